@@ -1,0 +1,1 @@
+"""Turns a ViT classifier checkpoint into one verified, self-describing ONNX file."""

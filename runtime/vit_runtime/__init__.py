@@ -1,0 +1,1 @@
+"""Labels images with a ViT classifier that `vit-export` wrote: NumPy, Pillow and ONNX Runtime."""
