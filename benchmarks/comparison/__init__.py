@@ -1,0 +1,1 @@
+"""Contenders side by side: processes that take turns, statistics of their times, a report."""

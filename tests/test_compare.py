@@ -1,0 +1,201 @@
+"""The controller, the statistics and the inputs, with contenders small enough to see through."""
+
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from comparison import stats  # noqa: E402
+from comparison.job import Job  # noqa: E402
+from comparison.round_robin import FailedError, Field, Process, rotated  # noqa: E402
+
+TINY = """
+    import os, sys, time
+    import numpy as np
+    from comparison.job import AbsentError
+
+    def load(job):
+        if job.options.get("absent"):
+            raise AbsentError("needs a part that is not here")
+        return Tiny(job.options.get("fault"))
+
+    class Tiny:
+        takes = "uint8"
+
+        def __init__(self, fault):
+            self.fault, self.runs = fault, 0
+
+        def run(self, batch):
+            self.runs += 1
+            print("a library that prints to stdout")
+            logits = batch.reshape(len(batch), -1)[:, :4].astype(np.float32)
+            if self.runs > 2:
+                if self.fault == "crash":
+                    print("Illegal instruction", file=sys.stderr, flush=True)
+                    os._exit(3)
+                if self.fault == "hang":
+                    time.sleep(600)
+                if self.fault == "nan":
+                    logits[0, 0] = np.nan
+                if self.fault == "raise":
+                    raise ValueError("no such\\nshape")
+            return logits
+
+        def describe(self):
+            return {"precision": "fp32", "threads": os.environ["OMP_NUM_THREADS"]}
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    (tmp_path / "tiny_contender.py").write_text(textwrap.dedent(TINY))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 3), dtype=np.uint8)
+    np.save(tmp_path / "uint8.npy", images)
+    np.save(tmp_path / "float32.npy", images.transpose(0, 3, 1, 2).astype(np.float32))
+    return Job(
+        contender="tiny",
+        module="tiny_contender",
+        options={},
+        model="",
+        cache=str(tmp_path / "cache"),
+        threads=1,
+        device="cpu",
+        max_batch=4,
+        uint8=str(tmp_path / "uint8.npy"),
+        float32=str(tmp_path / "float32.npy"),
+    )
+
+
+@pytest.fixture
+def field() -> Iterator[Field]:
+    found = Field()
+    yield found
+    found.close()
+
+
+def start(job: Job, **options: object) -> Process:
+    return Process(Job(**{**job.as_dict(), "options": options}), sys.executable)
+
+
+def timing(batch: int = 2, runs: int = 3) -> dict[str, object]:
+    return {"verb": "time", "batch": batch, "runs": runs}
+
+
+def test_a_sound_contender_answers(job: Job, tmp_path: Path) -> None:
+    with start(job) as process:
+        loaded = process.ask({"verb": "load"}, 30)
+        assert loaded["about"] == {"precision": "fp32", "threads": "1"}
+        assert loaded["seconds"] > 0
+        assert len(process.ask(timing(), 30)["seconds"]) == 3
+        assert process.ask({"verb": "memory"}, 30)["bytes"] > 1e6
+        files = {"uint8": job.uint8, "float32": job.float32, "out": str(tmp_path / "logits.npy")}
+        assert process.ask({"verb": "predict", "batch": 3, **files}, 30) == {"images": 8}
+    expected = np.load(job.uint8).reshape(8, -1)[:, :4]
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("crash", "crashed at 'time': exit 3; Illegal instruction"),
+        ("hang", "no answer to 'time' within 1 s"),
+        ("nan", "ArithmeticError: NaN, infinity or rows missing in a timed answer"),
+        ("raise", "ValueError: no such shape"),
+    ],
+)
+def test_a_faulty_contender_is_a_failed_row(
+    job: Job, field: Field, fault: str, reason: str
+) -> None:
+    for name, options in (("sound", {}), ("faulty", {"fault": fault})):
+        process = field.add(name, lambda options=options: start(job, **options))
+        assert process
+        assert field.ask(name, {"verb": "load"}, 30)
+    requests = dict.fromkeys(("faulty", "sound"), timing())
+    answers = field.take_turns(requests, rounds=3, limit=1)
+    assert list(answers) == ["sound"], "the faulty one has no times, not even those before"
+    assert len(answers["sound"]) == 3
+    assert field.failures["faulty"].status == "failed"
+    assert str(field.failures["faulty"]) == reason
+    assert list(field.processes) == ["sound"]
+
+
+def test_an_absent_contender_says_why(job: Job, field: Field) -> None:
+    field.add("absent", lambda: start(job, absent=True))
+    assert field.ask("absent", {"verb": "load"}, 30) is None
+    assert field.failures["absent"].status == "absent"
+    assert "not here" in str(field.failures["absent"])
+    assert field.ask("absent", timing(), 30) is None
+
+
+def test_a_module_that_cannot_be_imported_fails(job: Job, field: Field) -> None:
+    broken = Job(**{**job.as_dict(), "module": "no_such_contender"})
+    field.add("broken", lambda: Process(broken, sys.executable))
+    assert field.ask("broken", {"verb": "load"}, 30) is None
+    assert "no_such_contender" in str(field.failures["broken"])
+
+
+def test_a_hung_process_is_gone_afterwards(job: Job) -> None:
+    with start(job, fault="hang") as process:
+        pid = process.ask({"verb": "load"}, 30)["pid"]
+        with pytest.raises(FailedError, match="within 1 s"):
+            process.ask(timing(), 1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_workers_end_with_their_controller(job: Job) -> None:
+    process = start(job)
+    pid = process.ask({"verb": "load"}, 30)["pid"]
+    assert process._process.stdin
+    process._process.stdin.close()
+    for _ in range(100):
+        if process._process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert process._process.returncode == 0, pid
+    process.close()
+
+
+def test_turns_rotate(job: Job, field: Field) -> None:
+    for name in "abc":
+        field.add(name, lambda: start(job))
+        field.ask(name, {"verb": "load"}, 30)
+    order: list[str] = []
+    requests = dict.fromkeys("abc", timing(1, 1))
+    field.take_turns(requests, rounds=4, limit=30, each=lambda _, name: order.append(name))
+    assert "".join(order) == "abcbcacababc"
+    assert list(rotated([], 3)) == []
+
+
+def test_quantiles_are_numpys() -> None:
+    samples = list(np.random.default_rng(1).lognormal(size=137))
+    for q in (0, 0.25, 0.5, 0.9, 0.99, 1):
+        assert stats.quantile(samples, q) == pytest.approx(np.quantile(samples, q), rel=1e-12)
+    assert stats.quantile([3.0], 0.9) == 3.0
+    with pytest.raises(ValueError, match="at least one"):
+        stats.quantile([], 0.5)
+
+
+def test_percentiles_want_enough_samples() -> None:
+    assert stats.latency([1.0] * 9) == stats.Latency(1.0, None, None, 9)
+    assert stats.latency([1.0] * 99) == stats.Latency(1.0, 1.0, None, 99)
+    hundred = stats.latency([float(i) for i in range(1, 101)])
+    assert (hundred.p50, hundred.p90, hundred.p99) == pytest.approx((50.5, 90.1, 99.01))
+
+
+def test_speedup_is_paired_by_round() -> None:
+    # the machine slows down threefold midway; each pair still says twice as fast
+    baseline = [[2.0, 2.2, 2.1], [6.0, 6.6, 6.3], [2.0, 2.2, 2.1]]
+    contender = [[1.0, 1.1, 1.05], [3.0, 3.3, 3.15], [1.0, 1.1, 1.05]]
+    assert stats.paired_speedup(baseline, contender) == stats.Spread(2.0, 2.0, 2.0, 3)
+    mixed = stats.paired_speedup([[1.0]] * 4, [[1.0], [0.5], [0.25], [1.0]])
+    assert (mixed.low, mixed.median, mixed.high) == (1.0, 1.5, 2.5)
