@@ -5,16 +5,14 @@ import functools
 import importlib
 import io
 import os
-import re
 import stat
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError, features
 
 from vit_runtime.errors import ImageError
-from vit_runtime.preprocess import MAX_PIXELS
+from vit_runtime.preprocess import MAX_PIXELS, hush_pillow
 
 MAX_BYTES = 256 * 2**20
 """Bytes of the largest file that is read."""
@@ -60,7 +58,7 @@ def image_from_bytes(data: bytes, *, limits: Limits = LIMITS) -> Image.Image:
     """Return the decoded first frame of an encoded image; a file cut short is an error."""
     if not data:
         raise ImageError("empty", "is empty")
-    _hush_pillow()
+    hush_pillow()
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
         _check_size(image, limits)
@@ -168,15 +166,3 @@ def _formats() -> tuple[str, ...]:
     for name in names:
         importlib.import_module(f"PIL.{name}ImagePlugin")
     return FORMATS if avif else FORMATS[:-1]
-
-
-def _hush_pillow() -> None:
-    """Turn off Pillow's warnings (bombs, odd metadata): here they are errors, or not worth a word.
-
-    `warnings.catch_warnings` is not thread-safe; a filter that is only ever added is.
-    """
-    if _HUSH not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_HUSH[3].pattern)
-
-
-_HUSH = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as `warnings.filters` holds it

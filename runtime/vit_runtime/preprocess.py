@@ -1,6 +1,8 @@
 """From an image to the graph's input, by the contract; the same bits as Hugging Face's PIL path."""
 
 import math
+import re
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,7 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     greys are narrowed to 8 bits by Pillow's `convert`, whatever its version does: that is what the
     models' published numbers were measured with.
     """
+    hush_pillow()
     try:
         image.load()
         try:
@@ -67,6 +70,18 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     if min(rgb.size) < 1:
         raise ImageError("decode", f"has no pixels ({rgb.width}x{rgb.height})")
     return rgb
+
+
+def hush_pillow() -> None:
+    """Turn off Pillow's warnings (bombs, odd metadata): here they are errors, or not worth a word.
+
+    `warnings.catch_warnings` is not thread-safe; a filter that is only ever added is.
+    """
+    if _HUSH not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_HUSH[3].pattern)
+
+
+_HUSH = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as `warnings.filters` holds it
 
 
 def normalized(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
