@@ -1,0 +1,106 @@
+"""Writes an ONNX model and its contract as one file, whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+from onnxscript import ir
+from PIL import Image
+
+from vit_export.checkpoint import Checkpoint
+from vit_export.graph import INPUTS, model_from_checkpoint
+from vit_export.verify import parity_of
+from vit_runtime import contract
+from vit_runtime.contract import Contract, Identity, Input, Output
+from vit_runtime.errors import CheckpointError, ProviderError
+
+MAX_BYTES = 2**31 - 1
+"""Of a serialised ONNX model: protobuf's limit to one message."""
+
+
+def export(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    precision: str,
+    io: str = "uint8",
+    images: Iterable[Image.Image] | None,
+) -> Contract:
+    """Write a checkpoint's artefact to `path` and return its contract.
+
+    It is held against eager PyTorch on `images` first, and ParityError leaves nothing behind;
+    with None it is not, and the contract says so.
+    """
+    model = model_from_checkpoint(checkpoint, precision=precision, io=io)
+    contract = contract_from_checkpoint(checkpoint, precision=precision, io=io)
+    with replacing(path) as temporary:
+        write(model, contract, temporary)
+        onnx.checker.check_model(temporary, full_check=True)
+        if images is not None:
+            contract = replace(contract, parity=parity_of(temporary, checkpoint, images))
+            write(model, contract, temporary)
+    return contract
+
+
+def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str) -> Contract:
+    """Return the contract of an artefact whose parity nobody has measured yet."""
+    size = checkpoint.architecture.image_size
+    dtype, layout = {"uint8": ("uint8", "NHWC"), "hf": ("float32", "NCHW")}[io]
+    return Contract(
+        identity=Identity(
+            model=checkpoint.model,
+            revision=checkpoint.revision,
+            weights_sha256=checkpoint.weights_sha256,
+            precision=precision,
+            exporter=f"vit-engine {version('vit-engine')}",
+        ),
+        input=Input(INPUTS[io], dtype, layout, size, size),
+        preprocessing=checkpoint.preprocessing,
+        output=Output("logits", checkpoint.labels),
+        parity=None,
+    )
+
+
+def write(model: ir.Model, stamp: Contract, path: Path) -> None:
+    """Write the model to `path` with `stamp` as its one metadata entry of ours.
+
+    CheckpointError if it is over the 2 GiB that one ONNX file can hold.
+    """
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    if size > MAX_BYTES:
+        raise CheckpointError(
+            f"{stamp.identity.precision} weights are {size / 2**30:.1f} GiB, one ONNX file holds "
+            "2 GiB at most; export with --fp16"
+        )
+    model.metadata_props[contract.KEY] = stamp.dumps()
+    ir.save(model, path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new name beside `path`; it takes `path`'s place at the end, or is removed on failure.
+
+    ProviderError where the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+    except OSError as e:
+        raise ProviderError(f"{path}: cannot be written ({e.strerror})") from e
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

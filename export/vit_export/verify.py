@@ -1,0 +1,139 @@
+"""Holds an artefact against eager PyTorch, image by image, through the runtime's own engine."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vit_export.checkpoint import Checkpoint
+from vit_export.demo import draw
+from vit_runtime.contract import Parity
+from vit_runtime.engine import DEFAULT_MAX_BATCH, Engine
+from vit_runtime.errors import ParityError
+from vit_runtime.preprocess import pixels_from_image, rgb_from_image
+from vit_runtime.sources import image_from_item, items_from_sources
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far an artefact may stray before it is refused.
+
+    `max_diff` is a share of the reference's logit range. `min_agreement` is the share of images
+    with the reference's top-1, among those that the reference decides by more than `max_diff`.
+    """
+
+    max_diff: float
+    min_agreement: float
+
+
+BOUNDS = {"fp32": Bounds(1e-3, 1.0), "fp16": Bounds(1e-2, 1.0)}
+"""By precision. Measured on DeiT-Tiny: 2e-6 of the range for fp32, 4e-4 for fp16."""
+
+
+def verification_images(sources: Iterable[str] | None) -> Iterator[Image.Image]:
+    """Yield the images of the sources; by default drawn shapes and black, white and noise."""
+    if sources is not None:
+        yield from (image_from_item(item) for item in items_from_sources(sources))
+        return
+    yield from (image for image, _ in draw.samples(len(draw.LABELS)))
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    for array in (np.zeros_like(noise), np.full_like(noise, 255), noise):
+        yield Image.fromarray(array)
+
+
+def parity_of(path: Path, checkpoint: Checkpoint, images: Iterable[Image.Image]) -> Parity:
+    """Measure the artefact at `path` against eager fp32 PyTorch; ParityError beyond its bounds.
+
+    The reference preprocesses with transformers and the artefact with the runtime, so that a
+    difference of either shows.
+    """
+    rgb = [rgb_from_image(image) for image in images]
+    expected = eager_logits(checkpoint, rgb)
+    with Engine.open(path) as engine:
+        contract = engine.contract
+        pixels = [pixels_from_image(i, contract.preprocessing) for i in rgb]
+        found = engine_logits(engine, np.stack(pixels))
+    precision = contract.identity.precision
+    check_parity(found, expected, BOUNDS[precision], f"the {precision} graph")
+    return parity_from_logits(found, expected)
+
+
+def parity_from_logits(found: Logits, expected: Logits) -> Parity:
+    """Compare two sets of logits (N, labels)."""
+    import torch
+    import transformers
+
+    difference = np.abs(found - expected)
+    return Parity(
+        reference=f"transformers {transformers.__version__}, torch {torch.__version__}, "
+        "eager fp32 on the CPU",
+        images=len(expected),
+        top1_agreement=float((found.argmax(1) == expected.argmax(1)).mean()),
+        max_abs_diff=float(difference.max()),
+        mean_abs_diff=float(difference.mean()),
+        logit_range=float(np.ptp(expected)),
+    )
+
+
+def check_parity(found: Logits, expected: Logits, bounds: Bounds, name: str) -> None:
+    """Raise ParityError unless `found` (N, labels) is finite and within the bounds."""
+    if not np.isfinite(found).all():
+        raise ParityError(
+            f"{name} gives NaN or Inf on {int((~np.isfinite(found)).any(1).sum())} of "
+            f"{len(found)} images, eager PyTorch does not; export with --fp32"
+        )
+    allowed = bounds.max_diff * float(np.ptp(expected))
+    worst = float(np.abs(found - expected).max())
+    runner_up, best = np.sort(expected, axis=1)[:, -2:].T if expected.shape[1] > 1 else (0, 1)
+    decided = best - runner_up > allowed
+    agreement = (found.argmax(1) == expected.argmax(1))[decided]
+    if worst > allowed or (agreement.size and agreement.mean() < bounds.min_agreement):
+        raise ParityError(
+            f"{name} strays from eager PyTorch: max |logit difference| {worst:.3g} "
+            f"(allowed {allowed:.3g}), top-1 agreement {agreement.sum()} of {agreement.size} "
+            f"decided images (allowed {bounds.min_agreement:.0%}); export with --fp32, "
+            "or look at the model with --no-verify"
+        )
+
+
+def engine_logits(engine: Engine, pixels: NDArray[np.uint8]) -> Logits:
+    """Return the engine's logits (N, labels) for any number of images (N, H, W, 3)."""
+    step = DEFAULT_MAX_BATCH
+    return np.concatenate([engine.run(pixels[i : i + step]) for i in range(0, len(pixels), step)])
+
+
+def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> Logits:
+    """Return the logits (N, labels) of transformers' own model and processor, fp32 on the CPU."""
+    import torch
+
+    model, processor = eager_model(checkpoint.folder)
+    step = DEFAULT_MAX_BATCH
+    logits = []
+    with torch.inference_mode():
+        for i in range(0, len(images), step):
+            batch = processor(images=images[i : i + step], return_tensors="pt")
+            logits.append(model(**batch).logits.numpy())
+    return np.concatenate(logits)
+
+
+def eager_model(folder: Path) -> tuple[Any, Any]:
+    """Return transformers' own model (fp32, eager attention) and its PIL image processor."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
+    processor = transformers.AutoImageProcessor.from_pretrained(
+        folder, local_files_only=True, **pil
+    )
+    model = transformers.ViTForImageClassification.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
+    )
+    model.eval()
+    return model, processor
