@@ -153,6 +153,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *request: Any) -> urllib.request.Request | None:
         if not _URL.match(request[-1]):
+            request[1].close()
             raise ValueError(f"redirected to {request[-1]:.80}, not http or https")
         return super().redirect_request(*request)
 
@@ -215,10 +216,12 @@ def _entries(folder: str, *, follow_links: bool) -> Iterator[str]:
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=follow_links):
+            if entry.is_dir(follow_symlinks=False):
                 names.append(entry.name + "/")
             elif not (entry.is_symlink() and os.path.isdir(entry.path)):  # noqa: PTH112
                 names.append(entry.name)
+            elif follow_links:
+                names.append(entry.name + "/")
     names.sort()
     return (folder + name for name in names)
 
