@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vit_runtime.errors import CheckpointError
 
 Tensor = NDArray[np.float32] | NDArray[np.float64]
