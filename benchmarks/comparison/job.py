@@ -29,22 +29,23 @@ class Job:
     max_batch: int
     uint8: str  # .npy of images, (n, H, W, 3)
     float32: str  # .npy of the same images, normalised, (n, 3, H, W)
+    calibration: str = ""  # .npy like float32, for contenders that quantise by example
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `Job(**...)` takes back."""
         return asdict(self)
 
-    def artefact(self, *versions: str) -> Path:
-        """Return the folder for what this contender converts the model into.
+    def artefact(self, *versions: str, shared: str | None = None) -> Path:
+        """Return the folder for what this contender (or all `shared` ones) makes of the model.
 
-        Keyed by the model's folder and weights, the contender and the versions given, so that
-        another model or another library never finds it.
+        Keyed by the model's folder and weights and the versions given, so that another model or
+        another library never finds it.
         """
         weights = Path(self.model, "model.safetensors")
         stat = weights.stat() if weights.exists() else Path(self.model).stat()
         told = [str(Path(self.model).resolve()), stat.st_size, stat.st_mtime_ns, *versions]
         key = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
-        return Path(self.cache, f"{self.contender}-{key}")
+        return Path(self.cache, f"{shared or self.contender}-{key}")
 
 
 class Contender(Protocol):

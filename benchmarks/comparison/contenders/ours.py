@@ -1,0 +1,91 @@
+"""vit-engine: the artefact that vit-export writes, through the engine that vit-infer uses."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comparison.job import AbsentError, Job
+
+EXPORTER = Path(__file__).parents[3] / "export/vit_export"
+
+
+def convert(job: Job) -> None:
+    """Run vit-export, its check against eager PyTorch included."""
+    path = _path(job)
+    if path.exists():
+        return
+    flag = f"--{job.options['precision']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "vit_export.cli", job.model, flag, "-o", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+        if f"unrecognized arguments: {flag}" in words[-1]:
+            raise AbsentError(f"vit-export has no {flag}")
+        raise RuntimeError(words[-1])
+
+
+def load(job: Job) -> "Ours":
+    """Open the artefact."""
+    from vit_runtime.engine import Engine
+    from vit_runtime.errors import ProviderError, UsageError
+
+    provider = job.options.get("provider", "cpu")
+    try:
+        engine = Engine.open(
+            _path(job), provider=provider, threads=job.threads, **job.options.get("engine", {})
+        )
+    except (ProviderError, UsageError) as e:
+        raise AbsentError(str(e)) from e
+    return Ours(job, engine)
+
+
+class Ours:
+    """The engine; it normalises in the graph, so its input is uint8."""
+
+    takes = "uint8"
+
+    def __init__(self, job: Job, engine: Any) -> None:
+        self.job, self.engine = job, engine
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits."""
+        result: NDArray[np.float32] = self.engine.run(batch)
+        return result
+
+    def label(self, paths: list[str], batch: int) -> list[int | None]:
+        """Label files by the generator that vit-infer writes its rows from."""
+        from vit_runtime.classifier import Classifier
+
+        return [p.index for p in Classifier(self.engine).classify(paths, batch=batch)]
+
+    def describe(self) -> dict[str, Any]:
+        """Say what runs."""
+        import onnxruntime
+
+        provider = self.engine.provider
+        precision = self.engine.contract.identity.precision
+        # ONNX Runtime's CPU kernels multiply fp16 weights in fp32
+        compute = "fp32" if (provider, precision) == ("cpu", "fp16") else precision
+        return {
+            "precision": precision,
+            "compute": compute,
+            "runtime": f"vit-engine {version('vit-engine')}, "
+            f"onnxruntime {onnxruntime.__version__}, {provider}",
+            "files": [str(_path(self.job))],
+        }
+
+
+def _path(job: Job) -> Path:
+    # an exporter under development converts again after every change
+    sources = sorted(EXPORTER.glob("*.py"))
+    stamp = [str(p.stat().st_mtime_ns) for p in sources]
+    return job.artefact(version("vit-engine"), *stamp) / "vit.onnx"
