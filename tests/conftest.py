@@ -1,11 +1,27 @@
 """What several test files share."""
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 5,
+}
+"""A ViT small enough to make, export and run in a fraction of a second."""
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +31,69 @@ def test_data() -> Path:
     if not (path / "deit-tiny-imagenet1k/model.safetensors").is_file():
         pytest.skip(f"no test data at {path} (set VIT_TEST_DATA)")
     return path
+
+
+def write_checkpoint(folder: Path, *, seed: int = 0, spread: float = 0.5, **config: Any) -> Path:
+    """Write a random ViT as transformers does; `spread` is the weights' standard deviation.
+
+    Above transformers' own 0.02, so that the logits differ from image to image.
+    """
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(seed)
+    model = ViTForImageClassification(ViTConfig(**(TINY | config)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, spread / parameter.shape[-1] ** 0.5)
+            else:
+                parameter.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.1)
+    model.save_pretrained(folder)
+    size = model.config.image_size
+    preprocessor = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": size, "width": size},
+        "resample": 2,
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.5, 0.3, 0.2],
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "rescale_factor": 1 / 255,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny checkpoint on disk."""
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_artefact(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as an FP32 artefact, not verified."""
+    from vit_export.artefact import export
+    from vit_export.checkpoint import load
+
+    path = tmp_path_factory.mktemp("artefact") / "vit.onnx"
+    export(load(str(tiny_folder)), path, precision="fp32", images=None)
+    return path
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Run:
+    """Run one of the project's commands as a user would; 120 s at most."""
+
+    def run(name: str, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).with_name(name)
+        line = [str(program), *(str(a) for a in arguments)]
+        settings = {"capture_output": True, "text": True, "timeout": 120, "check": False} | options
+        return subprocess.run(line, **settings)
+
+    return run

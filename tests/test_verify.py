@@ -1,0 +1,88 @@
+"""The parity gate: what it measures, on real weights, and what it refuses."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from conftest import Run, write_checkpoint
+from vit_export.artefact import export
+from vit_export.checkpoint import load
+from vit_export.verify import (
+    BOUNDS,
+    check_parity,
+    eager_logits,
+    engine_logits,
+    parity_from_logits,
+    verification_images,
+)
+from vit_runtime.engine import Engine
+from vit_runtime.errors import ParityError
+from vit_runtime.preprocess import pixels_from_image, rgb_from_image
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_deit_tiny_on_two_hundred_photographs(
+    test_data: Path, tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
+    path = tmp_path / "vit.onnx"
+    export(checkpoint, path, precision=precision, images=None)
+    with (test_data / "imagenet-sample/labels.csv").open() as file:
+        rows = list(csv.reader(file))
+    rows = [row for row in rows if row[0].endswith(".JPEG")]
+    images = [rgb_from_image(Image.open(test_data / "imagenet-sample" / row[0])) for row in rows]
+    truth = np.array([int(row[1]) for row in rows])
+    assert len(images) == 200
+    expected = eager_logits(checkpoint, images)
+    pixels = np.stack([pixels_from_image(image, checkpoint.preprocessing) for image in images])
+    with Engine.open(path, provider="cpu") as engine:
+        found = engine_logits(engine, pixels)
+        alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(16)])
+    parity = parity_from_logits(found, expected)
+    with capsys.disabled():
+        print(
+            f"\nDeiT-Tiny {precision}: max |logit difference| {parity.max_abs_diff:.1e}, "
+            f"agreement {parity.top1_agreement:.1%}, top-1 {(found.argmax(1) == truth).mean():.1%} "
+            f"(PyTorch {(expected.argmax(1) == truth).mean():.1%})"
+        )
+    assert parity.top1_agreement == 1.0
+    assert parity.max_abs_diff <= {"fp32": 1e-4, "fp16": 0.05}[precision]
+    np.testing.assert_allclose(alone, found[:16], atol={"fp32": 1e-4, "fp16": 0.02}[precision])
+    assert (alone.argmax(1) == found[:16].argmax(1)).all()
+
+
+def test_the_gate_stores_what_it_measured(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vit.onnx"
+    export(load(str(tiny_folder)), path, precision="fp16", images=verification_images(None))
+    with Engine.open(path, provider="cpu") as engine:
+        parity = engine.contract.parity
+    assert parity is not None
+    assert parity.images == 19
+    assert 0 < parity.max_abs_diff <= BOUNDS["fp16"].max_diff * parity.logit_range
+    assert "transformers" in parity.reference
+
+
+def test_fp16_that_overflows_leaves_nothing_behind(tmp_path: Path, run_command: Run) -> None:
+    folder = write_checkpoint(tmp_path / "hot")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["vit.encoder.layer.0.intermediate.dense.bias"] += 3e5  # beyond float16's 65,504
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "out" / "vit.onnx"
+    ended = run_command("vit-export", folder, "--fp16", "-o", out)
+    assert ended.returncode == 5
+    assert ended.stderr.splitlines()[-1].startswith("vit-export: the fp16 graph gives NaN or Inf")
+    assert list(out.parent.iterdir()) == []
+    assert run_command("vit-export", folder, "--fp32", "-o", out).returncode == 0
+
+
+def test_the_bounds_bite() -> None:
+    expected = np.array([[0.0, 1.0, 9.0], [5.0, 0.0, 1.0]], np.float32)
+    check_parity(expected, expected, BOUNDS["fp32"], "x")
+    with pytest.raises(ParityError, match="strays"):
+        check_parity(expected + np.float32(0.02), expected, BOUNDS["fp32"], "x")
+    with pytest.raises(ParityError, match="NaN or Inf on 1 of 2"):
+        check_parity(np.where(expected == 9, np.nan, expected), expected, BOUNDS["fp32"], "x")
