@@ -26,6 +26,9 @@ class LoopbackHub:
     cut: set[str] = field(default_factory=set)  # the connection ends half way
     fetched: list[str] = field(default_factory=list)  # bodies asked for, in order
 
+    def sha256(self, name: str) -> str:
+        return hashlib.sha256(self.files[name]).hexdigest()
+
     def listing(self) -> dict[str, object]:
         bodies = self.files | dict.fromkeys(self.listed_besides, b"")
         return {

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vit_runtime.contract import Preprocessing
-from vit_runtime.errors import CheckpointError, UsageError
 
 from vit_export import hub
 from vit_export.preprocessor import preprocessing_from_config
 from vit_export.weights import Tensor, read_json, sha256_of, tensors_from_files, weight_files
+from vit_runtime.contract import Preprocessing
+from vit_runtime.errors import CheckpointError, UsageError
 
 DEFAULT_MODEL = "AI-ModelScope/vit-base-patch16-224"
 DEMO = Path(__file__).parent / "demo"
 
 ARCHITECTURE = "ViTForImageClassification"
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 # gelu_pytorch_tanh is gelu_new's formula in PyTorch's own kernel.
 ACTIVATIONS = {
@@ -60,10 +61,10 @@ class Checkpoint:
 def load(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
     """Read `"demo"`, a folder, `hf:owner/name` or a ModelScope id `owner/name`, in that order.
 
-    A folder that exists wins over an id of the same name. Nothing in a checkpoint is ever run.
+    So a folder that exists wins over an id of the same name. No code of a checkpoint is ever run.
     `CheckpointError` says what was found and what is supported.
     """
-    is_folder = Path(model).is_dir()
+    is_folder = model != "" and Path(model).is_dir()  # Path("") is the current folder
     if model == "demo" or is_folder:
         if revision is not None:
             raise UsageError(f"{model} lies on this machine and has no revision {revision!r}")
@@ -205,16 +206,16 @@ def _checked(
     return checked
 
 
-def _shapes(architecture: Architecture, labels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _shapes(architecture: Architecture, labels: int) -> Shapes:
     hidden, patch = architecture.hidden_size, architecture.patch_size
     patches = (architecture.image_size // patch) ** 2
 
-    def linear(name: str, rows: int, columns: int, *, bias: bool = True) -> Any:
+    def linear(name: str, rows: int, columns: int, *, bias: bool = True) -> Shapes:
         yield f"{name}.weight", (rows, columns)
         if bias:
             yield f"{name}.bias", (rows,)
 
-    def norm(name: str) -> Any:
+    def norm(name: str) -> Shapes:
         yield f"{name}.weight", (hidden,)
         yield f"{name}.bias", (hidden,)
 

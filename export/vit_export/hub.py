@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path, PurePosixPath
 
@@ -103,18 +103,30 @@ def _verified(folder: Path, hashes: Mapping[str, str | None]) -> Path:
     return folder
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Put a client's error into one line that says what to do."""
     failed = getattr(error, "failed_files", None)  # modelscope's error for some of many files
     if failed:
         name, why = next(iter(failed.items()))
-        return f"{name} did not arrive whole ({first_line(why.__cause__ or why)}); try again"
-    cause: BaseException | None = error
-    while cause is not None:
+        return f"{name} did not arrive whole ({first_line(_root(why)):.160}); try again"
+    for cause in _causes(error):
         response = getattr(cause, "response", None)
         if 404 in (getattr(cause, "status_code", None), getattr(response, "status_code", None)):
             return "the hub has no such model or revision (404)"
-        cause = cause.__cause__
     return (
-        f"cannot be downloaded ({first_line(error):.160}); check the network and the hub's address"
+        f"cannot be downloaded ({type(error).__name__}: {first_line(_root(error)):.160}); "
+        "check the network and the hub's address"
     )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the error behind the clients' own, which are long, or in Chinese."""
+    *_, root = _causes(error)
+    return root

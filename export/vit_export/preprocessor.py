@@ -38,9 +38,6 @@ def preprocessing_from_config(config: dict[str, Any], image_size: int) -> Prepro
 
     resize, shortest_edge = _size(options["size"])
     crop = _crop(options) if _flag(options, "do_center_crop") else None
-    resized = resize or (shortest_edge, shortest_edge)
-    if crop and any(c > r for c, r in zip(crop, resized, strict=True) if r):
-        raise CheckpointError(f"the crop {crop} is larger than the resized image {resized}")
     if shortest_edge and crop is None:
         raise CheckpointError("size is a shortest_edge and no crop follows: no fixed shape")
     if (crop or resize) != (image_size, image_size):

@@ -1,0 +1,375 @@
+"""Checkpoints in every supported form come out equal; everything else is refused in one line."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTModel
+
+from vit_export.checkpoint import Architecture, load
+from vit_runtime.errors import CheckpointError, UsageError
+from vit_runtime.preprocess import pixels_from_image
+
+SIZE = 24
+QUERY = "vit.encoder.layer.0.attention.attention.query"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=20,
+        image_size=SIZE,
+        patch_size=8,
+        hidden_act="gelu_pytorch_tanh",
+        layer_norm_eps=1e-5,
+        id2label=dict(enumerate(("ant", "bee", "cat", "dog", "eel"))),
+    )
+    return ViTForImageClassification(config)
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    """A folder as `save_pretrained` writes it, with a preprocessor config of the old form."""
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    model.save_pretrained(folder)
+    old = {"do_normalize": True, "do_resize": True, "size": SIZE}
+    (folder / "preprocessor_config.json").write_text(json.dumps(old))
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """The same, to be spoilt."""
+    return shutil.copytree(saved, tmp_path / "tiny")
+
+
+def edit(folder, file, **changes):
+    path = folder / file
+    document = json.loads(path.read_text()) | changes
+    kept = {key: value for key, value in document.items() if value is not ...}
+    path.write_text(json.dumps(kept))
+
+
+def tensors_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_numbers_and_names_of_a_saved_model(saved, model):
+    checkpoint = load(str(saved))
+    assert checkpoint.architecture == Architecture(
+        hidden_size=12,
+        layers=2,
+        heads=3,
+        intermediate_size=20,
+        image_size=SIZE,
+        patch_size=8,
+        hidden_act="gelu_new",
+        layer_norm_eps=1e-5,
+        qkv_bias=True,
+    )
+    assert (checkpoint.model, checkpoint.revision) == ("tiny", None)
+    assert checkpoint.labels == ("ant", "bee", "cat", "dog", "eel")
+    own = {parameter.numpy().tobytes() for parameter in model.state_dict().values()}
+    assert {tensor.tobytes() for tensor in checkpoint.tensors.values()} == own
+    assert all(tensor.dtype == np.float32 for tensor in checkpoint.tensors.values())
+
+
+def test_real_weights(test_data):
+    checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
+    assert len(checkpoint.labels) == 1000
+    assert checkpoint.labels[281] == "tabby, tabby cat"
+    assert checkpoint.preprocessing.filter == "bicubic"
+    assert checkpoint.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert len(checkpoint.tensors) == 200
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name], tensor)
+
+
+def test_names_in_memory_mean_the_same_as_names_on_disk(folder, model):
+    expected = load(str(folder)).tensors
+    save_file(model.state_dict(), folder / "model.safetensors")
+    assert_same(load(str(folder)).tensors, expected)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_shards_and_pickles_mean_the_same_as_one_file(folder, safe):
+    expected = load(str(folder))
+    tensors = tensors_of(folder)
+    (folder / "model.safetensors").unlink()
+    stem, suffix, save = (
+        ("model", "safetensors", save_file) if safe else ("pytorch_model", "bin", torch.save)
+    )
+    names = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    shards = [dict(list(tensors.items())[i::2]) for i in (0, 1)]
+    for name, shard in zip(names, shards, strict=True):
+        save(shard, folder / name)
+    index = {n: file for file, shard in zip(names, shards, strict=True) for n in shard}
+    table = folder / f"{stem}.{suffix}.index.json"
+    table.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    sharded = load(str(folder))
+    assert_same(sharded.tensors, expected.tensors)
+    assert sharded.weights_sha256 != expected.weights_sha256
+
+    (folder / names[1]).unlink()
+    refused(folder, names[1], "missing")
+    table.write_text(json.dumps({"weight_map": {"x": "../tiny/elsewhere." + suffix}}))
+    refused(folder, "'../tiny/elsewhere", "beside it")
+
+
+def test_a_whole_pickle_is_read_but_its_code_is_not_run(folder):
+    expected = load(str(folder)).tensors
+    tensors = tensors_of(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    assert_same(load(str(folder)).tensors, expected)
+
+    class Hostile:
+        def __reduce__(self):
+            return (folder / "ran").touch, ()
+
+    torch.save({"vit.layernorm.bias": Hostile()}, folder / "pytorch_model.bin")
+    refused(folder, "pytorch_model.bin", "more than weights")
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_every_float_is_widened_without_loss(folder, dtype):
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors_of(folder).items()}
+    save_file(tensors, folder / "model.safetensors")
+    widest = torch.promote_types(dtype, torch.float32)
+    expected = {name: tensor.to(widest).numpy() for name, tensor in tensors.items()}
+    found = load(str(folder)).tensors
+    assert_same(found, expected)
+    assert {t.dtype for t in found.values()} == {t.dtype for t in expected.values()}
+
+
+def test_a_pooler_is_passed_over(folder, model):
+    tensors = tensors_of(folder)
+    pooler = {"vit.pooler.dense.weight": torch.ones(12, 12), "vit.pooler.dense.bias": torch.ones(2)}
+    save_file(tensors | pooler, folder / "model.safetensors")
+    assert load(str(folder)).tensors.keys() == tensors.keys()
+
+
+def test_query_key_and_value_without_bias(folder):
+    tensors = tensors_of(folder)
+    kept = {n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))}
+    save_file(kept, folder / "model.safetensors")
+    refused(folder, f"tensor {QUERY}.bias", "missing")
+    edit(folder, "config.json", qkv_bias=False)
+    assert load(str(folder)).tensors.keys() == kept.keys()
+
+
+def test_labels_that_the_config_leaves_out(folder):
+    edit(folder, "config.json", id2label=..., num_labels=5)
+    assert load(str(folder)).labels == tuple(f"LABEL_{i}" for i in range(5))
+    edit(folder, "config.json", num_labels=...)  # transformers then takes two
+    refused(folder, "classifier.weight", "(5, 12)", "2 labels")
+
+
+PROCESSORS = {
+    "old": {"size": SIZE, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]},
+    "old, named": {"feature_extractor_type": "ViTFeatureExtractor", "size": SIZE, "resample": 3},
+    "new": {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": SIZE, "width": SIZE},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+    },
+    "fast": {"image_processor_type": "ViTImageProcessorFast", "size": [SIZE, SIZE], "resample": 1},
+    "shortest edge": {
+        "size": {"shortest_edge": 28},
+        "do_center_crop": True,
+        "crop_size": SIZE,
+    },
+    "old DeiT": {"feature_extractor_type": "DeiTFeatureExtractor", "size": 28, "crop_size": SIZE},
+    "new DeiT": {
+        "image_processor_type": "DeiTImageProcessor",
+        "size": {"height": 31, "width": 27},
+        "crop_size": {"height": SIZE, "width": SIZE},
+        "image_mean": 0.25,
+        "image_std": 2,
+    },
+    "padding crop": {"size": 20, "do_center_crop": True, "crop_size": SIZE},
+    "unused crop": {"size": SIZE, "do_center_crop": None, "crop_size": 7},
+    "to -1..1": {"size": SIZE, "rescale_factor": 1 / 127.5, "image_mean": 1, "image_std": 1},
+    "no rescale": {"size": SIZE, "do_rescale": False, "image_mean": 127.5, "image_std": 64},
+    "no normalize": {"size": SIZE, "do_normalize": False},
+    "neither": {"size": SIZE, "do_rescale": False, "do_normalize": False},
+}
+
+
+@pytest.mark.parametrize("config", PROCESSORS.values(), ids=PROCESSORS.keys())
+def test_preprocessing_is_what_transformers_makes_of_the_file(folder, config):
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    noise = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+    image = Image.fromarray(noise)
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    expected = processor(images=image, return_tensors="np").pixel_values[0]
+
+    resolved = load(str(folder)).preprocessing
+    pixels = pixels_from_image(image, resolved) / 255
+    found = ((pixels - resolved.mean) / resolved.std).transpose(2, 0, 1)
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+
+
+def refused(folder, *words):
+    with pytest.raises(CheckpointError) as caught:
+        load(str(folder))
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"do_resize": False}, ["do_resize"]),
+        ({"do_pad": True}, ["do_pad"]),
+        ({"do_normalize": 1}, ["do_normalize", "true or false"]),
+        ({"size": 32}, ["(32, 32)", "(24, 24)"]),
+        ({"size": {"height": 24, "width": 32}}, ["(24, 32)"]),
+        ({"size": {"shortest_edge": 24}}, ["shortest_edge", "no crop"]),
+        ({"size": {"longest_edge": 24}}, ["longest_edge", "supported"]),
+        ({"size": "24"}, ["size is '24'"]),
+        ({"size": True}, ["size is True"]),
+        ({"do_center_crop": True}, ["crop_size"]),
+        ({"resample": 6}, ["resample is 6"]),
+        ({"resample": "bicubic"}, ["resample", "0 to 5"]),
+        ({"rescale_factor": 0}, ["rescale_factor"]),
+        ({"image_mean": [0.5]}, ["image_mean", "three"]),
+        ({"image_std": [0.5, 0, 0.5]}, ["image_std", "zero"]),
+        ({"image_std": [0.5, float("nan"), 0.5]}, ["image_std", "nan"]),
+        ({"image_processor_type": "CLIPImageProcessor"}, ["CLIPImageProcessor", "ViT and DeiT"]),
+    ],
+)
+def test_preprocessors_that_are_refused(folder, change, words):
+    edit(folder, "preprocessor_config.json", **change)
+    refused(folder, *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "swin"}, ["'swin'", "'vit'"]),
+        ({"model_type": ...}, ["None", "'vit'"]),
+        ({"architectures": ["ViTModel"]}, ["ViTModel", "ViTForImageClassification"]),
+        (
+            {"model_type": "deit", "architectures": ["DeiTForImageClassificationWithTeacher"]},
+            ["DeiTForImageClassificationWithTeacher", "ViTForImageClassification"],
+        ),
+        ({"problem_type": "multi_label_classification"}, ["multi_label"]),
+        ({"num_channels": 1}, ["num_channels is 1"]),
+        ({"hidden_act": "relu"}, ["'relu'", "quick_gelu"]),
+        ({"hidden_act": ["gelu"]}, ["hidden_act"]),
+        ({"layer_norm_eps": -1}, ["layer_norm_eps"]),
+        ({"qkv_bias": "yes"}, ["qkv_bias"]),
+        ({"hidden_size": 12.0}, ["hidden_size is 12.0", "whole number"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers is 0"]),
+        ({"num_hidden_layers": 3}, ["vit.encoder.layer.2.", "missing"]),
+        ({"num_hidden_layers": 1}, ["unexpected tensor vit.encoder.layer.1.", "more"]),
+        ({"num_attention_heads": 5}, ["12 is not a multiple", "5"]),
+        ({"intermediate_size": 21}, ["(20, 12)", "(21, 12)"]),
+        ({"image_size": [24, 32]}, ["[24, 32]", "squares"]),
+        ({"patch_size": 9}, ["24 is not a multiple", "9"]),
+        ({"id2label": {"0": "ant", "1": "bee"}}, ["(5, 12)", "2 labels"]),
+        ({"id2label": {"0": "ant", "2": "bee"}}, ["id2label", "gaps"]),
+        ({"id2label": ["ant"]}, ["id2label"]),
+        ({"id2label": {}}, ["id2label"]),
+    ],
+)
+def test_configs_that_are_refused(folder, change, words):
+    edit(folder, "config.json", **change)
+    refused(folder, *words)
+
+
+def test_a_square_given_as_two_numbers(folder):
+    edit(folder, "config.json", image_size=[SIZE, SIZE], patch_size=[8, 8])
+    assert load(str(folder)).architecture.image_size == SIZE
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({QUERY + ".weight": ...}, [f"tensor {QUERY}.weight (12, 12) is missing"]),
+        ({QUERY + ".weight": torch.ones(12, 11)}, [QUERY, "(12, 11)", "(12, 12)"]),
+        ({"classifier.bias": torch.full((5,), torch.nan)}, ["classifier.bias holds NaN or Inf"]),
+        ({"vit.layernorm.bias": torch.full((12,), -torch.inf)}, ["vit.layernorm.bias holds NaN"]),
+        ({"vit.layernorm.bias": torch.ones(12, dtype=torch.int8)}, ["layernorm.bias is I8", "F16"]),
+        ({"vit.embeddings.distillation_token": torch.ones(1, 1, 12)}, ["distillation_token"]),
+        ({"distillation_classifier.bias": torch.ones(5)}, ["unexpected", "distillation_classif"]),
+        ({"vit.layers.0.attention.q_proj.bias": torch.ones(12)}, ["a second time"]),
+    ],
+)
+def test_weights_that_are_refused(folder, change, words):
+    tensors = {n: t for n, t in (tensors_of(folder) | change).items() if t is not ...}
+    save_file(tensors, folder / "model.safetensors")
+    refused(folder, *words)
+
+
+def test_a_model_without_a_head_is_refused(folder, model):
+    ViTModel(model.config).save_pretrained(folder)
+    refused(folder, "['ViTModel']", "ViTForImageClassification")
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_configs_that_are_absent_or_broken(folder, file):
+    for text in ('{"size": ', "[]", "[" * 100_000, "\udcff"):
+        (folder / file).write_text(text, errors="surrogateescape")
+        refused(folder, f"{file} is ")
+    (folder / file).unlink()
+    refused(folder, f"{file} is missing")
+
+
+@pytest.mark.parametrize("kept", [0, 7, 200, -1])
+def test_weights_that_are_absent_or_broken(folder, kept):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    refused(folder, "model.safetensors is truncated or corrupt")
+    path.rename(folder / "pytorch_model.bin")
+    refused(folder, "pytorch_model.bin is corrupt")
+    (folder / "pytorch_model.bin").unlink()
+    refused(folder, "no model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere", "a/b/c", "hf:nowhere", "../x", "/no/folder", "", "a/.."]
+)
+def test_names_that_are_no_checkpoint(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="is no folder and no model id; expected"):
+        load(name)
+
+
+def test_a_folder_wins_over_an_id_and_has_no_revision(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    shutil.copytree(saved, tmp_path / "owner/name")
+    monkeypatch.chdir(tmp_path)
+    assert load("owner/name").model == "name"
+    with pytest.raises(UsageError, match="no revision 'v1'"):
+        load("owner/name", revision="v1")
+
+
+def test_importing_is_free():
+    code = "import sys, vit_export.checkpoint; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "transformers", "modelscope", "modelscope_hub", "huggingface_hub", "onnx"}
+    assert not heavy & set(out.stdout.split())
