@@ -93,7 +93,7 @@ def run_command() -> Run:
     def run(name: str, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         program = Path(sys.executable).with_name(name)
         line = [str(program), *(str(a) for a in arguments)]
-        settings = {"capture_output": True, "text": True, "timeout": 120, "check": False} | options
-        return subprocess.run(line, **settings)
+        settings = {"capture_output": True, "text": True, "timeout": 120} | options
+        return subprocess.run(line, check=False, **settings)
 
     return run

@@ -55,7 +55,7 @@ def test_a_foreign_onnx(tmp_path: Path) -> None:
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y])), tmp_path / "f")
-    with pytest.raises(ArtefactError, match="no 'vit_engine' contract.*vit-export"):
+    with pytest.raises(ArtefactError, match=r"no 'vit_engine' contract.*vit-export"):
         Engine.open(tmp_path / "f", provider="cpu")
 
 

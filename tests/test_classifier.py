@@ -92,8 +92,7 @@ def test_threads_may_share_a_classifier(vit: Classifier) -> None:
     found: list[list[int | None]] = []
 
     def work() -> None:
-        for batch in (1, 3, 8):
-            found.append([p.index for p in vit.classify(EXAMPLES, batch=batch)])
+        found.extend([p.index for p in vit.classify(EXAMPLES, batch=b)] for b in (1, 3, 8))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

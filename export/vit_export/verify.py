@@ -13,9 +13,9 @@ from vit_export.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_runtime.contract import Parity
 from vit_runtime.engine import DEFAULT_MAX_BATCH, Engine
-from vit_runtime.errors import ParityError
+from vit_runtime.errors import ImageError, ParityError, UsageError
 from vit_runtime.preprocess import pixels_from_image, rgb_from_image
-from vit_runtime.sources import image_from_item, items_from_sources
+from vit_runtime.sources import image_from_item, items_from_sources, printable
 
 Logits = NDArray[np.float32]
 
@@ -39,7 +39,11 @@ BOUNDS = {"fp32": Bounds(1e-3, 1.0), "fp16": Bounds(1e-2, 1.0)}
 def verification_images(sources: Iterable[str] | None) -> Iterator[Image.Image]:
     """Yield the images of the sources; by default drawn shapes and black, white and noise."""
     if sources is not None:
-        yield from (image_from_item(item) for item in items_from_sources(sources))
+        for item in items_from_sources(sources):
+            try:
+                yield image_from_item(item)
+            except ImageError as e:
+                raise UsageError(f"--verify-images: {printable(item.path)} {e}") from e
         return
     yield from (image for image, _ in draw.samples(len(draw.LABELS)))
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
