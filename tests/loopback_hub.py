@@ -78,8 +78,8 @@ class LoopbackHub:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[LoopbackHub]:
-    """Serve the files of a folder as `MODEL` until the block ends."""
+def serving(folder: Path, model: str = MODEL) -> Iterator[LoopbackHub]:
+    """Serve the files of a folder as `model` until the block ends."""
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.*"))}
     hub = LoopbackHub(files)
 
@@ -89,24 +89,24 @@ def serving(folder: Path) -> Iterator[LoopbackHub]:
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             query = {key: values[0] for key, values in parse_qs(url.query).items()}
-            api = f"/api/models/{MODEL}"  # Hugging Face's
+            api = f"/api/models/{model}"  # Hugging Face's
             known = query.get("Revision") == "master"
-            if known and url.path == f"/api/v1/models/{MODEL}/repo/files":
+            if known and url.path == f"/api/v1/models/{model}/repo/files":
                 self.answer(HTTPStatus.OK, json.dumps(hub.listing()).encode())
-            elif known and url.path == f"/api/v1/models/{MODEL}/repo":
+            elif known and url.path == f"/api/v1/models/{model}/repo":
                 self.answer_file(query["FilePath"])
             elif url.path in {api, f"{api}/revision/main"}:
                 self.answer(HTTPStatus.OK, json.dumps(hub.hugging_face_info()).encode())
             elif url.path == f"{api}/tree/{COMMIT}":
                 tree = hub.hugging_face_listing("path", "oid")
                 self.answer(HTTPStatus.OK, json.dumps(tree).encode())
-            elif url.path.startswith(f"/{MODEL}/resolve/{COMMIT}/"):
+            elif url.path.startswith(f"/{model}/resolve/{COMMIT}/"):
                 self.answer_file(url.path.rsplit("/", 1)[-1])
             else:
                 self.answer(HTTPStatus.NOT_FOUND, b'{"Code": 404, "Message": "not found"}')
 
         def do_HEAD(self) -> None:
-            name = self.path.removeprefix(f"/{MODEL}/resolve/{COMMIT}/")
+            name = self.path.removeprefix(f"/{model}/resolve/{COMMIT}/")
             if name not in hub.files:
                 self.answer(HTTPStatus.NOT_FOUND, b"")
                 return
