@@ -25,8 +25,10 @@ license: apache-2.0
 ---
 # Shapes and textures
 
-A ViT of {parameters:,} parameters that tells apart {labels}. It was trained from scratch on
-{images:,} images drawn by `vit_export/demo/draw.py`, with seed {seed}.
+A ViT of {parameters:,} parameters that tells apart
+{labels}.
+
+Trained from scratch on {images:,} images drawn by `vit_export/demo/draw.py`, with seed {seed}.
 
 Held-out accuracy: {accuracy:.2%} of {held_out:,} images. To make it again:
 `python -m vit_export.demo.train --seed {seed}`.
