@@ -1,7 +1,6 @@
 """The measurements: loading, turns over batch sizes, ceilings, files to labels, accuracy."""
 
 import math
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,9 @@ CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
 
 UNRELATED = 0.5
 """Below this correlation with the baseline's logits an answer is wrong, not imprecise."""
+
+HOPELESS = 5
+"""Contenders this many times slower than the baseline at batch 1 are not timed beyond it."""
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -64,12 +66,19 @@ class Suite:
     """The contenders with one model loaded; a context manager that ends them."""
 
     def __init__(
-        self, setting: Setting, model: Model, arrays: Arrays, calibration: Path, rows: Iterable[str]
+        self,
+        setting: Setting,
+        model: Model,
+        arrays: Arrays,
+        calibration: Path,
+        rows: dict[str, Row] | None = None,
     ) -> None:
         self.setting, self.model, self.arrays = setting, model, arrays
         self.calibration = calibration
         self.field = Field()
-        self.rows: dict[str, Row] = {name: {"status": "ok", "reason": None} for name in rows}
+        self.rows = {} if rows is None else rows
+        self.expected: dict[str, dict[int, float]] = {}  # seconds of a run by batch size
+        self.pids: dict[str, int] = {}
 
     def __enter__(self) -> "Suite":
         return self
@@ -111,7 +120,8 @@ class Suite:
         files = [Path(p) for p in about.pop("files", ())]
         row.setdefault("load_s", loaded["seconds"])
         row.setdefault("convert_s", converted["seconds"])
-        row.update(about=about, pid=loaded["pid"], file_bytes=sum(p.stat().st_size for p in files))
+        row.update(about=about, file_bytes=sum(p.stat().st_size for p in files))
+        self.pids[entry.name] = loaded["pid"]
 
     def _job(self, entry: Entry) -> Job:
         setting = self.setting
@@ -132,9 +142,10 @@ class Suite:
     def speed(self, batch: int) -> None:
         """Time every contender at one batch size, turn by turn."""
         plan, say = self.setting.plan, self.setting.say
-        self._warm(batch)
-        requests, rounds = {}, _rounds(self._expected(batch), plan, batch)
-        for name, seconds in self._expected(batch).items():
+        self.warm(batch)
+        expected = self._expected(batch)
+        requests, rounds = {}, _rounds(expected, plan, batch)
+        for name, seconds in expected.items():
             fewest = plan.latency_runs if batch == 1 else 1
             runs = min(max(fewest, math.ceil(plan.turn_s / seconds)), 50)
             requests[name] = {"verb": "time", "batch": batch, "runs": runs}
@@ -150,39 +161,56 @@ class Suite:
             if memory:
                 row["memory_bytes"] = max(memory["bytes"] or 0, row.get("memory_bytes") or 0)
             if self.setting.device == "cuda":
-                row["gpu_bytes"] = machine.gpu_bytes(row["pid"])
+                row["gpu_bytes"] = machine.gpu_bytes(self.pids[name])
         self.note_failures()
 
-    def _warm(self, batch: int) -> None:
+    def warm(self, batch: int) -> None:
+        """Run everyone untimed, compiling what compiles; who answers something else is out."""
         logits: dict[str, NDArray[np.float64]] = {}
-        for name in self.alive:
+        for name in self._quick_enough(batch):
             self.setting.say(f"batch {batch}: warming up {name}")
             request = {"verb": "warm", "batch": batch, "runs": 2 if batch <= 8 else 1}
             answer = self.field.ask(name, request, WARM_S)
             if answer:
-                self.rows[name].setdefault("expected", {})[batch] = answer["seconds"]
+                self.expected.setdefault(name, {})[batch] = answer["seconds"]
                 logits[name] = np.array(answer["logits"][0])
         for name, found in logits.items():
             with self.field.watch(name):
                 _check_related(found, logits.get(BASELINE))
         self.note_failures()
 
+    def estimate(self) -> float:
+        """Return the seconds that all turns will take, from the warm-up at batch 1."""
+        total, plan = 0.0, self.setting.plan
+        for batch in plan.batches:
+            expected = {name: s * batch for name, s in self._expected(1).items()}
+            fewest = plan.latency_runs if batch == 1 else 1
+            turns = sum(max(plan.turn_s, fewest * s) for s in expected.values())
+            total += _rounds(expected, plan, batch) * turns + 2 * sum(expected.values())
+        return total
+
     def _expected(self, batch: int) -> dict[str, float]:
         """Return the seconds of one run; a first run that compiled says too much."""
-        found = {}
-        for name in self.alive:
-            seen = self.rows[name]["expected"]
-            found[name] = min(seconds * max(1, batch / b) for b, seconds in seen.items())
-        return found
+        return {
+            name: min(s * max(1, batch / b) for b, s in self.expected[name].items())
+            for name in self._quick_enough(batch)
+        }
+
+    def _quick_enough(self, batch: int) -> list[str]:
+        """Return who is timed at this batch size: at batch 1 all, then not the hopelessly slow."""
+        if batch == 1:
+            return self.alive
+        seconds = {name: min(self.expected[name].values()) for name in self.alive}
+        return [n for n in self.alive if seconds[n] <= HOPELESS * seconds[BASELINE]]
 
     def label_files(self, photos: Photos, batch: int = 8) -> Row:
         """Time files to labels, turn by turn."""
-        seconds = self._expected(batch).get(BASELINE, 1) / batch
+        seconds = self.expected[BASELINE][batch] / batch
         plan, found = self.setting.plan, len(photos.files)
         count = min(found, max(4 * batch, int(plan.files_s / seconds)))
         files = [str(p) for p in photos.files[:: found // count][:count]]
         request = {"verb": "label", "paths": files, "batch": batch}
-        able = [n for n in self.alive if n.startswith(("ours", BASELINE)) and "compile" not in n]
+        able = [e.name for e in self.setting.entries if e.files and e.name in self.alive]
 
         def each(i: int, name: str) -> None:
             self.setting.say(f"files to labels, round {i + 1} of {plan.files_rounds}: {name}")
@@ -199,7 +227,8 @@ class Suite:
             }
             for name, turns in answers.items()
         }
-        return {"images": count, "batch": batch, "source": photos.source, "rows": rows}
+        part = {"images": count, "batch": batch, "source": photos.source, "rows": rows}
+        return part | {"excluded": self.excluded()}
 
     def accuracy(self, photos: Photos, arrays: Arrays) -> Row:
         """Hold every contender's answers against the true classes and the baseline's logits."""
@@ -216,12 +245,17 @@ class Suite:
             name: accuracy_row(found, expected, photos, self.model.labels)
             for name, found in logits.items()
         }
-        return {"images": len(photos.files), "source": photos.source, "rows": rows}
+        part = {"images": len(photos.files), "source": photos.source, "rows": rows}
+        return part | {"excluded": self.excluded()}
+
+    def excluded(self) -> dict[str, tuple[str, str]]:
+        """Return status and reason of who has left."""
+        return {n: (why.status, str(why)) for n, why in self.field.failures.items()}
 
 
 def ceilings(setting: Setting, model: Model, arrays: Arrays, rounds: int = 5) -> dict[str, Row]:
     """Measure how many operations a second the machine has at most, by precision."""
-    with Suite(setting, model, arrays, arrays.float32, ()) as suite:
+    with Suite(setting, model, arrays, arrays.float32) as suite:
         suite.open(CEILINGS)
         request = {"verb": "time", "batch": 1, "runs": 2}
         setting.say("the machine's ceilings")
@@ -236,7 +270,7 @@ def ceilings(setting: Setting, model: Model, arrays: Arrays, rounds: int = 5) ->
                 operations = row["about"].pop("operations")
                 fastest = min(min(turn["seconds"]) for turn in answers[name])
                 row["gflops"] = operations / fastest / 1e9
-        return {name: _kept(row) for name, row in suite.rows.items()}
+        return suite.rows
 
 
 def accuracy_row(
@@ -285,15 +319,6 @@ def described(model: Model) -> Row:
     }
 
 
-def speed_rows(suite: Suite) -> dict[str, Row]:
-    """Return the rows without what was only of use during the run."""
-    return {name: _kept(row) for name, row in suite.rows.items()}
-
-
-def _kept(row: Row) -> Row:
-    return {key: value for key, value in row.items() if key not in ("pid", "expected")}
-
-
 def _python(entry: Entry, setting: Setting) -> str:
     """Return the entry's interpreter, or say why it cannot run."""
     import sys
@@ -318,18 +343,6 @@ def _rounds(expected: dict[str, float], plan: Plan, batch: int) -> int:
     return min(max(fewest, int(plan.budget_s / max(one, 1e-9))), most)
 
 
-def estimate(suite: Suite) -> float:
-    """Return the seconds that the turns will take, from the warm-up at batch 1."""
-    total = 0.0
-    for batch in suite.setting.plan.batches:
-        expected = {n: s * batch for n, s in suite._expected(1).items()}
-        rounds = _rounds(expected, suite.setting.plan, batch)
-        fewest = suite.setting.plan.latency_runs if batch == 1 else 1
-        turn = sum(max(suite.setting.plan.turn_s, fewest * s) for s in expected.values())
-        total += rounds * turn + 2 * sum(expected.values())
-    return total
-
-
 def _check_related(found: NDArray[np.float64], expected: NDArray[np.float64] | None) -> None:
     if expected is None or expected.size < 3:
         return
@@ -344,8 +357,3 @@ def _check_related(found: NDArray[np.float64], expected: NDArray[np.float64] | N
 
 def _share(found: list[int], expected: list[int]) -> float:
     return sum(a == b for a, b in zip(found, expected, strict=True)) / len(expected)
-
-
-def remove(folder: Path) -> None:
-    """Remove scratch files."""
-    shutil.rmtree(folder, ignore_errors=True)

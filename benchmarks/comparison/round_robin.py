@@ -137,8 +137,12 @@ class Field:
             self.drop(name, e)
 
     def drop(self, name: str, why: FailedError) -> None:
-        """Take a contender out."""
+        """Take out a contender that failed."""
         self.failures[name] = why
+        self.leave(name)
+
+    def leave(self, name: str) -> None:
+        """End a contender's process, if it has one."""
         process = self.processes.pop(name, None)
         if process:
             process.close()

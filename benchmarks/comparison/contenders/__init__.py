@@ -15,7 +15,8 @@ class Entry:
     devices: tuple[str, ...] = ("cpu", "cuda")
     peer: bool = False  # lives in the peers' environment
     slow_start: bool = False  # converts or compiles for minutes: not in --quick
-    files_only: bool = False  # takes part in files to labels alone
+    files: bool = False  # has a path from files to labels
+    files_only: bool = False  # and takes part in nothing else
 
     @property
     def family(self) -> str:
@@ -27,8 +28,8 @@ BASELINE = "pytorch"
 OURS = {"ours-fp32": "fp32", "ours-fp16": "fp16", "ours-int8": "int8"}
 
 CONTENDERS = (
-    Entry(BASELINE, "PyTorch eager fp32", "pytorch"),
-    Entry("pytorch-bf16", "PyTorch eager bf16", "pytorch", {"dtype": "bfloat16"}),
+    Entry(BASELINE, "PyTorch eager fp32", "pytorch", files=True),
+    Entry("pytorch-bf16", "PyTorch eager bf16", "pytorch", {"dtype": "bfloat16"}, files=True),
     Entry("pytorch-fp16", "PyTorch eager fp16", "pytorch", {"dtype": "float16"}),
     Entry(
         "pytorch-compile",
@@ -52,9 +53,11 @@ CONTENDERS = (
         ("cuda",),
         slow_start=True,
     ),
-    Entry("pytorch-pipeline", "transformers pipeline", "pipeline", files_only=True),
+    Entry("pytorch-pipeline", "transformers pipeline", "pipeline", files=True, files_only=True),
     *(
-        Entry(name, f"vit-engine {precision}", "ours", {"precision": precision}, ("cpu",))
+        Entry(
+            name, f"vit-engine {precision}", "ours", {"precision": precision}, ("cpu",), files=True
+        )
         for name, precision in OURS.items()
     ),
     Entry(
@@ -70,6 +73,7 @@ CONTENDERS = (
         "ours",
         {"precision": "fp16", "provider": "cuda", "engine": {"cuda_graphs": True}},
         ("cuda",),
+        files=True,
     ),
     Entry(
         "ours-tensorrt",
