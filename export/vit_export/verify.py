@@ -59,7 +59,7 @@ def parity_of(path: Path, checkpoint: Checkpoint, images: Iterable[Image.Image])
     """
     rgb = [rgb_from_image(image) for image in images]
     expected = eager_logits(checkpoint, rgb)
-    with Engine.open(path) as engine:
+    with Engine.open(path, provider="cpu") as engine:
         contract = engine.contract
         pixels = [pixels_from_image(i, contract.preprocessing) for i in rgb]
         found = engine_logits(engine, np.stack(pixels))

@@ -1,19 +1,18 @@
 """Reads the contract out of an artefact without loading its weights.
 
-An ONNX file is a protobuf message: a row of (tag, value) fields. Walking the tags of the outer
-messages takes microseconds where opening a session takes a second, needs no ONNX Runtime, and
-finds a cut-off file or weights kept elsewhere before anything trusts them. Field numbers are those
-of onnx.proto3.
+Walking the tags of the outer messages takes microseconds where opening a session takes a second,
+needs no ONNX Runtime, and finds a cut-off file or weights kept elsewhere before anything trusts
+them. Field numbers are those of onnx.proto3.
 """
 
 import mmap
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 from vit_runtime import contract
 from vit_runtime.contract import Contract
 from vit_runtime.errors import ArtefactError
+from vit_runtime.protobuf import MalformedError, fields
 
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _GRAPH_INITIALIZER, _TENSOR_EXTERNAL_DATA = 5, 13
@@ -42,7 +41,7 @@ def read_contract(path: Path) -> Contract:
         ) from e
     except OSError as e:
         raise ArtefactError(f"{path}: cannot be read ({e.strerror})") from e
-    except _MalformedError as e:
+    except MalformedError as e:
         raise ArtefactError(f"{path}: {e}; export the model again") from e
     except ValueError as e:  # mmap refuses an empty file
         raise ArtefactError(f"{path}: the file is empty; export the model again") from e
@@ -57,68 +56,25 @@ def read_contract(path: Path) -> Contract:
         raise ArtefactError(f"{path}: {e}") from e
 
 
-class _MalformedError(Exception):
-    pass
-
-
 def _entries(data: mmap.mmap) -> dict[str, bytes]:
     """Return the metadata of a ModelProto, having looked at every initializer's storage."""
     entries: dict[str, bytes] = {}
     graphs = 0
-    for number, start, end in _fields(data, 0, len(data)):
+    for number, start, end in fields(data, 0, len(data)):
         if number == _MODEL_METADATA:
-            pair = {n: data[a:b] for n, a, b in _fields(data, start, end)}
+            pair = {n: data[a:b] for n, a, b in fields(data, start, end)}
             key = pair.get(_ENTRY_KEY, b"").decode(errors="replace")
             entries[key] = pair.get(_ENTRY_VALUE, b"")
         elif number == _MODEL_GRAPH:
             graphs += 1
-            for field, a, b in _fields(data, start, end):
+            for field, a, b in fields(data, start, end):
                 if field == _GRAPH_INITIALIZER:
                     _refuse_external(data, a, b)
     if graphs != 1:
-        raise _MalformedError("not an ONNX model (no graph in it)")
+        raise MalformedError("not an ONNX model (no graph in it)")
     return entries
 
 
 def _refuse_external(data: mmap.mmap, start: int, end: int) -> None:
-    if any(number == _TENSOR_EXTERNAL_DATA for number, _, _ in _fields(data, start, end)):
-        raise _MalformedError("it keeps weights in another file, an artefact is one file")
-
-
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (field number, start, end of the value) of the protobuf message in data[position:end].
-
-    A message that runs past its end is cut off.
-    """
-    while position < end:
-        tag, position = _varint(data, position, end)
-        start = position
-        match tag & 7:
-            case 0:
-                _, position = _varint(data, position, end)
-            case 1:
-                position += 8
-            case 2:
-                length, start = _varint(data, position, end)
-                position = start + length
-            case 5:
-                position += 4
-            case _:
-                raise _MalformedError("not an ONNX file")
-        if position > end:
-            raise _MalformedError("the file is cut off, or not an ONNX file")
-        yield tag >> 3, start, position
-
-
-def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
-    """Return the base-128 number at `position`, and the position after it."""
-    value = 0
-    for shift in range(0, 64, 7):
-        if position >= end:
-            raise _MalformedError("the file is cut off, or not an ONNX file")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise _MalformedError("not an ONNX file")
+    if any(number == _TENSOR_EXTERNAL_DATA for number, _, _ in fields(data, start, end)):
+        raise MalformedError("it keeps weights in another file, an artefact is one file")

@@ -1,12 +1,11 @@
 """Images in, labels out: the public API of the runtime."""
 
+import contextlib
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +13,19 @@ from PIL import Image
 
 from vit_runtime.contract import Contract
 from vit_runtime.decode import image_from_bytes
-from vit_runtime.engine import DEFAULT_MAX_BATCH, Engine, usable_cores
+from vit_runtime.engine import DEFAULT_MAX_BATCH, Engine
 from vit_runtime.errors import ImageError, UsageError
+from vit_runtime.isolate import DecoderProcess, SharedPixels, Task
+from vit_runtime.machine import usable_cores
+from vit_runtime.pipeline import Batch, DecodePool, Job, ahead, slots_for
 from vit_runtime.preprocess import pixels_from_image
+from vit_runtime.providers import DEFAULT_PROVIDER
 from vit_runtime.sources import Item, image_from_item
 
 DEFAULT_TOP_K = 5
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Item
-_Pending = tuple[str | None, Future[NDArray[np.uint8]]]
+_NO_LOGITS = np.empty((0, 1), np.float32)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,17 @@ class Prediction:
         return self.topk[0].score if self.topk else None
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """A batch's predictions in order of input; `pixels` (N, H, W, 3) are of those that decoded.
+
+    `pixels` is a view of a buffer that is used again: valid until the next batch is asked for.
+    """
+
+    predictions: list[Prediction]
+    pixels: NDArray[np.uint8]
+
+
 class Classifier:
     """An open model that labels images. A context manager; `classify` is thread-safe."""
 
@@ -67,10 +81,25 @@ class Classifier:
 
     @classmethod
     def load(
-        cls, model: str | Path = "vit.onnx", *, provider: str = "cpu", threads: int | None = None
+        cls,
+        model: str | Path = "vit.onnx",
+        *,
+        provider: str = DEFAULT_PROVIDER,
+        device: int = 0,
+        threads: int | None = None,
+        max_batch: int | None = None,
+        cuda_graphs: bool = True,
     ) -> "Classifier":
         """Open an artefact by path, or the bundled "demo"; arguments and errors as Engine.open."""
-        return cls(Engine.open(model, provider=provider, threads=threads))
+        engine = Engine.open(
+            model,
+            provider=provider,
+            device=device,
+            threads=threads,
+            max_batch=max_batch,
+            cuda_graphs=cuda_graphs,
+        )
+        return cls(engine)
 
     @property
     def contract(self) -> Contract:
@@ -90,28 +119,76 @@ class Classifier:
         array (H, W, 3) or an Item; one alone counts as a list of one. What cannot be read becomes a
         prediction with its error.
         """
-        labels = len(self.contract.output.labels)
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}, it must be at least 1")
         if batch < 1:
             raise UsageError(f"batch is {batch}, it must be at least 1")
         if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Item):
             images = [images]
-        return self._stream(images, min(top_k, labels), batch)
+        return self._classified(images, top_k, batch)
 
-    def _stream(self, images: Iterable[ImageLike], top_k: int, batch: int) -> Iterator[Prediction]:
-        pending: deque[_Pending] = deque()
-        pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
-        try:
-            for image in images:
-                pending.append((_path(image), pool.submit(self.pixels, image)))
-                if len(pending) == 2 * batch:
-                    yield from self._predictions([pending.popleft() for _ in range(batch)], top_k)
-            while pending:
-                size = min(batch, len(pending))
-                yield from self._predictions([pending.popleft() for _ in range(size)], top_k)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def _classified(
+        self, images: Iterable[ImageLike], top_k: int, batch: int
+    ) -> Iterator[Prediction]:
+        given, workers = self.contract.input, usable_cores()
+        pixels = np.empty((slots_for(batch, workers), given.height, given.width, 3), np.uint8)
+        pool = DecodePool(pixels, lambda: _Here(pixels, self.pixels), batch=batch, workers=workers)
+        for labelled in self._labelled(pool, images, top_k):
+            yield from labelled.predictions
+
+    def stream(
+        self,
+        items: Iterable[Item],
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        batch: int = DEFAULT_MAX_BATCH,
+        task: Task | None = None,
+        linger: float | None = None,
+        stopped: Callable[[], bool] = bool,
+    ) -> Iterator["Labelled"]:
+        """Label a long run of items, in order, batch by batch, each decoded in another process.
+
+        What crashes or hangs its decoder there costs its own row. `task` says by which rules
+        images are decoded; `linger` and `stopped` are those of `DecodePool.batches`.
+        """
+        task = task or Task(self.contract.preprocessing)
+        given, workers = self.contract.input, usable_cores()
+        with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
+            pool = DecodePool(
+                shared.array, lambda: DecoderProcess(shared, task), batch=batch, workers=workers
+            )
+            yield from self._labelled(pool, items, top_k, linger=linger, stopped=stopped)
+
+    def _labelled(
+        self,
+        pool: DecodePool[Any],
+        images: Iterable[Any],
+        top_k: int,
+        *,
+        linger: float | None = None,
+        stopped: Callable[[], bool] = bool,
+    ) -> Iterator["Labelled"]:
+        """Run the engine ahead of the caller, who turns logits into rows meanwhile."""
+
+        def running() -> Iterator[tuple[Batch[Any], NDArray[np.float32]]]:
+            for batch in pool.batches(images, linger=linger, stopped=stopped):
+                yield batch, self.engine.run(batch.pixels) if len(batch.pixels) else _NO_LOGITS
+
+        with pool, contextlib.closing(ahead(running(), stopped)) as results:
+            for batch, logits in results:
+                found = iter(self.predictions(logits, top_k))
+                yield Labelled(
+                    [
+                        replace(next(found), path=_path(job.image))
+                        if job.error is None
+                        else Prediction(
+                            _path(job.image), error=str(job.error), error_code=job.error.code
+                        )
+                        for job in batch.jobs
+                    ],
+                    batch.pixels,
+                )
+                pool.free(batch)
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """Return the model's input (height, width, 3) for one image; ImageError if unreadable."""
@@ -123,32 +200,23 @@ class Classifier:
             image = image_from_item(_item(image))
         return pixels_from_image(image, self.contract.preprocessing)
 
-    def _predictions(self, batch: list[_Pending], top_k: int) -> Iterator[Prediction]:
-        decoded: list[NDArray[np.uint8] | ImageError] = []
-        for _, future in batch:
-            try:
-                decoded.append(future.result())
-            except ImageError as e:
-                decoded.append(e)
-        arrays = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
-        logits = iter(self.engine.run(np.stack(arrays)) if arrays else ())
-        for (path, _), pixels in zip(batch, decoded, strict=True):
-            if isinstance(pixels, ImageError):
-                yield Prediction(path, error=str(pixels), error_code=pixels.code)
-            else:
-                yield self.prediction(path, next(logits), top_k)
-
-    def prediction(
-        self, path: str | None, logits: NDArray[np.float32], top_k: int = DEFAULT_TOP_K
-    ) -> Prediction:
-        """Return the `top_k` labels of one image's logits (labels,), equal scores by index."""
-        if not np.isfinite(logits).all():
-            return Prediction(path, error="the model gave NaN or Inf", error_code="nonfinite")
-        exponents = np.exp(logits.astype(np.float64) - logits.max())
-        scores = exponents / exponents.sum()
-        best = np.argsort(-logits, kind="stable")[:top_k]
+    def predictions(self, logits: NDArray[np.float32], top_k: int) -> Iterator[Prediction]:
+        """Yield the `top_k` labels of each row (N, labels), equal scores by index."""
         labels = self.contract.output.labels
-        return Prediction(path, tuple(Score(labels[i], int(i), float(scores[i])) for i in best))
+        top_k = min(top_k, len(labels))
+        with np.errstate(invalid="ignore"):
+            scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+            scores /= scores.sum(axis=1, keepdims=True)
+        worst = np.partition(logits, -top_k, axis=1)[:, -top_k]  # of those that are shown
+        for i, row in enumerate(logits):
+            if not np.isfinite(row).all():
+                yield Prediction(None, error="the model gave NaN or Inf", error_code="nonfinite")
+                continue
+            shown = np.flatnonzero(row >= worst[i])
+            shown = shown[np.argsort(-row[shown], kind="stable")][:top_k]
+            yield Prediction(
+                None, tuple(Score(labels[j], int(j), float(scores[i, j])) for j in shown)
+            )
 
     def close(self) -> None:
         """Free the engine."""
@@ -159,6 +227,25 @@ class Classifier:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class _Here:
+    """A `Decoder` in this process."""
+
+    def __init__(
+        self, pixels: NDArray[np.uint8], decode: Callable[[ImageLike], NDArray[np.uint8]]
+    ) -> None:
+        self._pixels, self._decode = pixels, decode
+
+    def decode(self, jobs: Sequence[Job[ImageLike]]) -> None:
+        for job in jobs:
+            try:
+                self._pixels[job.slot] = self._decode(job.image)
+            except ImageError as e:
+                job.error = e
+
+    def close(self) -> None:
+        pass
 
 
 def _item(image: str | os.PathLike[str] | Item) -> Item:

@@ -14,8 +14,9 @@ from typing import TextIO
 from vit_runtime import artefact, command
 from vit_runtime.classifier import DEFAULT_TOP_K, Classifier
 from vit_runtime.contract import Contract
-from vit_runtime.engine import DEFAULT_MAX_BATCH, PROVIDERS
+from vit_runtime.engine import DEFAULT_MAX_BATCH
 from vit_runtime.errors import ImageError, ProviderError, UsageError
+from vit_runtime.providers import CHOICES, DEFAULT_PROVIDER
 from vit_runtime.rows import FORMATS
 from vit_runtime.sources import items_from_sources
 
@@ -45,7 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-k", "--top-k", type=int, default=DEFAULT_TOP_K, help="labels an image (%(default)s)")
     add("-b", "--batch", type=int, default=DEFAULT_MAX_BATCH, help="images at once (%(default)s)")
-    add("--provider", choices=PROVIDERS, default="cpu", help="where to run (%(default)s)")
+    add(
+        "--provider",
+        choices=CHOICES,
+        default=DEFAULT_PROVIDER,
+        help="where to run (%(default)s: CUDA where it opens, else the CPU)",
+    )
     add("--threads", type=int, help="compute threads (default: the cores this process may use)")
     add(
         "--format",

@@ -1,79 +1,154 @@
 """Opens an artefact on an execution provider and runs batches through it."""
 
-import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_runtime import artefact
+from vit_runtime import artefact, providers
+from vit_runtime.buckets import IN_FLIGHT, RetiredError
 from vit_runtime.contract import Contract
-from vit_runtime.errors import ArtefactError, ProviderError, UsageError
-from vit_runtime.preprocess import normalized
+from vit_runtime.cuda import open_on_cuda
+from vit_runtime.errors import ProviderError, UsageError
+from vit_runtime.providers import DEFAULT_PROVIDER, log
+from vit_runtime.sessions import Request, feed_from_pixels, open_on_cpu
+from vit_runtime.tensorrt import open_on_tensorrt
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-PROVIDERS = {"cpu": "CPUExecutionProvider"}
 DEFAULT_MAX_BATCH = 8
+"""Images at once on a CPU: more only take more memory."""
+
+DEFAULT_MAX_BATCHES = {"cpu": DEFAULT_MAX_BATCH, "cuda": 128, "tensorrt": 128}
+"""By provider, the batch that keeps it busy."""
+
+GPU_PRECISIONS = ("fp16", "fp32")
+"""What the GPU providers have kernels for; int8's operators would all run on the CPU."""
+
+OUT_OF_MEMORY = (
+    "failed to allocate memory for requested buffer",  # ONNX Runtime's arena
+    "is smaller than requested bytes",  # the same at its limit
+    "out of memory",  # CUDA, TensorRT
+    "status_alloc_failed",  # cuBLAS, cuDNN
+)
+"""What an error says when device memory has run out, in lower case."""
+
+
+class Runner(Protocol):
+    """An open session: feeds of up to `largest` images in, logits out."""
+
+    @property
+    def largest(self) -> int:
+        """The most images in a feed."""
+
+    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
+        """Return new logits (N, labels)."""
+
+    def close(self) -> None:
+        """Free the session."""
+
+
+OPENERS: dict[str, Callable[[Request, int], Runner]] = {
+    "cpu": open_on_cpu,
+    "cuda": open_on_cuda,
+    "tensorrt": open_on_tensorrt,
+}
+"""How an artefact is opened on each provider, for batches of up to a size."""
 
 
 class Engine:
     """An open artefact: uint8 images in, logits out. A context manager; `run` is thread-safe.
 
-    `provider` names what really runs, `contract` what the artefact says of itself.
+    `provider` names what really runs, `contract` what the artefact says of itself. `max_batch` is
+    the batch that keeps the provider busy, `in_flight` how many batches it can have at once;
+    larger batches are run in parts. `open_runner` opens a session for batches of up to its
+    argument, and again for smaller ones when memory runs out.
     """
 
     def __init__(
-        self, session: "onnxruntime.InferenceSession", contract: Contract, provider: str
+        self,
+        contract: Contract,
+        provider: str,
+        open_runner: Callable[[int], Runner],
+        *,
+        max_batch: int,
+        in_flight: int,
     ) -> None:
-        self._session: onnxruntime.InferenceSession | None = session
         self.contract, self.provider = contract, provider
+        self.max_batch, self.in_flight = max_batch, in_flight
+        self._open_runner = open_runner
+        self._runner: Runner | None = open_runner(max_batch)
+        self._lock = threading.Lock()
+        self._callers = ThreadPoolExecutor(in_flight, thread_name_prefix="engine")
 
     @classmethod
     def open(
-        cls, model: str | Path, *, provider: str = "cpu", threads: int | None = None
+        cls,
+        model: str | Path,
+        *,
+        provider: str = DEFAULT_PROVIDER,
+        device: int = 0,
+        threads: int | None = None,
+        max_batch: int | None = None,
+        cuda_graphs: bool = True,
     ) -> "Engine":
         """Open the artefact at a path, or "demo"; `threads` is by default all this process may use.
 
-        Raises ArtefactError for a file that is not an artefact of ours, ProviderError where the
-        provider, or ONNX Runtime itself, is not there.
+        "auto" takes CUDA where a session on it opens, else the CPU. Raises ArtefactError for a file
+        that is not an artefact of ours, ProviderError where the provider, or ONNX Runtime itself,
+        is not there.
         """
         path = artefact.path_from_name(model)
         contract = artefact.read_contract(path)
-        ort = import_onnxruntime()
-        if provider not in PROVIDERS:
-            raise UsageError(f"provider {provider!r} is not one of {', '.join(PROVIDERS)}")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
-        options.log_severity_level = 3  # errors; they are raised as well
-        try:
-            session = ort.InferenceSession(path, options, providers=[PROVIDERS[provider]])
-        except Exception as e:
-            raise ArtefactError(f"{path}: ONNX Runtime cannot open it: {e}") from e
-        check_session(session, contract, path)
-        return cls(session, contract, provider)
+        providers.check_choice(provider, device)
+        if max_batch is not None and max_batch < 1:
+            raise UsageError(f"max_batch is {max_batch}, it must be at least 1")
+        request = Request(path, contract, device, threads, cuda_graphs)
+        if provider == providers.AUTO:
+            return _open_auto(request, max_batch)
+        return _open_on(provider, request, max_batch)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits (N, labels) of RGB images (N, H, W, 3) as the contract sizes them."""
-        if self._session is None:
-            raise UsageError("the engine is closed")
         given = self.contract.input
         if batch.dtype != np.uint8 or batch.shape[1:] != (given.height, given.width, 3):
             raise UsageError(
                 f"the batch is {batch.dtype} {batch.shape}, the model takes "
                 f"uint8 (N, {given.height}, {given.width}, 3)"
             )
-        feed = batch if given.dtype == "uint8" else normalized(batch, self.contract.preprocessing)
-        (logits,) = self._session.run([self.contract.output.name], {given.name: feed})
-        result: NDArray[np.float32] = logits
-        return result
+        parts: list[NDArray[np.float32]] = []
+        done = 0
+        while done < len(batch):
+            runner = self._open()
+            part = batch[done : done + runner.largest]
+            try:
+                parts.append(runner.run(feed_from_pixels(part, self.contract)))
+            except RetiredError:
+                continue
+            except Exception as e:
+                if not is_out_of_memory(e):
+                    raise
+                self._shrink(runner, e)
+                continue
+            done += len(part)
+        if len(parts) == 1:
+            return parts[0]
+        empty = np.empty((0, len(self.contract.output.labels)), np.float32)
+        return np.concatenate([empty, *parts])
+
+    def submit(self, batch: NDArray[np.uint8]) -> "Future[NDArray[np.float32]]":
+        """Start `run` on another thread; up to `in_flight` of them overlap copies and compute."""
+        return self._callers.submit(self.run, batch)
 
     def close(self) -> None:
         """Free the session; a closed engine runs nothing."""
-        self._session = None
+        self._callers.shutdown()
+        with self._lock:
+            runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -81,37 +156,75 @@ class Engine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _open(self) -> Runner:
+        with self._lock:  # held while a session is opened anew
+            if self._runner is None:
+                raise UsageError("the engine is closed")
+            return self._runner
 
-def import_onnxruntime() -> ModuleType:
-    """Return the onnxruntime module, or raise ProviderError with the extra to install."""
-    try:
-        import onnxruntime
-    except ImportError as e:
+    def _shrink(self, failed: Runner, cause: Exception) -> None:
+        """Open the model anew for batches of half the size, unless another thread has.
+
+        A session that has run out of device memory often stays broken, so it is dropped.
+        """
+        with self._lock:
+            if self._runner is not failed:
+                return
+            failed.close()
+            self._runner = None
+            while self.max_batch > 1:
+                self.max_batch //= 2
+                log.warning(
+                    "%s is out of memory: on with batches of %d", self.provider, self.max_batch
+                )
+                try:
+                    self._runner = self._open_runner(self.max_batch)
+                except Exception as e:
+                    if not is_out_of_memory(e):
+                        raise
+                else:
+                    return
         raise ProviderError(
-            "ONNX Runtime is not installed; pip install 'vit-engine[cpu]', "
-            "or 'vit-engine[gpu]' on a machine with an NVIDIA GPU"
-        ) from e
-    module: ModuleType = onnxruntime
-    return module
+            f"{self.provider} is out of memory even for one image; free it, "
+            "or choose another --device or --provider"
+        ) from cause
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may run on; less than the machine's in a cpuset."""
-    return len(os.sched_getaffinity(0))
+def _open_auto(request: Request, max_batch: int | None) -> Engine:
+    reason = providers.obstacle("cuda", request.device)
+    if reason is None and request.contract.identity.precision not in GPU_PRECISIONS:
+        reason = f"{request.contract.identity.precision} is for the CPU"
+    if reason is None:
+        try:
+            return _open_on("cuda", request, max_batch)
+        except ProviderError as e:
+            reason = str(e)
+    if providers.expects_gpu():
+        log.warning("on the CPU, cuda is not used: %s", reason)
+    return _open_on("cpu", request, max_batch)
 
 
-def check_session(session: "onnxruntime.InferenceSession", contract: Contract, path: Path) -> None:
-    """Raise ArtefactError unless the graph's input and output are those of the contract."""
-    given, output = contract.input, contract.output
-    image = [given.height, given.width]
-    shape = [*image, 3] if given.layout == "NHWC" else [3, *image]
-    element = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[given.dtype]
-    expected = [(given.name, element, shape), (output.name, "tensor(float)", [len(output.labels)])]
-    found = [
-        (tensor.name, tensor.type, list(tensor.shape[1:]))
-        for tensor in (*session.get_inputs(), *session.get_outputs())
-    ]
-    if found != expected:
-        raise ArtefactError(
-            f"{path}: its graph has {found}, its contract says {expected}; export the model again"
-        )
+def _open_on(provider: str, request: Request, max_batch: int | None) -> Engine:
+    if provider != "cpu":
+        precision = request.contract.identity.precision
+        if precision not in GPU_PRECISIONS:
+            raise UsageError(
+                f"{request.path} is {precision}, whose operators {provider} does not have; "
+                "use --provider cpu, or export with --fp16"
+            )
+        if reason := providers.obstacle(provider, request.device):
+            raise ProviderError(f"provider {provider} is not there: {reason}")
+    opener = OPENERS[provider]
+    return Engine(
+        request.contract,
+        provider,
+        lambda largest: opener(request, largest),
+        max_batch=max_batch or DEFAULT_MAX_BATCHES[provider],
+        in_flight=1 if provider == "cpu" else IN_FLIGHT,
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of ONNX Runtime says that memory has run out."""
+    text = str(error).lower()
+    return any(phrase in text for phrase in OUT_OF_MEMORY)

@@ -1,0 +1,131 @@
+"""NVIDIA's shared libraries: which a provider is linked to, where they are, loading them.
+
+ONNX Runtime's own `preload_dlls` prints to stdout and leaves TensorRT out.
+"""
+
+import ctypes
+import importlib.util
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+EXTRAS = {"libnvinfer": "tensorrt", "libnvonnxparser": "tensorrt"}
+"""By library, the extra that brings it, where that is not `gpu`."""
+
+_PACKAGES = {
+    "libcublas": "nvidia-cublas",
+    "libcublasLt": "nvidia-cublas",
+    "libcudart": "nvidia-cuda-runtime",
+    "libcudnn": "nvidia-cudnn-cu13",
+    "libcurand": "nvidia-curand",
+    "libnvinfer": "tensorrt-cu13-libs",
+    "libnvonnxparser": "tensorrt-cu13-libs",
+}
+_NVIDIA = ("libcu", "libnv")
+_DT_NEEDED, _DT_STRTAB = 1, 5
+_PT_LOAD, _PT_DYNAMIC = 1, 2
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that a provider wants; `path` and `version` are None for one not found."""
+
+    name: str  # "libcublas.so.13"
+    path: str | None
+    version: str | None
+    problem: str | None  # why it does not load
+
+    @property
+    def absent(self) -> bool:
+        """Whether there is no such file, rather than one that does not load."""
+        return f"{self.name}: cannot open shared object file" in (self.problem or "")
+
+    @property
+    def stem(self) -> str:
+        """The name without its version: "libcublas"."""
+        return self.name.partition(".so")[0]
+
+
+def wanted(provider_library: Path) -> list[str]:
+    """Return the NVIDIA libraries that a shared library is linked to, the driver's included."""
+    return [name for name in _needed(provider_library) if name.startswith(_NVIDIA)]
+
+
+def load(name: str) -> Library:
+    """Load a library for the whole process: one already there, a pip package's, the system's."""
+    attempts = [(name, os.RTLD_NOLOAD), *((str(p), 0) for p in _packaged(name)), (name, 0)]
+    problems = []
+    for candidate, mode in attempts:
+        try:
+            ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL | mode)
+        except OSError as e:
+            problems.append(str(e))
+        else:
+            path = _loaded_path(name)
+            return Library(name, path, _version(name, path), None)
+    return Library(name, None, None, problems[1])
+
+
+def tensorrt_version() -> str:
+    """Return the version of the loaded libnvinfer, "10.14.1"."""
+    number = int(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def other_tensorrt() -> str | None:
+    """Return the name of a libnvinfer of another major version than 10, None if there is none."""
+    for name in ("libnvinfer.so.11", "libnvinfer.so.12", "libnvinfer.so.8"):
+        if any(_packaged(name)) or load(name).path:
+            return name
+    return None
+
+
+def _packaged(name: str) -> Iterator[Path]:
+    for package, pattern in (("nvidia", "*/lib"), ("tensorrt_libs", ".")):
+        spec = importlib.util.find_spec(package)
+        for location in (spec.submodule_search_locations or ()) if spec else ():
+            for folder in sorted(Path(location).glob(pattern)):
+                if (folder / name).exists():
+                    yield folder / name
+
+
+def _loaded_path(name: str) -> str | None:
+    stem = name.partition(".so")[0] + ".so"
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.partition("/")[1] + line.partition("/")[2]
+        if Path(path).name.startswith(stem):
+            return path
+    return None
+
+
+def _version(name: str, path: str | None) -> str | None:
+    if path is None:
+        return None
+    if "site-packages" in path:
+        try:
+            return metadata.version(_PACKAGES.get(name.partition(".so")[0], ""))
+        except (metadata.PackageNotFoundError, ValueError):
+            return None
+    return Path(path).resolve().name.partition(".so.")[2] or None
+
+
+def _needed(library: Path) -> list[str]:
+    """Return the DT_NEEDED names of a 64-bit little-endian ELF file."""
+    with (
+        library.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        (table,) = struct.unpack_from("<Q", data, 0x20)
+        size, count = struct.unpack_from("<HH", data, 0x36)
+        headers = [struct.unpack_from("<IIQQQQQ", data, table + i * size) for i in range(count)]
+        segments = [(h[3], h[2], h[5]) for h in headers if h[0] == _PT_LOAD]
+        start, length = next((h[2], h[5]) for h in headers if h[0] == _PT_DYNAMIC)
+        entries = [struct.unpack_from("<qQ", data, start + i) for i in range(0, length, 16)]
+        address = next(value for tag, value in entries if tag == _DT_STRTAB)
+        strings = next(o + address - v for v, o, s in segments if v <= address < v + s)
+        names = [strings + value for tag, value in entries if tag == _DT_NEEDED]
+        return [data[n : data.find(b"\0", n)].decode() for n in names]

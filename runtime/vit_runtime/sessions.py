@@ -1,0 +1,126 @@
+"""Opens ONNX Runtime sessions that run where they were told to, or not at all."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_runtime import machine
+from vit_runtime.contract import Contract
+from vit_runtime.errors import ArtefactError, ProviderError
+from vit_runtime.preprocess import normalized
+from vit_runtime.providers import PROVIDERS, import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be opened, and how; the batch sizes are the engine's to choose."""
+
+    path: Path
+    contract: Contract
+    device: int = 0
+    threads: int | None = None
+    cuda_graphs: bool = True
+
+
+class PlainSession:
+    """A session on the CPU: batches of any size, each at once. Thread-safe."""
+
+    largest = sys.maxsize
+
+    def __init__(self, session: "onnxruntime.InferenceSession", contract: Contract) -> None:
+        self._session: onnxruntime.InferenceSession | None = session
+        self._contract = contract
+
+    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
+        """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
+        assert self._session is not None  # the engine asks no closed one
+        names = self._contract.input.name, self._contract.output.name
+        (logits,) = self._session.run([names[1]], {names[0]: feed})
+        result: NDArray[np.float32] = logits
+        return result
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def feed_from_pixels(pixels: NDArray[np.uint8], contract: Contract) -> NDArray[Any]:
+    """Return RGB images (N, H, W, 3) as the contract's input wants them."""
+    if contract.input.dtype == "uint8":
+        return pixels
+    return normalized(pixels, contract.preprocessing)
+
+
+def open_on_cpu(request: Request, _largest: int) -> PlainSession:
+    """Open the artefact on the CPU provider, whatever the batch."""
+    return PlainSession(open_session(request, ["cpu"]), request.contract)
+
+
+def open_session(
+    request: Request,
+    chain: list[str],
+    options: Mapping[str, Mapping[str, str]] | None = None,
+    model: bytes | None = None,
+) -> "onnxruntime.InferenceSession":
+    """Open a session on the first provider of the chain; the next take what it leaves over.
+
+    `options` are by provider; `model` stands in for the artefact's own bytes. Raises ArtefactError
+    for what the CPU provider cannot open or what breaks its contract, and ProviderError, never a
+    session on another provider, for the rest.
+    """
+    ort = import_onnxruntime()
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = request.threads or machine.usable_cores()
+    settings.log_severity_level = 3  # errors; they are raised as well
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    wanted = [(PROVIDERS[name], dict((options or {}).get(name, {}))) for name in chain]
+    source = str(request.path) if model is None else model
+    try:
+        # Without fallback ONNX Runtime raises where it would print to stdout and take the CPU.
+        session = ort.InferenceSession(source, settings, providers=wanted, enable_fallback=0)
+    except Exception as e:
+        if chain == ["cpu"]:
+            raise ArtefactError(f"{request.path}: ONNX Runtime cannot open it: {e}") from e
+        text = " ".join(str(e).split())
+        raise ProviderError(f"provider {chain[0]} cannot open {request.path}: {text}") from e
+    if session.get_providers()[0] != PROVIDERS[chain[0]]:  # it only warns where CUDA is missing
+        raise ProviderError(
+            f"provider {chain[0]} is not there: ONNX Runtime opened {request.path} on "
+            f"{', '.join(session.get_providers())}; vit-doctor says what is missing"
+        )
+    _check_tensors(session, request)
+    return session
+
+
+def placements(session: "onnxruntime.InferenceSession") -> dict[str, list[str]]:
+    """Return by provider, in ONNX Runtime's words, the operators of the nodes placed on it."""
+    found: dict[str, list[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+    return found
+
+
+def _check_tensors(session: "onnxruntime.InferenceSession", request: Request) -> None:
+    """Raise ArtefactError unless the graph's input and output are those of the contract."""
+    given, output = request.contract.input, request.contract.output
+    image = [given.height, given.width]
+    shape = [*image, 3] if given.layout == "NHWC" else [3, *image]
+    element = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[given.dtype]
+    expected = [(given.name, element, shape), (output.name, "tensor(float)", [len(output.labels)])]
+    found = [
+        (tensor.name, tensor.type, list(tensor.shape[1:]))
+        for tensor in (*session.get_inputs(), *session.get_outputs())
+    ]
+    if found != expected:
+        raise ArtefactError(
+            f"{request.path}: its graph has {found}, its contract says {expected}; "
+            "export the model again"
+        )
