@@ -103,16 +103,17 @@ def test_threads_may_share_a_classifier(vit: Classifier) -> None:
 
 
 def test_logits_that_are_not_finite_are_an_error(vit: Classifier) -> None:
-    logits = np.zeros(len(vit.contract.output.labels), np.float32)
-    logits[3] = np.nan
-    prediction = vit.prediction("x.jpg", logits)
-    assert prediction.error_code == "nonfinite"
-    assert prediction.topk == ()
+    logits = np.zeros((3, len(vit.contract.output.labels)), np.float32)
+    logits[0, 3], logits[2, 1] = np.nan, -np.inf
+    codes = [(p.error_code, len(p.topk)) for p in vit.predictions(logits)]
+    assert codes == [("nonfinite", 0), (None, 5), ("nonfinite", 0)]
 
 
 def test_equal_scores_go_by_index(vit: Classifier) -> None:
-    logits = np.zeros(len(vit.contract.output.labels), np.float32)
-    assert [s.index for s in vit.prediction(None, logits, 4).topk] == [0, 1, 2, 3]
+    logits = np.zeros((2, len(vit.contract.output.labels)), np.float32)
+    logits[1, [2, 7]] = 1
+    found = [[s.index for s in p.topk] for p in vit.predictions(logits, 4)]
+    assert found == [[0, 1, 2, 3], [2, 7, 0, 1]]
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"batch": 0}])

@@ -200,7 +200,9 @@ class Classifier:
             image = image_from_item(_item(image))
         return pixels_from_image(image, self.contract.preprocessing)
 
-    def predictions(self, logits: NDArray[np.float32], top_k: int) -> Iterator[Prediction]:
+    def predictions(
+        self, logits: NDArray[np.float32], top_k: int = DEFAULT_TOP_K
+    ) -> Iterator[Prediction]:
         """Yield the `top_k` labels of each row (N, labels), equal scores by index."""
         labels = self.contract.output.labels
         top_k = min(top_k, len(labels))

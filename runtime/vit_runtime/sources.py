@@ -66,7 +66,7 @@ def items_from_sources(
     def found(source: str) -> Iterator[Item]:
         if source == "-":
             return _listed(stdin or sys.stdin.buffer, null=null)
-        if _URL.match(source):
+        if is_url(source):
             return iter((Item(source),))
         if os.path.isdir(source):  # noqa: PTH112  a Path would tidy the user's spelling
             return _walked(source, all_files=all_files, follow_links=follow_links)
@@ -81,7 +81,7 @@ def items_from_sources(
                 more = "" if all_files else " (searched by extension; --all-files looks inside)"
                 raise UsageError(f"{printable(source)}: no {kinds} in this folder{more}")
         elif (
-            not _URL.match(source)
+            not is_url(source)
             and _WILD.search(source)
             and not os.path.lexists(source)
             and next(found(source), None) is None
@@ -96,7 +96,7 @@ def bytes_from_item(item: Item, *, limits: Limits = LIMITS) -> bytes:
         raise item.error
     if item.data is not None:
         return item.data
-    if _URL.match(item.path):
+    if is_url(item.path):
         return bytes_from_url(item.path, limits=limits)
     return bytes_from_path(item.path, limits=limits)
 
@@ -142,6 +142,11 @@ def bytes_from_url(url: str, *, limits: Limits = LIMITS, timeout: float = URL_TI
     return b"".join(parts)
 
 
+def is_url(source: str) -> bool:
+    """Tell whether a source is to be downloaded."""
+    return _URL.match(source) is not None
+
+
 def printable(path: str) -> str:
     """Return a path fit for a terminal line: undecodable bytes and control characters escaped."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -152,7 +157,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
     """Follow redirects to http(s) alone: urllib would go to ftp too."""
 
     def redirect_request(self, *request: Any) -> urllib.request.Request | None:
-        if not _URL.match(request[-1]):
+        if not is_url(request[-1]):
             request[1].close()
             raise ValueError(f"redirected to {request[-1]:.80}, not http or https")
         return super().redirect_request(*request)
