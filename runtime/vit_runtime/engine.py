@@ -191,14 +191,15 @@ class Engine:
 
 
 def _open_auto(request: Request, max_batch: int | None) -> Engine:
-    reason = providers.obstacle("cuda", request.device)
-    if reason is None and request.contract.identity.precision not in GPU_PRECISIONS:
-        reason = f"{request.contract.identity.precision} is for the CPU"
+    precision = request.contract.identity.precision
+    reason: object = providers.obstacle("cuda", request.device)
+    if reason is None and precision not in GPU_PRECISIONS:
+        reason = f"{request.path} is {precision}, which is for the CPU"
     if reason is None:
         try:
             return _open_on("cuda", request, max_batch)
         except ProviderError as e:
-            reason = str(e)
+            reason = e
     if providers.expects_gpu():
         log.warning("on the CPU, cuda is not used: %s", reason)
     return _open_on("cpu", request, max_batch)

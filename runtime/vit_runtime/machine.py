@@ -104,6 +104,19 @@ def driver() -> Driver | None:
     return Driver(_driver_version(), supports, tuple(_gpu(cuda, i) for i in range(count.value)))
 
 
+def has_nvidia_gpu() -> bool:
+    """Return whether the driver offers a GPU, or the PCI bus shows one that lacks its driver."""
+    found = driver()
+    if found is not None and found.gpus:
+        return True
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        with contextlib.suppress(OSError):
+            vendor, kind = ((device / f).read_text().strip() for f in ("vendor", "class"))
+            if vendor == "0x10de" and kind.startswith("0x03"):  # NVIDIA; display or 3D controller
+                return True
+    return False
+
+
 def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
     device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
     cuda.cuDeviceGet(ctypes.byref(device), index)

@@ -1,6 +1,7 @@
 """Which execution provider runs a model, and the refusal in words when it is not there."""
 
 import logging
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,8 @@ DEFAULT_PROVIDER = AUTO
 
 DRIVERS = {12: "r525", 13: "r580"}
 """By CUDA major version, the oldest driver branch that runs it."""
+
+NO_GPU_CURE = "use --provider cpu; on a machine with a GPU, pip install 'vit-engine[gpu]'"
 
 log = logging.getLogger("vit_runtime")
 
@@ -51,31 +54,46 @@ def provider_library(provider: str) -> Path:
     return folder / f"libonnxruntime_providers_{provider}.so"
 
 
-def obstacle(provider: str, device: int = 0) -> str | None:
-    """Return why a GPU provider cannot run here and what mends it, in a line; None if it may.
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a provider cannot run here, and the line to paste, or the step, that mends it."""
+
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.cure}"
+
+
+def obstacle(provider: str, device: int = 0) -> Obstacle | None:
+    """Return what keeps a GPU provider from running here, None if nothing does.
 
     Loads the libraries that the provider is linked to, so that ONNX Runtime finds them.
     """
     ort = import_onnxruntime()
+    extra = "tensorrt" if provider == "tensorrt" else "gpu"
     if PROVIDERS[provider] not in ort.get_available_providers():
         owners = distributions()
-        extra = "gpu" if provider == "cuda" else provider
-        packages = " ".join(owner.partition(" ")[0] for owner in owners) or "onnxruntime"
-        return (
-            f"the installed ONNX Runtime ({', '.join(owners) or ort.__version__}) is built without "
-            f"it; pip uninstall -y {packages} && pip install 'vit-engine[{extra}]'"
-        )
+        reason = f"{', '.join(owners) or f'ONNX Runtime {ort.__version__}'} is built without it"
+        if not machine.has_nvidia_gpu():
+            return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU_CURE)
+        return Obstacle(reason, reinstall(owners, extra))
     wanted = libraries.wanted(provider_library(provider))
     cuda = max((int(n.rpartition(".")[2]) for n in wanted if n.startswith("libcudart")), default=0)
     return _driver_obstacle(cuda, device) or _library_obstacle(wanted)
+
+
+def reinstall(owners: list[str], extra: str) -> str:
+    """Return the line that puts the ONNX Runtime of an extra in the place of the installed one."""
+    packages = " ".join(owner.partition(" ")[0] for owner in owners) or "onnxruntime"
+    return f"pip uninstall -y {packages} && pip install 'vit-engine[{extra}]'"
 
 
 def expects_gpu() -> bool:
     """Return whether a GPU is there, or ONNX Runtime's GPU build: someone may count on it."""
     if PROVIDERS["cuda"] in import_onnxruntime().get_available_providers():
         return True
-    driver = machine.driver()
-    return driver is not None and bool(driver.gpus)
+    return machine.has_nvidia_gpu()
 
 
 def check_choice(provider: str, device: int) -> None:
@@ -86,31 +104,40 @@ def check_choice(provider: str, device: int) -> None:
         raise UsageError(f"device {device}: GPUs count from 0, and the cpu provider has none")
 
 
-def _driver_obstacle(cuda: int, device: int) -> str | None:
+def _driver_obstacle(cuda: int, device: int) -> Obstacle | None:
     driver = machine.driver()
-    branch = DRIVERS.get(cuda)
-    needs = f"CUDA {cuda} needs driver {branch} or newer" if branch else "CUDA needs its driver"
+    branch = DRIVERS.get(cuda, "of a newer branch")
     if driver is None:
-        return f"no NVIDIA driver on this machine (libcuda.so.1); {needs}, and an NVIDIA GPU"
+        if not machine.has_nvidia_gpu():
+            return Obstacle("there is no NVIDIA GPU and no driver (libcuda.so.1)", NO_GPU_CURE)
+        return Obstacle(
+            "there is an NVIDIA GPU, but no driver (libcuda.so.1)",
+            f"install NVIDIA's driver {branch} or newer; in a container: docker run --gpus all",
+        )
     version = f"NVIDIA driver {driver.version}" if driver.version else "the NVIDIA driver"
     if driver.cuda < (cuda, 0):
         supports = ".".join(map(str, driver.cuda))
-        return f"{version} supports CUDA up to {supports}; {needs}: update the driver"
+        return Obstacle(
+            f"{version} supports CUDA up to {supports}, ONNX Runtime is built for CUDA {cuda}",
+            f"update NVIDIA's driver to {branch} or newer",
+        )
     if driver.problem or not driver.gpus:
-        return f"{version} offers no GPU: {driver.problem or 'none found'}; see nvidia-smi"
+        return Obstacle(f"{version} offers no GPU: {driver.problem or 'none found'}", "nvidia-smi")
     if device >= len(driver.gpus):
-        return f"there is no GPU {device}; the driver counts {len(driver.gpus)}, from 0"
+        return Obstacle(f"there is no GPU {device}", f"--device 0 to {len(driver.gpus) - 1}")
     return None
 
 
-def _library_obstacle(wanted: list[str]) -> str | None:
+def _library_obstacle(wanted: list[str]) -> Obstacle | None:
     missing = [found for name in wanted if (found := libraries.load(name)).problem]
     if not missing:
         return None
     extra = next((e for m in missing if (e := libraries.EXTRAS.get(m.stem))), "gpu")
     absent = [m.name for m in missing if m.absent]
     if not absent:
-        return f"{missing[0].problem}; pip install --force-reinstall 'vit-engine[{extra}]'"
-    other = libraries.other_tensorrt() if extra == "tensorrt" else None
-    hint = f" ({other} is there, but ONNX Runtime is linked to TensorRT 10)" if other else ""
-    return f"{', '.join(absent)} not found{hint}; pip install 'vit-engine[{extra}]'"
+        broken = f"{missing[0].name} does not load: {missing[0].problem}"
+        return Obstacle(broken, f"pip install --force-reinstall 'vit-engine[{extra}]'")
+    reason = f"{', '.join(absent)} not found"
+    if extra == "tensorrt" and (other := libraries.other_tensorrt()):
+        reason += f" ({other} is there, but this ONNX Runtime is linked to TensorRT 10)"
+    return Obstacle(reason, f"pip install 'vit-engine[{extra}]'")
