@@ -16,16 +16,13 @@ from numpy.typing import NDArray
 
 from vit_runtime.contract import Contract
 from vit_runtime.providers import import_onnxruntime
+from vit_runtime.sessions import RetiredError
 
 if TYPE_CHECKING:
     import onnxruntime
 
 IN_FLIGHT = 2
 """Batches on the device at once: one computes while the next one's pixels are copied."""
-
-
-class RetiredError(Exception):
-    """The session was closed while this batch waited for it; its successor takes the batch."""
 
 
 def buckets_up_to(largest: int) -> tuple[int, ...]:

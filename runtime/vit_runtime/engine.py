@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_runtime import artefact, providers
-from vit_runtime.buckets import IN_FLIGHT, RetiredError
+from vit_runtime.buckets import IN_FLIGHT
 from vit_runtime.contract import Contract
 from vit_runtime.cuda import open_on_cuda
 from vit_runtime.errors import ProviderError, UsageError
 from vit_runtime.providers import DEFAULT_PROVIDER, log
-from vit_runtime.sessions import Request, feed_from_pixels, open_on_cpu
+from vit_runtime.sessions import Request, RetiredError, feed_from_pixels, open_on_cpu
 from vit_runtime.tensorrt import open_on_tensorrt
 
 DEFAULT_MAX_BATCH = 8
@@ -130,9 +130,12 @@ class Engine:
             except Exception as e:
                 if not is_out_of_memory(e):
                     raise
-                self._shrink(runner, e)
+                words = str(e)
+            else:
+                done += len(part)
                 continue
-            done += len(part)
+            # Not within the handler: the traceback of its exception keeps the session alive.
+            self._shrink(runner, words)
         if len(parts) == 1:
             return parts[0]
         empty = np.empty((0, len(self.contract.output.labels)), np.float32)
@@ -162,7 +165,7 @@ class Engine:
                 raise UsageError("the engine is closed")
             return self._runner
 
-    def _shrink(self, failed: Runner, cause: Exception) -> None:
+    def _shrink(self, failed: Runner, words: str) -> None:
         """Open the model anew for batches of half the size, unless another thread has.
 
         A session that has run out of device memory often stays broken, so it is dropped.
@@ -186,8 +189,8 @@ class Engine:
                     return
         raise ProviderError(
             f"{self.provider} is out of memory even for one image; free it, "
-            "or choose another --device or --provider"
-        ) from cause
+            f"or choose another --device or --provider ({' '.join(words.split())})"
+        )
 
 
 def _open_auto(request: Request, max_batch: int | None) -> Engine:

@@ -1,6 +1,5 @@
 """Opens ONNX Runtime sessions that run where they were told to, or not at all."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +29,27 @@ class Request:
     cuda_graphs: bool = True
 
 
+class RetiredError(Exception):
+    """The session was closed while this batch was on its way; its successor takes the batch."""
+
+
 class PlainSession:
-    """A session on the CPU: batches of any size, each at once. Thread-safe."""
+    """A session on the CPU: batches of up to `largest` images, each as it is. Thread-safe."""
 
-    largest = sys.maxsize
-
-    def __init__(self, session: "onnxruntime.InferenceSession", contract: Contract) -> None:
+    def __init__(
+        self, session: "onnxruntime.InferenceSession", contract: Contract, largest: int
+    ) -> None:
+        self.largest = largest
         self._session: onnxruntime.InferenceSession | None = session
         self._contract = contract
 
     def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
         """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
-        assert self._session is not None  # the engine asks no closed one
+        session = self._session
+        if session is None:
+            raise RetiredError
         names = self._contract.input.name, self._contract.output.name
-        (logits,) = self._session.run([names[1]], {names[0]: feed})
+        (logits,) = session.run([names[1]], {names[0]: feed})
         result: NDArray[np.float32] = logits
         return result
 
@@ -59,9 +65,9 @@ def feed_from_pixels(pixels: NDArray[np.uint8], contract: Contract) -> NDArray[A
     return normalized(pixels, contract.preprocessing)
 
 
-def open_on_cpu(request: Request, _largest: int) -> PlainSession:
-    """Open the artefact on the CPU provider, whatever the batch."""
-    return PlainSession(open_session(request, ["cpu"]), request.contract)
+def open_on_cpu(request: Request, largest: int) -> PlainSession:
+    """Open the artefact on the CPU provider for batches of up to `largest`."""
+    return PlainSession(open_session(request, ["cpu"]), request.contract, largest)
 
 
 def open_session(
@@ -79,7 +85,8 @@ def open_session(
     ort = import_onnxruntime()
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = request.threads or machine.usable_cores()
-    settings.log_severity_level = 3  # errors; they are raised as well
+    settings.log_severity_level = 4  # errors are raised as well
+    ort.set_default_logger_severity(3)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     wanted = [(PROVIDERS[name], dict((options or {}).get(name, {}))) for name in chain]
     source = str(request.path) if model is None else model

@@ -136,7 +136,7 @@ def check_parity(runner: BucketSession, request: Request, largest: int) -> None:
     contract = request.contract
     images = sample_images(contract.input.height, contract.input.width)
     feed = feed_from_pixels(images, contract)
-    reference = open_on_cpu(request, largest)
+    reference = open_on_cpu(request, PARITY_IMAGES)
     expected = reference.run(feed)
     reference.close()
     known = contract.parity.logit_range if contract.parity else 0.0
