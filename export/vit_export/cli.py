@@ -65,6 +65,17 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, help="file, or with --io hf folder (default vit.onnx, vit)")
     add("--revision", help="of the model on its hub")
     add("--offline", action="store_true", help="use what has been downloaded before")
+    add(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="write the model repository of a Triton server as well",
+    )
+    add(
+        "--triton-tensorrt",
+        action="store_true",
+        help="let Triton build a TensorRT engine of it, on a GPU",
+    )
     verify = parser.add_mutually_exclusive_group()
     verify.add_argument(
         "--verify-images",
@@ -83,6 +94,8 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{output} is a folder; -o takes a file, such as {output / 'vit.onnx'}")
     if hf and output.is_file():
         raise UsageError(f"{output} is a file; with --io hf -o takes a folder")
+    if arguments.triton_tensorrt and not arguments.triton:
+        raise UsageError("--triton-tensorrt is of a repository; add --triton DIR")
     path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
     checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
@@ -105,6 +118,11 @@ def _export(arguments: argparse.Namespace) -> int:
     say(_verdict(contract.parity))
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
     say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, {seconds:.1f} s)")
+    if arguments.triton:
+        from vit_export import triton
+
+        model = triton.write(path, arguments.triton, with_tensorrt=arguments.triton_tensorrt)
+        say(f"wrote {model}, for tritonserver --model-repository {arguments.triton}")
     return 0
 
 

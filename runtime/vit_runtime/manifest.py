@@ -3,14 +3,16 @@
 import itertools
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vit_runtime.errors import ImageError, UsageError
+from vit_runtime.rows import arrow_path
 from vit_runtime.sources import Item, printable
 from vit_runtime.storage import Folder, folder_from_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as ds
 
 ROWS_A_FILE = 1_000_000
 """Images in one file of a manifest: what one task reads."""
@@ -66,7 +68,7 @@ def write(items: Iterable[Item], folder: Folder) -> int:
     raise AssertionError
 
 
-def of_source(sources: Sequence[str]) -> Folder | None:
+def of_sources(sources: Sequence[str]) -> Folder | None:
     """Return the manifest that the sources are, or None where they are images and folders."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -90,11 +92,15 @@ def of_source(sources: Sequence[str]) -> Folder | None:
 
 
 def count(folder: Folder) -> int:
-    """Return how many rows the Parquet file, or those in the folder, have."""
+    """Return how many images a manifest has."""
+    return int(dataset(folder).count_rows())
+
+
+def dataset(folder: Folder) -> "ds.Dataset":
+    """Open a Parquet file, or those of a folder."""
     import pyarrow.dataset as ds
 
-    dataset = ds.dataset(folder.path, filesystem=folder.filesystem, format="parquet")
-    return int(dataset.count_rows())
+    return ds.dataset(folder.path, filesystem=folder.filesystem, format="parquet")
 
 
 def items(table: "pa.Table") -> list[Item]:
@@ -118,20 +124,15 @@ def _table(rows: Sequence[tuple[int, Item]]) -> "pa.Table":
     if any(item.data is not None for _, item in rows):
         name = next(item.path for _, item in rows if item.data is not None)
         raise UsageError(f"{printable(name)}: is inside another file; unpack it for --ray")
-    texts = [_text(item.path) for _, item in rows]
-    columns: dict[str, list[Any]] = {
-        "row_id": [row_id for row_id, _ in rows],
-        "path": [text for text, _ in texts],
-        "raw": [raw for _, raw in texts],
-        "error": [str(item.error) if item.error else None for _, item in rows],
-        "error_code": [item.error.code if item.error else None for _, item in rows],
-    }
-    return pa.table(columns, schema=schema())
-
-
-def _text(path: str) -> tuple[str, bytes | None]:
-    raw = path.encode("utf-8", "surrogateescape")
-    try:
-        return raw.decode(), None
-    except UnicodeDecodeError:
-        return raw.decode(errors="backslashreplace"), raw
+    return pa.Table.from_pylist(
+        [
+            {
+                "row_id": row_id,
+                **arrow_path(item.path),
+                "error": str(item.error) if item.error else None,
+                "error_code": item.error.code if item.error else None,
+            }
+            for row_id, item in rows
+        ],
+        schema(),
+    )

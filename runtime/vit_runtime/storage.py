@@ -81,7 +81,7 @@ def _image_error(store: Any, name: str, e: Exception) -> ImageError:
     try:
         if store.size(name) == 0:  # a range of nothing cannot be asked for
             return ImageError("empty", "is empty")
-    except Exception:  # noqa: BLE001, S110  the first error tells more
+    except Exception:  # noqa: BLE001  the first error tells more
         pass
     return ImageError("missing", f"cannot be read: {' '.join(str(e).split())[:200]}")
 
