@@ -49,9 +49,10 @@ def headline(rows: Sequence[Row]) -> str:
         for r in rows
         if r.family != "ours" and r.throughput.get(batch, 0) > best.throughput[batch]
     ]
-    return (
-        f"{text}; {', '.join(ahead)} {'is' if len(ahead) == 1 else 'are'} ahead" if ahead else text
-    )
+    if not ahead:
+        return text
+    names = " and ".join(filter(None, (", ".join(ahead[:-1]), ahead[-1])))
+    return f"{text}; {names} {'is' if len(ahead) == 1 else 'are'} ahead"
 
 
 def _cards(rows: Sequence[Row]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 190, 20, 52
+LEFT, RIGHT, TOP, BOTTOM = 64, 210, 20, 52
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _y_axis(y: Axis, title: str, suffix: str = "") -> list[str]:
         parts.append(_text(LEFT - 8, y(tick) + 4, f"{tick:g}{suffix}", "end", "tick"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
-        f'<text class="axis" text-anchor="middle" transform="translate(16 {middle}) rotate(-90)">'
+        f'<text class="axis" text-anchor="middle" transform="translate(14 {middle}) rotate(-90)">'
         f"{escape(title)}</text>"
     )
     return parts

@@ -1,0 +1,290 @@
+"""The comparison's report: numbers, refusals, Markdown, and the page in a real browser."""
+
+import copy
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import readme_table  # noqa: E402
+from comparison import report  # noqa: E402
+from comparison.html import headline, page  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+def row(scale: float, compute: str = "fp32", **more: Any) -> dict[str, Any]:
+    """A contender whose run of one image takes `scale` times 0.1 s and drifts by the round."""
+    drift = (1.0, 1.5, 2.0)
+    return {
+        "status": "ok",
+        "reason": None,
+        "load_s": 2.5,
+        "convert_s": 1.0,
+        "about": {"precision": compute, "compute": compute, "runtime": "made up 1.0"},
+        "file_bytes": 4_000_000,
+        "memory_bytes": 500_000_000,
+        "rounds": {
+            "1": [[0.1 * scale * d] * 40 for d in drift],
+            "8": [[0.8 * scale * d] for d in drift],
+        },
+        **more,
+    }
+
+
+def accuracy(top1: float, differs: int = 0) -> dict[str, Any]:
+    named = {"file": "a.png", "true": "star", "baseline": "star", "here": "heart"}
+    return {
+        "top1": top1,
+        "top5": 1.0,
+        "agreement": 1 - differs / 200,
+        "max_diff": 0.5 * differs,
+        "mean_diff": 0.1 * differs,
+        "logit_range": 20.0,
+        "differs": [named] * differs,
+    }
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    model = {
+        "name": "Test & Sons' ViT <tiny>",
+        "gflop": 35.0,
+        "layers": 12,
+        "hidden_size": 768,
+        "image_size": 224,
+        "labels": 1000,
+    }
+    failed = row(0.001, status="failed", reason="ArithmeticError: NaN in <b>the logits</b>")
+    rows = {
+        "optimum": row(0.8),
+        "pytorch": row(1.0),
+        "ours-fp16": row(0.5),
+        "ours-int8": row(0.25, "int8"),
+        "openvino-bf16": row(0.125, "bf16"),
+        "openvino": failed,
+        "ours-cuda": {"status": "absent", "reason": "not for a CPU"},
+    }
+    return {
+        "schema": 1,
+        "made": "2026-11-23T12:00:00+00:00",
+        "command": "python benchmarks/compare.py",
+        "machine": {
+            "cpu": "Test CPU",
+            "cpu_family": "family 25 model 17",
+            "cpu_features": ["avx2"],
+            "cores": 2,
+            "threads": 2,
+            "memory_gib": 8.0,
+            "gpu": None,
+            "system": "Linux 6.1",
+            "python": "3.11.9",
+            "commit": "0123456789ab",
+        },
+        "plan": {"latency_rounds": 3},
+        "device": "cpu",
+        "notes": ["Speed is that of random weights."],
+        "done": [],
+        "speed": {"model": model, "rows": rows},
+        "ceilings": {
+            "gemm-fp32-torch": {"precision": "fp32", "gflops": 400.0},
+            "gemm-fp32-ort": {"precision": "fp32", "gflops": 700.0},
+            "gemm-int8-ort": {"precision": "int8", "gflops": 2800.0},
+            "gemm-bf16-torch": {"precision": "bf16", "status": "failed", "reason": "no"},
+        },
+        "files": {
+            "images": 64,
+            "batch": 8,
+            "source": "drawn",
+            "excluded": {},
+            "rows": {
+                "pytorch": {"rounds": [[8.0], [16.0]], "same_labels": 1.0},
+                "ours-fp16": {"rounds": [[4.0], [4.0]], "same_labels": 0.984375},
+            },
+        },
+        "accuracy": {
+            "model": model,
+            "images": 200,
+            "source": "photographs",
+            "excluded": {"optimum": ["failed", "crashed at 'predict': SIGSEGV"]},
+            "rows": {
+                "pytorch": accuracy(0.81),
+                "ours-fp16": accuracy(0.81),
+                "ours-int8": accuracy(0.8, differs=3),
+                "openvino-bf16": accuracy(0.805, differs=1),
+            },
+        },
+    }
+
+
+def test_rows_say_what_the_samples_say(result: dict[str, Any]) -> None:
+    rows = {r.name: r for r in report.rows_from_result(result)}
+    assert next(iter(rows)) == "pytorch", "the baseline comes first"
+    ours = rows["ours-fp16"]
+    assert ours.latency is not None
+    assert (ours.latency.p50, ours.latency.n) == (pytest.approx(0.075), 120)
+    assert ours.latency.p99 == pytest.approx(0.1)
+    assert ours.throughput == {1: pytest.approx(1 / 0.075), 8: pytest.approx(8 / 0.6)}
+    assert ours.speedup[8].median == pytest.approx(2.0)
+    assert ours.speedup[8].high == pytest.approx(2.0), "drift cancels within each round"
+    # 13.3 images a second of 35 GFLOP under the better of the two fp32 ceilings, 700
+    assert ours.share == pytest.approx(35 / 0.075 / 700)
+    assert rows["ours-int8"].share == pytest.approx(35 / 0.0375 / 2800)
+    assert rows["openvino-bf16"].share is None, "that ceiling could not be measured"
+
+
+def test_a_failed_row_has_no_numbers(result: dict[str, Any]) -> None:
+    rows = {r.name: r for r in report.rows_from_result(result)}
+    assert rows["openvino"].throughput == {} == rows["openvino"].speedup
+    assert rows["openvino"].latency is rows["openvino"].load_s is None
+    for _, _, table in report.sections(result)[:-1]:
+        assert "OpenVINO f32" not in table.text()
+    name, _, last = report.sections(result)[-1]
+    assert name == "Not in the tables"
+    assert ("OpenVINO f32", "failed", "ArithmeticError: NaN in <b>the logits</b>") in last.body
+    assert ("vit-engine fp16, CUDA", "cannot run here", "not for a CPU") in last.body
+    assert any(cells[1] == "failed in accuracy" for cells in last.body)
+
+
+def test_markdown_holds_every_table(result: dict[str, Any]) -> None:
+    text = report.markdown(result)
+    for name, _, table in report.sections(result):
+        assert f"## {name}" in text
+        assert table.markdown() in text
+    assert "| vit-engine fp16 | 75.0 | 100 | 100 | 13.3 | 13.3 | 67% | 2.5 | 500 | 4.0 |" in text
+    assert "2.00 (2.00\u20132.00)" in text
+    assert "commit 0123456789ab" in text
+
+
+def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
+    rows = report.rows_from_result(result)
+    expected = "vit-engine int8 is 4.0 times as fast as eager PyTorch at batch 1"
+    assert headline(rows) == f"{expected}; OpenVINO bf16 is ahead"
+    del result["speed"]["rows"]["openvino-bf16"]
+    assert headline(report.rows_from_result(result)) == expected
+
+
+def test_an_interrupted_result_renders(result: dict[str, Any]) -> None:
+    for part in ("ceilings", "files", "accuracy"):
+        del result[part]
+    for found in result["speed"]["rows"].values():
+        found.get("rounds", {}).pop("8", None)
+    assert "13.3" in report.markdown(result)
+    assert '<figure id="throughput">' in page(result)
+    nothing = copy.deepcopy(result)
+    nothing["speed"]["rows"] = {}
+    assert "vit-engine beside its peers" in page(nothing)
+    assert report.markdown(nothing)
+
+
+def test_render_writes_both_beside_the_json(result: dict[str, Any], tmp_path: Path) -> None:
+    stored = tmp_path / "stored.json"
+    stored.write_text(json.dumps(result))
+    command = [sys.executable, str(ROOT / "benchmarks/compare.py"), "--render", str(stored)]
+    subprocess.run(command, check=True, timeout=60)
+    assert stored.with_suffix(".md").read_text() == report.markdown(result)
+    assert stored.with_suffix(".html").read_text() == page(result)
+
+
+def test_the_page_needs_nothing_else(result: dict[str, Any]) -> None:
+    text = page(result)
+    assert not re.findall(r"(?:src|href)\s*=|url\(|@import|<script|<link", text)
+    assert "<b>the logits</b>" not in text
+    assert "Test &amp; Sons&#x27; ViT &lt;tiny&gt;" in text
+
+
+PROBE = """<script>
+const seen = {figures: {}, tables: [], outside: [], overlaps: [], width: 0, resources: 0};
+for (const figure of document.querySelectorAll("figure")) {
+  const svg = figure.querySelector("svg"), box = svg.getBoundingClientRect();
+  const names = [...svg.querySelectorAll("text")].map(t => [t, t.getBoundingClientRect()]);
+  for (const [t, r] of names)
+    if (r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 ||
+        r.bottom > box.bottom + 1) seen.outside.push(figure.id + ": " + t.textContent);
+  for (const [i, [t, r]] of names.entries())
+    for (const [u, s] of names.slice(i + 1))
+      if (r.left < s.right - 1 && s.left < r.right - 1 && r.top < s.bottom - 4 &&
+          s.top < r.bottom - 4) seen.overlaps.push(t.textContent + " / " + u.textContent);
+  seen.figures[figure.id] = [box.width, box.height, svg.querySelectorAll("g").length];
+}
+for (const table of document.querySelectorAll("table"))
+  seen.tables.push([table.getBoundingClientRect().width, table.tBodies[0].rows.length]);
+seen.width = document.documentElement.scrollWidth - window.innerWidth;
+seen.resources = performance.getEntriesByType("resource").length;
+document.body.innerHTML = "<pre id=seen>" + JSON.stringify(seen) + "</pre>";
+</script></body>"""
+
+
+def in_browser(text: str, folder: Path) -> dict[str, Any]:
+    """Return what a browser makes of the page: sizes of what it drew, texts that went astray."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on PATH")
+    (folder / "page.html").write_text(text.replace("</body>", PROBE))
+    off = ("gpu", "quic", "sync", "background-networking", "component-update")
+    flags = ["--headless", "--no-sandbox", "--no-first-run", "--window-size=1280,1000"]
+    flags += [f"--disable-{part}" for part in off]
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *flags,
+            f"--user-data-dir={folder / 'profile'}",
+            "--dump-dom",
+            (folder / "page.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found = re.search(r'<pre id="seen">(.*)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stdout[:500]
+    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return seen
+
+
+def check_page(seen: dict[str, Any], tables: int) -> None:
+    assert list(seen["figures"]) == ["throughput", "latency", "trade", "ceiling"]
+    for width, height, marks in seen["figures"].values():
+        assert width > 600
+        assert height > 150
+        assert marks >= 3
+    assert len(seen["tables"]) == tables
+    assert all(width > 300 and rows >= 1 for width, rows in seen["tables"])
+    assert seen["outside"] == []
+    assert seen["overlaps"] == []
+    assert seen["width"] <= 0, "the page scrolls sideways"
+    assert seen["resources"] == 0
+
+
+def test_a_browser_shows_plots_and_tables(result: dict[str, Any], tmp_path: Path) -> None:
+    check_page(in_browser(page(result), tmp_path), tables=5)
+
+
+@pytest.mark.parametrize(
+    "stored", [pytest.param(p, id=p.stem) for p in sorted(readme_table.RESULTS.glob("*.json"))]
+)
+def test_committed_results_are_rendered_as_they_are(stored: Path, tmp_path: Path) -> None:
+    """After a change to the report: python benchmarks/compare.py --render benchmarks/results/X"""
+    result = json.loads(stored.read_text())
+    assert stored.with_suffix(".md").read_text() == report.markdown(result)
+    assert stored.with_suffix(".html").read_text() == page(result)
+    check_page(in_browser(page(result), tmp_path), tables=len(report.sections(result)))
+
+
+def test_the_readmes_table_is_not_stale() -> None:
+    text = readme_table.README.read_text()
+    assert readme_table.with_table(text) == text, "run: make readme-table"
+
+
+def test_the_readme_without_markers_is_refused() -> None:
+    with pytest.raises(SystemExit, match="benchmark:begin"):
+        readme_table.with_table("# No table here\n")
