@@ -80,6 +80,7 @@ class Engine:
         self.max_batch, self.in_flight = max_batch, in_flight
         self._open_runner = open_runner
         self._runner: Runner | None = open_runner(max_batch)
+        self._exhausted = ""  # why there is no session any more
         self._lock = threading.Lock()
         self._callers = ThreadPoolExecutor(in_flight, thread_name_prefix="engine")
 
@@ -161,9 +162,11 @@ class Engine:
 
     def _open(self) -> Runner:
         with self._lock:  # held while a session is opened anew
-            if self._runner is None:
-                raise UsageError("the engine is closed")
-            return self._runner
+            if self._runner is not None:
+                return self._runner
+            if self._exhausted:
+                raise ProviderError(self._exhausted)
+            raise UsageError("the engine is closed")
 
     def _shrink(self, failed: Runner, words: str) -> None:
         """Open the model anew for batches of half the size, unless another thread has.
@@ -187,10 +190,10 @@ class Engine:
                         raise
                 else:
                     return
-        raise ProviderError(
-            f"{self.provider} is out of memory even for one image; free it, "
-            f"or choose another --device or --provider ({' '.join(words.split())})"
-        )
+            self._exhausted = (
+                f"{self.provider} is out of memory even for one image; free it, "
+                f"or choose another --device or --provider ({' '.join(words.split())})"
+            )
 
 
 def _open_auto(request: Request, max_batch: int | None) -> Engine:
