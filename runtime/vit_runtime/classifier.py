@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,7 @@ from PIL import Image
 
 from vit_runtime.contract import Contract
 from vit_runtime.decode import image_from_bytes
-from vit_runtime.engine import DEFAULT_MAX_BATCH, Engine
+from vit_runtime.engine import Engine
 from vit_runtime.errors import ImageError, UsageError
 from vit_runtime.isolate import DecoderProcess, SharedPixels, Task
 from vit_runtime.machine import usable_cores
@@ -25,7 +26,6 @@ from vit_runtime.sources import Item, image_from_item
 DEFAULT_TOP_K = 5
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Item
-_NO_LOGITS = np.empty((0, 1), np.float32)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Classifier:
         images: Iterable[ImageLike] | ImageLike,
         *,
         top_k: int = DEFAULT_TOP_K,
-        batch: int = DEFAULT_MAX_BATCH,
+        batch: int | None = None,
     ) -> Iterator[Prediction]:
         """Yield one prediction for each image, in order, while later ones are being decoded.
 
@@ -119,10 +119,7 @@ class Classifier:
         array (H, W, 3) or an Item; one alone counts as a list of one. What cannot be read becomes a
         prediction with its error.
         """
-        if top_k < 1:
-            raise UsageError(f"top_k is {top_k}, it must be at least 1")
-        if batch < 1:
-            raise UsageError(f"batch is {batch}, it must be at least 1")
+        batch = self._checked(top_k, batch)
         if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Item):
             images = [images]
         return self._classified(images, top_k, batch)
@@ -136,21 +133,32 @@ class Classifier:
         for labelled in self._labelled(pool, images, top_k):
             yield from labelled.predictions
 
+    def _checked(self, top_k: int, batch: int | None) -> int:
+        if top_k < 1:
+            raise UsageError(f"top_k is {top_k}, it must be at least 1")
+        if batch is None:
+            return self.engine.max_batch
+        if batch < 1:
+            raise UsageError(f"batch is {batch}, it must be at least 1")
+        return batch
+
     def stream(
         self,
         items: Iterable[Item],
         *,
         top_k: int = DEFAULT_TOP_K,
-        batch: int = DEFAULT_MAX_BATCH,
+        batch: int | None = None,
         task: Task | None = None,
         linger: float | None = None,
         stopped: Callable[[], bool] = bool,
     ) -> Iterator["Labelled"]:
         """Label a long run of items, in order, batch by batch, each decoded in another process.
 
-        What crashes or hangs its decoder there costs its own row. `task` says by which rules
-        images are decoded; `linger` and `stopped` are those of `DecodePool.batches`.
+        What crashes or hangs its decoder there costs its own row. `task` says by which rules images
+        are decoded, `batch` is by default the engine's; `linger` and `stopped` are those of
+        `DecodePool.batches`.
         """
+        batch = self._checked(top_k, batch)
         task = task or Task(self.contract.preprocessing)
         given, workers = self.contract.input, usable_cores()
         with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
@@ -170,13 +178,13 @@ class Classifier:
     ) -> Iterator["Labelled"]:
         """Run the engine ahead of the caller, who turns logits into rows meanwhile."""
 
-        def running() -> Iterator[tuple[Batch[Any], NDArray[np.float32]]]:
+        def running() -> Iterator[tuple[Batch[Any], Future[NDArray[np.float32]]]]:
             for batch in pool.batches(images, linger=linger, stopped=stopped):
-                yield batch, self.engine.run(batch.pixels) if len(batch.pixels) else _NO_LOGITS
+                yield batch, self.engine.submit(batch.pixels)
 
         with pool, contextlib.closing(ahead(running(), stopped)) as results:
             for batch, logits in results:
-                found = iter(self.predictions(logits, top_k))
+                found = self.predictions(logits.result(), top_k)
                 yield Labelled(
                     [
                         replace(next(found), path=_path(job.image))
@@ -206,6 +214,8 @@ class Classifier:
         """Yield the `top_k` labels of each row (N, labels), equal scores by index."""
         labels = self.contract.output.labels
         top_k = min(top_k, len(labels))
+        if not len(logits):
+            return
         with np.errstate(invalid="ignore"):
             scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
             scores /= scores.sum(axis=1, keepdims=True)

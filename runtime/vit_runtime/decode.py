@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from vit_runtime.errors import ImageError
 from vit_runtime.preprocess import MAX_PIXELS, hush_pillow
@@ -54,14 +54,22 @@ def image_from_path(path: str | os.PathLike[str], *, limits: Limits = LIMITS) ->
     return image_from_bytes(bytes_from_path(path, limits=limits), limits=limits)
 
 
-def image_from_bytes(data: bytes, *, limits: Limits = LIMITS) -> Image.Image:
-    """Return the decoded first frame of an encoded image; a file cut short is an error."""
+def image_from_bytes(
+    data: bytes, *, limits: Limits = LIMITS, draft: tuple[int, int] | None = None
+) -> Image.Image:
+    """Return the decoded first frame of an encoded image; a file cut short is an error.
+
+    With `draft`, a JPEG is decoded at a half, a quarter or an eighth of its size where that is no
+    smaller than this (width, height).
+    """
     if not data:
         raise ImageError("empty", "is empty")
     hush_pillow()
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
         _check_size(image, limits)
+        if draft is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+            image.draft(None, draft)
         image.load()
         _check_size(image, limits)
     except ImageError:
@@ -86,18 +94,25 @@ def image_from_bytes(data: bytes, *, limits: Limits = LIMITS) -> Image.Image:
 _SIGNS_OF_A_CUT = ("truncat", "unexpected end", "end of file", "not enough image data")
 
 
-def bytes_from_path(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> bytes:
-    """Read a regular file once, up to the limit; anything else is refused without opening it."""
+def bytes_from_path(
+    path: str | os.PathLike[str], *, limits: Limits = LIMITS, part: tuple[int, int] | None = None
+) -> bytes:
+    """Read a regular file, or a `part` (start, size) of it, once and up to the limit.
+
+    Anything that is no regular file is refused without opening it.
+    """
     try:
-        _check_regular(Path(path).stat())
+        check_regular(Path(path).stat())
         # The name may have become a FIFO since: O_NONBLOCK returns at once, and fstat tells.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             found = os.fstat(descriptor)
-            _check_regular(found)
-            if found.st_size > limits.max_bytes:
-                raise _too_many_bytes(found.st_size, limits)
-            data = _read(file, limits.max_bytes + 1)
+            check_regular(found)
+            start, size = part or (0, found.st_size)
+            if size > limits.max_bytes:
+                raise _too_many_bytes(size, limits)
+            file.seek(start)
+            data = _read(file, size if part else limits.max_bytes + 1)
     except OSError as e:
         code = "permission" if e.errno in (errno.EACCES, errno.EPERM) else "missing"
         raise ImageError(code, f"cannot be read: {e.strerror or e}") from e
@@ -105,8 +120,10 @@ def bytes_from_path(path: str | os.PathLike[str], *, limits: Limits = LIMITS) ->
         raise ImageError("missing", f"cannot be read: {e}") from e
     if not data:
         raise ImageError("empty", "is empty")
-    if len(data) > limits.max_bytes:
+    if len(data) > limits.max_bytes:  # it has grown since
         raise _too_many_bytes(len(data), limits)
+    if part and len(data) < size:
+        raise ImageError("truncated", f"is cut short: {len(data)} of {size} bytes are there")
     return data
 
 
@@ -127,7 +144,8 @@ def _check_size(image: Image.Image, limits: Limits) -> None:
         )
 
 
-def _check_regular(found: os.stat_result) -> None:
+def check_regular(found: os.stat_result) -> None:
+    """Raise ImageError `not_regular` for anything but a file: a FIFO, a device, a folder."""
     if not stat.S_ISREG(found.st_mode):
         kind = {
             stat.S_IFDIR: "a folder",

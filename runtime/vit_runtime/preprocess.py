@@ -47,6 +47,15 @@ def pixels_from_image(image: Image.Image, preprocessing: Preprocessing) -> NDArr
     return pixels
 
 
+def draft_size(preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (width, height) below which a reduced decode would lose what the input shows."""
+    if preprocessing.resize is not None:
+        side = max(preprocessing.resize)  # both ways round: EXIF may yet turn the image
+        return side, side
+    assert preprocessing.shortest_edge is not None
+    return preprocessing.shortest_edge, preprocessing.shortest_edge
+
+
 def rgb_from_image(image: Image.Image) -> Image.Image:
     """Return the image upright and in RGB, as `transformers.image_utils.load_image` does.
 

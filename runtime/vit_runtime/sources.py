@@ -1,35 +1,43 @@
 """From what a user names to single images, streaming: files, folders, globs, URLs, lists."""
 
-import fnmatch
 import os
 import re
-import stat
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
 
-from vit_runtime.decode import (
-    EXTENSIONS,
-    LIMITS,
-    Limits,
-    bytes_from_path,
-    image_from_bytes,
-    is_image,
-)
+from vit_runtime import folders
+from vit_runtime.decode import LIMITS, Limits, bytes_from_path, image_from_bytes
 from vit_runtime.errors import ImageError, UsageError
 
 URL_TIMEOUT = 30.0
 """Seconds for a whole download, and for each wait on the network within it."""
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
-_WILD = re.compile(r"[*?\[]")
+
+TARS = (".tar", ".tar.gz", ".tgz")
+"""Names of files that hold images."""
+
+TABLES = (".csv", ".parquet")
+"""Names of files that hold paths."""
+
+DEFAULT_COLUMN = "path"
+"""Of the paths in a CSV or Parquet file."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a file: `size` bytes from `start`."""
+
+    file: str
+    start: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Item:
 
     path: str
     data: bytes | None = None  # set where the source has been read already
+    span: Span | None = None  # set where the image lies within a file
     error: ImageError | None = None  # set where there is nothing to read
 
 
@@ -47,15 +56,17 @@ def items_from_sources(
     all_files: bool = False,
     follow_links: bool = False,
     null: bool = False,
+    column: str = DEFAULT_COLUMN,
     stdin: BinaryIO | None = None,
 ) -> Iterator[Item]:
     """Yield the images that the sources name, in order, found while the caller works.
 
     A source is a file, a folder (searched recursively, each folder sorted by name, by extension or
-    with `all_files` by signature), a glob (files alone), an http(s) URL, or `-`: a list of files
-    and URLs on stdin, one a line, or NUL-terminated with `null`. A file that is absent is an item
-    all the same; `UsageError`, before the first item, for no source at all, a folder without an
-    image and a glob without a match.
+    with `all_files` by signature), a glob (files alone), an http(s) URL, a tar of images, a CSV or
+    Parquet file with a `column` of paths, or `-`: a list of files and URLs on stdin, one a line, or
+    NUL-terminated with `null`. A file that is absent is an item all the same; `UsageError`, before
+    the first item, for no source at all, a folder without an image, a glob without a match and a
+    table without the column.
     """
     sources = list(sources)
     if not sources:
@@ -63,30 +74,44 @@ def items_from_sources(
     if sources.count("-") > 1:
         raise UsageError("- is given twice, and stdin can be read only once")
 
+    def in_file(path: str) -> Iterator[Item]:
+        if path.lower().endswith(TARS):
+            from vit_runtime.archives import items_from_tar
+
+            return items_from_tar(path, all_files=all_files)
+        if path.lower().endswith(TABLES):
+            from vit_runtime.archives import items_from_table
+
+            return items_from_table(path, column)
+        return iter((Item(path),))
+
     def found(source: str) -> Iterator[Item]:
         if source == "-":
             return _listed(stdin or sys.stdin.buffer, null=null)
         if is_url(source):
             return iter((Item(source),))
         if os.path.isdir(source):  # noqa: PTH112  a Path would tidy the user's spelling
-            return _walked(source, all_files=all_files, follow_links=follow_links)
-        if _WILD.search(source) and not os.path.lexists(source):
-            return (Item(path) for path in _globbed(source))
-        return iter((Item(source),))
+            walk = folders.walked(source, all_files=all_files, follow_links=follow_links)
+            return (Item(path, error=_unlisted(e)) for path, e in walk)
+        if folders.is_pattern(source):
+            return (item for path in folders.globbed(source) for item in in_file(path))
+        return in_file(source)
 
     for source in sources:
+        if source == "-" or is_url(source):
+            continue
         if os.path.isdir(source):  # noqa: PTH112
             if next(found(source), None) is None:
                 kinds = "file with an image's signature" if all_files else "image"
                 more = "" if all_files else " (searched by extension; --all-files looks inside)"
                 raise UsageError(f"{printable(source)}: no {kinds} in this folder{more}")
-        elif (
-            not is_url(source)
-            and _WILD.search(source)
-            and not os.path.lexists(source)
-            and next(found(source), None) is None
-        ):
-            raise UsageError(f"{printable(source)}: no file matches this pattern")
+        elif folders.is_pattern(source):
+            if next(folders.globbed(source), None) is None:
+                raise UsageError(f"{printable(source)}: no file matches this pattern")
+        elif source.lower().endswith(TABLES):
+            from vit_runtime.archives import check_column
+
+            check_column(source, column)
     return (item for source in sources for item in found(source))
 
 
@@ -96,14 +121,20 @@ def bytes_from_item(item: Item, *, limits: Limits = LIMITS) -> bytes:
         raise item.error
     if item.data is not None:
         return item.data
+    if item.span is not None:
+        return bytes_from_path(
+            item.span.file, limits=limits, part=(item.span.start, item.span.size)
+        )
     if is_url(item.path):
         return bytes_from_url(item.path, limits=limits)
     return bytes_from_path(item.path, limits=limits)
 
 
-def image_from_item(item: Item, *, limits: Limits = LIMITS) -> Image.Image:
-    """Read or download, and decode; `ImageError` where that cannot be."""
-    return image_from_bytes(bytes_from_item(item, limits=limits), limits=limits)
+def image_from_item(
+    item: Item, *, limits: Limits = LIMITS, draft: tuple[int, int] | None = None
+) -> Image.Image:
+    """Read or download, and decode as `image_from_bytes`; `ImageError` where that cannot be."""
+    return image_from_bytes(bytes_from_item(item, limits=limits), limits=limits, draft=draft)
 
 
 def bytes_from_url(url: str, *, limits: Limits = LIMITS, timeout: float = URL_TIMEOUT) -> bytes:
@@ -169,6 +200,13 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
+def _unlisted(e: OSError | None) -> ImageError | None:
+    if e is None:
+        return None
+    code = "permission" if isinstance(e, PermissionError) else "missing"
+    return ImageError(code, f"cannot be listed: {e.strerror}")
+
+
 def _listed(stdin: BinaryIO, *, null: bool) -> Iterator[Item]:
     end = b"\0" if null else b"\n"
     rest = b""
@@ -186,96 +224,3 @@ def _named(names: list[bytes], *, null: bool) -> Iterator[Item]:
             name = name.removesuffix(b"\r")  # noqa: PLW2901
         if name:
             yield Item(os.fsdecode(name))
-
-
-def _walked(top: str, *, all_files: bool, follow_links: bool) -> Iterator[Item]:
-    """Search a folder depth first. Its stack, not Python's, so that depth is the file system's."""
-    seen: set[tuple[int, int]] = set()
-    stack = [iter([top + "/" * (not top.endswith("/"))])]
-    while stack:
-        path = next(stack[-1], None)
-        if path is None:
-            stack.pop()
-        elif path.endswith("/"):
-            try:
-                if follow_links:  # each folder once, so that loops end
-                    status = Path(path).stat()
-                    key = (status.st_dev, status.st_ino)
-                    if key in seen:
-                        continue
-                    seen.add(key)
-                stack.append(_entries(path, follow_links=follow_links))
-            except OSError as e:
-                code = "permission" if isinstance(e, PermissionError) else "missing"
-                yield Item(path, error=ImageError(code, f"cannot be listed: {e.strerror}"))
-        elif _is_wanted(path, all_files=all_files):
-            yield Item(path)
-
-
-def _entries(folder: str, *, follow_links: bool) -> Iterator[str]:
-    """Return a folder's paths sorted by name, folders with a slash at the end.
-
-    The one list that is held whole: the names of one folder. Sorted, since a resumed run must meet
-    the same order.
-    """
-    names = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                names.append(entry.name + "/")
-            elif not (entry.is_symlink() and os.path.isdir(entry.path)):  # noqa: PTH112
-                names.append(entry.name)
-            elif follow_links:
-                names.append(entry.name + "/")
-    names.sort()
-    return (folder + name for name in names)
-
-
-def _is_wanted(path: str, *, all_files: bool) -> bool:
-    if not all_files:
-        return os.path.splitext(path)[1].lower() in EXTENSIONS  # noqa: PTH122
-    try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            return False
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return is_image(file.read(16))
-    except OSError:
-        return True  # what cannot be read may have been an image: a row says so
-
-
-def _globbed(pattern: str) -> Iterator[str]:
-    """Yield the files that match, sorted in each folder; `**` stands for any folders, or none."""
-    root, *parts = pattern.split("/")
-    if not root:  # an absolute pattern
-        yield from _matched("/", [p for p in parts if p])
-    else:
-        yield from _matched("", [root, *(p for p in parts if p)])
-
-
-def _matched(folder: str, parts: list[str]) -> Iterator[str]:
-    part, *rest = parts
-    if part != "**" and not _WILD.search(part):
-        path = folder + part
-        if rest:
-            yield from _matched(path + "/", rest)
-        elif os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112
-            yield path
-        return
-    if part == "**" and rest:
-        yield from _matched(folder, rest)
-    try:
-        entries = list(_entries(folder or "./", follow_links=part != "**"))
-    except OSError:
-        return
-    matches = re.compile(fnmatch.translate("*" if part == "**" else part)).match
-    for path in entries:
-        name = path[len(folder or "./") :]
-        is_folder = name.endswith("/")
-        if not matches(name.rstrip("/")) or (name.startswith(".") and not part.startswith(".")):
-            continue
-        if part == "**" and is_folder:
-            yield from _matched(folder + name, ["**", *rest])
-        elif is_folder and rest:
-            yield from _matched(folder + name, rest)
-        elif not is_folder and not rest:
-            yield folder + name

@@ -1,0 +1,49 @@
+"""SIGINT and SIGTERM as a request to finish: the first is a flag, the second ends the process."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+GRACE = 10
+"""Seconds after the first signal until the process ends whatever it is doing."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Interrupt:
+    """The first signal that came, 0 until one does."""
+
+    signum: int = 0
+
+    def __call__(self) -> bool:
+        """Tell whether it is time to stop."""
+        return self.signum != 0
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with after the signal."""
+        return 128 + self.signum
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupt]:
+    """Turn the two signals into a flag while the context lasts; for the main thread."""
+    interrupt = Interrupt()
+
+    def handle(signum: int, _: FrameType | None) -> None:
+        if interrupt.signum:  # a second one, or the alarm
+            os._exit(interrupt.exit_code)
+        interrupt.signum = signum
+        signal.alarm(GRACE)
+
+    before = {s: signal.signal(s, handle) for s in (*_SIGNALS, signal.SIGALRM)}
+    try:
+        yield interrupt
+    finally:
+        signal.alarm(0)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,43 @@
+"""How far a run is: a line on a terminal while it goes on, and the summary at its end."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TextIO
+
+_EVERY = 0.1  # seconds between two looks of the line
+
+
+class Progress:
+    """Counts a run's rows, those of an earlier run that it resumes included."""
+
+    def __init__(self, *, done: int = 0, failed: int = 0) -> None:
+        self.done, self.failed = done, failed
+        self._before, self._start, self._shown = done, time.monotonic(), 0.0
+        self._total: int | None = None
+
+    def count(self, images: Callable[[], Iterable[object]]) -> None:
+        """Find out how many rows there will be, in a thread of its own."""
+
+        def work() -> None:
+            self._total = sum(1 for _ in images())
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def show(self, stream: TextIO) -> None:
+        """Bring the line up to date, at most every tenth of a second."""
+        now = time.monotonic()
+        if now - self._shown >= _EVERY:
+            self._shown = now
+            stream.write(f"\r\x1b[K{self.line()}")
+            stream.flush()
+
+    def line(self) -> str:
+        """Return "1,200 of 5,000 images, 3 failed, 81.2 images/s, 0:47 left"."""
+        rate = (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
+        of, left = "", ""
+        if self._total is not None and self._total > self.done:
+            of = f" of {self._total:,}"
+            minutes, seconds = divmod(round((self._total - self.done) / max(rate, 1e-9)), 60)
+            left = f", {minutes}:{seconds:02} left" if rate else ""
+        return f"{self.done:,}{of} images, {self.failed:,} failed, {rate:.1f} images/s{left}"
