@@ -256,6 +256,9 @@ class _Here:
             except ImageError as e:
                 job.error = e
 
+    def cancel(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

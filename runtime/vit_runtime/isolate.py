@@ -28,8 +28,10 @@ from vit_runtime.sources import URL_TIMEOUT, Item, image_from_item, is_url
 TIME_LIMIT = 30.0
 """Seconds for one image, by the clock."""
 
+MEMORY = 4 * 2**30
+"""Bytes of address space: four times what the largest image within the limits takes."""
+
 _START_LIMIT = 60.0
-_MEMORY = 4 * 2**30  # of address space: four times what the largest image within the limits takes
 
 _SIZE = struct.Struct("<I")  # before each message; an empty answer means decoded
 _CHILD = (
@@ -45,6 +47,7 @@ class Task:
     preprocessing: Preprocessing
     limits: Limits = LIMITS
     time_limit: float = TIME_LIMIT
+    memory: int = MEMORY
     fast: bool = False  # decode JPEGs at reduced size
 
     def pixels(self, item: Item) -> NDArray[np.uint8]:
@@ -99,14 +102,20 @@ class DecoderProcess:
                 at += 1
                 self._start()
 
-    def close(self) -> None:
-        """Kill the child; a `decode` that waits for it returns."""
+    def cancel(self) -> None:
+        """Kill the child from any thread; a `decode` that waits for it returns."""
         self._closed = True
         self._child.kill()
+
+    def close(self) -> None:
+        """Kill and reap the child."""
+        self.cancel()
+        self._stop()
 
     def _start(self) -> None:
         request, self._requests = os.pipe()
         self._answers, answer = os.pipe()
+        self._pipes: tuple[int, ...] = (self._requests, self._answers)
         given = (request, answer, self._pixels.fd)
         try:
             self._child = subprocess.Popen(
@@ -137,16 +146,18 @@ class DecoderProcess:
         try:
             self._answer(_START_LIMIT)
         except (EOFError, TimeoutError) as e:
+            how = self._end(e)[1]
             if not self._closed:
-                raise VitError(f"a decoder process did not start ({self._end(e)[1]})") from e
+                raise VitError(f"a decoder process did not start: it {how}") from e
 
     def _stop(self) -> None:
         """Reap the child; one that a kill cannot end (a hung disk) is left behind."""
         self._child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(1)
-        os.close(self._requests)
-        os.close(self._answers)
+        for pipe in self._pipes:
+            os.close(pipe)
+        self._pipes = ()
 
     def _send(self, jobs: Sequence[Job[Item]]) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has died, as its missing answer will tell
@@ -171,14 +182,14 @@ class DecoderProcess:
         code = self._child.returncode
         self._stop()
         how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return "crash", f"the decoder died of it ({how})"
+        return "crash", f"ended the decoder ({how})"
 
 
 def serve(requests: int, answers: int, memory: int) -> None:
     """Decode what the parent asks for until it closes the pipe; the life of the child."""
     task, shape = pickle.loads(_message(requests))
     pixels = _mapped(memory, shape)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY + pixels.nbytes,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (task.memory + pixels.nbytes,) * 2)
     _write(answers, b"")
     while message := _message(requests):
         for slot, item in pickle.loads(message):

@@ -45,8 +45,11 @@ class Decoder(Protocol[Image]):
     def decode(self, jobs: Sequence[Job[Image]]) -> None:
         """Fill each job's slot of the pixels, or set its error."""
 
+    def cancel(self) -> None:
+        """Make a `decode` that runs in another thread return soon."""
+
     def close(self) -> None:
-        """End, also while `decode` runs in another thread."""
+        """Free what it holds."""
 
 
 @dataclass(eq=False)
@@ -175,14 +178,15 @@ class DecodePool(Generic[Image]):
             if chunk is None:
                 return
             decoder = self._new_decoder()  # with the first task: one image needs one decoder
-            with self._lock:
-                self._decoders.append(decoder)
-                if self._closed:
-                    decoder.close()
-            while chunk is not None and not self._closed:
-                decoder.decode(chunk.jobs)
-                chunk.done.set()
-                chunk = self._tasks.get()
+            try:
+                with self._lock:
+                    self._decoders.append(decoder)
+                while chunk is not None and not self._closed:
+                    decoder.decode(chunk.jobs)
+                    chunk.done.set()
+                    chunk = self._tasks.get()
+            finally:
+                decoder.close()
         except BaseException as e:  # noqa: BLE001  raised again where the batches are read
             self._failure = e
 
@@ -196,7 +200,7 @@ class DecodePool(Generic[Image]):
         self._closed = True
         with self._lock:
             for decoder in self._decoders:
-                decoder.close()
+                decoder.cancel()
         for _ in self._threads:
             self._tasks.put(None)
         self._free.release(self._chunk + 1)
