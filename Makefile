@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(DEVICE)
 
-.PHONY: demo test check setup clean
+.PHONY: demo test test-slow check setup clean peers benchmark readme-table
 
 demo: setup
 	$(BIN)/vit-export demo --fp16 -o demo.onnx
@@ -15,10 +15,28 @@ demo: setup
 test: setup
 	$(BIN)/pytest
 
+test-slow: setup
+	$(BIN)/pytest -m slow
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Speed and accuracy beside eager PyTorch, torch.compile, Optimum and OpenVINO; QUICK=--quick
+benchmark: setup peers
+	$(BIN)/python benchmarks/compare.py $(QUICK)
+
+# The README's table, from benchmarks/results
+readme-table: setup
+	$(BIN)/python benchmarks/readme_table.py
+
+peers: .venv-peers/.installed
+
+.venv-peers/.installed: benchmarks/peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+	touch $@
 
 setup: $(STAMP)
 

@@ -39,9 +39,16 @@ def load(job: Job) -> "Ours":
     from vit_runtime.errors import ProviderError, UsageError
 
     provider = job.options.get("provider", "cpu")
+    # on the CPU the default stands: larger batches are run in parts of it
+    largest = None if provider == "cpu" else job.max_batch
+    graphs = job.options.get("cuda_graphs", True)
     try:
         engine = Engine.open(
-            _path(job), provider=provider, threads=job.threads, **job.options.get("engine", {})
+            _path(job),
+            provider=provider,
+            threads=job.threads,
+            max_batch=largest,
+            cuda_graphs=graphs,
         )
     except (ProviderError, UsageError) as e:
         raise AbsentError(str(e)) from e
