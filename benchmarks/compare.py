@@ -164,8 +164,7 @@ class Comparison:
         except SystemExit as e:
             code = int(e.code or 0)
         progress("")
-        if code:
-            self.result["notes"].append("Interrupted: the rows that were finished.")
+        self.result["interrupted"] = bool(code)
         self._save()
         for name, note, table in report.sections(self.result):
             print(f"\n{name}. {note}\n{table.text()}")

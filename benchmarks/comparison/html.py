@@ -26,7 +26,7 @@ def page(result: Result) -> str:
             f"<h1>{escape(headline(rows))}</h1>",
             f"<p class='lead-in'>{escape(report.model_line(result))}. "
             f"{escape(report.machine_line(result))}.</p></header>",
-            *(f"<p class='note'>{escape(note)}</p>" for note in result["notes"]),
+            *(f"<p class='note'>{escape(note)}</p>" for note in report.notes(result)),
             _cards(timed),
             *_plots(result, timed),
             *_tables(result),

@@ -309,7 +309,7 @@ def sections(result: Result) -> list[tuple[str, str, Table]]:
 
 def markdown(result: Result) -> str:
     """Return the report in Markdown."""
-    parts = [f"# {title(result)}", machine_line(result), *_warnings(result)]
+    parts = [f"# {title(result)}", machine_line(result), *(f"**{note}**" for note in notes(result))]
     for name, note, table in sections(result):
         parts += [f"## {name}", note, table.markdown()]
     parts += ["## How it was measured", "\n".join(f"- {line}" for line in method_lines(result))]
@@ -323,8 +323,10 @@ def title(result: Result) -> str:
     return f"vit-engine beside its peers, {result['speed']['model']['name']}"
 
 
-def _warnings(result: Result) -> list[str]:
-    return [f"**{line}**" for line in result["notes"]]
+def notes(result: Result) -> list[str]:
+    """Return what a reader must know before any number."""
+    cut = ["Interrupted: this is what was finished."] if result.get("interrupted") else []
+    return [*result["notes"], *cut]
 
 
 def versions(result: Result) -> str:
