@@ -22,13 +22,15 @@ class Workers:
     """The classifiers that are asked for; what is None is left to the cluster.
 
     At most `actors` of them: by default one for each GPU, without GPUs one a node. Each has `gpus`
-    GPUs (a fraction shares one), or `threads` CPUs: by default half a node's, here all.
+    GPUs (a fraction shares one), or `threads` CPUs: by default half a node's, here all. `max_batch`
+    is that of `Classifier.load`.
     """
 
     provider: str = DEFAULT_PROVIDER
     actors: int | None = None
     gpus: float | None = None
     threads: int | None = None
+    max_batch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 import itertools
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vit_runtime.errors import ImageError, UsageError
 from vit_runtime.rows import arrow_path
-from vit_runtime.sources import Item, printable
+from vit_runtime.sources import Item, Span, printable
 from vit_runtime.storage import Folder, folder_from_path
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ _ROWS_AT_ONCE = 65_536
 def schema() -> "pa.Schema":
     """Return the columns. `raw` has the bytes of a name that is not UTF-8, else it is null.
 
-    `error` and `error_code` are set where the search itself failed, as for a folder it may not
-    list. A manifest by other hands needs `row_id` and `path` alone.
+    `file`, `start` and `size` say where in a file the image lies, if within one. `error` and
+    `error_code` are set where the search itself failed, as for a folder it may not list. A manifest
+    by other hands needs `row_id` and `path` alone.
     """
     import pyarrow as pa
 
@@ -33,6 +34,9 @@ def schema() -> "pa.Schema":
             pa.field("row_id", pa.int64(), nullable=False),
             pa.field("path", pa.string(), nullable=False),
             ("raw", pa.binary()),
+            ("file", pa.binary()),
+            ("start", pa.int64()),
+            ("size", pa.int64()),
             ("error", pa.string()),
             ("error_code", pa.string()),
         ]
@@ -42,7 +46,7 @@ def schema() -> "pa.Schema":
 def write(items: Iterable[Item], folder: Folder) -> int:
     """Write the items as a manifest while they are found; return how many there are.
 
-    UsageError for an item that exists in memory alone, such as a member of a tar.
+    UsageError for an item that exists in memory alone, as a member of a compressed tar does.
     """
     import pyarrow.parquet as pq
 
@@ -50,22 +54,20 @@ def write(items: Iterable[Item], folder: Folder) -> int:
     numbered = enumerate(items)
     total = 0
     for part in itertools.count():
-        rows = list(itertools.islice(numbered, _ROWS_AT_ONCE))
+        of_file = itertools.islice(numbered, ROWS_A_FILE)
+        rows = list(itertools.islice(of_file, _ROWS_AT_ONCE))
         if not rows:
-            return total
+            break
         path = (folder / f"{part:06}.parquet").path
         with (
             folder.filesystem.open_output_stream(path) as stream,
             pq.ParquetWriter(stream, schema()) as file,
         ):
-            written = 0
             while rows:
                 file.write_table(_table(rows))
-                written += len(rows)
-                room = min(_ROWS_AT_ONCE, ROWS_A_FILE - written)
-                rows = list(itertools.islice(numbered, room))
-        total += written
-    raise AssertionError
+                total += len(rows)
+                rows = list(itertools.islice(of_file, _ROWS_AT_ONCE))
+    return total
 
 
 def of_sources(sources: Sequence[str]) -> Folder | None:
@@ -103,36 +105,39 @@ def dataset(folder: Folder) -> "ds.Dataset":
     return ds.dataset(folder.path, filesystem=folder.filesystem, format="parquet")
 
 
-def items(table: "pa.Table") -> list[Item]:
+def items_from_table(table: "pa.Table") -> list[Item]:
     """Return the items of some rows of a manifest."""
+    names = ("path", "raw", "file", "start", "size", "error", "error_code")
     columns = [
         table[name].to_pylist() if name in table.column_names else [None] * len(table)
-        for name in ("path", "raw", "error", "error_code")
+        for name in names
     ]
     return [
         Item(
             path if raw is None else os.fsdecode(raw),
+            span=None if file is None else Span(os.fsdecode(file), start, size),
             error=None if code is None else ImageError(code, error),
         )
-        for path, raw, error, code in zip(*columns, strict=True)
+        for path, raw, file, start, size, error, code in zip(*columns, strict=True)
     ]
 
 
 def _table(rows: Sequence[tuple[int, Item]]) -> "pa.Table":
     import pyarrow as pa
 
-    if any(item.data is not None for _, item in rows):
-        name = next(item.path for _, item in rows if item.data is not None)
-        raise UsageError(f"{printable(name)}: is inside another file; unpack it for --ray")
-    return pa.Table.from_pylist(
-        [
-            {
-                "row_id": row_id,
-                **arrow_path(item.path),
-                "error": str(item.error) if item.error else None,
-                "error_code": item.error.code if item.error else None,
-            }
-            for row_id, item in rows
-        ],
-        schema(),
-    )
+    return pa.Table.from_pylist([_row(row_id, item) for row_id, item in rows], schema())
+
+
+def _row(row_id: int, item: Item) -> dict[str, Any]:
+    if item.data is not None:
+        raise UsageError(
+            f"{printable(item.path)}: is inside a compressed file, of which each node would need "
+            "all; unpack it for --ray"
+        )
+    row = {"row_id": row_id, **arrow_path(item.path)}
+    if item.span is not None:
+        span = item.span
+        row |= {"file": os.fsencode(span.file), "start": span.start, "size": span.size}
+    if item.error is not None:
+        row |= {"error": str(item.error), "error_code": item.error.code}
+    return row

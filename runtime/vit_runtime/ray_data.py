@@ -18,7 +18,7 @@ from vit_runtime import artefact, cluster, manifest
 from vit_runtime.classifier import DEFAULT_TOP_K
 from vit_runtime.cluster import Room, Workers
 from vit_runtime.errors import UsageError, VitError
-from vit_runtime.isolate import Task
+from vit_runtime.isolate import TIME_LIMIT, Task
 from vit_runtime.sources import Item
 from vit_runtime.stages import Decoding, Labeller, Labelling, decoded
 from vit_runtime.storage import Folder, folder_from_path, items_from_anywhere
@@ -66,13 +66,16 @@ def label(
     top_k: int = DEFAULT_TOP_K,
     workers: Workers = Workers(),  # noqa: B008  frozen
     resume: bool = False,
+    timeout: float = TIME_LIMIT,
+    fast: bool = False,
     block: int = BLOCK,
     find: Callable[[Sequence[str]], Iterator[Item]] = items_from_anywhere,
 ) -> Tally:
     """Write a row for each image of a manifest, or of what `find` finds in the sources.
 
-    `address` is that of `cluster.connected`. UsageError where `output` has another run in it,
-    VitError where the cluster failed for good: what is written stays, for `resume`.
+    `address` is that of `cluster.connected`, `timeout` and `fast` are those of `Task`. UsageError
+    where `output` has another run in it, VitError where the cluster failed for good: what is
+    written stays, for `resume`.
     """
     if top_k < 1:
         raise UsageError(f"top_k is {top_k}, it must be at least 1")
@@ -83,10 +86,12 @@ def label(
         "sources": list(sources),
         "model_sha256": hashlib.sha256(file).hexdigest(),
         "top_k": min(top_k, len(contract.output.labels)),
+        "timeout": timeout,
+        "fast": fast,
     }
     out = folder_from_path(output)
     images, total = _images(out, run, find, resume=resume)
-    given = contract.input
+    given, task = contract.input, Task(contract.preprocessing, time_limit=timeout, fast=fast)
     with cluster.connected(address, workers) as room:
         import ray
 
@@ -95,8 +100,10 @@ def label(
             _Pipeline(
                 images,
                 out,
-                Decoding(Task(contract.preprocessing), block, given.height, given.width),
-                Labelling(ray.put(file), workers.provider, room.threads, run["top_k"]),
+                Decoding(task, block, given.height, given.width),
+                Labelling(
+                    ray.put(file), workers.provider, room.threads, workers.max_batch, run["top_k"]
+                ),
                 room,
                 max(block, min(MAX_ROWS_A_FILE, total // FILES)),
             )
@@ -130,9 +137,10 @@ def _images(
                     "resume with the same, or name another folder"
                 )
         return images, int(found["images"])
-    for name in ("rows", "checkpoint", "manifest"):
+    items = iter(()) if given else find(run["sources"])  # its refusals, before anything is written
+    for name in ("rows", "checkpoint"):
         files.create_dir((out / name).path, recursive=True)
-    total = manifest.count(given) if given else manifest.write(find(run["sources"]), images)
+    total = manifest.count(given) if given else manifest.write(items, images)
     with files.open_output_stream(stamp) as file:  # last: a manifest without it is not whole
         file.write(json.dumps({**run, "images": total}, indent=1).encode())
     return images, total

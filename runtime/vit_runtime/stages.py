@@ -45,6 +45,7 @@ class Labelling:
     file: "ray.ObjectRef[bytes]"
     provider: str
     threads: int | None
+    max_batch: int | None
     top_k: int
 
 
@@ -58,7 +59,7 @@ def decoded(table: "pa.Table", given: Decoding) -> "pa.Table":
     shared, decoder = _decoder(given)
     errors: list[ImageError | None] = []
     parts = []
-    for items in _fetched(manifest.items(table), given):
+    for items in _fetched(manifest.items_from_table(table), given):
         jobs = [Job(item, slot) for slot, item in enumerate(items)]
         decoder.decode(jobs)
         errors += [job.error for job in jobs]
@@ -117,7 +118,9 @@ class Labeller:
         self._folder = tempfile.TemporaryDirectory(prefix="vit-engine-")
         model = Path(self._folder.name, "vit.onnx")
         model.write_bytes(ray.get(given.file))
-        self._vit = Classifier.load(model, provider=given.provider, threads=given.threads)
+        self._vit = Classifier.load(
+            model, provider=given.provider, threads=given.threads, max_batch=given.max_batch
+        )
         self._top_k = given.top_k
 
     def __call__(self, table: "pa.Table") -> "pa.Table":
@@ -132,7 +135,7 @@ class Labeller:
         rows = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),
-            manifest.items(table),
+            manifest.items_from_table(table),
             table["error"].to_pylist(),
             codes,
             strict=True,

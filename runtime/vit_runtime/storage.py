@@ -92,7 +92,7 @@ def _items_from_store(source: str) -> Iterator[Item]:
         paths: Iterable[str] = sorted(store.glob(root))
         if not paths:
             raise UsageError(f"{printable(source)}: no object matches this pattern")
-    elif store.isdir(root):
+    elif source.endswith("/") or store.isdir(root):
         paths = _walked(store, root)
     else:
         return iter((Item(source),))
