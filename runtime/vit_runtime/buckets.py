@@ -39,7 +39,7 @@ class BucketSession:
     """Runs batches of up to `buckets[-1]` images through fixed buffers on a device. Thread-safe.
 
     `device` is ONNX Runtime's name and index, ("cuda", 0). With `graphs`, the provider captures a
-    CUDA graph for each pair of buffers on its second run and replays it from then on. Graphs belong
+    CUDA graph for each pair of buffers on its first run and replays it from then on. Graphs belong
     to the thread that captured them, so one thread of its own makes every run.
     """
 

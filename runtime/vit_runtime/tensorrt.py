@@ -17,6 +17,7 @@ from vit_runtime.errors import ParityError, ProviderError
 from vit_runtime.providers import PROVIDERS, import_onnxruntime, log
 from vit_runtime.rewrite import primitive, replace_attention
 from vit_runtime.sessions import (
+    PlainSession,
     Request,
     feed_from_pixels,
     open_on_cpu,
@@ -66,14 +67,16 @@ def options(request: Request, largest: int, folder: str) -> dict[str, str]:
     }
 
 
-def cache_key(request: Request, largest: int, gpu: machine.Gpu, driver: str) -> dict[str, str]:
+def cache_key(
+    request: Request, largest: int, gpu: machine.Gpu, driver: str, version: str
+) -> dict[str, str]:
     """Return all that a built engine depends on; ONNX Runtime's own key leaves out the weights."""
     with request.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "artefact": digest,
         "onnxruntime": import_onnxruntime().__version__,
-        "tensorrt": libraries.tensorrt_version(),
+        "tensorrt": version,
         "driver": driver,
         "gpu": f"{gpu.name}, {gpu.memory} bytes, sm_{gpu.capability[0]}{gpu.capability[1]}",
         **options(request, largest, ""),
@@ -88,8 +91,8 @@ def open_on_tensorrt(request: Request, largest: int) -> BucketSession:
     driver = machine.driver()
     assert driver is not None  # the provider's obstacles have been looked for
     gpu = driver.gpus[request.device]
-    version = driver.version or ".".join(map(str, driver.cuda))
-    cache = EngineCache.of(cache_key(request, largest, gpu, version))
+    name = driver.version or ".".join(map(str, driver.cuda))
+    cache = EngineCache.of(cache_key(request, largest, gpu, name, libraries.tensorrt_version()))
     model = replace_attention(request.path.read_bytes(), primitive)
 
     def opened() -> "onnxruntime.InferenceSession":
@@ -131,7 +134,7 @@ def report_split(session: "onnxruntime.InferenceSession") -> None:
     cuda.report_strays(placements(session), "tensorrt")
 
 
-def check_parity(runner: BucketSession, request: Request, largest: int) -> None:
+def check_parity(runner: BucketSession | PlainSession, request: Request, largest: int) -> None:
     """Raise ParityError unless the engine gives the CPU's logits, at both ends of its profile."""
     contract = request.contract
     images = sample_images(contract.input.height, contract.input.width)
@@ -141,7 +144,7 @@ def check_parity(runner: BucketSession, request: Request, largest: int) -> None:
     reference.close()
     known = contract.parity.logit_range if contract.parity else 0.0
     allowed = PARITY_SHARE * max(known, float(np.ptp(expected)))
-    for size in {1, min(largest, PARITY_IMAGES)}:
+    for size in sorted({1, min(largest, PARITY_IMAGES)}):
         found = np.concatenate([runner.run(feed[i : i + size]) for i in range(0, len(feed), size)])
         worst = float(np.abs(found - expected).max())
         if not np.isfinite(found).all() or worst > allowed:

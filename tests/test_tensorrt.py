@@ -1,0 +1,270 @@
+"""TensorRT without a GPU: the cache of engines, the rewritten attention, the built engine's check.
+
+The provider itself is not here to be run; benchmarks/gpu.py does that where one is.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from conftest import write_checkpoint
+from vit_runtime import cache, machine, rewrite, tensorrt
+from vit_runtime.artefact import read_contract
+from vit_runtime.cache import EngineCache
+from vit_runtime.errors import ArtefactError, ParityError, ProviderError
+from vit_runtime.sessions import Request, open_on_cpu, open_session
+
+GPU = machine.Gpu("NVIDIA H200", 150_000_000_000, (9, 0))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def built() -> EngineCache:
+    """A cache that holds what a build would leave."""
+    found = EngineCache.of({"artefact": "a"})
+    (found.folder / "model.engine").write_bytes(b"code")
+    (found.folder / "model.profile").write_bytes(b"shapes")
+    (found.folder / "kernels.timing").write_bytes(b"times")
+    found.seal()
+    return found
+
+
+def exported(folder: Path, path: Path, *, precision: str = "fp32", io: str = "uint8") -> Path:
+    from vit_export.artefact import export
+    from vit_export.checkpoint import load
+
+    export(load(str(folder)), path, precision=precision, io=io, images=None)
+    return path
+
+
+def request_for(path: Path, device: int = 0) -> Request:
+    return Request(path, read_contract(path), device)
+
+
+def key(path: Path, largest: int = 8, gpu: machine.Gpu = GPU, driver: str = "580.95") -> str:
+    found = tensorrt.cache_key(request_for(path), largest, gpu, driver, "10.14.1")
+    return EngineCache.of(found).folder.name
+
+
+def test_two_artefacts_of_one_name_and_architecture_never_share_engines(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_checkpoint(tmp_path / f"{seed}/model", seed=seed)
+        exported(tmp_path / f"{seed}/model", tmp_path / f"{seed}/vit.onnx")
+    first, second = tmp_path / "0/vit.onnx", tmp_path / "1/vit.onnx"
+    assert key(first) == key(first)
+    assert key(first) != key(second)
+
+
+def test_an_engine_is_kept_for_its_machine_and_profile_alone(tiny_artefact: Path) -> None:
+    smaller = machine.Gpu("NVIDIA H200", 75_000_000_000, (9, 0))
+    keys = {
+        key(tiny_artefact),
+        key(tiny_artefact, largest=16),
+        key(tiny_artefact, driver="580.105"),
+        key(tiny_artefact, gpu=smaller),
+        key(tiny_artefact, gpu=machine.Gpu("NVIDIA L4", GPU.memory, (8, 9))),
+    }
+    assert len(keys) == 5
+
+
+def test_options_say_precision_and_profile(tiny_folder: Path, tmp_path: Path) -> None:
+    whole = request_for(exported(tiny_folder, tmp_path / "fp32.onnx"))
+    half = request_for(exported(tiny_folder, tmp_path / "fp16.onnx", precision="fp16", io="hf"))
+    assert tensorrt.options(whole, 8, "/c")["trt_fp16_enable"] == "0"
+    found = tensorrt.options(half, 8, "/c")
+    assert found["trt_fp16_enable"] == "1"
+    assert found["trt_profile_min_shapes"] == "pixel_values:1x3x32x32"
+    assert tensorrt.profile(whole, 8) == {
+        "trt_profile_min_shapes": "pixels:1x32x32x3",
+        "trt_profile_opt_shapes": "pixels:8x32x32x3",
+        "trt_profile_max_shapes": "pixels:8x32x32x3",
+    }
+
+
+def test_folders_are_for_their_user_alone(built: EngineCache) -> None:
+    for folder in (built.folder, cache.root(), cache.root().parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_folder_that_others_can_write_to_is_refused(built: EngineCache, depth: int) -> None:
+    folder = (built.folder, cache.root(), cache.root().parent)[depth]
+    for mode in (0o777, 0o720, 0o1777):
+        folder.chmod(mode)
+        with pytest.raises(ProviderError, match=r"others can write to this cache .*chmod 700"):
+            EngineCache.of(built.key)
+    folder.chmod(0o755)  # reading is no danger
+    assert EngineCache.of(built.key).sound()
+
+
+def test_a_link_in_the_place_of_a_folder_is_refused(built: EngineCache, tmp_path: Path) -> None:
+    built.folder.rename(tmp_path / "elsewhere")
+    built.folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ProviderError, match="others can write"):
+        EngineCache.of(built.key)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(built: EngineCache) -> None:
+    os.chown(built.folder, 65534, 65534)
+    with pytest.raises(ProviderError, match="owner 65534"):
+        EngineCache.of(built.key)
+
+
+def test_a_place_without_a_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    with pytest.raises(ProviderError, match="set XDG_CACHE_HOME"):
+        EngineCache.of({})
+
+
+def test_engines_are_used_as_they_were_built_or_not_at_all(
+    built: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert built.sound()
+    (built.folder / "kernels.timing").write_bytes(b"better times")
+    assert built.sound()
+    engine = built.folder / "model.engine"
+    for damage in (b"", b"cod", b"other code"):
+        engine.write_bytes(damage)
+        assert not built.sound()
+        assert "is damaged: building it anew" in caplog.text
+    engine.write_bytes(b"code")
+    assert built.sound()
+    (built.folder / "planted.engine").write_bytes(b"more code")
+    assert not built.sound()
+    built.clear()
+    assert not list(built.folder.iterdir())
+    assert built.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_seal_is_of_its_own_key_and_whole(built: EngineCache) -> None:
+    seal = built.folder / cache.SEAL
+    text = seal.read_text()
+    for bad in (text[:-5], "[]", text.replace('"a"', '"b"')):
+        seal.write_text(bad)
+        assert not built.sound()
+
+
+def test_a_build_that_was_interrupted_counts_for_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    found = EngineCache.of({"artefact": "a"})
+    (found.folder / "model.engine").write_bytes(b"half of it")
+    assert not found.sound()
+    assert not caplog.text  # nothing to tell: it was never finished
+    found.clear()
+    with pytest.raises(ProviderError, match="kept no engine"):
+        found.seal()
+
+
+def _hold(seconds: float, held: "multiprocessing.synchronize.Event") -> None:
+    with EngineCache.of({"artefact": "a"}).locked():
+        held.set()
+        time.sleep(seconds)
+
+
+def test_two_processes_do_not_build_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    other = context.Process(target=_hold, args=(1.0, held))
+    other.start()
+    assert held.wait(30)
+    with EngineCache.of({"artefact": "a"}).locked():
+        assert "another process is building this engine: waiting for it" in caplog.text
+    other.join(30)
+    assert other.exitcode == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("io", ["uint8", "hf"])
+def test_rewritten_attention_gives_the_same_logits(
+    tiny_folder: Path, tmp_path: Path, precision: str, io: str
+) -> None:
+    path = exported(tiny_folder, tmp_path / "vit.onnx", precision=precision, io=io)
+    request = request_for(path)
+    model = rewrite.replace_attention(path.read_bytes(), rewrite.primitive)
+    given = request.contract.input
+    rng = np.random.default_rng(0)
+    feed = {
+        "uint8": rng.integers(0, 256, (6, 32, 32, 3), np.uint8),
+        "float32": rng.standard_normal((6, 3, 32, 32), np.float32),
+    }[given.dtype]
+    (expected,) = open_session(request, ["cpu"]).run(None, {given.name: feed})
+    (found,) = open_session(request, ["cpu"], model=model).run(None, {given.name: feed})
+    # The CPU provider computes both in fp32; in fp16 they round at other places.
+    tolerance = {"fp32": 1e-5, "fp16": 5e-3}[precision] * np.ptp(expected)
+    np.testing.assert_allclose(found, expected, atol=float(tolerance))
+
+
+def test_the_rewritten_model_is_sound_and_only_its_attention_is_new(tiny_artefact: Path) -> None:
+    data = tiny_artefact.read_bytes()
+    before = onnx.load_from_string(data)
+    after = onnx.load_from_string(rewrite.replace_attention(data, rewrite.primitive))
+    onnx.checker.check_model(after, full_check=True)
+    kinds = [node.op_type for node in after.graph.node]
+    assert "Attention" not in kinds
+    start = kinds.index("Softmax")
+    assert kinds[start - 2 : start + 2] == ["Mul", "MatMul", "Softmax", "MatMul"]
+    kept = [node for node in before.graph.node if node.op_type != "Attention"]
+    assert all(node in after.graph.node for node in kept)
+    assert list(after.metadata_props) == list(before.metadata_props)
+    assert list(after.opset_import) == list(before.opset_import)
+    names = [value.name for value in after.graph.initializer]
+    assert len(names) == len(set(names))
+    assert [t.name for t in before.graph.initializer] == names[: len(before.graph.initializer)]
+
+
+def test_the_real_model_rewritten(test_data: Path, tmp_path: Path) -> None:
+    path = exported(test_data / "deit-tiny-imagenet1k", tmp_path / "vit.onnx")
+    request = request_for(path)
+    model = rewrite.replace_attention(path.read_bytes(), rewrite.primitive)
+    feed = {"pixels": tensorrt.sample_images(224, 224)}
+    (expected,) = open_session(request, ["cpu"]).run(None, feed)
+    (found,) = open_session(request, ["cpu"], model=model).run(None, feed)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_attention_of_another_kind_is_not_rewritten(tiny_artefact: Path) -> None:
+    model = onnx.load(tiny_artefact)
+    node = next(n for n in model.graph.node if n.op_type == "Attention")
+    node.attribute.append(onnx.helper.make_attribute("is_causal", 1))
+    with pytest.raises(ArtefactError, match="is not as vit-export writes it"):
+        rewrite.replace_attention(model.SerializeToString(), rewrite.primitive)
+
+
+def test_a_built_engine_that_strays_is_refused(tiny_artefact: Path, tmp_path: Path) -> None:
+    request = request_for(tiny_artefact)
+    tensorrt.check_parity(open_on_cpu(request, 8), request, 8)
+    write_checkpoint(tmp_path / "model", seed=1)
+    other = request_for(exported(tmp_path / "model", tmp_path / "other.onnx"))
+    with pytest.raises(ParityError, match=r"strays from the CPU at batch 1: .* --provider cuda"):
+        tensorrt.check_parity(open_on_cpu(other, 8), request, 8)
+
+
+def test_a_build_is_announced_and_its_progress_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "TICK_S", 0.01)
+    with caplog.at_level(logging.WARNING), tensorrt.announced("an engine"):
+        deadline = time.monotonic() + 20
+        while "still building" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+    words = [record.message for record in caplog.records]
+    assert words[0] == "building an engine: once, and it takes minutes"
+    assert words[1].startswith("still building (")
+    assert words[-1].startswith("built in ")
+
+
+def test_the_key_is_written_down_beside_the_engine(built: EngineCache) -> None:
+    sealed = json.loads((built.folder / cache.SEAL).read_text())
+    assert sealed["key"] == {"artefact": "a"}
+    assert sorted(sealed["files"]) == ["model.engine", "model.profile"]
