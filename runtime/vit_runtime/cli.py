@@ -76,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_PROVIDER,
         help="where to run (%(default)s: CUDA where it opens, else the CPU)",
     )
+    add("--device", type=int, default=0, metavar="N", help="which GPU (default %(default)s)")
+    add("--no-cuda-graphs", action="store_true", help="launch CUDA's kernels one by one")
+    add(
+        "--build-only",
+        action="store_true",
+        help="open the model, building what the provider needs, such as TensorRT's engine; stop",
+    )
     add("-b", "--batch", type=int, help="images at once (default: what keeps the provider busy)")
     add("--threads", type=int, help="compute threads (default: the cores this process may use)")
     add(
@@ -122,6 +129,10 @@ def _infer(arguments: argparse.Namespace) -> int:
         contract = artefact.read_contract(artefact.path_from_name(arguments.model))
         sys.stdout.write(description_of(contract, arguments.describe))
         return 0
+    if arguments.build_only:
+        with _loaded(arguments) as vit:
+            sys.stderr.write(f"ready on {vit.engine.provider}\n")
+        return 0
     if arguments.ray is not None:
         return _infer_on_ray(arguments)
     if isinstance(arguments.output, str):
@@ -136,12 +147,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     items = find(arguments.sources)
     with interrupts() as interrupt, _output(arguments) as output:
         items = output.remaining(items)
-        with Classifier.load(
-            arguments.model,
-            provider=arguments.provider,
-            threads=arguments.threads,
-            max_batch=arguments.batch,
-        ) as vit:
+        with _loaded(arguments) as vit:
             progress = Progress(done=output.done, failed=output.failed)
             watched = sys.stderr.isatty() and not arguments.quiet
             if watched:
@@ -172,6 +178,17 @@ def _infer(arguments: argparse.Namespace) -> int:
         )
         return interrupt.exit_code
     return ImageError.exit_code if output.failed else 0
+
+
+def _loaded(arguments: argparse.Namespace) -> Classifier:
+    return Classifier.load(
+        arguments.model,
+        provider=arguments.provider,
+        device=arguments.device,
+        threads=arguments.threads,
+        max_batch=arguments.batch,
+        cuda_graphs=not arguments.no_cuda_graphs,
+    )
 
 
 def _infer_on_ray(arguments: argparse.Namespace) -> int:
