@@ -1,16 +1,18 @@
 """The parity gate: what it measures, on real weights, and what it refuses."""
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from conftest import Run, write_checkpoint
 from vit_export.artefact import export
-from vit_export.checkpoint import load
+from vit_export.checkpoint import Checkpoint, load
 from vit_export.verify import (
     BOUNDS,
     check_parity,
@@ -24,21 +26,38 @@ from vit_runtime.errors import ParityError
 from vit_runtime.preprocess import pixels_from_image, rgb_from_image
 
 
+@dataclass(frozen=True)
+class Photographs:
+    """The labelled photographs, and what eager PyTorch says of them."""
+
+    checkpoint: Checkpoint
+    pixels: NDArray[np.uint8]
+    expected: NDArray[np.float32]
+    truth: NDArray[np.int64]
+
+
+@pytest.fixture(scope="module")
+def photographs(test_data: Path) -> Photographs:
+    checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
+    with (test_data / "imagenet-sample/labels.csv").open() as file:
+        rows = [row for row in csv.reader(file) if row[0].endswith(".JPEG")]
+    images = [rgb_from_image(Image.open(test_data / "imagenet-sample" / row[0])) for row in rows]
+    assert len(images) == 200
+    return Photographs(
+        checkpoint,
+        np.stack([pixels_from_image(image, checkpoint.preprocessing) for image in images]),
+        eager_logits(checkpoint, images),
+        np.array([int(row[1]) for row in rows]),
+    )
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_deit_tiny_on_two_hundred_photographs(
-    test_data: Path, tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
+    photographs: Photographs, tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
+    pixels, expected, truth = photographs.pixels, photographs.expected, photographs.truth
     path = tmp_path / "vit.onnx"
-    export(checkpoint, path, precision=precision, images=None)
-    with (test_data / "imagenet-sample/labels.csv").open() as file:
-        rows = list(csv.reader(file))
-    rows = [row for row in rows if row[0].endswith(".JPEG")]
-    images = [rgb_from_image(Image.open(test_data / "imagenet-sample" / row[0])) for row in rows]
-    truth = np.array([int(row[1]) for row in rows])
-    assert len(images) == 200
-    expected = eager_logits(checkpoint, images)
-    pixels = np.stack([pixels_from_image(image, checkpoint.preprocessing) for image in images])
+    export(photographs.checkpoint, path, precision=precision, images=None)
     with Engine.open(path, provider="cpu") as engine:
         found = engine_logits(engine, pixels)
         alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(16)])
