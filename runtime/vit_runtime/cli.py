@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fast-decode", action="store_true", help="decode large JPEGs reduced")
     add(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=TIME_LIMIT,
         metavar="S",
         help="seconds to decode one image (default %(default)g)",
@@ -137,6 +137,8 @@ def _infer(arguments: argparse.Namespace) -> int:
         return _infer_on_ray(arguments)
     if isinstance(arguments.output, str):
         raise UsageError(f"{arguments.output}: is in an object store; add --ray")
+    if arguments.html and not arguments.html.parent.is_dir():
+        raise UsageError(f"--html {arguments.html}: there is no folder {arguments.html.parent}")
     find = partial(
         items_from_sources,
         all_files=arguments.all_files,
@@ -274,6 +276,13 @@ def _format(arguments: argparse.Namespace) -> str:
     if suffix in FORMATS:
         return str(suffix)
     raise UsageError(f"{arguments.output}: add --format {'|'.join(FORMATS)}, the suffix is none")
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError
+    return number
 
 
 def _limit_on_errors(text: str) -> tuple[str, Callable[[int, int], bool]]:

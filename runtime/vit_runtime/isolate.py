@@ -66,8 +66,14 @@ class SharedPixels:
 
     def __init__(self, slots: int, height: int, width: int) -> None:
         self.fd = os.memfd_create("pixels")
-        os.ftruncate(self.fd, slots * height * width * 3)
-        self.array = _mapped(self.fd, (slots, height, width, 3))
+        try:
+            os.ftruncate(self.fd, slots * height * width * 3)
+            self.array = _mapped(self.fd, (slots, height, width, 3))
+        except OSError as e:
+            os.close(self.fd)
+            raise ProviderError(
+                f"no memory to share for {slots} decoded images ({e.strerror}); try a smaller -b"
+            ) from e
 
     def __enter__(self) -> Self:
         return self
