@@ -1,21 +1,28 @@
 """The controller, the statistics and the inputs, with contenders small enough to see through."""
 
+import json
 import os
+import signal
+import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+COMPARE = ROOT / "benchmarks/compare.py"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from comparison import stats  # noqa: E402
+from comparison import inputs, measure, stats  # noqa: E402
 from comparison.job import Job  # noqa: E402
 from comparison.round_robin import FailedError, Field, Process, rotated  # noqa: E402
+from vit_runtime.errors import UsageError  # noqa: E402
 
 TINY = """
     import os, sys, time
@@ -199,3 +206,168 @@ def test_speedup_is_paired_by_round() -> None:
     assert stats.paired_speedup(baseline, contender) == stats.Spread(2.0, 2.0, 2.0, 3)
     mixed = stats.paired_speedup([[1.0]] * 4, [[1.0], [0.5], [0.25], [1.0]])
     assert (mixed.low, mixed.median, mixed.high) == (1.0, 1.5, 2.5)
+
+
+@pytest.fixture(scope="module")
+def demo() -> inputs.Model:
+    return inputs.model_from_name("demo")
+
+
+def test_gflop_of_vit_b(demo: inputs.Model) -> None:
+    """35.1 GFLOP is what is published for ViT-B/16 at 224 pixels (2 x 17.56 G multiply-adds)."""
+    base = replace(
+        demo.architecture,
+        hidden_size=768,
+        layers=12,
+        heads=12,
+        intermediate_size=3072,
+        image_size=224,
+        patch_size=16,
+    )
+    model = replace(demo, architecture=base, labels=("",) * 1000)
+    assert model.gflop == pytest.approx(35.1, abs=0.1)
+
+
+def test_drawn_photos_and_their_arrays(demo: inputs.Model, tmp_path: Path) -> None:
+    photos = inputs.drawn_photos(18, tmp_path / "drawn")
+    assert [demo.labels[c] in f.name for f, c in zip(photos.files, photos.classes, strict=True)]
+    assert photos.classes[:3] == (0, 1, 2)
+    arrays = inputs.arrays_from_photos(photos, demo, tmp_path)
+    raw, floats = np.load(arrays.uint8), np.load(arrays.float32)
+    size = demo.architecture.image_size
+    assert (raw.dtype, raw.shape) == (np.uint8, (18, size, size, 3))
+    expected = (raw.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    assert np.allclose(floats, expected, atol=1e-6)
+
+
+def labelled(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def test_a_labelled_set_by_table(tmp_path: Path) -> None:
+    folder = labelled(tmp_path, ["b.png", "a.png"])
+    (folder / "labels.csv").write_text("file,index,more\nb.png,2,x\na.png,0,y\n")
+    photos = inputs.photos_from_folder(folder, ("cat", "dog", "owl"))
+    assert [p.name for p in photos.files] == ["b.png", "a.png"]
+    assert photos.classes == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["owl/1.png", "cat/2.jpg", "cat/notes.txt"], (0, 2)),  # by label
+        (["2/1.png", "0/2.jpg"], (0, 2)),  # by index
+        (["n01/1.png", "n02/2.jpg", "n03/3.jpg"], (0, 1, 2)),  # in sorted order
+    ],
+)
+def test_a_labelled_set_by_folders(
+    tmp_path: Path, names: list[str], classes: tuple[int, ...]
+) -> None:
+    photos = inputs.photos_from_folder(labelled(tmp_path, names), ("cat", "dog", "owl"))
+    assert photos.classes == classes
+
+
+@pytest.mark.parametrize(
+    ("names", "table", "words"),
+    [
+        (["a.png"], None, "expected labels.csv or class folders"),
+        (["n01/1.png"], None, "'n01' is no label and no index"),
+        (["7/1.png"], None, "class 7, the model has 3"),
+        (["a.png"], "file,index\nb.png,1\n", "lists b.png, which is not there"),
+        (["a.png"], "file,label\na.png,cat\n", "expected file and index"),
+        (["a.png"], "file,index\na.png,cat\n", "line 2"),
+    ],
+)
+def test_a_set_that_makes_no_sense_is_refused(
+    tmp_path: Path, names: list[str], table: str | None, words: str
+) -> None:
+    folder = labelled(tmp_path, names)
+    if table:
+        (folder / "labels.csv").write_text(table)
+    with pytest.raises(UsageError, match=words):
+        inputs.photos_from_folder(folder, ("cat", "dog", "owl"))
+
+
+def test_accuracy_of_known_logits() -> None:
+    photos = inputs.Photos("made up", tuple(map(Path, ("a", "b", "c", "d"))), (0, 1, 2, 5))
+    expected = np.eye(7, dtype=np.float32)[[0, 1, 2, 3]] * 10
+    found = expected.copy()
+    found[1] = [0, 4, 5, 0, 0, 0, 0]  # second best is right, and not the baseline's answer
+    row = measure.accuracy_row(found, expected, photos, tuple("ABCDEFG"))
+    assert (row["top1"], row["top5"], row["agreement"]) == (0.5, 0.75, 0.75)
+    assert row["max_diff"] == 6
+    assert row["mean_diff"] == pytest.approx(11 / 28)
+    assert row["differs"] == [{"file": "b", "true": "B", "baseline": "B", "here": "C"}]
+
+
+def compare(*arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(COMPARE), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "."], "--data needs --model"),
+        (["--contenders", "nobody"], "no contender 'nobody'"),
+        (["--batches", "0"], "at least 1"),
+        (["--model", "no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    _, stderr = (process := compare(*arguments, "--cache", tmp_path)).communicate(timeout=60)
+    assert process.returncode == 2
+    assert words in stderr
+    assert "Traceback" not in stderr
+
+
+def run_on_demo(folder: Path, *more: object) -> "subprocess.Popen[str]":
+    """Two stages of speed and all else on the bundled checkpoint, two contenders."""
+    few = ("--quick", "--model", "demo", "--batches", 1, 2, "--contenders", "ours-fp32")
+    return compare(*few, "--cache", folder / "cache", "-o", folder, *more)
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "demo-cpu-quick.json").read_text())
+    return result
+
+
+def test_ctrl_c_leaves_the_finished_rows(tmp_path: Path) -> None:
+    process = run_on_demo(tmp_path)
+    assert process.stdout
+    assert process.stdout.readline().startswith("batch 1")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    result = stored(tmp_path)
+    assert result["interrupted"]
+    assert result["done"][:1] == ["speed 1"]
+    assert "1" in result["speed"]["rows"]["ours-fp32"]["rounds"]
+    assert "vit-engine fp32" in stdout
+    assert "Interrupted" in (tmp_path / "demo-cpu-quick.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_whole_run_can_be_resumed(tmp_path: Path) -> None:
+    process = run_on_demo(tmp_path)
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    first = stored(tmp_path)["speed"]["rows"]["ours-fp32"]["rounds"]["1"]
+    again = run_on_demo(tmp_path, "--resume")
+    _, stderr = again.communicate(timeout=300)
+    assert again.returncode == 0, stderr
+    result = stored(tmp_path)
+    assert not result["interrupted"]
+    assert result["done"] == ["speed 1", "speed 2", "files", "accuracy", "ceilings"]
+    assert result["speed"]["rows"]["ours-fp32"]["rounds"]["1"] == first, "measured once"
+    assert result["accuracy"]["rows"]["ours-fp32"]["agreement"] == 1
+    assert result["accuracy"]["rows"]["pytorch"]["top1"] > 0.9
+    assert result["files"]["rows"]["ours-fp32"]["same_labels"] == 1
+    assert result["ceilings"]["gemm-fp32-torch"]["gflops"] > 1
