@@ -1,0 +1,402 @@
+"""The stages of gpu.py, each run in a process of its own: paths in, one JSON document out."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_runtime import cuda, providers, rewrite
+from vit_runtime.artefact import read_contract
+from vit_runtime.buckets import BucketSession, buckets_up_to
+from vit_runtime.engine import Engine
+from vit_runtime.errors import ProviderError
+from vit_runtime.protobuf import field
+
+Result = dict[str, Any]
+Logits = NDArray[np.float32]
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+TURN_S = 0.7
+"""Seconds of each measurement, after a warm-up of a third of that."""
+
+VARIANTS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+    # name: attention, provider options, session settings
+    "Attention": ("standard", {}, {}),
+    "MultiHeadAttention": ("contrib", {}, {}),
+    "primitive": ("primitive", {}, {}),
+    "Attention, SkipLayerNormalization": ("skip", {}, {}),
+    "Attention, flash": ("standard", {"sdpa_kernel": "1"}, {}),
+    "Attention, cuDNN": ("standard", {"sdpa_kernel": "8"}, {}),
+    "MultiHeadAttention, flash": ("contrib", {"sdpa_kernel": "1"}, {}),
+    "MultiHeadAttention, cuDNN": ("contrib", {"sdpa_kernel": "8"}, {}),
+    "Attention, GEMM tuned": ("standard", {}, {"ep.cuda.enable_gemm_auto_tune": "1"}),
+    "Attention, strict LayerNorm": (
+        "standard",
+        {"enable_skip_layer_norm_strict_mode": "1"},
+        {},
+    ),
+}
+
+
+def speed(model: str, provider: str, graphs: str) -> Result:
+    """Engine throughput by batch, through `run` and `submit`; latency and memory."""
+    before = used_memory()
+    start = time.perf_counter()
+    rows = []
+    with Engine.open(
+        model, provider=provider, max_batch=BATCHES[-1], cuda_graphs=graphs == "graphs"
+    ) as engine:
+        opened = time.perf_counter() - start
+        for batch in BATCHES:
+            pixels = noise(model, batch)
+            times = timed(partial(engine.run, pixels))
+            rate = pipelined(engine, pixels)
+            rows.append({"batch": batch, "run": spread(times, batch), "submit_images_s": rate})
+        memory = used_memory() - before
+    return {"opened_s": opened, "rows": rows, "memory_mib": memory}
+
+
+def variants(model: str) -> Result:
+    """The attention operators and settings that might be faster on CUDA, at batch 1 and 64."""
+    contract = read_contract(Path(model))
+    expected = None
+    found: Result = {}
+    for name, (attention, options, settings) in VARIANTS.items():
+        try:
+            session = custom_session(model, attention, options, settings)
+            runner = BucketSession(
+                session, contract, device=("cuda", 0), buckets=buckets_up_to(64), graphs=True
+            )
+            pixels = noise(model, 64)
+            logits = runner.run(pixels)
+            expected = logits if expected is None else expected
+            rows = []
+            for n in (1, 64):
+                times = timed(partial(runner.run, pixels[:n]))
+                rows.append({"batch": n, "run": spread(times, n)})
+            difference = float(np.abs(logits - expected).max())
+            found[name] = {"max_difference": difference, "rows": rows}
+            runner.close()
+        except Exception as e:  # noqa: BLE001  one that the library refuses is a row with its words
+            found[name] = {"failed": " ".join(str(e).split())[:300]}
+    return found
+
+
+def check(half: str, whole: str, provider: str) -> Result:
+    """The engine's logits against fp32 on the CPU, from buffers that others have used."""
+    pixels = pictures(half, 48)
+    with Engine.open(whole, provider="cpu") as reference:
+        expected = reference.run(pixels)
+    with Engine.open(half, provider=provider, max_batch=16) as engine:
+        single = np.concatenate([engine.run(image[None]) for image in pixels])
+        wrong = mixed_up(engine, pixels, single)
+        everything = engine.run(pixels)
+    reach = float(np.ptp(expected))
+    apart = np.abs(expected[:, None] - expected[None]).max(2) + np.eye(len(pixels)) * reach
+    return {
+        "images": len(pixels),
+        "max_difference": float(np.abs(everything - expected).max()),
+        "range": reach,
+        "nearest_answers_differ_by": float(apart.min()),
+        "top1_agreement": float((everything.argmax(1) == expected.argmax(1)).mean()),
+        "batches_with_another_answer": wrong,
+        "ok": bool(np.abs(everything - expected).max() < 1e-2 * reach and not wrong),
+    }
+
+
+def photographs(model: str, whole: str, folder: str, provider: str) -> Result:
+    """Top-1 agreement and logits on real photographs against fp32 on the CPU."""
+    from PIL import Image
+
+    from vit_runtime.preprocess import pixels_from_image
+
+    contract = read_contract(Path(model))
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"})
+    pixels = np.stack(
+        [pixels_from_image(Image.open(p), contract.preprocessing) for p in paths[:200]]
+    )
+    with Engine.open(whole, provider="cpu") as reference:
+        expected = reference.run(pixels)
+    with Engine.open(model, provider=provider, max_batch=64) as engine:
+        found = engine.run(pixels)
+    return {
+        "images": len(pixels),
+        "top1_agreement": float((found.argmax(1) == expected.argmax(1)).mean()),
+        "max_difference": float(np.abs(found - expected).max()),
+        "range": float(np.ptp(expected)),
+    }
+
+
+def memory(model: str) -> Result:
+    """What happens when the GPU fills up: the same labels from smaller batches."""
+    import torch
+
+    pixels = pictures(model, 1024)
+    with Engine.open(model, provider="cuda", max_batch=64) as engine:
+        expected = engine.run(pixels)
+    free, _ = torch.cuda.mem_get_info()
+    hog = torch.empty(free - 2**31, dtype=torch.uint8, device="cuda")  # leaves 2 GiB
+    with Engine.open(model, provider="cuda", max_batch=1024) as engine:
+        found = engine.run(pixels)
+        batch = engine.max_batch
+    del hog
+    same = bool((found.argmax(1) == expected.argmax(1)).all())
+    return {"batch_before": 1024, "batch_after": batch, "same_labels": same, "ok": same}
+
+
+def pytorch(folder: str, mode: str) -> Result:
+    """Eager or compiled fp16 PyTorch; its input is on the GPU already, which favours it."""
+    import torch
+    import transformers
+
+    model = transformers.ViTForImageClassification.from_pretrained(
+        folder, dtype=torch.float16, attn_implementation="sdpa"
+    )
+    model.eval().cuda()
+    run: Any = model
+    if mode != "eager":
+        run = torch.compile(model, dynamic=False, mode=None if mode == "default" else mode)
+    rows = []
+    size = model.config.image_size
+    # Compiling takes a minute a shape: the two that decide, and the largest where it is cheap.
+    for batch in BATCHES if mode == "eager" else (1, 64, 256)[: 2 if mode != "default" else 3]:
+        pixels = torch.randn(batch, 3, size, size, dtype=torch.float16, device="cuda")
+
+        def once(pixels: Any = pixels) -> None:
+            run(pixel_values=pixels)
+            torch.cuda.synchronize()
+
+        with torch.inference_mode():
+            rows.append({"batch": batch, "run": spread(timed(once), batch)})
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"torch": torch.__version__, "rows": rows, "memory_mib": peak}
+
+
+def ceiling() -> Result:
+    """The fp16 products a GPU really reaches: a large one, and the model's own at batch 64."""
+    import torch
+
+    shapes = {
+        "8192x8192x8192": (8192, 8192, 8192),
+        "fc1 of ViT-B at batch 64": (64 * 197, 768, 3072),
+        "fc2 of ViT-B at batch 64": (64 * 197, 3072, 768),
+        "fc1 of ViT-B at batch 1": (197, 768, 3072),
+    }
+    found = {}
+    for name, (m, k, n) in shapes.items():
+        a = torch.randn(m, k, dtype=torch.float16, device="cuda")
+        b = torch.randn(k, n, dtype=torch.float16, device="cuda")
+
+        def once(a: Any = a, b: Any = b) -> None:
+            for _ in range(20):
+                a @ b
+            torch.cuda.synchronize()
+
+        found[name] = 20 * 2 * m * k * n / statistics.median(timed(once)) / 1e12
+    return {"tflops": found}
+
+
+def profile(model: str, batch: str) -> Result:
+    """Where the GPU's time goes, by kernel, without CUDA graphs."""
+    import torch
+
+    pixels = noise(model, int(batch))
+    with Engine.open(model, provider="cuda", max_batch=int(batch), cuda_graphs=False) as engine:
+        for _ in range(5):
+            engine.run(pixels)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as record:
+            for _ in range(10):
+                engine.run(pixels)
+    rows = [
+        {"kernel": e.key[:120], "calls": e.count // 10, "microseconds": e.device_time_total / 10}
+        for e in record.key_averages()
+    ]
+    rows.sort(key=lambda row: -row["microseconds"])
+    total = sum(row["microseconds"] for row in rows)
+    return {"batch": int(batch), "microseconds": total, "kernels": rows[:20]}
+
+
+STAGES: dict[str, Callable[..., Result]] = {
+    f.__name__: f for f in (speed, variants, check, photographs, memory, pytorch, ceiling, profile)
+}
+
+
+def noise(model: str, count: int) -> NDArray[np.uint8]:
+    """Return seeded random images of the model's size."""
+    given = read_contract(Path(model)).input
+    shape = (count, given.height, given.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def pictures(model: str, count: int) -> NDArray[np.uint8]:
+    """Return seeded images of coarse coloured cells, whose logits differ plainly."""
+    given = read_contract(Path(model)).input
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
+    rows, columns = (
+        np.arange(given.height) * 4 // given.height,
+        np.arange(given.width) * 4 // (given.width),
+    )
+    return coarse[:, rows][:, :, columns]
+
+
+def timed(once: Callable[[], object]) -> list[float]:
+    """Return the seconds of each call within TURN_S, after a warm-up."""
+    for limit in (TURN_S / 3, TURN_S):
+        times: list[float] = []
+        end = time.perf_counter() + limit
+        while not times or time.perf_counter() < end:
+            start = time.perf_counter()
+            once()
+            times.append(time.perf_counter() - start)
+    return times
+
+
+def spread(times: list[float], batch: int) -> Result:
+    """Return milliseconds of a batch (p50, p90, p99), and images a second at the median."""
+    p50, p90, p99 = (float(p) for p in np.percentile(times, (50, 90, 99)) * 1e3)
+    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "images_s": batch / p50 * 1e3}
+
+
+def pipelined(engine: Engine, pixels: NDArray[np.uint8]) -> float:
+    """Return images a second with the copies of one batch under the compute of another."""
+    end = time.perf_counter() + TURN_S
+    start, done = time.perf_counter(), 0
+    waiting = [engine.submit(pixels) for _ in range(engine.in_flight + 1)]
+    while waiting:
+        waiting.pop(0).result()
+        done += len(pixels)
+        if time.perf_counter() < end:
+            waiting.append(engine.submit(pixels))
+    return done / (time.perf_counter() - start)
+
+
+def mixed_up(engine: Engine, pixels: NDArray[np.uint8], expected: Logits) -> int:
+    """Count batches that got other images' answers, asked by threads in all sizes at once."""
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        order = np.random.default_rng(seed)
+        for _ in range(100):
+            picked = order.integers(0, len(pixels), int(order.integers(1, 17)))
+            found = engine.run(pixels[picked])
+            near = np.abs(found[:, None] - expected[None]).max(2).argmin(1)
+            wrong.extend([1] * int((near != picked).any()))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(wrong)
+
+
+def custom_session(
+    model: str, attention: str, options: dict[str, str], settings: dict[str, str]
+) -> Any:
+    """Open a CUDA session with another attention, other provider options, other settings."""
+    if reason := providers.obstacle("cuda"):
+        raise ProviderError(str(reason))
+    ort = providers.import_onnxruntime()
+    data = Path(model).read_bytes()
+    if attention == "primitive":
+        data = rewrite.replace_attention(data, rewrite.primitive)
+    elif attention == "contrib":
+        # ModelProto.opset_import (8): the domain and version of ONNX Runtime's own operators.
+        data = rewrite.replace_attention(data, contrib)
+        data += field(8, field(1, "com.microsoft") + field(2, 1))
+    elif attention == "skip":
+        data = with_skip_layer_norm(data)
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = 4
+    for name, value in settings.items():
+        session_options.add_session_config_entry(name, value)
+    chosen = cuda.OPTIONS | {"device_id": "0", "enable_cuda_graph": "1"} | options
+    wanted = [("CUDAExecutionProvider", chosen)]
+    session = ort.InferenceSession(data, session_options, providers=wanted, enable_fallback=0)
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise ProviderError("it opened on the CPU")
+    return session
+
+
+def with_skip_layer_norm(model: bytes) -> bytes:
+    """Fuse bias, residual and LayerNormalization into ONNX Runtime's SkipLayerNormalization.
+
+    Its own optimiser leaves them apart, since the sum is needed further on as well.
+    """
+    import onnx
+
+    proto = onnx.load_from_string(model)
+    nodes = proto.graph.node
+    maker = {name: node for node in nodes for name in node.output}
+    drop = []
+    for norm in [n for n in nodes if n.op_type == "LayerNormalization"]:
+        residual = maker.get(norm.input[0])
+        biased = maker.get(residual.input[1]) if residual and residual.op_type == "Add" else None
+        product = maker.get(biased.input[0]) if biased and biased.op_type == "Add" else None
+        if not (product and product.op_type == "MatMul"):
+            continue
+        bias = biased.input[1]
+        inputs = [product.output[0], residual.input[0], *norm.input[1:3], bias]
+        epsilon = next(a.f for a in norm.attribute if a.name == "epsilon")
+        norm.input[:] = inputs
+        norm.op_type, norm.domain = "SkipLayerNormalization", "com.microsoft"
+        norm.output[:] = [norm.output[0], "", "", residual.output[0]]
+        del norm.attribute[:]
+        norm.attribute.append(onnx.helper.make_attribute("epsilon", epsilon))
+        drop += [residual, biased]
+    for node in drop:
+        nodes.remove(node)
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    # Their sums come from the fused nodes, which may stand behind their other readers.
+    ordered = in_order(nodes, {t.name for t in (*proto.graph.input, *proto.graph.initializer)})
+    del nodes[:]
+    nodes.extend(ordered)
+    return bytes(proto.SerializeToString())
+
+
+def in_order(nodes: Any, known: set[str]) -> list[Any]:
+    """Return the nodes so that each stands behind those that it reads."""
+    waiting, ordered = list(nodes), []
+    known = known | {""}
+    while waiting:
+        ready = [n for n in waiting if known.issuperset(n.input)]
+        waiting = [n for n in waiting if not known.issuperset(n.input)]
+        assert ready, "the graph has a cycle"
+        ordered += ready
+        known.update(name for n in ready for name in n.output)
+    return ordered
+
+
+def contrib(attention: rewrite.Attention) -> tuple[list[bytes], list[bytes]]:
+    """ONNX Runtime's own MultiHeadAttention, which takes the same three inputs."""
+    a = attention
+    made = rewrite.node(
+        "MultiHeadAttention", a.inputs, a.output, domain="com.microsoft", num_heads=a.heads
+    )
+    return [made], []
+
+
+def used_memory() -> float:
+    """Return the MiB of GPU 0 that are in use, by anyone; 0 where nvidia-smi is missing."""
+    line = ["nvidia-smi", "-i", "0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        return float(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return 0.0
+
+
+if __name__ == "__main__":
+    # What a library prints on stdout goes to stderr: stdout is the result's.
+    result_file = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    json.dump(STAGES[sys.argv[1]](*sys.argv[2:]), result_file)
