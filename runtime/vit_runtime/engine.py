@@ -197,6 +197,8 @@ class Engine:
 
 
 def _open_auto(request: Request, max_batch: int | None) -> Engine:
+    if not providers.expects_gpu():
+        return _open_on("cpu", request, max_batch)
     precision = request.contract.identity.precision
     reason: object = providers.obstacle("cuda", request.device)
     if reason is None and precision not in GPU_PRECISIONS:
@@ -206,8 +208,7 @@ def _open_auto(request: Request, max_batch: int | None) -> Engine:
             return _open_on("cuda", request, max_batch)
         except ProviderError as e:
             reason = e
-    if providers.expects_gpu():
-        log.warning("on the CPU, cuda is not used: %s", reason)
+    log.warning("on the CPU, cuda is not used: %s", reason)
     return _open_on("cpu", request, max_batch)
 
 
