@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache", type=Path, default=_cache(), help="converted models (default %(default)s)")
     add("-o", "--output", type=Path, default=HERE / "out", help="folder (default %(default)s)")
     add("--resume", action="store_true", help="measure only what the stored JSON lacks")
+    add("--add", nargs="+", metavar="NAME", help="measure these and add them to the stored JSON")
     add("--render", type=Path, metavar="JSON", help="write Markdown and HTML of a stored result")
     return parser
 
@@ -79,6 +80,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         if min(arguments.batches) < 1:
             raise UsageError(f"--batches {min(arguments.batches)}: at least 1")
         plan = replace(plan, batches=tuple(sorted(set(arguments.batches))))
+    if arguments.add and (arguments.contenders or arguments.resume):
+        raise UsageError("--add goes with neither --contenders nor --resume")
     device = arguments.device
     if device == "auto":
         device = "cuda" if machine.gpu() else "cpu"
@@ -86,7 +89,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
         setting = Setting(
-            entries=_entries(arguments.contenders),
+            entries=_entries(arguments.add or arguments.contenders),
             device=device,
             threads=arguments.threads or len(os.sched_getaffinity(0)),
             cache=cache,
@@ -94,7 +97,8 @@ def _compare(arguments: argparse.Namespace) -> int:
             plan=plan,
             say=progress,
         )
-        return Comparison(setting, arguments).run()
+        comparison = Comparison(setting, arguments)
+        return comparison.add() if arguments.add else comparison.run()
 
 
 def _entries(names: list[str] | None) -> tuple[Entry, ...]:
@@ -170,6 +174,23 @@ class Comparison:
             print(f"\n{name}. {note}\n{table.text()}")
         written = ", ".join(str(path) for path in write(self.result, self.path))
         tell(f"\n{time.monotonic() - started:.0f} s; {written}")
+        return code
+
+    def add(self) -> int:
+        """Run in full for the contenders to add and the baseline, then put them in the result."""
+        if not self.path.exists():
+            raise UsageError(f"--add: no {self.path} to add to; leave it out")
+        stored, target = json.loads(self.path.read_text()), self.path
+        if stored["speed"]["model"] != measure.described(self.model):
+            raise UsageError(f"{target} is of another model; leave out --add")
+        plan = replace(self.setting.plan, batches=tuple(stored["plan"]["batches"]))
+        self.setting = replace(self.setting, plan=plan)
+        self.path = self.setting.scratch / "added.json"
+        code = self.run()
+        if code == 0:
+            self.result, self.path = measure.merged(stored, self.result), target
+            self._save()
+            tell(", ".join(str(path) for path in write(self.result, self.path)))
         return code
 
     def _stages(self) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import readme_table  # noqa: E402
-from comparison import report  # noqa: E402
+from comparison import measure, report  # noqa: E402
 from comparison.html import headline, page  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -171,6 +171,26 @@ def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
     assert headline(rows) == f"{expected}; OpenVINO bf16 is ahead"
     del result["speed"]["rows"]["openvino-bf16"]
     assert headline(report.rows_from_result(result)) == expected
+
+
+def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any]) -> None:
+    later = copy.deepcopy(result)  # on a machine that has become three times slower
+    later["speed"]["rows"] = {"pytorch": row(3.0), "ours-int8": row(0.6, "int8")}
+    later["files"]["rows"] = {
+        "pytorch": {"rounds": [[24.0], [24.0]], "images": 64, "same_labels": 1.0},
+        "ours-int8": {"rounds": [[8.0], [6.0]], "images": 32, "same_labels": 1.0},
+    }
+    later["accuracy"]["rows"] = {"pytorch": accuracy(0.5), "ours-int8": accuracy(0.79, differs=9)}
+    later["accuracy"]["excluded"] = {}
+    found = measure.merged(result, later)
+    rows = {r.name: r for r in report.rows_from_result(found)}
+    assert rows["ours-int8"].speedup[8].median == pytest.approx(5.0)
+    assert rows["ours-fp16"].speedup[8].median == pytest.approx(2.0)
+    cells = {c[0]: c for c in report.files_table(found).body}
+    assert cells["vit-engine int8"][1:3] == ("4.57", "3.50 (3.25\u20133.75)")
+    assert found["accuracy"]["rows"]["pytorch"]["top1"] == 0.81
+    assert found["accuracy"]["rows"]["ours-int8"]["top1"] == 0.79
+    assert "ours-int8: measured later" in found["notes"][-1]
 
 
 def test_an_interrupted_result_renders(result: dict[str, Any]) -> None:

@@ -224,6 +224,7 @@ class Suite:
         rows = {
             name: {
                 "rounds": [[turn["seconds"]] for turn in turns],
+                "images": count,
                 "same_labels": expected and _share(turns[0]["labels"], expected),
             }
             for name, turns in answers.items()
@@ -306,6 +307,26 @@ def accuracy_row(
             ],
         }
     return row
+
+
+def merged(stored: Row, added: Row) -> Row:
+    """Return the stored result with the rows of a later sitting, each with its own baseline."""
+    for part in ("speed", "files"):
+        rows = added[part]["rows"]
+        for name in rows.keys() - {BASELINE}:
+            stored[part]["rows"][name] = {**rows[name], "against": rows[BASELINE]["rounds"]}
+    accuracy = {n: row for n, row in added["accuracy"]["rows"].items() if n != BASELINE}
+    stored["accuracy"]["rows"].update(accuracy)
+    for part in ("files", "accuracy"):
+        for name in added["speed"]["rows"]:
+            stored[part]["excluded"].pop(name, None)
+        stored[part]["excluded"].update(added[part]["excluded"])
+    names = sorted(added["speed"]["rows"].keys() - {BASELINE})
+    stored["notes"].append(
+        f"{', '.join(names)}: measured later ({added['made'][:16]}, commit "
+        f"{added['machine']['commit']}), with turns of the baseline in that sitting to compare to."
+    )
+    return stored
 
 
 def described(model: Model) -> Row:

@@ -61,7 +61,10 @@ def _row(
 ) -> Row:
     ok = row["status"] == "ok"
     rounds = {int(b): turns for b, turns in row.get("rounds", {}).items()} if ok else {}
-    theirs = baseline.get("rounds", {}) if baseline.get("status") == "ok" else {}
+    # a row of a later sitting brings the turns that the baseline took in that one
+    theirs = row.get("against") or baseline.get("rounds", {})
+    if baseline.get("status") != "ok":
+        theirs = {}
     throughput = {b: b / stats.quantile(stats.flat(turns), 0.5) for b, turns in rounds.items()}
     about = row.get("about", {})
     limit = limits.get(about.get("compute", ""))
@@ -177,10 +180,18 @@ def files_table(result: Result) -> Table:
     body = []
     for name in (n for n in TITLES if n in found):
         turns = found[name]["rounds"]
-        speedup = stats.paired_speedup(theirs, turns) if theirs else None
+        against = found[name].get("against") or theirs
+        speedup = stats.paired_speedup(against, turns) if against else None
         seconds = stats.quantile(stats.flat(turns), 0.5)
         same = found[name].get("same_labels")
-        body.append((TITLES[name], rate(images / seconds), ratio(speedup), percent(same)))
+        body.append(
+            (
+                TITLES[name],
+                rate(found[name].get("images", images) / seconds),
+                ratio(speedup),
+                percent(same),
+            )
+        )
     head = ("Contender", "img/s", "times the baseline", "same label")
     return Table(head, tuple(body))
 
