@@ -294,6 +294,8 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
     import ray
 
     out = tmp_path / "out"
+    with pytest.raises(ProviderError, match=r"no Ray at 127\.0\.0\.1:9: .*refused"):
+        label(images, tmp_path / "other", address="127.0.0.1:9")
     with environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled"):
         ray.init(num_cpus=2, object_store_memory=STORE, include_dashboard=False)
         try:

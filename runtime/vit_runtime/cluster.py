@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from vit_runtime.providers import DEFAULT_PROVIDER
 
 LOCAL = "local"
 """The address that starts a Ray here, for as long as the run takes."""
+
+_REACHED = 10.0  # seconds within which an address must answer
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,13 @@ def connected(address: str | None, workers: Workers) -> Iterator[Room]:
     started = not ray.is_initialized()
     try:
         if started:
-            _init(ray, address, workers)
+            try:
+                _init(ray, address, workers)
+            except (OSError, RuntimeError, ValueError, AuthenticationError) as e:
+                raise ProviderError(f"no Ray at {address}: {_line(e)}") from e
             signal.signal(signal.SIGTERM, terminate)  # Ray's own would exit with another code
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         yield _room(ray.nodes(), workers, here=address == LOCAL)
-    except (ConnectionError, AuthenticationError) as e:
-        raise ProviderError(f"Ray at {address} cannot be reached: {_line(e)}") from e
     except (RayError, RayDataUserCodeException, SystemException) as e:
         raise _ours(e) or VitError(
             f"the Ray job has ended: {_line(e)}; rows that were written stay, --resume goes on"
@@ -83,6 +87,10 @@ def connected(address: str | None, workers: Workers) -> Iterator[Room]:
 
 
 def _init(ray: Any, address: str, workers: Workers) -> None:
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "://" not in address:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHED):
+            pass  # Ray itself would go on trying for minutes
     here: dict[str, Any] = {}
     if address == LOCAL:
         # Ray counts tasks, not load: a CPU for each decoder, those of the classifiers, and one for

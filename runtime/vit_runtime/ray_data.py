@@ -35,6 +35,9 @@ FILES, MAX_ROWS_A_FILE = 200, 50_000
 RETRIES = 3
 """How often a task is done again, or a classifier started, whose process or node has died."""
 
+CALLS = 2
+"""Blocks that a classifier is at work on."""
+
 _FILTER_MEMORY = 2**28  # bytes that Ray is to count for the filter of a resumed run, not 1 GiB
 
 
@@ -155,6 +158,7 @@ def _run(pipeline: _Pipeline) -> None:
     context.max_errored_blocks = 0  # the rows of a block with an error would be lost
     context.enable_progress_bars = os.isatty(2)
     context.checkpoint_config = _checkpoint(pipeline.out / "checkpoint")
+    given = manifest.dataset(pipeline.images).schema
     images, rows, room = pipeline.images, pipeline.out / "rows", pipeline.room
     again: Any = {"max_retries": RETRIES}
     decode: Any = decoded  # Ray's types know no pyarrow
@@ -163,7 +167,10 @@ def _run(pipeline: _Pipeline) -> None:
             # Retries have no other name yet, and without a name they have no end.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             ray.data.read_parquet(
-                images.path, filesystem=images.filesystem, ray_remote_args=again
+                images.path,
+                filesystem=images.filesystem,
+                columns=[name for name in manifest.schema().names if name in given.names],
+                ray_remote_args=again,
             ).repartition(target_num_rows_per_block=pipeline.decoding.slots).map_batches(
                 decode,
                 fn_args=(pipeline.decoding,),
@@ -174,7 +181,13 @@ def _run(pipeline: _Pipeline) -> None:
                 Labeller,
                 fn_constructor_args=(pipeline.labelling,),
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=room.actors),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=1,
+                    max_size=room.actors,
+                    # One block's rows are written down while the engine has the next.
+                    max_concurrent_calls_per_actor=CALLS,
+                    enable_true_multi_threading=True,
+                ),
                 num_cpus=room.cpus,
                 num_gpus=room.gpus,
                 max_restarts=RETRIES,

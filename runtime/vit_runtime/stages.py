@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,14 @@ from vit_runtime.errors import ImageError
 from vit_runtime.isolate import DecoderProcess, SharedPixels, Task
 from vit_runtime.pipeline import Job
 from vit_runtime.rows import arrow_path, arrow_schema, row_from_prediction
-from vit_runtime.sources import Item
+from vit_runtime.sources import Item, bytes_from_url, is_url
 from vit_runtime.storage import bytes_from_store, is_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import ray
+
+Parts = TypeVar("Parts", Sequence[Item], NDArray[np.uint8])
 
 _READERS = 16  # threads of one decode task that wait for the object store
 _OBJECTS = 32  # of the store whose bytes are decoded, while as many more are read
@@ -83,18 +85,23 @@ def _decoder(given: Decoding) -> tuple[SharedPixels, DecoderProcess]:
 
 
 def _fetched(items: Sequence[Item], given: Decoding) -> Iterator[Sequence[Item]]:
-    """Yield the items in parts that have slots, those of an object store with their bytes."""
-    if not any(is_store(item.path) for item in items):
-        yield from _parts(items, given.slots)
-        return
+    """Yield the items in parts that have slots, those from elsewhere with their bytes."""
+
+    def is_here(item: Item) -> bool:
+        return item.error is not None or not (is_store(item.path) or is_url(item.path))
 
     def fetch(item: Item) -> Item:
-        if item.error is not None or not is_store(item.path):
+        if is_here(item):
             return item
+        read = bytes_from_store if is_store(item.path) else bytes_from_url
         try:
-            return Item(item.path, bytes_from_store(item.path, limits=given.task.limits))
+            return Item(item.path, read(item.path, limits=given.task.limits))
         except ImageError as e:
             return Item(item.path, error=e)
+
+    if all(map(is_here, items)):
+        yield from _parts(items, given.slots)
+        return
 
     with ThreadPoolExecutor(_READERS) as readers:
         parts = [*_parts(items, min(given.slots, _OBJECTS)), ()]
@@ -105,12 +112,12 @@ def _fetched(items: Sequence[Item], given: Decoding) -> Iterator[Sequence[Item]]
             coming = after
 
 
-def _parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def _parts(items: Parts, size: int) -> Iterator[Parts]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
 class Labeller:
-    """One classifier: an actor with a session of its own."""
+    """One classifier: an actor with a session of its own, whose calls may overlap."""
 
     def __init__(self, given: Labelling) -> None:
         import ray
@@ -131,7 +138,7 @@ class Labeller:
         batch = self._pixels(table)
         if table["error_code"].null_count < len(codes):
             batch = batch[[code is None for code in codes]]
-        found = self._vit.predictions(self._vit.engine.run(batch), self._top_k)
+        found = self._vit.predictions(self._logits(batch), self._top_k)
         rows = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),
@@ -145,6 +152,12 @@ class Labeller:
             rows.append({**row, **arrow_path(item.path), "row_id": row_id})
         schema = arrow_schema()
         return pa.Table.from_pylist(rows, schema.insert(0, pa.field("row_id", pa.int64())))
+
+    def _logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the batch in parts, through the engine's own threads: calls of us may overlap."""
+        engine = self._vit.engine
+        parts = _parts(batch, engine.max_batch) if len(batch) else [batch]
+        return np.concatenate([f.result() for f in [engine.submit(part) for part in parts]])
 
     def _pixels(self, table: "pa.Table") -> NDArray[np.uint8]:
         """Return the pixels (N, H, W, 3) where they are: in the shared memory of the node."""
