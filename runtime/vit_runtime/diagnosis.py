@@ -171,7 +171,7 @@ def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | Non
     if len(owners) > 1:
         extra = "gpu" if driver and driver.gpus else "cpu"
         line = providers.reinstall(owners, extra)
-        yield f"{' and '.join(owners)} overwrite each other's files; {line}"
+        yield f"{providers.overwritten(owners)}; {line}"
     for trial in trials:
         wanted = trial.provider == "cpu" or (
             trial.provider == "cuda" and driver is not None and bool(driver.gpus)

@@ -74,6 +74,8 @@ def obstacle(provider: str, device: int = 0) -> Obstacle | None:
     extra = "tensorrt" if provider == "tensorrt" else "gpu"
     if PROVIDERS[provider] not in ort.get_available_providers():
         owners = distributions()
+        if len(owners) > 1:
+            return Obstacle(overwritten(owners), reinstall(owners, extra))
         reason = f"{', '.join(owners) or f'ONNX Runtime {ort.__version__}'} is built without it"
         if not machine.has_nvidia_gpu():
             return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU_CURE)
@@ -81,6 +83,11 @@ def obstacle(provider: str, device: int = 0) -> Obstacle | None:
     wanted = libraries.wanted(provider_library(provider))
     cuda = max((int(n.rpartition(".")[2]) for n in wanted if n.startswith("libcudart")), default=0)
     return _driver_obstacle(cuda, device) or _library_obstacle(wanted)
+
+
+def overwritten(owners: list[str]) -> str:
+    """Say that several installed packages own the onnxruntime module."""
+    return f"{' and '.join(owners)} overwrite each other's files"
 
 
 def reinstall(owners: list[str], extra: str) -> str:
