@@ -250,7 +250,7 @@ class Comparison:
         photos = self._photos(model)
         arrays = inputs.arrays_from_photos(photos, model, setting.scratch)
         with Suite(setting, model, arrays, arrays.float32) as suite:
-            suite.open(e for e in setting.entries if not e.files_only)
+            suite.open((e for e in setting.entries if not e.files_only), at_once=setting.threads)
             self._need_baseline(suite)
             self._accuracy(suite, photos, arrays)
 
