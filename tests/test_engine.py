@@ -142,6 +142,8 @@ def test_what_an_engine_refuses(tiny_artefact: Path, tmp_path: Path) -> None:
                 engine.run(batch)
     with pytest.raises(UsageError, match="closed"):
         engine.run(images(1))
+    with pytest.raises(UsageError, match="closed"):
+        engine.submit(images(1))
     with pytest.raises(UsageError, match="max_batch is 0"):
         Engine.open(tiny_artefact, provider="cpu", max_batch=0)
     with pytest.raises(ArtefactError, match="no such file"):

@@ -1,6 +1,7 @@
 """Where a model runs, and the words of refusal when it cannot run there."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -141,6 +142,32 @@ def test_a_library_says_what_it_is_linked_to() -> None:
     assert found.path is not None and found.problem is None
     lost = libraries.load("libnvnothing.so.3")
     assert lost.absent and lost.path is None and lost.stem == "libnvnothing"
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+def test_tensorrt_is_found_in_its_package_and_another_version_is_told(tmp_path: Path) -> None:
+    package = tmp_path / "tensorrt_libs"
+    package.mkdir()
+    (package / "__init__.py").touch()
+
+    def write(name: str, number: int) -> None:
+        source = tmp_path / "library.c"
+        source.write_text(f"int getInferLibVersion(void) {{ return {number}; }}\n")
+        line = ["cc", "-shared", f"-Wl,-soname,{name}", str(source), "-o", str(package / name)]
+        subprocess.run(line, check=True, timeout=60)
+
+    code = (
+        "from vit_runtime import libraries\n"
+        "print(libraries.load('libnvinfer.so.10').path)\n"
+        "print(libraries.other_tensorrt())\n"
+    )
+    write("libnvinfer.so.11", 110000)
+    _, out, err = python(code, path=tmp_path)
+    assert out.split() == ["None", "libnvinfer.so.11"], err
+    write("libnvinfer.so.10", 101401)
+    rc, out, err = python(code + "print(libraries.tensorrt_version())", path=tmp_path)
+    assert rc == 0, err
+    assert out.split() == [str(package / "libnvinfer.so.10"), "libnvinfer.so.11", "10.14.1"]
 
 
 def test_limits_of_the_machine() -> None:

@@ -153,6 +153,9 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
         if library.exists():
             for name in libraries.wanted(library):
                 by.setdefault(name, []).append(provider)
+    if "cuda" in built_with:
+        for name in providers.OPTIONAL_LIBRARIES:
+            by.setdefault(name, []).append("cuda if there")
     for name, users in by.items():
         found = libraries.load(name)
         yield Wanted(name, tuple(users), found.path, found.version, found.problem)

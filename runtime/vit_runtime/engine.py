@@ -144,6 +144,7 @@ class Engine:
 
     def submit(self, batch: NDArray[np.uint8]) -> "Future[NDArray[np.float32]]":
         """Start `run` on another thread; up to `in_flight` of them overlap copies and compute."""
+        self._open()  # a closed engine refuses here
         return self._callers.submit(self.run, batch)
 
     def close(self) -> None:

@@ -85,12 +85,11 @@ def other_tensorrt() -> str | None:
 
 
 def _packaged(name: str) -> Iterator[Path]:
-    for package, pattern in (("nvidia", "*/lib"), ("tensorrt_libs", ".")):
+    """Yield the places of a library in the pip packages of CUDA and TensorRT."""
+    for package, pattern in (("nvidia", f"*/lib/{name}"), ("tensorrt_libs", name)):
         spec = importlib.util.find_spec(package)
         for location in (spec.submodule_search_locations or ()) if spec else ():
-            for folder in sorted(Path(location).glob(pattern)):
-                if (folder / name).exists():
-                    yield folder / name
+            yield from sorted(Path(location).glob(pattern))
 
 
 def _loaded_path(name: str) -> str | None:
@@ -110,7 +109,8 @@ def _version(name: str, path: str | None) -> str | None:
             return metadata.version(_PACKAGES.get(name.partition(".so")[0], ""))
         except (metadata.PackageNotFoundError, ValueError):
             return None
-    return Path(path).resolve().name.partition(".so.")[2] or None
+    version = Path(path).resolve().name.partition(".so.")[2]
+    return version if version and not name.endswith(version) else None
 
 
 def _needed(library: Path) -> list[str]:

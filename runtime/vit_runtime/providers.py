@@ -21,6 +21,10 @@ DEFAULT_PROVIDER = AUTO
 DRIVERS = {12: "r525", 13: "r580"}
 """By CUDA major version, the oldest driver branch that runs it."""
 
+OPTIONAL_LIBRARIES = ("libcudnn.so.9",)
+"""What the CUDA provider opens by name once it needs it, for faster attention on some GPUs; with
+NVRTC, which cuDNN compiles kernels with."""
+
 NO_GPU_CURE = "use --provider cpu; on a machine with a GPU, pip install 'vit-engine[gpu]'"
 
 log = logging.getLogger("vit_runtime")
@@ -80,9 +84,22 @@ def obstacle(provider: str, device: int = 0) -> Obstacle | None:
         if not machine.has_nvidia_gpu():
             return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU_CURE)
         return Obstacle(reason, reinstall(owners, extra))
-    wanted = libraries.wanted(provider_library(provider))
+    wanted = libraries_of(provider)
     cuda = max((int(n.rpartition(".")[2]) for n in wanted if n.startswith("libcudart")), default=0)
-    return _driver_obstacle(cuda, device) or _library_obstacle(wanted)
+    found = _driver_obstacle(cuda, device) or _library_obstacle(wanted)
+    if found is None:
+        for name in (*OPTIONAL_LIBRARIES, f"libnvrtc.so.{cuda}"):
+            libraries.load(name)
+    return found
+
+
+def libraries_of(provider: str) -> list[str]:
+    """Return what a GPU provider is linked to, in an order to load it in.
+
+    TensorRT's includes CUDA's, which takes the nodes that TensorRT leaves over.
+    """
+    chain = ("cuda", provider) if provider == "tensorrt" else (provider,)
+    return list(dict.fromkeys(n for p in chain for n in libraries.wanted(provider_library(p))))
 
 
 def overwritten(owners: list[str]) -> str:
