@@ -15,11 +15,11 @@ import onnx
 import pytest
 
 from conftest import write_checkpoint
-from vit_runtime import cache, machine, rewrite, tensorrt
+from vit_runtime import cache, libraries, machine, rewrite, tensorrt
 from vit_runtime.artefact import read_contract
 from vit_runtime.cache import EngineCache
 from vit_runtime.errors import ArtefactError, ParityError, ProviderError
-from vit_runtime.sessions import Request, open_on_cpu, open_session
+from vit_runtime.sessions import PlainSession, Request, open_on_cpu, open_session
 
 GPU = machine.Gpu("NVIDIA H200", 150_000_000_000, (9, 0))
 
@@ -262,6 +262,88 @@ def test_a_build_is_announced_and_its_progress_told(
     assert words[0] == "building an engine: once, and it takes minutes"
     assert words[1].startswith("still building (")
     assert words[-1].startswith("built in ")
+
+
+class Machine:
+    """A machine whose TensorRT is the CPU provider: it leaves an engine file behind, or fails."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.request, self.opened, self.broken = request_for(path), 0, 0
+        self.answers = self.request  # what the built engine computes
+        monkeypatch.setattr(machine, "driver", lambda: machine.Driver("580.95", (13, 0), (GPU,)))
+        monkeypatch.setattr(libraries, "tensorrt_version", lambda: "10.14.1")
+        monkeypatch.setattr(tensorrt, "open_session", self.session)
+        monkeypatch.setattr(tensorrt, "_runner", self.runner)
+
+    def session(
+        self, request: Request, chain: list[str], options: dict[str, dict[str, str]], model: bytes
+    ) -> object:
+        assert chain == ["tensorrt", "cuda"]
+        self.opened += 1
+        if self.broken:
+            self.broken -= 1
+            raise ProviderError("provider tensorrt cannot open it: could not deserialize")
+        folder = Path(options["tensorrt"]["trt_engine_cache_path"])
+        (folder / "vit.engine").write_bytes(b"code")
+        return open_session(self.answers, ["cpu"], model=None if self.other else model)
+
+    @property
+    def other(self) -> bool:
+        return self.answers is not self.request
+
+    def runner(self, session: object, request: Request, largest: int) -> PlainSession:
+        return PlainSession(session, request.contract, largest)
+
+    def open(self) -> None:
+        tensorrt.open_on_tensorrt(self.request, 8).close()
+
+
+def test_an_engine_is_built_once_and_then_loaded(
+    tiny_artefact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = Machine(tiny_artefact, monkeypatch)
+    here.open()
+    assert "building a TensorRT engine for batches of 1 to 8 on NVIDIA H200" in caplog.text
+    caplog.clear()
+    here.open()
+    assert "building" not in caplog.text
+    assert here.opened == 2
+
+
+def test_a_damaged_or_stale_engine_is_built_anew_once(
+    tiny_artefact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = Machine(tiny_artefact, monkeypatch)
+    here.open()
+    (engine,) = cache.root().glob("*/vit.engine")
+    engine.write_bytes(b"damaged")
+    caplog.clear()
+    here.open()
+    assert "is damaged" in caplog.text
+    assert engine.read_bytes() == b"code"
+    here.broken = 1  # sound by its hashes, and yet it does not load
+    caplog.clear()
+    here.open()
+    assert "does not load" in caplog.text
+    assert "built in" in caplog.text
+    here.broken = 2
+    with pytest.raises(ProviderError, match="cannot open it"):
+        here.open()
+
+
+def test_a_built_engine_that_strays_is_not_kept(
+    tiny_artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Machine(tiny_artefact, monkeypatch)
+    write_checkpoint(tmp_path / "model", seed=1)
+    here.answers = request_for(exported(tmp_path / "model", tmp_path / "other.onnx"))
+    for _ in range(2):
+        with pytest.raises(ParityError):
+            here.open()
+    assert not list(cache.root().glob(f"*/{cache.SEAL}"))
+    here.answers = here.request
+    here.open()
+    assert here.opened == 3
 
 
 def test_the_key_is_written_down_beside_the_engine(built: EngineCache) -> None:
