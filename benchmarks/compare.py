@@ -63,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, default=HERE / "out", help="folder (default %(default)s)")
     add("--resume", action="store_true", help="measure only what the stored JSON lacks")
     add("--add", nargs="+", metavar="NAME", help="measure these and add them to the stored JSON")
+    add(
+        "--lock",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="hold these files' exclusive flock while timing, on a machine shared with others",
+    )
     add("--render", type=Path, metavar="JSON", help="write Markdown and HTML of a stored result")
     return parser
 
@@ -96,6 +104,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             scratch=Path(scratch),
             plan=plan,
             say=progress,
+            locks=tuple(arguments.lock),
         )
         comparison = Comparison(setting, arguments)
         return comparison.add() if arguments.add else comparison.run()
@@ -202,7 +211,9 @@ class Comparison:
             self._other_model()
         if self._missing(["ceilings"]):
             arrays = inputs.noise(self.model, 1, self.setting.scratch)
-            self._done("ceilings", {"ceilings": measure.ceilings(self.setting, self.model, arrays)})
+            with machine.alone(self.setting.locks):
+                found = measure.ceilings(self.setting, self.model, arrays)
+            self._done("ceilings", {"ceilings": found})
 
     def _missing(self, stages: list[str]) -> list[str]:
         return [stage for stage in stages if stage not in self.result["done"]]
@@ -219,8 +230,9 @@ class Comparison:
         with Suite(setting, self.model, arrays, calibration.float32, speed["rows"]) as suite:
             out = {n for n, row in suite.rows.items() if row["status"] != "ok"}
             wanted = [e for e in setting.entries if e.name not in out]
-            suite.open(e for e in wanted if not e.files_only)
-            suite.warm(1)
+            with machine.alone(setting.locks):
+                suite.open(e for e in wanted if not e.files_only)
+                suite.warm(1)
             self._need_baseline(suite)
             if "announced" not in self.result:
                 self.result["announced"] = round(suite.estimate())
@@ -228,14 +240,16 @@ class Comparison:
             for stage in missing:
                 if stage.startswith("speed"):
                     batch = int(stage.split()[1])
-                    suite.speed(batch)
+                    with machine.alone(setting.locks):
+                        suite.speed(batch)
                     self._need_baseline(suite)
                     self._done(stage, {})
                     self._show(batch)
                 elif stage == "files":
-                    suite.warm(8)
-                    suite.open(e for e in wanted if e.files_only)
-                    found = suite.label_files(photos)
+                    with machine.alone(setting.locks):
+                        suite.warm(8)
+                        suite.open(e for e in wanted if e.files_only)
+                        found = suite.label_files(photos)
                     for entry in setting.entries:
                         if entry.files_only:
                             speed["rows"].pop(entry.name, None)

@@ -1,9 +1,11 @@
 """The machine's card: what a number was measured on."""
 
 import contextlib
+import fcntl
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,15 @@ def card(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": commit(),
     }
+
+
+@contextlib.contextmanager
+def alone(locks: tuple[Path, ...]) -> Iterator[None]:
+    """Hold the files' exclusive locks, taken in their order, so that others wait."""
+    with contextlib.ExitStack() as held:
+        for path in locks:
+            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
+        yield
 
 
 def gpu() -> str | None:

@@ -61,6 +61,7 @@ class Setting:
     scratch: Path
     plan: Plan
     say: Say
+    locks: tuple[Path, ...] = ()  # held while timing
 
 
 class Suite:
