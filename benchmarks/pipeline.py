@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from vit_runtime.classifier import Classifier
-from vit_runtime.engine import usable_cores
 from vit_runtime.isolate import DecoderProcess, SharedPixels, Task
+from vit_runtime.machine import usable_cores
 from vit_runtime.pipeline import DecodePool, slots_for
 from vit_runtime.sources import Item, items_from_sources
 

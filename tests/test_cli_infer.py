@@ -324,7 +324,7 @@ def test_a_signal_ends_the_run_soon_and_resumably(infer, mixed, tmp_path, number
         assert run.stdin and run.stderr
         names = [f"{p}\n" for p in sorted(mixed.iterdir())]
         state = tmp_path / "r.jsonl.partial.state"
-        for name in names[:50]:  # a chunk is synced when it is two seconds old and a row comes
+        for name in names[:50]:  # a chunk is synced when it is old enough and a row comes
             run.stdin.write(name)
             run.stdin.flush()
             time.sleep(0.06)

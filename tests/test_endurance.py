@@ -69,7 +69,7 @@ def test_rows_survive_30_kills(folder, clean, tmp_path):
     partial = tmp_path / "rows.jsonl.partial"
     kept = []
     for _ in range(30):
-        run_for(moments.uniform(0.05, 0.5 + seconds / 3), line, signal.SIGKILL, {-9, 3})
+        run_for(moments.uniform(0.05, 0.7 + seconds / 3), line, signal.SIGKILL, {-9, 3})
         if out.exists():
             assert out.read_bytes() == expected
             out.unlink()
@@ -89,7 +89,7 @@ def test_rows_survive_20_terminations(folder, clean, tmp_path):
     line = [*COMMAND, folder, "-o", out, "--resume"]
     for _ in range(20):
         # Before Python has installed a handler, the signal ends it as any process.
-        run_for(moments.uniform(0.3, 0.5 + seconds / 3), line, signal.SIGTERM, {143, -15, 3})
+        run_for(moments.uniform(0.3, 0.7 + seconds / 3), line, signal.SIGTERM, {143, -15, 3})
         if out.exists():
             assert out.read_bytes() == expected
             out.unlink()

@@ -19,7 +19,7 @@ from vit_runtime.errors import ProviderError, UsageError
 from vit_runtime.rows import Format
 from vit_runtime.sources import Item
 
-CHUNK_ROWS, CHUNK_SECONDS = 1000, 2.0
+CHUNK_ROWS, CHUNK_SECONDS = 1000, 0.5
 """A chunk of rows is synced to disk when it has this many, or is this old."""
 
 
