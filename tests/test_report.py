@@ -165,6 +165,14 @@ def test_markdown_holds_every_table(result: dict[str, Any]) -> None:
     assert "commit 0123456789ab" in text
 
 
+def test_the_differing_images_are_listed(result: dict[str, Any]) -> None:
+    table = report.differences_table(result)
+    (cells,) = table.body
+    assert cells[:3] == ("a.png", "star", "star")
+    assert cells[3].startswith("vit-engine int8: heart; ")
+    assert cells[3].endswith("OpenVINO bf16: heart")
+
+
 def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
     rows = report.rows_from_result(result)
     expected = "vit-engine int8 is 4.0 times as fast as eager PyTorch at batch 1"
@@ -286,7 +294,7 @@ def check_page(seen: dict[str, Any], tables: int) -> None:
 
 
 def test_a_browser_shows_plots_and_tables(result: dict[str, Any], tmp_path: Path) -> None:
-    check_page(in_browser(page(result), tmp_path), tables=5)
+    check_page(in_browser(page(result), tmp_path), tables=6)
 
 
 @pytest.mark.parametrize(

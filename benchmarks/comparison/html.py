@@ -177,7 +177,7 @@ def _tables(result: Result) -> list[str]:
             + "</tr>"
             for cells in table.body
         )
-        words = "words" if name.startswith("Not") else "numbers"
+        words = "words" if name.startswith(("Not", "Where")) else "numbers"
         parts.append(
             f"<section><h2>{escape(name)}</h2><p>{escape(note)}</p><div class='scroll'>"
             f"<table class='{words}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

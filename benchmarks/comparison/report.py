@@ -172,6 +172,27 @@ def accuracy_table(result: Result) -> Table:
     return Table(head, tuple(body))
 
 
+def differences_table(result: Result) -> Table:
+    """Each image on which someone's label is not the baseline's, and who says what."""
+    said: dict[str, tuple[str, str, list[str]]] = {}
+    found = result["accuracy"]["rows"]
+    for name in (n for n in TITLES if n in found):
+        for differs in found[name].get("differs", ()):
+            file = differs["file"]
+            said.setdefault(file, (differs["true"], differs["baseline"], []))
+            said[file][2].append(f"{TITLES[name]}: {_first(differs['here'])}")
+    body = [
+        (file, _first(true), _first(baseline), "; ".join(others))
+        for file, (true, baseline, others) in sorted(said.items())
+    ]
+    return Table(("Image", "true class", TITLES[BASELINE], "others"), tuple(body))
+
+
+def _first(label: str) -> str:
+    """Return the first of a class's names, where it has several."""
+    return label.split(",", maxsplit=1)[0]
+
+
 def files_table(result: Result) -> Table:
     """Files to labels, images a second."""
     files = result["files"]
@@ -312,6 +333,9 @@ def sections(result: Result) -> list[tuple[str, str, Table]]:
             f"“Agrees” and the differences of the logits are against {TITLES[BASELINE]}."
         )
         found.append(("Accuracy", note, accuracy_table(result)))
+        differences = differences_table(result)
+        note = f"{len(differences.body)} images have a label that is not the baseline's."
+        found.append(("Where the labels differ", note, differences))
     excluded = excluded_table(result, rows)
     if excluded.body:
         found.append(("Not in the tables", "", excluded))
