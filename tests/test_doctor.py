@@ -62,7 +62,8 @@ def test_two_distributions_are_a_problem_with_the_line_that_mends_it(
     )
     (fake / "top_level.txt").write_text("onnxruntime\n")
     line = [sys.executable, "-m", "vit_runtime.doctor", "-m", str(tiny_artefact)]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(
         line, capture_output=True, text=True, timeout=100, check=False, env=environment
     )

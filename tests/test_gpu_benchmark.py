@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu
 import gpu_stages
+import gpu_variants
 
 
 def row(batch: int, images: float, submitted: float) -> gpu.Row:
@@ -60,10 +61,10 @@ def test_the_variants_give_the_same_logits_on_the_cpu(tiny_artefact: Path, varia
     request = Request(tiny_artefact, read_contract(tiny_artefact))
     data = tiny_artefact.read_bytes()
     if variant == "contrib":
-        data = replace_attention(data, gpu_stages.contrib)
+        data = replace_attention(data, gpu_variants.contrib)
         data += field(8, field(1, "com.microsoft") + field(2, 1))
     else:
-        data = gpu_stages.with_skip_layer_norm(data)
+        data = gpu_variants.with_skip_layer_norm(data)
         assert data.count(b"SkipLayerNormalization") >= 3
     feed = {"pixels": gpu_stages.pictures(str(tiny_artefact), 5)}
     (expected,) = open_session(request, ["cpu"]).run(None, feed)

@@ -1,4 +1,4 @@
-"""TensorRT without a GPU: the cache of engines, the rewritten attention, the built engine's check.
+"""TensorRT without a GPU: the cache of engines, and the built engine's check.
 
 The provider itself is not here to be run; benchmarks/gpu.py does that where one is.
 """
@@ -10,15 +10,13 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 
 from conftest import write_checkpoint
-from vit_runtime import cache, libraries, machine, rewrite, tensorrt
+from vit_runtime import cache, libraries, machine, tensorrt
 from vit_runtime.artefact import read_contract
 from vit_runtime.cache import EngineCache
-from vit_runtime.errors import ArtefactError, ParityError, ProviderError
+from vit_runtime.errors import ParityError, ProviderError
 from vit_runtime.sessions import PlainSession, Request, open_on_cpu, open_session
 
 GPU = machine.Gpu("NVIDIA H200", 150_000_000_000, (9, 0))
@@ -182,63 +180,6 @@ def test_two_processes_do_not_build_at_once(caplog: pytest.LogCaptureFixture) ->
         assert "another process is building this engine: waiting for it" in caplog.text
     other.join(30)
     assert other.exitcode == 0
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("io", ["uint8", "hf"])
-def test_rewritten_attention_gives_the_same_logits(
-    tiny_folder: Path, tmp_path: Path, precision: str, io: str
-) -> None:
-    path = exported(tiny_folder, tmp_path / "vit.onnx", precision=precision, io=io)
-    request = request_for(path)
-    model = rewrite.replace_attention(path.read_bytes(), rewrite.primitive)
-    given = request.contract.input
-    rng = np.random.default_rng(0)
-    feed = {
-        "uint8": rng.integers(0, 256, (6, 32, 32, 3), np.uint8),
-        "float32": rng.standard_normal((6, 3, 32, 32), np.float32),
-    }[given.dtype]
-    (expected,) = open_session(request, ["cpu"]).run(None, {given.name: feed})
-    (found,) = open_session(request, ["cpu"], model=model).run(None, {given.name: feed})
-    # The CPU provider computes both in fp32; in fp16 they round at other places.
-    tolerance = {"fp32": 1e-5, "fp16": 5e-3}[precision] * np.ptp(expected)
-    np.testing.assert_allclose(found, expected, atol=float(tolerance))
-
-
-def test_the_rewritten_model_is_sound_and_only_its_attention_is_new(tiny_artefact: Path) -> None:
-    data = tiny_artefact.read_bytes()
-    before = onnx.load_from_string(data)
-    after = onnx.load_from_string(rewrite.replace_attention(data, rewrite.primitive))
-    onnx.checker.check_model(after, full_check=True)
-    kinds = [node.op_type for node in after.graph.node]
-    assert "Attention" not in kinds
-    start = kinds.index("Softmax")
-    assert kinds[start - 2 : start + 2] == ["Mul", "MatMul", "Softmax", "MatMul"]
-    kept = [node for node in before.graph.node if node.op_type != "Attention"]
-    assert all(node in after.graph.node for node in kept)
-    assert list(after.metadata_props) == list(before.metadata_props)
-    assert list(after.opset_import) == list(before.opset_import)
-    names = [value.name for value in after.graph.initializer]
-    assert len(names) == len(set(names))
-    assert [t.name for t in before.graph.initializer] == names[: len(before.graph.initializer)]
-
-
-def test_the_real_model_rewritten(test_data: Path, tmp_path: Path) -> None:
-    path = exported(test_data / "deit-tiny-imagenet1k", tmp_path / "vit.onnx")
-    request = request_for(path)
-    model = rewrite.replace_attention(path.read_bytes(), rewrite.primitive)
-    feed = {"pixels": tensorrt.sample_images(224, 224)}
-    (expected,) = open_session(request, ["cpu"]).run(None, feed)
-    (found,) = open_session(request, ["cpu"], model=model).run(None, feed)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_attention_of_another_kind_is_not_rewritten(tiny_artefact: Path) -> None:
-    model = onnx.load(tiny_artefact)
-    node = next(n for n in model.graph.node if n.op_type == "Attention")
-    node.attribute.append(onnx.helper.make_attribute("is_causal", 1))
-    with pytest.raises(ArtefactError, match="is not as vit-export writes it"):
-        rewrite.replace_attention(model.SerializeToString(), rewrite.primitive)
 
 
 def test_a_built_engine_that_strays_is_refused(tiny_artefact: Path, tmp_path: Path) -> None:
