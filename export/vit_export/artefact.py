@@ -13,11 +13,12 @@ from onnxscript import ir
 from PIL import Image
 
 from vit_export.checkpoint import Checkpoint
-from vit_export.graph import INPUTS, model_from_checkpoint
-from vit_export.verify import parity_of
+from vit_export.graph import INPUTS, Linear, model_from_checkpoint
+from vit_export.quantize import Quantized
+from vit_export.verify import BOUNDS, Bounds, parity_of
 from vit_runtime import contract
 from vit_runtime.contract import Contract, Identity, Input, Output
-from vit_runtime.errors import CheckpointError, ProviderError
+from vit_runtime.errors import CheckpointError, ParityError, ProviderError
 
 MAX_BYTES = 2**31 - 1
 """Of a serialised ONNX model: protobuf's limit to one message."""
@@ -30,19 +31,36 @@ def export(
     precision: str,
     io: str = "uint8",
     images: Iterable[Image.Image] | None,
+    bounds: Bounds | None = None,
+    rounded: Quantized | None = None,
 ) -> Contract:
     """Write a checkpoint's artefact to `path` and return its contract.
 
-    It is held against eager PyTorch on `images` first, and ParityError leaves nothing behind;
-    with None it is not, and the contract says so.
+    It is held against eager PyTorch on `images` first, within `bounds` or else the precision's own,
+    and ParityError leaves nothing behind; with None it is not, and the contract says so. `rounded`
+    is the checkpoint quantised, for int8 and for it alone.
     """
-    model = model_from_checkpoint(checkpoint, precision=precision, io=io)
+    assert (rounded is not None) == (precision == "int8")
+    model = model_from_checkpoint(
+        rounded.checkpoint if rounded else checkpoint,
+        precision=precision,
+        io=io,
+        linear=rounded.linear if rounded else Linear,
+    )
     contract = contract_from_checkpoint(checkpoint, precision=precision, io=io)
+    if rounded:
+        contract = replace(contract, calibration=rounded.calibration)
     with replacing(path) as temporary:
         write(model, contract, temporary)
         onnx.checker.check_model(temporary, full_check=True)
         if images is not None:
-            contract = replace(contract, parity=parity_of(temporary, checkpoint, images))
+            try:
+                parity = parity_of(temporary, checkpoint, images, bounds or BOUNDS[precision])
+            except ParityError as e:
+                if rounded is None:
+                    raise
+                raise ParityError(f"{e}; {rounded.most_sensitive()}") from e
+            contract = replace(contract, parity=parity)
             write(model, contract, temporary)
     return contract
 

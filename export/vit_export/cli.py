@@ -7,16 +7,28 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vit_export.checkpoint import DEFAULT_MODEL, Checkpoint, load
 from vit_runtime import command
 from vit_runtime.contract import Parity
 from vit_runtime.errors import UsageError
 
-HF_FILES = {"fp16": "model_fp16.onnx", "fp32": "model.onnx"}
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vit_export.quantize import Quantized
+
+HF_FILES = {"fp16": "model_fp16.onnx", "fp32": "model.onnx", "int8": "model_int8.onnx"}
 """By precision, the file names that Optimum and transformers.js look for; the first is default."""
-PRECISIONS = tuple(HF_FILES)
+PRECISIONS = {  # and what they are for
+    "fp16": "half precision: for GPUs, and half the size (default)",
+    "fp32": "full precision: the same numbers as PyTorch",
+    "int8": "for CPUs: several times faster, labels nearly the same",
+}
+DEFAULT_PRECISION = "fp16"
 
 
 def main() -> int:
@@ -46,14 +58,14 @@ def _parser() -> argparse.ArgumentParser:
         help="ModelScope id, hf:owner/name, folder, or 'demo' (default %(default)s)",
     )
     precision = parser.add_mutually_exclusive_group()
-    for name in PRECISIONS:
+    for name, words in PRECISIONS.items():
         precision.add_argument(
             f"--{name}",
             dest="precision",
             action="store_const",
             const=name,
-            default=PRECISIONS[0],
-            help=f"{name} weights{' (default)' if name == PRECISIONS[0] else ''}",
+            default=DEFAULT_PRECISION,
+            help=words,
         )
     add(
         "--io",
@@ -84,6 +96,18 @@ def _parser() -> argparse.ArgumentParser:
         help="hold the artefact against PyTorch on these images (default: drawn ones)",
     )
     verify.add_argument("--no-verify", action="store_true", help="the artefact will say so")
+    add(
+        "--calibrate",
+        metavar="DIR",
+        help="with --int8: images like those to come, 100 or so; a part calibrates, others judge "
+        "(default: drawn ones)",
+    )
+    add(
+        "--min-agreement",
+        type=float,
+        metavar="SHARE",
+        help="with --int8: of images labelled as PyTorch does, else exit 5 (default 0.98)",
+    )
     return parser
 
 
@@ -96,21 +120,34 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{output} is a file; with --io hf -o takes a folder")
     if arguments.triton_tensorrt and not arguments.triton:
         raise UsageError("--triton-tensorrt is of a repository; add --triton DIR")
+    if arguments.precision != "int8":
+        for option in ("calibrate", "min_agreement"):
+            if getattr(arguments, option) is not None:
+                raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
     path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
     checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Here, since they import torch's world, which takes seconds: a mistake in the command line or
     # the checkpoint is told at once.
     from vit_export.artefact import export
-    from vit_export.verify import verification_images
+    from vit_export.verify import BOUNDS, verification_images
 
     start = time.monotonic()
+    bounds, rounded, images = BOUNDS[arguments.precision], None, None
+    if arguments.precision == "int8":
+        rounded, images = _rounded(checkpoint, arguments.calibrate)
+        if arguments.min_agreement is not None:
+            bounds = replace(bounds, min_agreement=arguments.min_agreement)
+    if arguments.verify_images or images is None:
+        images = verification_images(arguments.verify_images)
     contract = export(
         checkpoint,
         path,
         precision=arguments.precision,
         io=arguments.io,
-        images=None if arguments.no_verify else verification_images(arguments.verify_images),
+        images=None if arguments.no_verify else images,
+        bounds=bounds,
+        rounded=rounded,
     )
     if hf:
         for name in ("config.json", "preprocessor_config.json"):
@@ -124,6 +161,26 @@ def _export(arguments: argparse.Namespace) -> int:
         model = triton.write(path, arguments.triton, with_tensorrt=arguments.triton_tensorrt)
         say(f"wrote {model}, for tritonserver --model-repository {arguments.triton}")
     return 0
+
+
+def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, Iterator[Image]]":
+    """Round the checkpoint to int8; return it and the images to judge it on."""
+    from vit_export import calibration
+    from vit_export.quantize import quantized
+
+    if source is None:
+        say(
+            "warning: calibrating on drawn images; --calibrate DIR, with a hundred images like "
+            "those to come, keeps more of the accuracy"
+        )
+    images, judged = calibration.split(source)
+    rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
+    in_float = rounded.sensitivity.keys() - rounded.layers.keys()
+    say(
+        f"calibrated on {len(images)} images: {len(rounded.layers)} products in int8, "
+        f"{len(in_float)} of the most sensitive in float"
+    )
+    return rounded, judged
 
 
 def _summary(checkpoint: Checkpoint) -> str:

@@ -4,7 +4,7 @@ The modules read as a PyTorch ViT; each `forward` emits nodes. All numerics of t
 here: weights are widened to float64, folded, and rounded once to the artefact's precision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ IR_VERSION = 11  # the one that goes with opset 23
 PRECISIONS: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype(np.float32),
     "fp16": np.dtype(np.float16),
+    "int8": np.dtype(np.float32),
 }
+"""What the weights are rounded to; in an int8 artefact, those that stay in float."""
 INPUTS = {"uint8": "pixels", "hf": "pixel_values"}
 """The two input conventions and the input's name in each; the output is `logits` in both."""
 
@@ -29,8 +31,13 @@ Array = NDArray[np.float64]
 class Weights:
     """The checkpoint's tensors by name, widened to float64, narrowed once on the way in."""
 
-    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], dtype: np.dtype[Any]) -> None:
-        self.tensors, self.dtype = tensors, dtype
+    def __init__(
+        self,
+        tensors: Mapping[str, NDArray[np.generic]],
+        dtype: np.dtype[Any],
+        linear: "LinearFactory",
+    ) -> None:
+        self.tensors, self.dtype, self._linear = tensors, dtype, linear
 
     def __getitem__(self, name: str) -> Array:
         return self.tensors[name].astype(np.float64)
@@ -42,6 +49,14 @@ class Weights:
         """Return the array as a graph weight in the artefact's precision."""
         narrow = np.ascontiguousarray(array.astype(self.dtype))
         return nn.Parameter(narrow.shape, data=ir.tensor(narrow))
+
+    def linear(self, *layers: str) -> nn.Module:
+        """Return one product for the layers, in the form that the artefact gives them."""
+        return self._linear(self, *layers)
+
+
+LinearFactory = Callable[..., nn.Module]
+"""(weights, *layers) -> a module from x (N, T, K) to x @ W + b."""
 
 
 class Linear(nn.Module):
@@ -149,11 +164,11 @@ class SelfAttention(nn.Module):
         query, key, value = (f"{layer}.attention.attention.{n}" for n in ("query", "key", "value"))
         self.heads, self.cls_only = architecture.heads, cls_only
         if cls_only:
-            self.query = Linear(weights, query)
-            self.key_value = Linear(weights, key, value)
+            self.query = weights.linear(query)
+            self.key_value = weights.linear(key, value)
         else:
-            self.qkv = Linear(weights, query, key, value)
-        self.project = Linear(weights, f"{layer}.attention.output.dense")
+            self.qkv = weights.linear(query, key, value)
+        self.project = weights.linear(f"{layer}.attention.output.dense")
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         if self.cls_only:
@@ -170,9 +185,9 @@ class MLP(nn.Module):
 
     def __init__(self, weights: Weights, layer: str, architecture: Architecture) -> None:
         super().__init__()
-        self.fc1 = Linear(weights, f"{layer}.intermediate.dense")
+        self.fc1 = weights.linear(f"{layer}.intermediate.dense")
         self.activation = Activation(weights, architecture.hidden_act)
-        self.fc2 = Linear(weights, f"{layer}.output.dense")
+        self.fc2 = weights.linear(f"{layer}.output.dense")
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         return self.fc2(op, self.activation(op, self.fc1(op, x)))
@@ -214,7 +229,7 @@ class ViT(nn.Module):
             [Block(weights, architecture, i, cls_only=i == last) for i in range(last + 1)]
         )
         self.norm = LayerNorm(weights, "vit.layernorm", architecture.layer_norm_eps)
-        self.classifier = Linear(weights, "classifier")
+        self.classifier = weights.linear("classifier")
 
     def forward(self, op: OpBuilder, image: ir.Value) -> ir.Value:
         x = self.embeddings(op, image)
@@ -229,8 +244,12 @@ def cls_token(op: OpBuilder, x: ir.Value) -> ir.Value:
     return op.Slice(x, [0], [1], [1])
 
 
-def model_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str) -> ir.Model:
+def model_from_checkpoint(
+    checkpoint: Checkpoint, *, precision: str, io: str, linear: LinearFactory = Linear
+) -> ir.Model:
     """Return the ONNX model; `precision` is a key of PRECISIONS, `io` one of INPUTS.
+
+    `linear` makes the products: `Linear` in float, `Quantized.linear` in int8.
 
     Input: uint8 `pixels` [batch, H, W, 3], or for "hf" float32 `pixel_values` [batch, 3, H, W].
     Output: float32 `logits` [batch, labels].
@@ -242,9 +261,11 @@ def model_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str) ->
         image = builder.input(INPUTS[io], ir.DataType.UINT8, ["batch", size, size, 3])
     else:
         image = builder.input(INPUTS[io], ir.DataType.FLOAT, ["batch", 3, size, size])
-    weights = Weights(checkpoint.tensors, PRECISIONS[precision])
+    weights = Weights(checkpoint.tensors, PRECISIONS[precision], linear)
     logits = ViT(weights, checkpoint, io)(builder.op, image)
     logits.shape = ir.Shape(["batch", len(checkpoint.labels)])
     logits.type = ir.TensorType(ir.DataType.FLOAT)
     builder.add_output(logits, "logits")
+    for node in graph:
+        graph.opset_imports.setdefault(node.domain, 1)  # int8 has an operator of ONNX Runtime's own
     return ir.Model(graph, ir_version=IR_VERSION, producer_name="vit-engine")

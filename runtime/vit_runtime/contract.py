@@ -1,7 +1,7 @@
 """What an artefact says of itself: one JSON document in its metadata, written and read here."""
 
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -73,14 +73,26 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The images that int8 weights were rounded after; `sha256` is over their pixels as fed."""
+
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Contract:
-    """Everything the runtime needs to know of an artefact; `parity` is None if never checked."""
+    """Everything the runtime needs to know of an artefact.
+
+    `parity` is None if it was never checked, `calibration` if no image had a part in the weights.
+    """
 
     identity: Identity
     input: Input
     preprocessing: Preprocessing
     output: Output
     parity: Parity | None
+    calibration: Calibration | None = None
     schema: int = SCHEMA
 
     def dumps(self) -> str:
@@ -133,11 +145,13 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
     """Return `value` as the annotated type, or raise `ArtefactError` that names the field."""
     if is_dataclass(expected) and isinstance(expected, type):
         hints = get_type_hints(expected)
-        names = [f.name for f in fields(expected)]
-        if not isinstance(value, dict) or set(value) != set(names):
+        names = {f.name for f in fields(expected)}
+        # A field with a default is younger than some artefacts.
+        required = {f.name for f in fields(expected) if f.default is MISSING}
+        if not isinstance(value, dict) or not required <= set(value) <= names:
             found = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ArtefactError(f"the contract's {where} has {found}, expected {sorted(names)}")
-        return expected(**{n: _parsed(hints[n], value[n], f"{where}.{n}") for n in names})
+        return expected(**{n: _parsed(hints[n], v, f"{where}.{n}") for n, v in value.items()})
     if isinstance(expected, UnionType):
         if value is None and NoneType in get_args(expected):
             return None

@@ -1,0 +1,77 @@
+"""The int8 form of a Linear: weights by output channel, activations by token.
+
+`MatMulIntegerToFloat` is ONNX Runtime's own operator (domain com.microsoft). The standard
+MatMulInteger, Cast, Mul, or QuantizeLinear and DequantizeLinear around a MatMul, end in the same
+kernel only in part: the file is for the CPU provider alone, and says what is to run.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxscript import OpBuilder, ir, nn
+
+DOMAIN = "com.microsoft"
+LEVELS = 127
+"""Of a weight, and of an activation of either sign: -127 to 127 steps."""
+
+GELU_MIN = 0.1701
+"""No GELU goes further below zero: erf and tanh reach -0.1700, the sigmoid form -0.1636."""
+
+GELU_ZERO = 28
+"""The uint8 that stands for zero after a GELU. 28 steps reach down to GELU_MIN, so a step is at
+least GELU_MIN / 28, that of a token whose largest value is 1.4; the other 227 go to that value."""
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Weights:
+    """x @ (matrix * scale) + bias, rounded: matrix int8 (K, N), scale and bias float64 (N,)."""
+
+    matrix: NDArray[np.int8]
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+
+class Int8Linear(nn.Module):
+    """x (N, T, K) -> x @ W + b, with x in uint8 by a step of each token's own.
+
+    No token's rounding depends on its neighbours, so neither does an image's label on the rest of
+    its batch. `after_gelu` says that x is a GELU's output.
+    """
+
+    def __init__(self, weights: Int8Weights, *, tokens: int, after_gelu: bool) -> None:
+        super().__init__()
+        self.inputs, self.outputs = weights.matrix.shape
+        self.tokens, self.after_gelu = tokens, after_gelu
+        self.weight = _parameter(weights.matrix)
+        self.scale = _parameter(weights.scale.astype(np.float32))
+        self.weight_zero = _parameter(np.zeros(self.outputs, np.int8))
+        self.bias = _parameter(weights.bias.astype(np.float32))
+        self.zero = _parameter(np.uint8(GELU_ZERO if after_gelu else LEVELS + 1))
+        levels = 255 - GELU_ZERO if after_gelu else LEVELS
+        self.steps = _parameter(np.float32(1 / levels))
+        # A token of zeros has a step all the same.
+        self.least = _parameter(np.float32(GELU_MIN / GELU_ZERO if after_gelu else 1e-12))
+        self.one = _parameter(np.float32(1))
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """Emit the product."""
+        x = op.Reshape(x, [-1, self.inputs])
+        largest = op.ReduceMax(x if self.after_gelu else op.Abs(x), [-1], keepdims=0)
+        step = op.Max(op.Mul(largest, self.steps), self.least)
+        zeros = op.Expand(self.zero, op.Shape(step))
+        # Scales on axis 0 are the one fast way to a scale per token: Div and QuantizeLinear take
+        # 1.6 times as long.
+        q = op.QuantizeLinear(x, step, zeros, axis=0)
+        y = op.MatMulIntegerToFloat(
+            q, self.weight, self.one, self.scale, self.zero, self.weight_zero, _domain=DOMAIN
+        )
+        y = op.Add(op.Mul(y, op.Unsqueeze(step, [1])), self.bias)
+        result: ir.Value = op.Reshape(y, [-1, self.tokens, self.outputs])
+        return result
+
+
+def _parameter(array: NDArray[Any] | np.generic) -> nn.Parameter:
+    whole = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
+    return nn.Parameter(whole.shape, data=ir.tensor(whole))
