@@ -124,6 +124,8 @@ def _export(arguments: argparse.Namespace) -> int:
         for option in ("calibrate", "min_agreement"):
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
+    if arguments.min_agreement is not None and not 0 <= arguments.min_agreement <= 1:
+        raise UsageError(f"--min-agreement is {arguments.min_agreement}, a share from 0 to 1")
     path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
     checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")

@@ -1,0 +1,202 @@
+"""int8: what is rounded, what it costs in labels, and what is refused."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from conftest import Run, write_checkpoint
+from vit_export import calibration
+from vit_export.artefact import export
+from vit_export.checkpoint import Checkpoint, load
+from vit_export.graph import model_from_checkpoint
+from vit_export.quantize import Quantized, quantized
+from vit_export.rounding import Statistics, int8_from_matrix
+from vit_export.verify import eager_logits, engine_logits, parity_from_logits
+from vit_runtime.artefact import read_contract
+from vit_runtime.engine import Engine
+from vit_runtime.preprocess import rgb_from_image
+
+
+def rounded_demo() -> tuple[Checkpoint, Quantized]:
+    checkpoint = load("demo")
+    images, _ = calibration.split(None)
+    return checkpoint, quantized(
+        checkpoint, calibration.pixels_of(images, checkpoint.preprocessing)
+    )
+
+
+@pytest.fixture(scope="module")
+def demo() -> tuple[Checkpoint, Quantized]:
+    """The demo checkpoint, rounded after the drawn images."""
+    return rounded_demo()
+
+
+@pytest.fixture(scope="module")
+def demo_int8(demo: tuple[Checkpoint, Quantized], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo as an int8 artefact."""
+    path = tmp_path_factory.mktemp("int8") / "vit.onnx"
+    export(demo[0], path, precision="int8", images=None, rounded=demo[1])
+    return path
+
+
+def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
+    test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
+    images, judged = calibration.split(str(test_data / "imagenet-sample"))
+    rest = [rgb_from_image(image) for image in judged]
+    assert (len(images), len(rest)) == (40, 160)
+    preprocessing = checkpoint.preprocessing
+    path = tmp_path / "vit.onnx"
+    rounded = quantized(checkpoint, calibration.pixels_of(images, preprocessing))
+    export(checkpoint, path, precision="int8", images=None, rounded=rounded)
+    pixels, expected = calibration.pixels_of(rest, preprocessing), eager_logits(checkpoint, rest)
+    with Engine.open(path, provider="cpu") as engine:
+        found = engine_logits(engine, pixels)
+        alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(8)])
+    parity = parity_from_logits(found, expected)
+    with capsys.disabled():
+        print(
+            f"\nDeiT-Tiny int8: agreement {parity.top1_agreement:.1%}, "
+            f"mean |logit difference| {parity.mean_abs_diff:.4f}, max {parity.max_abs_diff:.2f}"
+        )
+    assert parity.top1_agreement >= 0.98
+    assert parity.mean_abs_diff < 0.035
+    # A label does not depend on the rest of the batch.
+    np.testing.assert_allclose(alone, found[:8], atol=1e-4)
+
+
+def test_the_same_images_give_the_same_bytes(demo_int8: Path, tmp_path: Path) -> None:
+    checkpoint, rounded = rounded_demo()
+    export(checkpoint, tmp_path / "again.onnx", precision="int8", images=None, rounded=rounded)
+    assert (tmp_path / "again.onnx").read_bytes() == demo_int8.read_bytes()
+
+
+def test_the_contract_says_what_it_was_calibrated_on(
+    demo: tuple[Checkpoint, Quantized], demo_int8: Path
+) -> None:
+    found = read_contract(demo_int8)
+    assert found.identity.precision == "int8"
+    assert found.calibration == demo[1].calibration
+    assert found.calibration is not None
+    assert found.calibration.images == 16
+    assert len(found.calibration.sha256) == 64
+
+
+def test_onnx_runtime_runs_the_int8_kernel_for_every_rounded_product(
+    demo: tuple[Checkpoint, Quantized], demo_int8: Path, tmp_path: Path
+) -> None:
+    onnx.checker.check_model(str(demo_int8), full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(demo_int8, options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(options.optimized_model_filepath).graph
+    kernels = Counter(node.op_type for node in graph.node)
+    assert kernels["MatMulIntegerToFloat"] == kernels["QuantizeLinear"] == len(demo[1].layers)
+    assert not kernels["DequantizeLinear"]
+
+
+def test_scales_that_are_folded_in_change_nothing(demo: tuple[Checkpoint, Quantized]) -> None:
+    checkpoint, rounded = demo
+    unrounded = rounded.only([])
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    before, after = (logits_of(c, pixels) for c in (checkpoint, unrounded.checkpoint))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def logits_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    from onnxscript import ir
+
+    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
+    session = onnxruntime.InferenceSession(
+        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    logits: NDArray[np.float32] = session.run(None, {"pixels": pixels})[0]
+    return logits
+
+
+@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new", "quick_gelu"])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_any_vit_stays_close(tmp_path: Path, hidden_act: str, qkv_bias: bool) -> None:
+    folder = write_checkpoint(tmp_path / "model", hidden_act=hidden_act, qkv_bias=qkv_bias)
+    checkpoint = load(str(folder))
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    rounded = quantized(checkpoint, pixels[:6])
+    export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, rounded=rounded)
+    expected = logits_of(checkpoint, pixels)
+    with Engine.open(tmp_path / "vit.onnx", provider="cpu") as engine:
+        found = engine.run(pixels)
+    assert np.abs(found - expected).mean() < 0.01 * np.ptp(expected)
+
+
+def test_gptq_errs_less_where_the_inputs_are_than_rounding_does() -> None:
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(64, 64)) * np.linspace(0.05, 1, 64)[:, None]
+    x = (rng.normal(size=(50, 20, 64)) @ mixed).astype(np.float32)
+    matrix = rng.normal(size=(64, 32))
+    found = Statistics(np.zeros(64), np.zeros((64, 64), np.float32))
+    found.add(x)
+    rounded = int8_from_matrix(matrix, np.zeros(32), found)
+    nearest = np.rint(matrix / rounded.scale) * rounded.scale
+    clever = rounded.matrix * rounded.scale
+    assert np.abs(rounded.matrix.astype(int)).max() <= 127
+    flat = x.reshape(-1, 64)
+    wrong = ((flat @ (nearest - matrix)) ** 2).sum()
+    assert ((flat @ (clever - matrix)) ** 2).sum() < 0.6 * wrong
+
+
+def test_the_command_calibrates_on_a_part_and_judges_on_the_rest(
+    tmp_path: Path, run_command: Run
+) -> None:
+    examples = Path(__file__).parents[1] / "examples"
+    out = tmp_path / "vit.onnx"
+    ended = run_command("vit-export", "demo", "--int8", "--calibrate", examples, "-o", out)
+    assert ended.returncode == 0, ended.stderr
+    assert "warning" not in ended.stderr
+    found = read_contract(out)
+    assert found.calibration is not None
+    assert found.parity is not None
+    assert (found.calibration.images, found.parity.images) == (8, 8)
+    ended = run_command("vit-infer", examples, "-m", out)
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 16
+
+
+def test_below_the_bound_nothing_is_written_and_the_layers_are_named(
+    tiny_folder: Path, tmp_path: Path, run_command: Run
+) -> None:
+    out = tmp_path / "vit.onnx"
+    ended = run_command("vit-export", tiny_folder, "--int8", "--min-agreement", "1", "-o", out)
+    assert ended.returncode == 5
+    assert "warning: calibrating on drawn images" in ended.stderr
+    words = ended.stderr.splitlines()[-1]
+    assert "the int8 graph strays from eager PyTorch" in words
+    assert "most sensitive to int8: layer." in words
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--calibrate", "."], "--calibrate is for int8"),
+        (["--min-agreement", "0.9", "--fp16"], "--min-agreement is for int8"),
+        (["--int8", "--min-agreement", "98"], "a share from 0 to 1"),
+        (["--int8", "--calibrate", "absent"], "absent"),
+        (["--int8", "--calibrate", "one"], "give at least 2"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    arguments: list[str], words: str, tmp_path: Path, run_command: Run
+) -> None:
+    (tmp_path / "one").mkdir()
+    example = Path(__file__).parents[1] / "examples/star-01.png"
+    (tmp_path / "one/star.png").write_bytes(example.read_bytes())
+    ended = run_command("vit-export", "demo", *arguments, cwd=tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert words in ended.stderr.splitlines()[-1]
