@@ -141,6 +141,7 @@ class Comparison:
             stored: report.Result = json.loads(self.path.read_text())
             if stored["schema"] != SCHEMA or stored["speed"]["model"] != model:
                 raise UsageError(f"{self.path} is of another model or version; leave out --resume")
+            stored["plan"] = asdict(self.setting.plan)
             return stored
         notes = []
         if self.model.random:

@@ -22,8 +22,8 @@ import ray
 from vit_runtime import cluster, manifest, ray_data
 from vit_runtime.classifier import Classifier, Prediction
 from vit_runtime.cluster import Workers
-from vit_runtime.engine import usable_cores
 from vit_runtime.isolate import DecoderProcess, SharedPixels, Task
+from vit_runtime.machine import usable_cores
 from vit_runtime.pipeline import Job
 from vit_runtime.sources import Item, items_from_sources
 from vit_runtime.storage import folder_from_path
