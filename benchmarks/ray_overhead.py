@@ -5,7 +5,6 @@ python benchmarks/ray_overhead.py MODEL FOLDER [--images 200 1000] [--rounds 1]
 
 import argparse
 import itertools
-import os
 import platform
 import statistics
 import tempfile
@@ -69,13 +68,12 @@ def main() -> None:
 
 
 def scan_rate(scratch: Path) -> float:
-    """Return how many files a second become rows of a manifest, hard links in 100 folders."""
-    (scratch / "one.jpg").touch()
+    """Return how many empty files a second, in 100 folders, become rows of a manifest."""
     for i in range(SCANNED):
         folder = scratch / "tree" / f"{i % 100:02}"
         if i < 100:
             folder.mkdir(parents=True)
-        os.link(scratch / "one.jpg", folder / f"{i:06}.jpg")
+        (folder / f"{i:06}.jpg").touch()
     start = time.monotonic()
     items = items_from_sources([str(scratch / "tree")])
     assert manifest.write(items, folder_from_path(str(scratch / "manifest"))) == SCANNED

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -39,6 +40,15 @@ STORE = 100 * 2**20  # bytes of a node's object store
 BLOCK = 16
 
 Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def authenticated() -> Iterator[None]:
+    """Every Ray asks for a token; it reads its settings once, so they are the same in all tests."""
+    with environment(
+        RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)
+    ):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +114,15 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    with environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled"):
-        args = {"num_cpus": 3, "object_store_memory": STORE, "include_dashboard": False}
-        nodes = Cluster(initialize_head=True, head_node_args=args)
-        try:
-            for _ in range(2):
-                nodes.add_node(num_cpus=2, object_store_memory=STORE)
-            yield nodes
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
+    args = {"num_cpus": 3, "object_store_memory": STORE, "include_dashboard": False}
+    nodes = Cluster(initialize_head=True, head_node_args=args)
+    try:
+        for _ in range(2):
+            nodes.add_node(num_cpus=2, object_store_memory=STORE)
+        yield nodes
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
 
 
 @contextlib.contextmanager
@@ -228,8 +237,7 @@ def test_broken_off_runs_resume(images: Path, expected: Rows, tmp_path: Path) ->
     line = [str(Path(sys.executable).with_name("vit-infer")), str(folder), *names]
 
     def broken_off(number: int, *more: str, after: int) -> int:
-        with environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64):
-            child = subprocess.Popen([*line, *more], stderr=subprocess.PIPE, start_new_session=True)
+        child = subprocess.Popen([*line, *more], stderr=subprocess.PIPE, start_new_session=True)
         with meanwhile(out, lambda: child.send_signal(number), after=after):
             child.communicate(timeout=240)
         return child.returncode
@@ -296,19 +304,18 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ProviderError, match=r"no Ray at 127\.0\.0\.1:9: .*refused"):
         label(images, tmp_path / "other", address="127.0.0.1:9")
-    with environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled"):
-        ray.init(num_cpus=2, object_store_memory=STORE, include_dashboard=False)
-        try:
-            with pytest.raises(ProviderError, match="the cluster has 2 CPUs"):
-                label(images, out)
-            with pytest.raises(ProviderError, match="no node of the cluster has 8 CPUs"):
-                label(images, out, workers=Workers("cpu", threads=8), resume=True)
-            with pytest.raises(UsageError, match="has a run in it"):
-                label(images, out)
-            with pytest.raises(UsageError, match="begun with top_k 5, this is 3"):
-                label(images, out, top_k=3, resume=True)
-        finally:
-            ray.shutdown()
+    ray.init(num_cpus=2, object_store_memory=STORE, include_dashboard=False)
+    try:
+        with pytest.raises(ProviderError, match="the cluster has 2 CPUs"):
+            label(images, out)
+        with pytest.raises(ProviderError, match="no node of the cluster has 8 CPUs"):
+            label(images, out, workers=Workers("cpu", threads=8), resume=True)
+        with pytest.raises(UsageError, match="has a run in it"):
+            label(images, out)
+        with pytest.raises(UsageError, match="begun with top_k 5, this is 3"):
+            label(images, out, top_k=3, resume=True)
+    finally:
+        ray.shutdown()
 
 
 def test_errors_of_a_node_are_told_as_ours(images: Path, tmp_path: Path) -> None:

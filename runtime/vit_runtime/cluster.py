@@ -55,10 +55,10 @@ def connected(address: str | None, workers: Workers) -> Iterator[Room]:
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors come as exceptions
-    if address == LOCAL and "RAY_AUTH_MODE" not in os.environ:
-        # It listens on the machine's address, and whoever gets in runs code here.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if address == LOCAL:
+        # It listens on the machine's address, and whoever gets in runs code here: Ray asks for a
+        # token then, which would be written to the home folder if there were none.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
         import ray.data
