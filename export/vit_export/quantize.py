@@ -61,7 +61,7 @@ class Quantized:
     def linear(self, weights: Weights, *layers: str) -> nn.Module:
         """Return the product in int8 where it has been rounded, else in float."""
         if layers not in self.layers:
-            return Linear(weights, *layers)
+            return _HalfStored(weights, *layers)
         return Int8Linear(
             self.layers[layers],
             tokens=tokens_of(self.checkpoint),
@@ -105,6 +105,22 @@ def tokens_of(checkpoint: Checkpoint) -> int:
     """Return how many tokens an image has, CLS included."""
     a = checkpoint.architecture
     return (a.image_size // a.patch_size) ** 2 + 1
+
+
+class _HalfStored(Linear):
+    """A Linear that keeps half a file's bytes; ONNX Runtime widens the weights when it loads."""
+
+    def __init__(self, weights: Weights, *layers: str) -> None:
+        super().__init__(weights, *layers)
+        matrix = np.concatenate([weights[f"{n}.weight"].T for n in layers], axis=1)
+        half = ir.tensor(matrix.astype(np.float16))
+        self.weight = nn.Parameter(matrix.shape, data=half)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        y: ir.Value = op.MatMul(x, op.Cast(self.weight, to=ir.DataType.FLOAT))
+        if self.bias is not None:
+            y = op.Add(y, self.bias)
+        return y
 
 
 class _Tapped(Linear):
