@@ -8,6 +8,7 @@ import itertools
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,8 @@ from vit_runtime.machine import usable_cores
 from vit_runtime.pipeline import DecodePool, slots_for
 from vit_runtime.sources import Item, items_from_sources
 
-DECODED = 1000
-"""Images of a turn of decoding alone, at least: its processes take a quarter of a second to start."""
+DECODED = 600
+"""Images of a turn of decoding alone, at least: its processes take a while to start."""
 
 
 def main() -> None:
@@ -54,6 +55,7 @@ def main() -> None:
                 start = time.monotonic()
                 turn()
                 rates[name].append(images / (time.monotonic() - start))
+                print(f"{name} {rates[name][-1]:.1f}", file=sys.stderr)
         report(vit, {name: max(r) for name, r in rates.items()})
         print(agreement(vit, found, task, fast))
 

@@ -23,8 +23,8 @@ CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
 UNRELATED = 0.5
 """Below this correlation with the baseline's logits an answer is wrong, not imprecise."""
 
-HOPELESS = 5
-"""Contenders this many times slower than the baseline at batch 1 are not timed beyond it."""
+HOPELESS = 4
+"""Contenders this many times slower than the baseline are not timed: all the others would wait."""
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -169,8 +169,7 @@ class Suite:
         expected = self._expected(batch)
         requests, rounds = {}, _rounds(expected, plan, batch)
         for name, seconds in expected.items():
-            hopeless = seconds > HOPELESS * expected[BASELINE]
-            fewest = plan.latency_runs if batch == 1 and not hopeless else 1
+            fewest = plan.latency_runs if batch == 1 else 1
             runs = min(max(fewest, math.ceil(plan.turn_s / seconds)), 50)
             requests[name] = {"verb": "time", "batch": batch, "runs": runs}
 
@@ -191,7 +190,7 @@ class Suite:
     def warm(self, batch: int) -> None:
         """Run everyone untimed, compiling what compiles; who answers something else is out."""
         logits: dict[str, NDArray[np.float64]] = {}
-        for name in self._quick_enough(batch):
+        for name in self.alive:
             self.setting.say(f"batch {batch}: warming up {name}")
             request = {"verb": "warm", "batch": batch, "runs": 2 if batch <= 8 else 1}
             answer = self.field.ask(name, request, WARM_S)
@@ -201,6 +200,8 @@ class Suite:
         for name, found in logits.items():
             with self.field.watch(name):
                 _check_related(found, logits.get(BASELINE))
+                if batch == 1 and BASELINE in logits:
+                    _check_hope(self.expected[name][1], self.expected[BASELINE][1])
         self.note_failures()
 
     def estimate(self) -> float:
@@ -217,15 +218,8 @@ class Suite:
         """Return the seconds of one run; a first run that compiled says too much."""
         return {
             name: min(s * max(1, batch / b) for b, s in self.expected[name].items())
-            for name in self._quick_enough(batch)
+            for name in self.alive
         }
-
-    def _quick_enough(self, batch: int) -> list[str]:
-        """Return who is timed at this batch size: at batch 1 all, then not the hopelessly slow."""
-        if batch == 1:
-            return self.alive
-        seconds = {name: min(self.expected[name].values()) for name in self.alive}
-        return [n for n in self.alive if seconds[n] <= HOPELESS * seconds[BASELINE]]
 
     def label_files(self, photos: Photos, batch: int = 8) -> Row:
         """Time files to labels, turn by turn."""
@@ -386,6 +380,12 @@ def _rounds(expected: dict[str, float], plan: Plan, batch: int) -> int:
     one = sum(max(seconds, plan.turn_s) for seconds in expected.values())
     fewest, most = plan.rounds
     return min(max(fewest, int(plan.budget_s / max(one, 1e-9))), most)
+
+
+def _check_hope(seconds: float, baseline: float) -> None:
+    if seconds > HOPELESS * baseline:
+        times = seconds / baseline
+        raise FailedError("absent", f"not timed: {times:.0f} times slower than the baseline")
 
 
 def _check_related(found: NDArray[np.float64], expected: NDArray[np.float64] | None) -> None:
