@@ -14,7 +14,7 @@ from vit_runtime.preprocess import pixels_from_image, rgb_from_image
 from vit_runtime.sources import items_from_sources
 
 MOST = 40
-"""Images to calibrate on; twice as many gave the same agreement."""
+"""Images to calibrate on: 7,880 tokens of ViT-B/16."""
 
 JUDGED = 160
 """Images to judge on: one of them is 0.6 % of agreement."""
