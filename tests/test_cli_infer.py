@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+import pty
+import re
 import resource
 import shutil
 import signal
@@ -380,3 +382,33 @@ def artefact_with_infinite_logits(path: Path) -> Path:
     helper.set_model_props(model, {KEY: contract.dumps()})
     onnx.save(model, path)
     return path
+
+
+def on_a_terminal(*arguments: str | Path, **environment: str) -> str:
+    """Run vit-infer with a terminal for stdout and stderr; return what it shows."""
+    ours, theirs = pty.openpty()
+    line = [PROGRAM, "-m", "demo", "--provider", "cpu", *map(str, arguments)]
+    variables = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | environment
+    shown = b""
+    with subprocess.Popen(line, stdout=theirs, stderr=theirs, env=variables):
+        os.close(theirs)
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:  # EIO: the other side is closed
+            pass
+        finally:
+            os.close(ours)
+    return shown.decode()
+
+
+def test_a_terminal_gets_a_table_progress_and_colour(mixed):
+    shown = on_a_terminal(mixed, "-b", 1)
+    assert "\x1b[31m" in shown
+    assert re.search(r"\r\x1b\[K\d+( of 60)? images, \d+ failed, [\d.]+ images/s", shown)
+    assert "60 images, 15 failed" in shown.splitlines()[-1]
+    lines = [re.split(r"\r\x1b\[K", line.rstrip())[-1] for line in shown.split("\n")]
+    assert [line for line in lines[:60] if not line.startswith(str(mixed))] == []
+    plain = on_a_terminal(mixed, "-q", NO_COLOR="1")
+    assert "\x1b" not in plain and "images/s" not in plain
+    assert len(plain.splitlines()) == 60

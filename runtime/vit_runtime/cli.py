@@ -156,6 +156,8 @@ def _infer(arguments: argparse.Namespace) -> int:
                 progress.count(lambda: find([s for s in arguments.sources if s != "-"] or ["."]))
             sheet = ContactSheet(vit.contract, before=output.done) if arguments.html else None
             for labelled in _stream(vit, items, arguments, interrupt):
+                if watched and arguments.output is None:
+                    progress.clear(sys.stderr)  # the rows may go to the same terminal
                 output.write(labelled.predictions)
                 if sheet:
                     sheet.add(labelled)

@@ -32,6 +32,11 @@ class Progress:
             stream.write(f"\r\x1b[K{self.line()}")
             stream.flush()
 
+    def clear(self, stream: TextIO) -> None:
+        """Take the line off the terminal."""
+        stream.write("\r\x1b[K")
+        stream.flush()
+
     def line(self) -> str:
         """Return "1,200 of 5,000 images, 3 failed, 81.2 images/s, 0:47 left"."""
         rate = (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
