@@ -102,7 +102,7 @@ def test_the_extras_named_exist() -> None:
 def test_every_option_named_exists() -> None:
     """An option of a command that the README names is one that the command knows."""
     shown = ""
-    for module in ("vit_export.cli", "vit_runtime.cli"):
+    for module in ("vit_export.cli", "vit_runtime.cli", "vit_runtime.doctor"):
         ended = subprocess.run(
             [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
         )
