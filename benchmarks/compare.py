@@ -228,7 +228,7 @@ class Comparison:
         if "accuracy" in stages:
             calibration = inputs.arrays_from_photos(photos, self.model, setting.scratch)
         speed = self.result["speed"]
-        with Suite(setting, self.model, arrays, calibration.float32, speed["rows"]) as suite:
+        with Suite(setting, self.model, arrays, calibration, speed["rows"]) as suite:
             out = {n for n, row in suite.rows.items() if row["status"] != "ok"}
             wanted = [e for e in setting.entries if e.name not in out]
             with machine.alone(setting.locks):
@@ -264,7 +264,7 @@ class Comparison:
         tell(f"accuracy: {model.name}")
         photos = self._photos(model)
         arrays = inputs.arrays_from_photos(photos, model, setting.scratch)
-        with Suite(setting, model, arrays, arrays.float32) as suite:
+        with Suite(setting, model, arrays, arrays) as suite:
             suite.open((e for e in setting.entries if not e.files_only), at_once=setting.threads)
             self._need_baseline(suite)
             self._accuracy(suite, photos, arrays)

@@ -293,7 +293,7 @@ def test_a_set_that_makes_no_sense_is_refused(
 
 
 def test_accuracy_of_known_logits() -> None:
-    photos = inputs.Photos("made up", tuple(map(Path, ("a", "b", "c", "d"))), (0, 1, 2, 5))
+    photos = inputs.Photos("made up", Path(), tuple(map(Path, ("a", "b", "c", "d"))), (0, 1, 2, 5))
     expected = np.eye(7, dtype=np.float32)[[0, 1, 2, 3]] * 10
     found = expected.copy()
     found[1] = [0, 4, 5, 0, 0, 0, 0]  # second best is right, and not the baseline's answer

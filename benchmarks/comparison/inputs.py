@@ -4,7 +4,7 @@ import csv
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ class Photos:
     """Labelled images: the true class of each file; `source` says where they come from."""
 
     source: str
+    folder: Path
     files: tuple[Path, ...]
     classes: tuple[int, ...]
 
@@ -62,6 +63,7 @@ class Arrays:
 
     uint8: Path
     float32: Path
+    files: Path | None = None  # the folder that they come from, if from files
 
 
 def random_model(name: str, cache: Path) -> Model:
@@ -109,7 +111,8 @@ def arrays_from_photos(photos: Photos, model: Model, folder: Path) -> Arrays:
             raise UsageError(f"{path}: {e}; take it out of the set") from e
 
     with ThreadPoolExecutor() as pool:
-        return _written(np.stack(list(pool.map(pixels, photos.files))), model, folder, "photos")
+        raw = np.stack(list(pool.map(pixels, photos.files)))
+    return replace(_written(raw, model, folder, "photos"), files=photos.folder)
 
 
 def drawn_photos(count: int, folder: Path) -> Photos:
@@ -123,7 +126,8 @@ def drawn_photos(count: int, folder: Path) -> Photos:
         image.save(path, compress_level=1)
         files.append(path)
         classes.append(index)
-    return Photos("drawn, held out from the demo's training", tuple(files), tuple(classes))
+    source = "drawn, held out from the demo's training"
+    return Photos(source, folder, tuple(files), tuple(classes))
 
 
 def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
@@ -144,7 +148,7 @@ def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
     if not named:
         raise UsageError(f"--data {folder}: no images; expected labels.csv or class folders")
     files, classes = zip(*named, strict=True)
-    return Photos(folder.resolve().name, files, classes)
+    return Photos(folder.resolve().name, folder.resolve(), files, classes)
 
 
 def _from_table(table: Path) -> list[tuple[Path, int]]:

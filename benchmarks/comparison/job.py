@@ -30,10 +30,15 @@ class Job:
     uint8: str  # .npy of images, (n, H, W, 3)
     float32: str  # .npy of the same images, normalised, (n, 3, H, W)
     calibration: str = ""  # .npy like float32, for contenders that quantise by example
+    calibration_files: str = ""  # the folder of the same images, where they are image files
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `Job(**...)` takes back."""
         return asdict(self)
+
+    def calibration_stamp(self) -> str:
+        """Return what names the calibration images in `artefact`'s key."""
+        return hashlib.sha256(Path(self.calibration).read_bytes()).hexdigest()
 
     def artefact(self, *versions: str, shared: str | None = None) -> Path:
         """Return the folder for what this contender (or all `shared` ones) makes of the model.

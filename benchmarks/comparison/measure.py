@@ -72,7 +72,7 @@ class Suite:
         setting: Setting,
         model: Model,
         arrays: Arrays,
-        calibration: Path,
+        calibration: Arrays,
         rows: dict[str, Row] | None = None,
     ) -> None:
         self.setting, self.model, self.arrays = setting, model, arrays
@@ -159,7 +159,8 @@ class Suite:
             max_batch=max(setting.plan.batches),
             uint8=str(self.arrays.uint8),
             float32=str(self.arrays.float32),
-            calibration=str(self.calibration),
+            calibration=str(self.calibration.float32),
+            calibration_files=str(self.calibration.files or ""),
         )
 
     def speed(self, batch: int) -> None:
@@ -274,7 +275,7 @@ class Suite:
 
 def ceilings(setting: Setting, model: Model, arrays: Arrays, rounds: int = 5) -> dict[str, Row]:
     """Measure how many operations a second the machine has at most, by precision."""
-    with Suite(setting, model, arrays, arrays.float32) as suite:
+    with Suite(setting, model, arrays, arrays) as suite:
         suite.open(CEILINGS)
         request = {"verb": "time", "batch": 1, "runs": 2}
         setting.say("the machine's ceilings")

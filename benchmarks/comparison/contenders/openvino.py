@@ -116,5 +116,4 @@ def _quantised(converted: Any, job: Job) -> Any:
 def _folder(job: Job) -> Path:
     if not job.options.get("int8"):  # f32 and bf16 share one file; the hint tells them apart
         return job.artefact(version("openvino"), shared="openvino-f32")
-    calibration = str(Path(job.calibration).stat().st_size)
-    return job.artefact(version("openvino"), version("nncf"), calibration)
+    return job.artefact(version("openvino"), version("nncf"), job.calibration_stamp())
