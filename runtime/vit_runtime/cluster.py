@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -10,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vit_runtime.errors import ProviderError, VitError
+from vit_runtime.errors import ArtefactError, ParityError, ProviderError, UsageError, VitError
 from vit_runtime.machine import usable_cores
 from vit_runtime.providers import DEFAULT_PROVIDER
 
 LOCAL = "local"
 """The address that starts a Ray here, for as long as the run takes."""
 
+_KINDS = (ArtefactError, ParityError, ProviderError, UsageError)  # of opening a model
 _REACHED = 10.0  # seconds within which an address must answer
 
 
@@ -127,15 +129,18 @@ def _room(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> Room:
     return Room(max(1, actors), a_cpu, a_gpu, threads)
 
 
-def _ours(e: BaseException | None) -> VitError | None:
-    """Return the error of ours that Ray has wrapped, if it is one."""
-    while e is not None:
-        if isinstance(e, VitError):
-            return e
-        e = getattr(e, "cause", None) or e.__cause__
-    return None
+def _ours(e: BaseException) -> VitError | None:
+    """Return the error of ours that Ray has wrapped, or told in the last line, if it is one."""
+    wrapped: BaseException | None = e
+    while wrapped is not None:
+        if isinstance(wrapped, VitError):
+            return wrapped
+        wrapped = getattr(wrapped, "cause", None) or wrapped.__cause__
+    told = re.match(r"vit_runtime\.errors\.(\w+): (.+)", _line(e))
+    kinds: dict[str, type[VitError]] = {kind.__name__: kind for kind in _KINDS}
+    return kinds[told[1]](told[2]) if told and told[1] in kinds else None
 
 
 def _line(e: BaseException) -> str:
     lines = str(e).strip().splitlines() or [type(e).__name__]
-    return lines[-1].strip()[:300]
+    return lines[-1].strip()[:500]

@@ -167,10 +167,9 @@ def _run(pipeline: _Pipeline) -> None:
             # Retries have no other name yet, and without a name they have no end.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             ray.data.read_parquet(
-                images.path,
-                filesystem=images.filesystem,
-                columns=[name for name in manifest.schema().names if name in given.names],
-                ray_remote_args=again,
+                images.path, filesystem=images.filesystem, ray_remote_args=again
+            ).select_columns(
+                [name for name in manifest.schema().names if name in given.names]
             ).repartition(target_num_rows_per_block=pipeline.decoding.slots).map_batches(
                 decode,
                 fn_args=(pipeline.decoding,),
@@ -217,6 +216,10 @@ def _checkpoint(done: Folder) -> "CheckpointConfig":
 
 def _count(out: Folder, *, failed: bool = False) -> int:
     import pyarrow.compute as pc
+    from pyarrow.fs import FileType
 
-    written = manifest.dataset(out / "rows")
+    rows = out / "rows"
+    if out.filesystem.get_file_info(rows.path).type == FileType.NotFound:
+        return 0  # an object store has no empty folders
+    written = manifest.dataset(rows)
     return int(written.count_rows(filter=pc.field("error_code").is_valid() if failed else None))
