@@ -31,6 +31,7 @@ from vit_runtime.errors import UsageError, VitError
 
 HERE = Path(__file__).resolve().parent
 SCHEMA = 1
+PARTS = ("speed", "files", "accuracy", "ceilings")
 
 
 def main() -> int:
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache", type=Path, default=_cache(), help="converted models (default %(default)s)")
     add("-o", "--output", type=Path, default=HERE / "out", help="folder (default %(default)s)")
     add("--resume", action="store_true", help="measure only what the stored JSON lacks")
+    add("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
     add("--add", nargs="+", metavar="NAME", help="measure these and add them to the stored JSON")
     add(
         "--lock",
@@ -88,8 +90,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         if min(arguments.batches) < 1:
             raise UsageError(f"--batches {min(arguments.batches)}: at least 1")
         plan = replace(plan, batches=tuple(sorted(set(arguments.batches))))
-    if arguments.add and (arguments.contenders or arguments.resume):
-        raise UsageError("--add goes with neither --contenders nor --resume")
+    if arguments.add and (arguments.contenders or arguments.resume or arguments.only != PARTS):
+        raise UsageError("--add goes with neither --contenders, --resume nor --only")
     device = arguments.device
     if device == "auto":
         device = "cuda" if machine.gpu() else "cpu"
@@ -122,7 +124,7 @@ class Comparison:
     """One run: its stages in order, the result stored after each."""
 
     def __init__(self, setting: Setting, arguments: argparse.Namespace) -> None:
-        self.setting, self.data = setting, arguments.data
+        self.setting, self.data, self.parts = setting, arguments.data, arguments.only
         if arguments.model:
             self.model = inputs.model_from_name(arguments.model)
         else:
@@ -217,7 +219,8 @@ class Comparison:
             self._done("ceilings", {"ceilings": found})
 
     def _missing(self, stages: list[str]) -> list[str]:
-        return [stage for stage in stages if stage not in self.result["done"]]
+        done = self.result["done"]
+        return [s for s in stages if s not in done and s.split()[0] in self.parts]
 
     def _timed_model(self, stages: list[str]) -> None:
         setting, missing = self.setting, self._missing(stages)
