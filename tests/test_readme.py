@@ -102,9 +102,11 @@ def test_the_extras_named_exist() -> None:
 def test_every_option_named_exists() -> None:
     """An option of a command that the README names is one that the command knows."""
     shown = ""
-    for module in ("vit_export.cli", "vit_runtime.cli", "vit_runtime.doctor"):
+    modules = [["-m", m] for m in ("vit_export.cli", "vit_runtime.cli", "vit_runtime.doctor")]
+    scripts = [[str(ROOT / "benchmarks" / name)] for name in ("compare.py", "gpu.py")]
+    for program in (*modules, *scripts):
         ended = subprocess.run(
-            [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+            [sys.executable, *program, "--help"], capture_output=True, text=True, check=True
         )
         shown += ended.stdout
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)):
