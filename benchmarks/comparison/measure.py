@@ -23,7 +23,7 @@ CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
 UNRELATED = 0.5
 """Below this correlation with the baseline's logits an answer is wrong, not imprecise."""
 
-HOPELESS = 4
+HOPELESS = 2
 """Contenders this many times slower than the baseline are not timed: all the others would wait."""
 
 Row = dict[str, Any]
