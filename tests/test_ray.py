@@ -111,15 +111,15 @@ def assert_same(found: Rows, expected: Rows, *, crashed: int = 0) -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A Ray of three nodes on this machine; the first is the driver's."""
+    """A Ray of three nodes on this machine; the first is the driver's and does no work."""
     import ray
     from ray.cluster_utils import Cluster
 
-    args = {"num_cpus": 3, "object_store_memory": STORE, "include_dashboard": False}
+    args = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
     nodes = Cluster(initialize_head=True, head_node_args=args)
     try:
         for _ in range(2):
-            nodes.add_node(num_cpus=2, object_store_memory=STORE)
+            nodes.add_node(num_cpus=4, object_store_memory=STORE)
         yield nodes
     finally:
         ray.shutdown()
@@ -197,34 +197,56 @@ def test_rows_of_one_machine(images: Path, expected: Rows, cluster: Any, tmp_pat
 def test_killed_classifier_and_decoders(
     images: Path, expected: Rows, cluster: Any, tmp_path: Path
 ) -> None:
-    killed = {"decoder": 0}
+    killed: list[str] = []
 
     def act() -> None:
-        for pid in processes("MapBatches(Labeller)")[:1]:
-            os.kill(pid, signal.SIGKILL)
-        for pid in processes("vit_runtime.isolate")[:1]:
-            os.kill(pid, signal.SIGSEGV)
-            killed["decoder"] += 1
+        for title, number in (
+            ("MapBatches(Labeller)", signal.SIGKILL),
+            ("vit_runtime.isolate", signal.SIGSEGV),
+        ):
+            pids = processes(title)
+            assert pids, f"no process of {title} to kill"
+            os.kill(pids[0], number)
+            killed.append(title)
 
     with meanwhile(tmp_path / "out", act, after=3):
         tally = label(images, tmp_path / "out", address=cluster.address)
+    assert len(killed) == 2
     assert tally.rows == len(expected)
-    assert_same(rows_of(tmp_path / "out"), expected, crashed=killed["decoder"])
+    found = rows_of(tmp_path / "out")
+    print("crash rows:", sum(row["error_code"] == "crash" for row in found))
+    assert_same(found, expected, crashed=1)
 
 
 def test_killed_node(images: Path, expected: Rows, cluster: Any, tmp_path: Path) -> None:
-    """The node of a classifier, or of decoders if the classifier is on the driver's."""
-    nodes = [n for n in cluster.list_all_nodes() if not n.head]
+    """The node of a classifier, with the decode tasks that are there."""
+    killed: list[str] = []
 
     def act() -> None:
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        workers = {n: workers_of(n) for n in cluster.list_all_nodes() if not n.head}
+        node = next(n for n in workers if any("Labeller" in title for title in workers[n]))
+        killed.extend(workers[node])
+        print("killed a node with", killed)
+        cluster.remove_node(node, allow_graceful=False)
 
     with meanwhile(tmp_path / "out", act, after=3):
         tally = label(
-            images, tmp_path / "out", address=cluster.address, workers=Workers("cpu", 3, None, 1)
+            images, tmp_path / "out", address=cluster.address, workers=Workers("cpu", 1, None, 1)
         )
+    assert killed
     assert tally.rows == len(expected)
     assert_same(rows_of(tmp_path / "out"), expected)
+
+
+def workers_of(node: Any) -> list[str]:
+    """The titles of a node's processes, its raylet's children."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    titles = []
+    for pid in processes("ray::"):
+        with contextlib.suppress(OSError):
+            if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) == raylet:
+                titles.append(Path(f"/proc/{pid}/cmdline").read_text().strip("\0 "))
+    return titles
 
 
 def test_broken_off_runs_resume(images: Path, expected: Rows, tmp_path: Path) -> None:

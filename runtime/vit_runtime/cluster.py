@@ -112,7 +112,7 @@ def _room(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> Room:
     if a_gpu:
         a_cpu, threads = 1, workers.threads
     else:
-        smallest = min(int(node.get("CPU", 0)) for node in alive)
+        smallest = min((int(node["CPU"]) for node in alive if node.get("CPU")), default=0)
         threads = workers.threads or (usable_cores() if here else max(1, smallest // 2))
         a_cpu = threads
     if not any(node.get("CPU", 0) >= a_cpu and node.get("GPU", 0) >= a_gpu for node in alive):
@@ -125,7 +125,8 @@ def _room(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> Room:
             f"the cluster has {cpus:g} CPUs; {a_cpu} for a classifier, one to decode and one to "
             f"read are {a_cpu + 2}: lower --threads, or add a node"
         )
-    actors = workers.actors or int(gpus / a_gpu if a_gpu else len(alive))
+    at_work = sum(node.get("CPU", 0) >= a_cpu for node in alive)  # a head often does none
+    actors = workers.actors or int(gpus / a_gpu if a_gpu else at_work)
     return Room(max(1, actors), a_cpu, a_gpu, threads)
 
 

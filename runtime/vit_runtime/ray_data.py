@@ -190,7 +190,9 @@ def _run(pipeline: _Pipeline) -> None:
                 num_cpus=room.cpus,
                 num_gpus=room.gpus,
                 max_restarts=RETRIES,
-                max_task_retries=RETRIES,
+                # Counted while a dead node's actor is sought elsewhere, a few would be used up in
+                # seconds. The restarts are the bound: past them each call fails.
+                max_task_retries=-1,
             ).write_parquet(
                 rows.path,
                 filesystem=rows.filesystem,
