@@ -95,7 +95,11 @@ def test_the_row_is_a_row() -> None:
 
 def test_the_extras_named_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    named = {e for extras in re.findall(r"\[([a-z,]+)\]'", README) for e in extras.split(",")}
+    named = {
+        e
+        for extras in re.findall(r"(?:vit-engine|'\.)\[([a-z,]+)\]", README)
+        for e in extras.split(",")
+    }
     assert named
     for extra in named:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
