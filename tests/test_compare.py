@@ -20,6 +20,7 @@ COMPARE = ROOT / "benchmarks/compare.py"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from comparison import inputs, measure, stats  # noqa: E402
+from comparison.folders import whole  # noqa: E402
 from comparison.job import Job  # noqa: E402
 from comparison.round_robin import FailedError, Field, Process, rotated  # noqa: E402
 from vit_runtime.errors import UsageError  # noqa: E402
@@ -371,3 +372,15 @@ def test_a_whole_run_can_be_resumed(tmp_path: Path) -> None:
     assert result["accuracy"]["rows"]["pytorch"]["top1"] > 0.9
     assert result["files"]["rows"]["ours-fp32"]["same_labels"] == 1
     assert result["ceilings"]["gemm-fp32-torch"]["gflops"] > 1
+
+
+def test_of_two_makers_of_a_folder_the_first_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "cache/model"
+    with whole(folder) as late:
+        with whole(folder) as early:
+            (early / "made").write_text("early")
+        (late / "made").write_text("late")
+    assert (folder / "made").read_text() == "early"
+    with pytest.raises(RuntimeError), whole(tmp_path / "other"):
+        raise RuntimeError
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["cache", "made", "model"]

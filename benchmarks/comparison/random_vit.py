@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from comparison.folders import whole
+
 SIZES: dict[str, dict[str, Any]] = {
     "ViT-B/16": {},  # transformers' defaults
     "ViT-Ti/16": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
@@ -22,12 +24,11 @@ def main(name: str, folder: Path) -> None:
     torch.manual_seed(0)
     config: Any = {"num_labels": 1000, **SIZES[name]}
     model = ViTForImageClassification(ViTConfig(**config))
-    partial = folder.with_name(folder.name + ".partial")
-    model.save_pretrained(partial)
     half = [0.5, 0.5, 0.5]
     preprocessor = {"size": 224, "do_normalize": True, "image_mean": half, "image_std": half}
-    (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    partial.rename(folder)
+    with whole(folder) as partial:
+        model.save_pretrained(partial)
+        (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """OpenVINO: the checkpoint converted from PyTorch, in f32, bf16, or int8 by NNCF."""
 
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from comparison.folders import whole
 from comparison.job import AbsentError, Job
 
 CALIBRATION = 128  # images at most
@@ -30,11 +30,8 @@ def convert(job: Job) -> None:
     converted.reshape([-1, 3, size, size])
     if job.options.get("int8"):
         converted = _quantised(converted, job)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    openvino.save_model(converted, partial / "model.xml", compress_to_fp16=False)
-    partial.rename(folder)
+    with whole(folder) as partial:
+        openvino.save_model(converted, partial / "model.xml", compress_to_fp16=False)
 
 
 def load(job: Job) -> "OpenVINO":

@@ -1,6 +1,5 @@
 """Optimum: its own export, through its `ORTModelForImageClassification`."""
 
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from comparison.folders import whole
 from comparison.job import AbsentError, Job
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -21,10 +21,8 @@ def convert(job: Job) -> None:
     from optimum.onnxruntime import ORTModelForImageClassification
 
     model = ORTModelForImageClassification.from_pretrained(job.model, export=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    partial.rename(folder)
+    with whole(folder) as partial:
+        model.save_pretrained(partial)
 
 
 def load(job: Job) -> "Optimum":
