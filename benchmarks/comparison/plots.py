@@ -113,10 +113,11 @@ def scatter(series: Sequence[Series], x_title: str, y_title: str) -> str:
     y = Axis(_padded([b for _, b in every]), (HEIGHT - BOTTOM, TOP), log=False)
     parts = [*_y_axis(y, y_title, suffix="%"), _x_title(x_title)]
     parts += [_text(x(v), HEIGHT - BOTTOM + 20, f"{v:g}", "middle", "tick") for v in x.ticks]
-    taken: list[tuple[float, float, float]] = []
+    # Names keep clear of each other and of every dot.
+    taken = [(x(a) - 8, x(a) + 8, y(b) + 4) for a, b in every]
     for s in sorted(series, key=lambda s: s.points[0][0], reverse=True):
         px, py = x(s.points[0][0]), y(s.points[0][1])
-        width = 6.4 * len(s.name)
+        width = 7.6 * len(s.name)  # pixels, a bold name's at most
         left = px + 10 + width > WIDTH
         text_x = px - 10 if left else px + 10
         start = text_x - width if left else text_x
