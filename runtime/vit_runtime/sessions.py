@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""A session setting: weights of int8 as uint8 where an x86 CPU has no VNNI. Its 16-bit sums of a
+uint8 and int8 product saturate (microsoft/onnxruntime#6004), and labels with them."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What is to be opened, and how; the batch sizes are the engine's to choose."""
@@ -88,6 +93,7 @@ def open_session(
     settings.log_severity_level = 4  # errors are raised as well
     ort.set_default_logger_severity(3)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    settings.add_session_config_entry(*EXACT_INT8)
     wanted = [(PROVIDERS[name], dict((options or {}).get(name, {}))) for name in chain]
     source = str(request.path) if model is None else model
     try:
