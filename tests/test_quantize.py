@@ -16,7 +16,7 @@ from vit_export.checkpoint import Checkpoint, load
 from vit_export.graph import model_from_checkpoint
 from vit_export.quantize import Quantized, quantized
 from vit_export.rounding import Statistics, int8_from_matrix
-from vit_export.verify import eager_logits, engine_logits, parity_from_logits
+from vit_export.verify import eager_logits, parity_from_logits
 from vit_runtime.artefact import read_contract
 from vit_runtime.engine import Engine
 from vit_runtime.preprocess import rgb_from_image
@@ -57,7 +57,7 @@ def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     export(checkpoint, path, precision="int8", images=None, rounded=rounded)
     pixels, expected = calibration.pixels_of(rest, preprocessing), eager_logits(checkpoint, rest)
     with Engine.open(path, provider="cpu") as engine:
-        found = engine_logits(engine, pixels)
+        found = engine.run(pixels)
         alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(8)])
     parity = parity_from_logits(found, expected)
     with capsys.disabled():

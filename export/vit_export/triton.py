@@ -12,14 +12,14 @@ from vit_runtime import tensorrt
 from vit_runtime.artefact import read_contract
 from vit_runtime.buckets import IN_FLIGHT
 from vit_runtime.contract import Contract
-from vit_runtime.engine import DEFAULT_MAX_BATCHES
+from vit_runtime.engine import GPU_BATCH
 from vit_runtime.rewrite import primitive, replace_attention
 from vit_runtime.sessions import Request
 
 NAME = "vit"
 """Of the model, as clients ask for it."""
 
-MAX_BATCH = DEFAULT_MAX_BATCHES["tensorrt"]
+MAX_BATCH = GPU_BATCH
 
 QUEUE_DELAY_US = 1_000
 """How long a request waits for others to share its batch: less than a batch takes."""

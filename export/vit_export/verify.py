@@ -12,12 +12,14 @@ from PIL import Image
 from vit_export.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_runtime.contract import Parity
-from vit_runtime.engine import DEFAULT_MAX_BATCH, Engine
+from vit_runtime.engine import Engine
 from vit_runtime.errors import ImageError, ParityError, UsageError
 from vit_runtime.preprocess import pixels_from_image, rgb_from_image
 from vit_runtime.sources import Item, image_from_item, items_from_sources, printable
 
 Logits = NDArray[np.float32]
+
+EAGER_BATCH = 8  # images in PyTorch's memory at once
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def parity_of(
     with Engine.open(path, provider="cpu") as engine:
         contract = engine.contract
         pixels = [pixels_from_image(i, contract.preprocessing) for i in rgb]
-        found = engine_logits(engine, np.stack(pixels))
+        found = engine.run(np.stack(pixels))
     precision = contract.identity.precision
     check_parity(found, expected, bounds, f"the {precision} graph")
     return parity_from_logits(found, expected)
@@ -121,22 +123,15 @@ def check_parity(found: Logits, expected: Logits, bounds: Bounds, name: str) -> 
         )
 
 
-def engine_logits(engine: Engine, pixels: NDArray[np.uint8]) -> Logits:
-    """Return the engine's logits (N, labels) for any number of images (N, H, W, 3)."""
-    step = DEFAULT_MAX_BATCH
-    return np.concatenate([engine.run(pixels[i : i + step]) for i in range(0, len(pixels), step)])
-
-
 def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> Logits:
     """Return the logits (N, labels) of transformers' own model and processor, fp32 on the CPU."""
     import torch
 
     model, processor = eager_model(checkpoint.folder)
-    step = DEFAULT_MAX_BATCH
     logits = []
     with torch.inference_mode():
-        for i in range(0, len(images), step):
-            batch = processor(images=images[i : i + step], return_tensors="pt")
+        for i in range(0, len(images), EAGER_BATCH):
+            batch = processor(images=images[i : i + EAGER_BATCH], return_tensors="pt")
             logits.append(model(**batch).logits.numpy())
     return np.concatenate(logits)
 
