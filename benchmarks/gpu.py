@@ -88,8 +88,9 @@ def run_all(bench: Bench, scratch: Path, model: str, data: list[Path] | None) ->
     half, whole, folder = scratch / "fp16.onnx", scratch / "fp32.onnx", scratch / "checkpoint"
     bench.stage("doctor", 60, python, "-m", "vit_runtime.doctor", "--json")
     bench.stage("weights", 60, python, "-m", "comparison.random_vit", model, folder)
+    exporter: list[str | Path] = [python, "-m", "vit_export.cli"]
     for path in (half, whole):
-        export = [python, "-m", "vit_export.cli", folder, "--no-verify", f"--{path.stem}"]
+        export = [*exporter, folder, "--no-verify", f"--{path.stem}"]
         bench.stage(f"export {path.stem}", 60, *export, "-o", path)
 
     def run(label: str, limit: float, stage: str, *options: str | Path) -> None:
@@ -108,7 +109,7 @@ def run_all(bench: Bench, scratch: Path, model: str, data: list[Path] | None) ->
         real = [scratch / "real-fp16.onnx", scratch / "real-fp32.onnx"]
         for path in real:
             precision = path.stem.removeprefix("real-")
-            export = [python, "-m", "vit_export.cli", checkpoint, "--no-verify", f"--{precision}"]
+            export = [*exporter, checkpoint, "--no-verify", f"--{precision}"]
             bench.stage(f"export real {precision}", 60, *export, "-o", path)
         run("photographs cuda", 60, "photographs", *real, images, "cuda")
     run("full memory", 40, "memory", half)

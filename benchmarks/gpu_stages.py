@@ -147,7 +147,7 @@ def pytorch(folder: str, mode: str) -> Result:
     if mode != "eager":
         run = torch.compile(model, dynamic=False, mode=None if mode == "default" else mode)
     rows = []
-    size = model.config.image_size
+    size: Any = model.config.image_size
     # Compiling takes a minute a shape: the two that decide, and the largest where it is cheap.
     for batch in BATCHES if mode == "eager" else (1, 64, 256)[: 2 if mode != "default" else 3]:
         pixels = torch.randn(batch, 3, size, size, dtype=torch.float16, device="cuda")

@@ -69,7 +69,7 @@ def with_skip_layer_norm(model: bytes) -> bytes:
         residual = maker.get(norm.input[0])
         biased = maker.get(residual.input[1]) if residual and residual.op_type == "Add" else None
         product = maker.get(biased.input[0]) if biased and biased.op_type == "Add" else None
-        if not (product and product.op_type == "MatMul"):
+        if not (residual and biased and product and product.op_type == "MatMul"):
             continue
         bias = biased.input[1]
         inputs = [product.output[0], residual.input[0], *norm.input[1:3], bias]

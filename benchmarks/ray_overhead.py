@@ -48,7 +48,7 @@ def main() -> None:
             print(f"engine, {usable_cores()} threads: {engine_rate(vit):.1f} images/s")
         for number in arguments.images:
             folder = linked(found, Path(scratch), number)
-            here, there, started = [], [], []
+            here, there, started = list[float](), list[float](), list[float]()
             for turn in range(arguments.rounds):
                 start = time.monotonic()
                 expected = on_one(arguments.model, folder)

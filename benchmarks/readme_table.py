@@ -4,7 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from comparison import report
+from comparison import tables
+from comparison.rows import rows_from_result
 
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks/results"
@@ -24,7 +25,7 @@ def with_table(text: str) -> str:
 def _section(path: Path) -> str:
     """One result as a short table: the speed-ups, and accuracy where it is the same model's."""
     result = json.loads(path.read_text())
-    rows = [row for row in report.rows_from_result(result) if row.speedup]
+    rows = [row for row in rows_from_result(result) if row.speedup]
     batches = [b for b in (1, 8, 32) if all(b in row.speedup for row in rows[:1])]
     accuracy = result.get("accuracy", {})
     same = accuracy.get("model", {}).get("name") == result["speed"]["model"]["name"]
@@ -44,22 +45,22 @@ def _section(path: Path) -> str:
         body.append(
             (
                 f"**{row.title}**" if row.family == "ours" else row.title,
-                report.ms(row.latency.p50 if row.latency else None),
-                *(report.rate(row.throughput.get(b)) for b in batches if b > 1),
+                tables.ms(row.latency.p50 if row.latency else None),
+                *(tables.rate(row.throughput.get(b)) for b in batches if b > 1),
                 *(f"{row.speedup[b].median:.2f}" if b in row.speedup else "" for b in batches),
                 *(
-                    (report.percent(theirs.get("top1")), report.percent(theirs.get("agreement")))
+                    (tables.percent(theirs.get("top1")), tables.percent(theirs.get("agreement")))
                     if found
                     else ()
                 ),
-                report.DASH if row.load_s is None else f"{row.load_s:.1f}",
-                report.megabytes(row.file_bytes),
+                tables.DASH if row.load_s is None else f"{row.load_s:.1f}",
+                tables.megabytes(row.file_bytes),
             )
         )
     machine = result["machine"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     link = path.with_suffix(".md").relative_to(ROOT)
-    table = report.Table(head, tuple(body)).markdown()
+    table = tables.Table(head, tuple(body)).markdown()
     return f"\n{table}\n\n{where}; {result['made'][:10]}; [the whole report]({link}).\n\n"
 
 

@@ -19,9 +19,11 @@ ROOT = Path(__file__).parents[1]
 COMPARE = ROOT / "benchmarks/compare.py"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from comparison import inputs, measure, stats  # noqa: E402
+from comparison import accuracy, inputs, machine, stats  # noqa: E402
+from comparison.contenders import gemm  # noqa: E402
 from comparison.folders import whole  # noqa: E402
-from comparison.job import Job  # noqa: E402
+from comparison.job import AbsentError, Job  # noqa: E402
+from comparison.plan import FULL  # noqa: E402
 from comparison.round_robin import FailedError, Field, Process, rotated  # noqa: E402
 from vit_runtime.errors import UsageError  # noqa: E402
 
@@ -144,6 +146,25 @@ def test_an_absent_contender_says_why(job: Job, field: Field) -> None:
     assert field.ask("absent", timing(), 30) is None
 
 
+def test_a_field_that_is_closed_starts_no_more(job: Job, field: Field) -> None:
+    running = field.add("early", lambda: start(job))
+    field.close()
+    assert running._process.returncode is not None
+    with field.watch("late"):
+        field.add("late", lambda: start(job))
+    assert not field.processes
+    assert "has ended" in str(field.failures["late"])
+
+
+def test_a_product_without_instructions_is_no_ceiling(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp32 = replace(job, options={"precision": "fp32"})
+    monkeypatch.setattr(gemm, "PATIENCE", 0.0)
+    with pytest.raises(AbsentError, match="no fast fp32 product here"):
+        gemm.load(fp32)
+
+
 def test_a_module_that_cannot_be_imported_fails(job: Job, field: Field) -> None:
     broken = Job(**{**job.as_dict(), "module": "no_such_contender"})
     field.add("broken", lambda: Process(broken, sys.executable))
@@ -182,6 +203,22 @@ def test_turns_rotate(job: Job, field: Field) -> None:
     field.take_turns(requests, rounds=4, limit=30, each=lambda _, name: order.append(name))
     assert "".join(order) == "abcbcacababc"
     assert list(rotated([], 3)) == []
+
+
+def test_turns_fit_their_budget() -> None:
+    plan = replace(FULL, rounds=(5, 12), budget_s=90, latency_rounds=20, latency_runs=5, turn_s=0.3)
+    assert plan.rounds_of(1, {"a": 9.0}) == 20
+    assert plan.rounds_of(8, {"a": 0.1, "b": 0.1}) == 12, "no more than the most"
+    assert plan.rounds_of(8, {"a": 4.0, "b": 6.0}) == 9
+    assert plan.rounds_of(8, {"a": 40.0, "b": 60.0}) == 5, "no fewer than the fewest"
+    assert [plan.runs_of(1, s) for s in (10.0, 0.1, 0.01, 1e-4)] == [5, 5, 30, 50]
+    assert [plan.runs_of(8, s) for s in (10.0, 0.1)] == [1, 3]
+
+
+def test_results_are_called_after_the_machine() -> None:
+    card = {"cpu": "AMD EPYC", "cpu_family": "family 25 model 1", "cores": 2, "gpu": None}
+    assert machine.name(card) == "amd-epyc-25-1-2-cores"
+    assert machine.name({**card, "gpu": "NVIDIA H200, 143771 MiB, 580.1"}) == "nvidia-h200"
 
 
 def test_quantiles_are_numpys() -> None:
@@ -298,7 +335,7 @@ def test_accuracy_of_known_logits() -> None:
     expected = np.eye(7, dtype=np.float32)[[0, 1, 2, 3]] * 10
     found = expected.copy()
     found[1] = [0, 4, 5, 0, 0, 0, 0]  # second best is right, and not the baseline's answer
-    row = measure.accuracy_row(found, expected, photos, tuple("ABCDEFG"))
+    row = accuracy.row(found, expected, photos, tuple("ABCDEFG"))
     assert (row["top1"], row["top5"], row["agreement"]) == (0.5, 0.75, 0.75)
     assert row["max_diff"] == 6
     assert row["mean_diff"] == pytest.approx(11 / 28)
@@ -326,14 +363,20 @@ def test_bad_usage_is_one_line(arguments: list[str], words: str, tmp_path: Path)
     assert "Traceback" not in stderr
 
 
-def run_on_demo(folder: Path, *more: object) -> "subprocess.Popen[str]":
+FEW = ("--batches", 1, 2, "--contenders", "ours-fp32")
+
+
+def run_on_demo(
+    folder: Path, *more: object, few: tuple[object, ...] = FEW
+) -> "subprocess.Popen[str]":
     """Two stages of speed and all else on the bundled checkpoint, two contenders."""
-    few = ("--quick", "--model", "demo", "--batches", 1, 2, "--contenders", "ours-fp32")
-    return compare(*few, "--cache", folder / "cache", "-o", folder, *more)
+    given = ("--quick", "--model", "demo", "--cache", folder / "cache", "-o", folder)
+    return compare(*given, *few, *more)
 
 
 def stored(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "demo-cpu-quick.json").read_text())
+    (path,) = folder.glob("demo-on-*-quick.json")
+    result: dict[str, Any] = json.loads(path.read_text())
     return result
 
 
@@ -349,7 +392,8 @@ def test_ctrl_c_leaves_the_finished_rows(tmp_path: Path) -> None:
     assert result["done"][:1] == ["speed 1"]
     assert "1" in result["speed"]["rows"]["ours-fp32"]["rounds"]
     assert "vit-engine fp32" in stdout
-    assert "Interrupted" in (tmp_path / "demo-cpu-quick.md").read_text()
+    (report,) = tmp_path.glob("demo-on-*-quick.md")
+    assert "Interrupted" in report.read_text()
 
 
 @pytest.mark.slow
@@ -372,6 +416,28 @@ def test_a_whole_run_can_be_resumed(tmp_path: Path) -> None:
     assert result["accuracy"]["rows"]["pytorch"]["top1"] > 0.9
     assert result["files"]["rows"]["ours-fp32"]["same_labels"] == 1
     assert result["ceilings"]["gemm-fp32-torch"]["gflops"] > 1
+    _, stderr = (added := run_on_demo(tmp_path, "--add", "ours-fp16", few=())).communicate(
+        timeout=300
+    )
+    assert added.returncode == 0, stderr
+    result = stored(tmp_path)
+    assert result["speed"]["rows"]["ours-fp32"]["rounds"]["1"] == first
+    assert result["speed"]["rows"]["ours-fp16"]["against"].keys() == {"1", "2"}
+    assert result["accuracy"]["rows"]["ours-fp16"]["agreement"] == 1
+
+
+def test_class_folders_from_images_to_accuracy(demo: inputs.Model, tmp_path: Path) -> None:
+    photos = inputs.drawn_photos(20, tmp_path / "drawn")
+    for path, index in zip(photos.files, photos.classes, strict=True):
+        (tmp_path / "set" / demo.labels[index]).mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / "set" / demo.labels[index] / "same name.png")
+    process = run_on_demo(tmp_path, "--data", tmp_path / "set", "--only", "accuracy")
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "Accuracy. demo on 16 labelled images (set)" in stdout
+    found = stored(tmp_path)["accuracy"]
+    assert found["rows"]["pytorch"]["top1"] >= 14 / 16
+    assert found["rows"]["ours-fp32"]["agreement"] == 1
 
 
 def test_of_two_makers_of_a_folder_the_first_stays(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import readme_table  # noqa: E402
-from comparison import measure, report  # noqa: E402
+from comparison import report, stages, tables  # noqa: E402
 from comparison.html import headline, page  # noqa: E402
+from comparison.rows import rows_from_result  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
@@ -29,7 +30,6 @@ def row(scale: float, compute: str = "fp32", **more: Any) -> dict[str, Any]:
         "status": "ok",
         "reason": None,
         "load_s": 2.5,
-        "convert_s": 1.0,
         "about": {"precision": compute, "compute": compute, "runtime": "made up 1.0"},
         "file_bytes": 4_000_000,
         "memory_bytes": 500_000_000,
@@ -127,7 +127,7 @@ def result() -> dict[str, Any]:
 
 
 def test_rows_say_what_the_samples_say(result: dict[str, Any]) -> None:
-    rows = {r.name: r for r in report.rows_from_result(result)}
+    rows = {r.name: r for r in rows_from_result(result)}
     assert next(iter(rows)) == "pytorch", "the baseline comes first"
     ours = rows["ours-fp16"]
     assert ours.latency is not None
@@ -143,7 +143,7 @@ def test_rows_say_what_the_samples_say(result: dict[str, Any]) -> None:
 
 
 def test_a_failed_row_has_no_numbers(result: dict[str, Any]) -> None:
-    rows = {r.name: r for r in report.rows_from_result(result)}
+    rows = {r.name: r for r in rows_from_result(result)}
     assert rows["openvino"].throughput == {} == rows["openvino"].speedup
     assert rows["openvino"].latency is rows["openvino"].load_s is None
     for _, _, table in report.sections(result)[:-1]:
@@ -166,7 +166,7 @@ def test_markdown_holds_every_table(result: dict[str, Any]) -> None:
 
 
 def test_the_differing_images_are_listed(result: dict[str, Any]) -> None:
-    table = report.differences_table(result)
+    table = tables.differences(result)
     (cells,) = table.body
     assert cells[:3] == ("a.png", "star", "star")
     assert cells[3].startswith("vit-engine int8: heart; ")
@@ -174,11 +174,11 @@ def test_the_differing_images_are_listed(result: dict[str, Any]) -> None:
 
 
 def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
-    rows = report.rows_from_result(result)
+    rows = rows_from_result(result)
     expected = "vit-engine int8 is 4.0 times as fast as eager PyTorch at batch 1"
     assert headline(rows) == f"{expected}; OpenVINO bf16 is ahead"
     del result["speed"]["rows"]["openvino-bf16"]
-    assert headline(report.rows_from_result(result)) == expected
+    assert headline(rows_from_result(result)) == expected
 
 
 def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any]) -> None:
@@ -190,11 +190,11 @@ def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any])
     }
     later["accuracy"]["rows"] = {"pytorch": accuracy(0.5), "ours-int8": accuracy(0.79, differs=9)}
     later["accuracy"]["excluded"] = {}
-    found = measure.merged(result, later)
-    rows = {r.name: r for r in report.rows_from_result(found)}
+    found = stages.merged(result, later)
+    rows = {r.name: r for r in rows_from_result(found)}
     assert rows["ours-int8"].speedup[8].median == pytest.approx(5.0)
     assert rows["ours-fp16"].speedup[8].median == pytest.approx(2.0)
-    cells = {c[0]: c for c in report.files_table(found).body}
+    cells = {c[0]: c for c in tables.files(found).body}
     assert cells["vit-engine int8"][1:3] == ("4.57", "3.50 (3.25\u20133.75)")
     assert found["accuracy"]["rows"]["pytorch"]["top1"] == 0.81
     assert found["accuracy"]["rows"]["ours-int8"]["top1"] == 0.79

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from comparison import report, stats
+from comparison import report, stats, tables
 from comparison.plots import Bar, Box, Series, bars, boxes, lines, scatter
-from comparison.report import Result, Row
+from comparison.rows import Result, Row, ceilings, rows_from_result
 
 STYLE = Path(__file__).with_name("page.css")
 
 
 def page(result: Result) -> str:
     """Return one HTML document that needs nothing but itself."""
-    rows = report.rows_from_result(result)
+    rows = rows_from_result(result)
     timed = [row for row in rows if row.throughput]
     return "\n".join(
         (
@@ -66,7 +66,7 @@ def _cards(rows: Sequence[Row]) -> str:
                 f"<p class='figure'>{row.speedup[first].median:.2f}&times;</p>"
                 f"<p class='sub'>eager PyTorch fp32 at batch {first}; "
                 f"{row.speedup[last].median:.2f}&times; at batch {last}; "
-                f"{report.megabytes(row.file_bytes)} MB on disk</p></div>"
+                f"{tables.megabytes(row.file_bytes)} MB on disk</p></div>"
             )
     return f"<section class='cards'>{''.join(cards)}</section>" if cards else ""
 
@@ -100,7 +100,7 @@ def _latency(rows: Sequence[Row]) -> str:
             stats.quantile(row.samples, q) * 1e3 for q in (0.1, 0.25, 0.5, 0.75, 0.9)
         )
         p99 = None if row.latency.p99 is None else row.latency.p99 * 1e3
-        text = f"{report.ms(row.latency.p50)} ms"
+        text = f"{tables.ms(row.latency.p50)} ms"
         found.append(Box(row.title, row.family, (p10, p25, p50, p75, p90, p99), text))
     if not found:
         return ""
@@ -137,7 +137,7 @@ def _trade(result: Result, rows: Sequence[Row]) -> str:
 
 
 def _share(result: Result, rows: Sequence[Row]) -> str:
-    limits = report.ceilings(result)
+    limits = ceilings(result)
     found = [
         Bar(
             f"{row.title}",

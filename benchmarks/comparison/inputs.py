@@ -4,8 +4,9 @@ import csv
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,17 @@ class Model:
         block = 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * a.intermediate_size
         embed = patches * 3 * a.patch_size**2 * d
         return 2 * (embed + a.layers * block + d * len(self.labels)) / 1e9
+
+    def card(self) -> dict[str, Any]:
+        """Return what the report says of the model."""
+        return {
+            "name": self.name,
+            "weights_sha256": self.weights_sha256,
+            "random": self.random,
+            "gflop": self.gflop,
+            "labels": len(self.labels),
+            **asdict(self.architecture),
+        }
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,7 @@ def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
     """
     if not folder.is_dir():
         raise UsageError(f"--data {folder}: no such folder")
+    folder = folder.resolve()
     table = folder / "labels.csv"
     named = _from_table(table) if table.exists() else _from_class_folders(folder, labels)
     for path, index in named:
@@ -148,7 +161,7 @@ def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
     if not named:
         raise UsageError(f"--data {folder}: no images; expected labels.csv or class folders")
     files, classes = zip(*named, strict=True)
-    return Photos(folder.resolve().name, folder.resolve(), files, classes)
+    return Photos(folder.name, folder, files, classes)
 
 
 def _from_table(table: Path) -> list[tuple[Path, int]]:

@@ -1,11 +1,10 @@
 """The machine's card: what a number was measured on."""
 
 import contextlib
-import fcntl
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_ti
 
 def card(threads: int) -> dict[str, Any]:
     """Return processor, memory, GPU, system and commit, JSON-able."""
-    info = _cpuinfo()
-    flags = set(info.get("flags", info.get("Features", "")).split())
+    info, features = _cpuinfo(), cpu_features()
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "cpu_family": " ".join(
@@ -25,7 +23,7 @@ def card(threads: int) -> dict[str, Any]:
             for name, key in (("family", "cpu family"), ("model", "model"))
             if key in info
         ),
-        "cpu_features": [f for f in FEATURES if f in flags],
+        "cpu_features": [f for f in FEATURES if f in features],
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -37,13 +35,20 @@ def card(threads: int) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def alone(locks: tuple[Path, ...]) -> Iterator[None]:
-    """Hold the files' exclusive locks, taken in their order, so that others wait."""
-    with contextlib.ExitStack() as held:
-        for path in locks:
-            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
-        yield
+def cpu_features() -> set[str]:
+    """Return the processor's features, by the kernel's names."""
+    info = _cpuinfo()
+    return set(info.get("flags", info.get("Features", "")).split())
+
+
+def name(card: dict[str, Any]) -> str:
+    """Return what files of results of such a machine are called after: "amd-epyc-25-1-2-cores"."""
+    if card["gpu"]:
+        told = card["gpu"].split(",")[0]
+    else:
+        family = re.sub(r"family|model", "", card["cpu_family"])
+        told = f"{card['cpu']} {family} {card['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", told.lower()).strip("-")
 
 
 def gpu() -> str | None:

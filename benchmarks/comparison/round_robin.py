@@ -121,12 +121,15 @@ class Field:
     def __init__(self) -> None:
         self.processes: dict[str, Process] = {}
         self.failures: Failures = {}
+        self._closed = False
 
-    def add(self, name: str, start: Callable[[], Process]) -> Process | None:
-        """Start a contender; None if it cannot."""
-        with self.watch(name):
-            self.processes[name] = start()
-        return self.processes.get(name)
+    def add(self, name: str, start: Callable[[], Process]) -> Process:
+        """Start a contender's process and return it."""
+        process = self.processes[name] = start()
+        if self._closed:  # by another thread
+            self.leave(name)
+            raise FailedError("absent", "the comparison has ended")
+        return process
 
     @contextmanager
     def watch(self, name: str) -> Iterator[None]:
@@ -177,7 +180,8 @@ class Field:
         return {name: found for name, found in answers.items() if len(found) == rounds}
 
     def close(self) -> None:
-        """End every process."""
+        """End every process; none starts any more."""
+        self._closed = True
         while self.processes:
             self.processes.popitem()[1].close()
 

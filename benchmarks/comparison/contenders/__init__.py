@@ -19,6 +19,16 @@ class Entry:
     files_only: bool = False  # and takes part in nothing else
 
     @property
+    def path(self) -> str:
+        """Return the module's importable name."""
+        return f"{__name__}.{self.module}"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether each batch size costs a compilation, about the time that loading takes."""
+        return "compile" in self.options
+
+    @property
     def family(self) -> str:
         """Return the colour group of the report."""
         return "ours" if self.name.startswith("ours") else self.module
@@ -46,6 +56,14 @@ CONTENDERS = (
         slow_start=True,
     ),
     Entry(
+        "pytorch-compile-fp16",
+        "torch.compile fp16",
+        "pytorch",
+        {"compile": "default", "dtype": "float16"},
+        ("cuda",),
+        slow_start=True,
+    ),
+    Entry(
         "pytorch-compile-max",
         "torch.compile fp16 max-autotune",
         "pytorch",
@@ -56,9 +74,22 @@ CONTENDERS = (
     Entry("pytorch-pipeline", "transformers pipeline", "pipeline", files=True, files_only=True),
     *(
         Entry(
-            name, f"vit-engine {precision}", "ours", {"precision": precision}, ("cpu",), files=True
+            name,
+            f"vit-engine {precision}",
+            "ours",
+            {"precision": precision},
+            ("cpu",),
+            slow_start=precision == "int8",
+            files=True,
         )
         for name, precision in OURS.items()
+    ),
+    Entry(
+        "ours-cuda-fp32",
+        "vit-engine fp32, CUDA graphs",
+        "ours",
+        {"precision": "fp32", "provider": "cuda"},
+        ("cuda",),
     ),
     Entry(
         "ours-cuda",
@@ -71,7 +102,7 @@ CONTENDERS = (
         "ours-cuda-graphs",
         "vit-engine fp16, CUDA graphs",
         "ours",
-        {"precision": "fp16", "provider": "cuda", "cuda_graphs": True},
+        {"precision": "fp16", "provider": "cuda"},
         ("cuda",),
         files=True,
     ),
@@ -84,6 +115,15 @@ CONTENDERS = (
         slow_start=True,
     ),
     Entry("optimum", "Optimum ONNX Runtime fp32", "optimum", peer=True),
+    Entry(
+        "optimum-int8",
+        "Optimum ONNX Runtime int8 (dynamic)",
+        "optimum",
+        {"int8": True},
+        ("cpu",),
+        peer=True,
+        slow_start=True,
+    ),
     Entry("openvino", "OpenVINO f32", "openvino", {"hint": "f32"}, ("cpu",), peer=True),
     Entry("openvino-bf16", "OpenVINO bf16", "openvino", {"hint": "bf16"}, ("cpu",), peer=True),
     Entry(

@@ -1,4 +1,4 @@
-"""Optimum: its own export, through its `ORTModelForImageClassification`."""
+"""Optimum: its own export, and its own int8, through its `ORTModelForImageClassification`."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from comparison import machine
 from comparison.folders import whole
 from comparison.job import AbsentError, Job
 
@@ -14,15 +15,22 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def convert(job: Job) -> None:
-    """Export the checkpoint the way Optimum's documentation does."""
+    """Export the checkpoint, and quantise it dynamically, the way Optimum's documentation does."""
     folder = _folder(job)
     if folder.exists():
         return
-    from optimum.onnxruntime import ORTModelForImageClassification
+    from optimum.onnxruntime import ORTModelForImageClassification, ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
     model = ORTModelForImageClassification.from_pretrained(job.model, export=True)
     with whole(folder) as partial:
-        model.save_pretrained(partial)
+        if job.options.get("int8"):
+            made = getattr(AutoQuantizationConfig, _preset())(is_static=False, per_channel=True)
+            ORTQuantizer.from_pretrained(model).quantize(
+                save_dir=partial, quantization_config=made, file_suffix=None
+            )
+        else:
+            model.save_pretrained(partial)
 
 
 def load(job: Job) -> "Optimum":
@@ -65,13 +73,22 @@ class Optimum:
 
     def describe(self) -> dict[str, Any]:
         """Say what runs."""
-        return {
-            "precision": "fp32",
-            "compute": "fp32",
+        precision = "int8" if self.job.options.get("int8") else "fp32"
+        about: dict[str, Any] = {
+            "precision": precision,
+            "compute": precision,
             "runtime": f"optimum-onnx {version('optimum-onnx')}, "
             f"onnxruntime {version('onnxruntime')}",
             "files": [str(_folder(self.job) / "model.onnx")],
         }
+        if precision == "int8":
+            about["note"] = f"dynamic, its preset {_preset()}, a scale for each channel"
+        return about
+
+
+def _preset() -> str:
+    has_vnni = {"avx512_vnni", "avx_vnni"} & machine.cpu_features()
+    return "avx512_vnni" if has_vnni else "avx2"
 
 
 def _folder(job: Job) -> Path:

@@ -70,10 +70,12 @@ class Ours:
         return result
 
     def label(self, paths: list[str], batch: int) -> list[int | None]:
-        """Label files by the generator that vit-infer writes its rows from."""
+        """Label files as vit-infer does: decoded in processes of their own, ahead of the engine."""
         from vit_runtime.classifier import Classifier
+        from vit_runtime.sources import items_from_sources
 
-        return [p.index for p in Classifier(self.engine).classify(paths, batch=batch)]
+        stream = Classifier(self.engine).stream(items_from_sources(paths), batch=batch)
+        return [p.index for labelled in stream for p in labelled.predictions]
 
     def describe(self) -> dict[str, Any]:
         """Say what runs."""
