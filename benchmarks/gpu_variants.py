@@ -5,6 +5,7 @@ from typing import Any
 
 from vit_runtime import cuda, providers, rewrite
 from vit_runtime.errors import ProviderError
+from vit_runtime.nodes import node
 from vit_runtime.protobuf import field
 
 VARIANTS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
@@ -80,8 +81,8 @@ def with_skip_layer_norm(model: bytes) -> bytes:
         del norm.attribute[:]
         norm.attribute.append(onnx.helper.make_attribute("epsilon", epsilon))
         drop += [residual, biased]
-    for node in drop:
-        nodes.remove(node)
+    for old in drop:
+        nodes.remove(old)
     proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     # Their sums come from the fused nodes, which may stand behind their other readers.
     ordered = in_order(nodes, {t.name for t in (*proto.graph.input, *proto.graph.initializer)})
@@ -106,7 +107,5 @@ def in_order(nodes: Any, known: set[str]) -> list[Any]:
 def contrib(attention: rewrite.Attention) -> tuple[list[bytes], list[bytes]]:
     """ONNX Runtime's own MultiHeadAttention, which takes the same three inputs."""
     a = attention
-    made = rewrite.node(
-        "MultiHeadAttention", a.inputs, a.output, domain="com.microsoft", num_heads=a.heads
-    )
+    made = node("MultiHeadAttention", a.inputs, a.output, domain="com.microsoft", num_heads=a.heads)
     return [made], []

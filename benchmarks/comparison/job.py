@@ -29,6 +29,7 @@ class Job:
     max_batch: int
     uint8: str  # .npy of images, (n, H, W, 3)
     float32: str  # .npy of the same images, normalised, (n, 3, H, W)
+    weights: tuple[str, ...] = ()  # the checkpoint's files that hold them
     calibration: str = ""  # .npy like float32, for contenders that quantise by example
     calibration_files: str = ""  # the folder of the same images, where they are image files
 
@@ -46,9 +47,8 @@ class Job:
         Keyed by the model's folder and weights and the versions given, so that another model or
         another library never finds it.
         """
-        weights = Path(self.model, "model.safetensors")
-        stat = weights.stat() if weights.exists() else Path(self.model).stat()
-        told = [str(Path(self.model).resolve()), stat.st_size, stat.st_mtime_ns, *versions]
+        stats = [(p, Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p in self.weights]
+        told = [str(Path(self.model).resolve()), stats, *versions]
         key = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
         return Path(self.cache, f"{shared or self.contender}-{key}")
 

@@ -16,6 +16,7 @@ from comparison.inputs import Arrays, Model, Photos
 from comparison.job import Job
 from comparison.plan import Setting
 from comparison.round_robin import HERE, FailedError, Field, Process
+from vit_export.weights import weight_files
 
 PEERS = HERE.parent / ".venv-peers/bin/python"
 CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
@@ -132,6 +133,7 @@ class Suite:
             max_batch=max(setting.plan.batches),
             uint8=str(self.arrays.uint8),
             float32=str(self.arrays.float32),
+            weights=tuple(map(str, weight_files(self.model.folder))),
             calibration=str(self.calibration.float32),
             calibration_files=str(self.calibration.files or ""),
         )

@@ -63,6 +63,11 @@ class Driver:
     problem: str | None = None
 
 
+def is_x86() -> bool:
+    """Return whether this is an x86 processor."""
+    return platform.machine() in {"x86_64", "AMD64"}
+
+
 def usable_cores() -> int:
     """Return how many cores this process may keep busy: affinity, less under a CPU quota."""
     affinity = len(os.sched_getaffinity(0))

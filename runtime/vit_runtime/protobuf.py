@@ -83,4 +83,9 @@ def field(number: int, value: bytes | str | int) -> bytes:
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     data = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(data)) + data
+    return prefix(number, len(data)) + data
+
+
+def prefix(number: int, length: int) -> bytes:
+    """Return what stands before the bytes of a field of that length."""
+    return varint(number << 3 | 2) + varint(length)

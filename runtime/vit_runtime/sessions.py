@@ -13,6 +13,7 @@ from vit_runtime.contract import Contract
 from vit_runtime.errors import ArtefactError, ProviderError
 from vit_runtime.preprocess import normalized
 from vit_runtime.providers import PROVIDERS, import_onnxruntime
+from vit_runtime.widen import widened
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,6 +33,7 @@ class Request:
     device: int = 0
     threads: int | None = None
     cuda_graphs: bool = True
+    widen: bool = True  # compute an FP16 artefact in FP32 on a CPU without FP16 arithmetic
 
 
 class RetiredError(Exception):
@@ -72,7 +74,9 @@ def feed_from_pixels(pixels: NDArray[np.uint8], contract: Contract) -> NDArray[A
 
 def open_on_cpu(request: Request, largest: int) -> PlainSession:
     """Open the artefact on the CPU provider for batches of up to `largest`."""
-    return PlainSession(open_session(request, ["cpu"]), request.contract, largest)
+    widen = request.widen and request.contract.identity.precision == "fp16" and machine.is_x86()
+    model = widened(request.path) if widen else None
+    return PlainSession(open_session(request, ["cpu"], model=model), request.contract, largest)
 
 
 def open_session(
@@ -109,6 +113,7 @@ def open_session(
             f"provider {chain[0]} is not there: ONNX Runtime opened {request.path} on "
             f"{', '.join(session.get_providers())}; vit-doctor says what is missing"
         )
+    session._model_bytes = None  # it would keep them for as long as it lives
     _check_tensors(session, request)
     return session
 

@@ -1,6 +1,5 @@
 """transformers' own pipeline, from files to labels."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,5 +57,5 @@ class Pipeline:
             "precision": "fp32",
             "compute": "fp32",
             "runtime": f"torch {torch.__version__}, transformers {transformers.__version__}",
-            "files": [str(Path(self.job.model, "model.safetensors"))],
+            "files": list(self.job.weights),
         }

@@ -76,7 +76,7 @@ class PyTorch:
             "compute": precision,
             "runtime": f"torch {self.torch.__version__}, transformers {transformers.__version__}, "
             f"{self.attention} attention",
-            "files": [str(Path(self.job.model, "model.safetensors"))],
+            "files": list(self.job.weights),
         }
         if self.job.options.get("compile"):
             about["note"] = "one graph for each batch size" + (
