@@ -193,7 +193,8 @@ def progress(text: str) -> None:
 def tell(text: str) -> None:
     """Tell the user something that stays, on stderr."""
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(f"{clear}{text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{clear}{text}\n")  # in one write: threads tell as well
+    sys.stderr.flush()
 
 
 def _terminated(number: int, _frame: FrameType | None) -> None:
