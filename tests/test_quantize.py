@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from conftest import Run, write_checkpoint
 from vit_export import calibration
@@ -17,9 +18,11 @@ from vit_export.graph import model_from_checkpoint
 from vit_export.quantize import Quantized, quantized
 from vit_export.rounding import Statistics, int8_from_matrix
 from vit_export.verify import eager_logits, parity_from_logits
+from vit_runtime import machine
 from vit_runtime.artefact import read_contract
 from vit_runtime.engine import Engine
 from vit_runtime.preprocess import rgb_from_image
+from vit_runtime.sessions import keep_int8_exact
 
 
 def rounded_demo() -> tuple[Checkpoint, Quantized]:
@@ -200,3 +203,29 @@ def test_mistakes_are_told_in_one_line(
     ended = run_command("vit-export", "demo", *arguments, cwd=tmp_path)
     assert ended.returncode == 2, ended.stderr
     assert words in ended.stderr.splitlines()[-1]
+
+
+def test_int8_products_are_exact_and_widened_only_for_that(tmp_path: Path) -> None:
+    depth, out = 512, 16
+    weight = np.full((depth, out), 127, np.int8)  # two of 255 * 127 leave 16 bits
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "weight"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [None, depth])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [None, out])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    settings.log_severity_level = 4
+    keep_int8_exact(settings)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    pixels = np.full((32, depth), 255, np.uint8)
+    (found,) = session.run(None, {"x": pixels})
+    assert np.array_equal(found, pixels.astype(np.int32) @ weight.astype(np.int32))
+    optimised = onnx.load(settings.optimized_model_filepath).graph
+    (kind,) = {t.data_type for t in optimised.initializer if t.dims == [depth, out]}
+    assert kind == (TensorProto.INT8 if machine.cpu().int8 else TensorProto.UINT8)

@@ -25,7 +25,7 @@ from vit_export.int8 import Int8Linear, Int8Weights
 from vit_export.rounding import Statistics, int8_from_matrix
 from vit_export.weights import Tensor
 from vit_runtime.contract import Calibration
-from vit_runtime.sessions import EXACT_INT8
+from vit_runtime.sessions import keep_int8_exact
 
 Layers = tuple[str, ...]
 """The checkpoint layers that one product computes, by their names on disk."""
@@ -169,7 +169,7 @@ def _statistics(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> dict[Layer
 
 def _session(model: ir.Model) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
-    settings.add_session_config_entry(*EXACT_INT8)
+    keep_int8_exact(settings)
     serialized = ir.serde.serialize_model(model).SerializeToString()
     return onnxruntime.InferenceSession(serialized, settings, providers=["CPUExecutionProvider"])
 

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-EXACT_INT8 = ("session.x64quantprecision", "1")
-"""A session setting: weights of int8 as uint8 where an x86 CPU has no VNNI. Its 16-bit sums of a
-uint8 and int8 product saturate (microsoft/onnxruntime#6004), and labels with them."""
-
-
 @dataclass(frozen=True)
 class Request:
     """What is to be opened, and how; the batch sizes are the engine's to choose."""
@@ -65,6 +60,16 @@ class PlainSession:
         self._session = None
 
 
+def keep_int8_exact(settings: "onnxruntime.SessionOptions") -> None:
+    """Have weights of int8 widened to uint8 where an x86 CPU has no VNNI, and only there.
+
+    Its 16-bit sums of uint8 and int8 products saturate (microsoft/onnxruntime#6004). A CPU with
+    VNNI would be a third slower by it, for the same sums [Zen 5].
+    """
+    if not machine.cpu().int8:
+        settings.add_session_config_entry("session.x64quantprecision", "1")
+
+
 def feed_from_pixels(pixels: NDArray[np.uint8], contract: Contract) -> NDArray[Any]:
     """Return RGB images (N, H, W, 3) as the contract's input wants them."""
     if contract.input.dtype == "uint8":
@@ -97,7 +102,7 @@ def open_session(
     settings.log_severity_level = 4  # errors are raised as well
     ort.set_default_logger_severity(3)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    settings.add_session_config_entry(*EXACT_INT8)
+    keep_int8_exact(settings)
     wanted = [(PROVIDERS[name], dict((options or {}).get(name, {}))) for name in chain]
     source = str(request.path) if model is None else model
     try:
