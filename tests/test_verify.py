@@ -50,21 +50,26 @@ def photographs(test_data: Path) -> Photographs:
     )
 
 
-@pytest.mark.parametrize("form", ["fp32", "fp16 in fp32", "fp16"])
+@pytest.mark.parametrize("adapt", [True, False], ids=["adapted", "as written"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_deit_tiny_on_two_hundred_photographs(
-    photographs: Photographs, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+    photographs: Photographs,
+    tmp_path: Path,
+    precision: str,
+    adapt: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    precision = form.split(maxsplit=1)[0]
     pixels, expected, truth = photographs.pixels, photographs.expected, photographs.truth
     path = tmp_path / "vit.onnx"
     export(photographs.checkpoint, path, precision=precision, images=None)
-    with Engine.open(path, provider="cpu", widen="in" in form) as engine:
+    with Engine.open(path, provider="cpu", adapt=adapt) as engine:
         found = engine.run(pixels)
         alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(16)])
     parity = parity_from_logits(found, expected)
     with capsys.disabled():
         print(
-            f"\nDeiT-Tiny {form}: max |logit difference| {parity.max_abs_diff:.1e}, "
+            f"\nDeiT-Tiny {precision}{', adapted' if adapt else ''}: "
+            f"max |logit difference| {parity.max_abs_diff:.1e}, "
             f"agreement {parity.top1_agreement:.1%}, top-1 {(found.argmax(1) == truth).mean():.1%} "
             f"(PyTorch {(expected.argmax(1) == truth).mean():.1%})"
         )

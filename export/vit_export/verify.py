@@ -76,7 +76,7 @@ def parity_of(
     """
     rgb = [rgb_from_image(image) for image in images]
     expected = eager_logits(checkpoint, rgb)
-    with Engine.open(path, provider="cpu", widen=False) as engine:
+    with Engine.open(path, provider="cpu", adapt=False) as engine:
         contract = engine.contract
         pixels = [pixels_from_image(i, contract.preprocessing) for i in rgb]
         found = engine.run(np.stack(pixels))

@@ -12,10 +12,10 @@ from pathlib import Path
 from vit_runtime import contract
 from vit_runtime.contract import Contract
 from vit_runtime.errors import ArtefactError
+from vit_runtime.nodes import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_EXTERNAL
 from vit_runtime.protobuf import MalformedError, fields
 
-_MODEL_GRAPH, _MODEL_METADATA = 7, 14
-_GRAPH_INITIALIZER, _TENSOR_EXTERNAL_DATA = 5, 13
+_MODEL_METADATA = 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 DEMO = "demo"
@@ -65,10 +65,10 @@ def _entries(data: mmap.mmap) -> dict[str, bytes]:
             pair = {n: data[a:b] for n, a, b in fields(data, start, end)}
             key = pair.get(_ENTRY_KEY, b"").decode(errors="replace")
             entries[key] = pair.get(_ENTRY_VALUE, b"")
-        elif number == _MODEL_GRAPH:
+        elif number == MODEL_GRAPH:
             graphs += 1
             for field, a, b in fields(data, start, end):
-                if field == _GRAPH_INITIALIZER:
+                if field == GRAPH_INITIALIZER:
                     _refuse_external(data, a, b)
     if graphs != 1:
         raise MalformedError("not an ONNX model (no graph in it)")
@@ -76,5 +76,5 @@ def _entries(data: mmap.mmap) -> dict[str, bytes]:
 
 
 def _refuse_external(data: mmap.mmap, start: int, end: int) -> None:
-    if any(number == _TENSOR_EXTERNAL_DATA for number, _, _ in fields(data, start, end)):
+    if any(number == TENSOR_EXTERNAL for number, _, _ in fields(data, start, end)):
         raise MalformedError("it keeps weights in another file, an artefact is one file")

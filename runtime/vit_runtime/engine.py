@@ -96,12 +96,12 @@ class Engine:
         threads: int | None = None,
         max_batch: int | None = None,
         cuda_graphs: bool = True,
-        widen: bool = True,
+        adapt: bool = True,
     ) -> "Engine":
         """Open the artefact at a path, or "demo"; `threads` is by default all this process may use.
 
-        An x86 CPU computes an FP16 artefact in FP32; without `widen` it rounds to FP16 between
-        operators, slower, as a GPU does.
+        An x86 CPU computes an FP16 artefact in FP32; without `adapt` the graph is run as it is
+        written, and rounds to FP16 between operators, as on a GPU.
         "auto" takes CUDA where a session on it opens, else the CPU. Raises ArtefactError for a file
         that is not an artefact of ours, ProviderError where the provider, or ONNX Runtime itself,
         is not there.
@@ -111,7 +111,7 @@ class Engine:
         providers.check_choice(provider, device)
         if max_batch is not None and max_batch < 1:
             raise UsageError(f"max_batch is {max_batch}, it must be at least 1")
-        request = Request(path, contract, device, threads, cuda_graphs, widen)
+        request = Request(path, contract, device, threads, cuda_graphs, adapt)
         if provider == providers.AUTO:
             return _open_auto(request, max_batch)
         return _open_on(provider, request, max_batch)

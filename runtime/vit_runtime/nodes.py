@@ -12,12 +12,15 @@ from vit_runtime.protobuf import Buffer, field, fields, number, numbers
 
 MODEL_GRAPH = 7
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_VALUE_INFO = 1, 5, 13
-TENSOR_NAME = 8
+TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
 FLOAT, INT64, FLOAT16 = 1, 7, 10
 """ONNX's numbers of element types."""
 
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
+_TENSOR_LOCATION = 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_EXTERNAL = 1
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 3, 8, 20
 _INT, _INTS = 2, 7
 
@@ -34,11 +37,12 @@ class Node:
 
 
 def node(
-    op: str, inputs: Iterable[str], output: str, *, domain: str = "", **attributes: int | list[int]
+    op: str, inputs: Iterable[str], *outputs: str, domain: str = "", **attributes: int | list[int]
 ) -> bytes:
-    """Return a NodeProto of one output, named after it."""
+    """Return a NodeProto, named after its first output."""
     parts = [field(_NODE_INPUT, name) for name in inputs]
-    parts += [field(_NODE_OUTPUT, output), field(_NODE_NAME, f"{output}/{op}"), field(_NODE_OP, op)]
+    parts += [field(_NODE_OUTPUT, name) for name in outputs]
+    parts += [field(_NODE_NAME, f"{outputs[0]}/{op}"), field(_NODE_OP, op)]
     for name, value in attributes.items():
         body = field(_ATTRIBUTE_NAME, name)
         if isinstance(value, int):
@@ -57,6 +61,32 @@ def tensor(
     dims = b"".join(field(_TENSOR_DIMS, size) for size in array.shape)
     raw = np.ascontiguousarray(array).tobytes()
     return dims + field(_TENSOR_TYPE, element) + field(TENSOR_NAME, name) + field(_TENSOR_RAW, raw)
+
+
+def tensor_in_file(model: Buffer, start: int, end: int, location: bytes) -> bytes:
+    """Return the TensorProto in model[start:end] with a reference in the place of its bytes.
+
+    `location` is the file that holds the model, as ONNX's external data names it.
+    """
+    out: list[bytes] = []
+    position = start
+    for kind, a, b in fields(model, start, end):
+        if kind == _TENSOR_RAW:
+            entries = {"location": location, "offset": b"%d" % a, "length": b"%d" % (b - a)}
+            out += [
+                field(TENSOR_EXTERNAL, field(_ENTRY_KEY, key) + field(_ENTRY_VALUE, value))
+                for key, value in entries.items()
+            ]
+            out.append(field(_TENSOR_LOCATION, _EXTERNAL))
+        else:
+            out.append(model[position:b])
+        position = b
+    return b"".join(out)
+
+
+def renamed_tensor(stored: bytes, name: str) -> bytes:
+    """Return a TensorProto with another name."""
+    return stored + field(TENSOR_NAME, name)  # of a field given twice the last one counts
 
 
 def node_from_bytes(model: Buffer, start: int, end: int) -> Node:

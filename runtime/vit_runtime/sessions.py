@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from vit_runtime import machine
 from vit_runtime.contract import Contract
+from vit_runtime.cpu_graph import graph_for_cpu
 from vit_runtime.errors import ArtefactError, ProviderError
 from vit_runtime.preprocess import normalized
 from vit_runtime.providers import PROVIDERS, import_onnxruntime
-from vit_runtime.widen import widened
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -28,7 +28,7 @@ class Request:
     device: int = 0
     threads: int | None = None
     cuda_graphs: bool = True
-    widen: bool = True  # compute an FP16 artefact in FP32 on a CPU without FP16 arithmetic
+    adapt: bool = True  # change the graph to what an x86 CPU runs faster
 
 
 class RetiredError(Exception):
@@ -79,9 +79,15 @@ def feed_from_pixels(pixels: NDArray[np.uint8], contract: Contract) -> NDArray[A
 
 def open_on_cpu(request: Request, largest: int) -> PlainSession:
     """Open the artefact on the CPU provider for batches of up to `largest`."""
-    widen = request.widen and request.contract.identity.precision == "fp16" and machine.is_x86()
-    model = widened(request.path) if widen else None
-    return PlainSession(open_session(request, ["cpu"], model=model), request.contract, largest)
+    is_float = request.contract.identity.precision != "int8"
+    adapt = request.adapt and is_float and machine.is_x86()
+    before = request.path.stat()
+    model = graph_for_cpu(request.path) if adapt else None
+    session = open_session(request, ["cpu"], model=model)
+    after = request.path.stat()
+    if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
+        raise ArtefactError(f"{request.path} was written to while it was opened; open it again")
+    return PlainSession(session, request.contract, largest)
 
 
 def open_session(
@@ -103,6 +109,11 @@ def open_session(
     ort.set_default_logger_severity(3)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     keep_int8_exact(settings)
+    if model is not None:  # it may refer to weights in the artefact
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path",
+            str(request.path.resolve().parent),
+        )
     wanted = [(PROVIDERS[name], dict((options or {}).get(name, {}))) for name in chain]
     source = str(request.path) if model is None else model
     try:
