@@ -50,11 +50,13 @@ def with_table(text: str) -> str:
     if not (begin and end):
         sys.exit(f"{README} has no {BEGIN} ... {END} to write between")
     models: dict[str, list[Stored]] = {}
+    letters: dict[str, str] = {}  # by machine
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
         rows = {row.name: row for row in rows_from_result(result) if row.speedup}
         same = models.setdefault(result["speed"]["model"]["name"], [])
-        same.append(Stored("ABCDEFGH"[len(same)], path, result, rows))
+        letter = letters.setdefault(path.stem.partition("-on-")[2], "ABCDEFGH"[len(letters)])
+        same.append(Stored(letter, path, result, rows))
     return f"{before}{BEGIN}\n{''.join(map(_section, models.values()))}{END}{after}"
 
 

@@ -117,7 +117,7 @@ CONTENDERS = (
     Entry("optimum", "Optimum ONNX Runtime fp32", "optimum", peer=True),
     Entry(
         "optimum-int8",
-        "Optimum ONNX Runtime int8 (dynamic)",
+        "Optimum int8 (dynamic)",
         "optimum",
         {"int8": True},
         ("cpu",),
