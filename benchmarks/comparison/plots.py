@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 210, 20, 52
+LEFT, RIGHT, TOP, BOTTOM = 72, 210, 20, 52
 
 
 @dataclass(frozen=True)
