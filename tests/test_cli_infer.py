@@ -239,6 +239,12 @@ def test_a_full_device_is_exit_4(infer, target, mixed):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_full_device_is_exit_4_for_what_is_written_at_the_end_too(infer):
+    with Path("/dev/full").open("wb") as full:
+        done = infer("--describe", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert (done.returncode, done.stderr) == (4, "vit-infer: No space left on device\n")
+
+
 def test_a_folder_that_cannot_be_written_to_is_exit_4_at_once(infer):
     done = infer(EXAMPLES[0], "-o", "/proc/rows.jsonl")
     assert done.returncode == 4

@@ -1,11 +1,12 @@
 """What the commands share: how they end."""
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
 
-from vit_runtime.errors import VitError
+from vit_runtime.errors import ProviderError, VitError
 
 
 def run(name: str, body: Callable[[], int]) -> int:
@@ -15,6 +16,13 @@ def run(name: str, body: Callable[[], int]) -> int:
     stdout has gone, as for any program that SIGPIPE ends.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _code(name, body)
+    finally:
+        _empty_stdout()
+
+
+def _code(name: str, body: Callable[[], int]) -> int:
     try:
         code = body()
         sys.stdout.flush()
@@ -28,10 +36,21 @@ def run(name: str, body: Callable[[], int]) -> int:
         sys.stderr.write(f"{name}: terminated\n")
         return 128 + signal.SIGTERM
     except BrokenPipeError:
-        # What is left in stdout's buffer has no reader; Python would complain of it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"{name}: {e.strerror}\n")
+        return ProviderError.exit_code
     return code
+
+
+def _empty_stdout() -> None:
+    """Drop what is left for a stdout that takes nothing more: Python would exit with 120 of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _TerminatedError(BaseException):
