@@ -1,5 +1,6 @@
 """The graph as an x86 CPU runs it, beside the one that is in the file."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -86,13 +87,15 @@ def test_no_activation_is_cast(half: Path, tmp_path: Path) -> None:
 
 @on_x86
 def test_the_file_is_let_go_of_once_it_is_open(whole: Path, tmp_path: Path) -> None:
-    path, link = tmp_path / "vit.onnx", tmp_path / "links" / "model"
+    folder = tmp_path / os.fsdecode(b"not utf-8 \xe9")
+    path, link = folder / os.fsdecode(b"\xe9.onnx"), tmp_path / "links" / "model"
+    folder.mkdir()
     link.parent.mkdir()
     link.symlink_to(path)
     shutil.copy(whole, path)
     with Engine.open(link, provider="cpu") as engine:
         before = engine.run(noise())
-        assert str(path) not in Path("/proc/self/maps").read_text()
+        assert os.fsencode(path) not in Path("/proc/self/maps").read_bytes()
         path.write_bytes(bytes(path.stat().st_size))
         assert np.array_equal(engine.run(noise()), before)
 

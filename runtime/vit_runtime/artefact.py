@@ -12,11 +12,16 @@ from pathlib import Path
 from vit_runtime import contract
 from vit_runtime.contract import Contract
 from vit_runtime.errors import ArtefactError
-from vit_runtime.nodes import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_EXTERNAL
+from vit_runtime.nodes import (
+    ENTRY_KEY,
+    ENTRY_VALUE,
+    GRAPH_INITIALIZER,
+    MODEL_GRAPH,
+    TENSOR_EXTERNAL,
+)
 from vit_runtime.protobuf import MalformedError, fields
 
 _MODEL_METADATA = 14
-_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 DEMO = "demo"
 """Names the artefact that comes with the package."""
@@ -63,8 +68,8 @@ def _entries(data: mmap.mmap) -> dict[str, bytes]:
     for number, start, end in fields(data, 0, len(data)):
         if number == _MODEL_METADATA:
             pair = {n: data[a:b] for n, a, b in fields(data, start, end)}
-            key = pair.get(_ENTRY_KEY, b"").decode(errors="replace")
-            entries[key] = pair.get(_ENTRY_VALUE, b"")
+            key = pair.get(ENTRY_KEY, b"").decode(errors="replace")
+            entries[key] = pair.get(ENTRY_VALUE, b"")
         elif number == MODEL_GRAPH:
             graphs += 1
             for field, a, b in fields(data, start, end):

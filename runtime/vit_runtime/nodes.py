@@ -13,13 +13,13 @@ from vit_runtime.protobuf import Buffer, field, fields, number, numbers
 MODEL_GRAPH = 7
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_VALUE_INFO = 1, 5, 13
 TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
+ENTRY_KEY, ENTRY_VALUE = 1, 2
 FLOAT, INT64, FLOAT16 = 1, 7, 10
 """ONNX's numbers of element types."""
 
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
 _TENSOR_LOCATION = 14
-_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _EXTERNAL = 1
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 3, 8, 20
 _INT, _INTS = 2, 7
@@ -74,7 +74,7 @@ def tensor_in_file(model: Buffer, start: int, end: int, location: bytes) -> byte
         if kind == _TENSOR_RAW:
             entries = {"location": location, "offset": b"%d" % a, "length": b"%d" % (b - a)}
             out += [
-                field(TENSOR_EXTERNAL, field(_ENTRY_KEY, key) + field(_ENTRY_VALUE, value))
+                field(TENSOR_EXTERNAL, field(ENTRY_KEY, key) + field(ENTRY_VALUE, value))
                 for key, value in entries.items()
             ]
             out.append(field(_TENSOR_LOCATION, _EXTERNAL))

@@ -1,5 +1,6 @@
 """Opens ONNX Runtime sessions that run where they were told to, or not at all."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def open_session(
     if model is not None:  # it may refer to weights in the artefact
         settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path",
-            str(request.path.resolve().parent),
+            os.fsencode(request.path.resolve().parent),  # bytes: it may not be UTF-8
         )
     wanted = [(PROVIDERS[name], dict((options or {}).get(name, {}))) for name in chain]
     source = str(request.path) if model is None else model
