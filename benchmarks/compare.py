@@ -26,7 +26,7 @@ from comparison.inputs import Model
 from comparison.plan import FULL, QUICK, Setting
 from comparison.rows import Result, rows_from_result
 from comparison.stages import Comparison
-from vit_runtime.errors import UsageError, VitError
+from vit_engine.errors import UsageError, VitError
 
 HERE = Path(__file__).resolve().parent
 

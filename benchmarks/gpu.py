@@ -86,7 +86,7 @@ def run_all(bench: Bench, scratch: Path, model: str, data: list[Path] | None) ->
     """Run the stages, what decides most first."""
     python, stages = sys.executable, HERE / "gpu_stages.py"
     half, whole, folder = scratch / "fp16.onnx", scratch / "fp32.onnx", scratch / "checkpoint"
-    bench.stage("doctor", 60, python, "-m", "vit_runtime.doctor", "--json")
+    bench.stage("doctor", 60, python, "-m", "vit_engine.commands.doctor", "--json")
     bench.stage("weights", 60, python, "-m", "comparison.random_vit", model, folder)
     exporter: list[str | Path] = [python, "-m", "vit_export.cli"]
     for path in (half, whole):

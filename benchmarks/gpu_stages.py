@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_variants import VARIANTS, session_of_variant
-from vit_runtime.artefact import read_contract
-from vit_runtime.buckets import BucketSession, buckets_up_to
-from vit_runtime.engine import Engine
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.engine import Engine
+from vit_engine.providers.buckets import BucketSession, buckets_up_to
 
 Result = dict[str, Any]
 Logits = NDArray[np.float32]
@@ -98,7 +98,7 @@ def photographs(model: str, whole: str, folder: str, provider: str) -> Result:
     """Top-1 agreement and logits on real photographs against fp32 on the CPU."""
     from PIL import Image
 
-    from vit_runtime.preprocess import pixels_from_image
+    from vit_engine.images.preprocess import pixels_from_image
 
     contract = read_contract(Path(model))
     paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"})

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from vit_runtime import cuda, providers, rewrite
-from vit_runtime.errors import ProviderError
-from vit_runtime.nodes import node
-from vit_runtime.protobuf import field
+from vit_engine.artefact.attention import Attention, primitive, replace_attention
+from vit_engine.artefact.nodes import node
+from vit_engine.artefact.protobuf import field
+from vit_engine.errors import ProviderError
+from vit_engine.providers import cuda, obstacles
 
 VARIANTS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
     # name: attention, provider options, session settings
@@ -31,15 +32,15 @@ def session_of_variant(
     model: str, attention: str, options: dict[str, str], settings: dict[str, str]
 ) -> Any:
     """Open a CUDA session with another attention, other provider options, other settings."""
-    if reason := providers.obstacle("cuda"):
+    if reason := obstacles.obstacle("cuda"):
         raise ProviderError(str(reason))
-    ort = providers.import_onnxruntime()
+    ort = obstacles.import_onnxruntime()
     data = Path(model).read_bytes()
     if attention == "primitive":
-        data = rewrite.replace_attention(data, rewrite.primitive)
+        data = replace_attention(data, primitive)
     elif attention == "contrib":
         # ModelProto.opset_import (8): the domain and version of ONNX Runtime's own operators.
-        data = rewrite.replace_attention(data, contrib)
+        data = replace_attention(data, contrib)
         data += field(8, field(1, "com.microsoft") + field(2, 1))
     elif attention == "skip":
         data = with_skip_layer_norm(data)
@@ -104,7 +105,7 @@ def in_order(nodes: Any, known: set[str]) -> list[Any]:
     return ordered
 
 
-def contrib(attention: rewrite.Attention) -> tuple[list[bytes], list[bytes]]:
+def contrib(attention: Attention) -> tuple[list[bytes], list[bytes]]:
     """ONNX Runtime's own MultiHeadAttention, which takes the same three inputs."""
     a = attention
     made = node("MultiHeadAttention", a.inputs, a.output, domain="com.microsoft", num_heads=a.heads)

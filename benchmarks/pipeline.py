@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_runtime.classifier import Classifier
-from vit_runtime.isolate import DecoderProcess, SharedPixels, Task
-from vit_runtime.machine import usable_cores
-from vit_runtime.pipeline import DecodePool, slots_for
-from vit_runtime.sources import Item, items_from_sources
+from vit_engine.classifier import Classifier
+from vit_engine.images.decode_pool import DecodePool, slots_for
+from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+from vit_engine.machine.processor import usable_cores
+from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Item
 
 DECODED = 600
 """Images of a turn of decoding alone, at least: its processes take a while to start."""

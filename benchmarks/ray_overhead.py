@@ -18,14 +18,15 @@ import numpy as np
 import pyarrow.dataset
 import ray
 
-from vit_runtime import cluster, manifest, ray_data
-from vit_runtime.classifier import Classifier, Prediction
-from vit_runtime.cluster import Workers
-from vit_runtime.isolate import DecoderProcess, SharedPixels, Task
-from vit_runtime.machine import usable_cores
-from vit_runtime.pipeline import Job
-from vit_runtime.sources import Item, items_from_sources
-from vit_runtime.storage import folder_from_path
+from vit_engine.classifier import Classifier, Prediction
+from vit_engine.cluster import connection, manifest, run
+from vit_engine.cluster.connection import Workers
+from vit_engine.images.decode_pool import Job
+from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+from vit_engine.machine.processor import usable_cores
+from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Item
+from vit_engine.sources.stores import folder_from_path
 
 SCANNED = 100_000
 
@@ -56,7 +57,7 @@ def main() -> None:
                 start = time.monotonic()
                 out = Path(scratch, f"out-{number}-{turn}")
                 with timed_start(started):
-                    ray_data.label([str(folder)], str(out), model=arguments.model)
+                    run.label([str(folder)], str(out), model=arguments.model)
                 there.append(time.monotonic() - start)
                 differ = differences(expected, out)
             a, b, s = (statistics.median(x) for x in (here, there, started))
@@ -125,7 +126,7 @@ def on_one(model: str, folder: Path) -> list[Prediction]:
 @contextmanager
 def timed_start(seconds: list[float]) -> Any:
     """Add up what it takes to start Ray and to end it."""
-    connected = cluster.connected
+    connected = connection.connected
 
     @contextmanager
     def timed(address: str | None, workers: Workers) -> Any:
@@ -136,11 +137,11 @@ def timed_start(seconds: list[float]) -> Any:
             start = time.monotonic()
         seconds.append(spent + time.monotonic() - start)
 
-    cluster.connected = timed
+    connection.connected = timed
     try:
         yield
     finally:
-        cluster.connected = connected
+        connection.connected = connected
 
 
 def differences(expected: Sequence[Prediction], out: Path) -> int:

@@ -76,7 +76,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_artefact(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint as an FP32 artefact, not verified."""
     from vit_export.artefact import export
-    from vit_export.checkpoint import load
+    from vit_export.checkpoints.checkpoint import load
 
     path = tmp_path_factory.mktemp("artefact") / "vit.onnx"
     export(load(str(tiny_folder)), path, precision="fp32", images=None)

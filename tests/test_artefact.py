@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from conftest import Run
-from vit_runtime import contract
-from vit_runtime.artefact import read_contract
-from vit_runtime.engine import Engine
-from vit_runtime.errors import ArtefactError
+from vit_engine.artefact import contract
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.engine import Engine
+from vit_engine.errors import ArtefactError
 
 
 def stamped(source: Path, path: Path, **changes: object) -> Path:

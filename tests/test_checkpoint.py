@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTModel
 
-from vit_export.checkpoint import Architecture, load
-from vit_runtime.errors import CheckpointError, UsageError
-from vit_runtime.preprocess import pixels_from_image
+from vit_engine.errors import CheckpointError, UsageError
+from vit_engine.images.preprocess import pixels_from_image
+from vit_export.checkpoints.checkpoint import Architecture, load
 
 SIZE = 24
 QUERY = "vit.encoder.layer.0.attention.attention.query"
@@ -369,7 +369,7 @@ def test_a_folder_wins_over_an_id_and_has_no_revision(saved, tmp_path, monkeypat
 
 
 def test_importing_is_free():
-    code = "import sys, vit_export.checkpoint; print(*sys.modules)"
+    code = "import sys, vit_export.checkpoints.checkpoint; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "modelscope", "modelscope_hub", "huggingface_hub", "onnx"}
     assert not heavy & set(out.stdout.split())

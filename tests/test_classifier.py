@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from vit_runtime.classifier import Classifier, Prediction
-from vit_runtime.errors import UsageError
+from vit_engine.classifier import Classifier, Prediction
+from vit_engine.errors import UsageError
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 

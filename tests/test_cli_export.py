@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Run, write_checkpoint
-from vit_runtime.artefact import read_contract
+from vit_engine.artefact.metadata import read_contract
 
 
 def test_a_checkpoint_becomes_one_verified_file(
@@ -58,7 +58,7 @@ def test_images_of_ones_own_and_no_images(
 
 def test_the_same_checkpoint_gives_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     from vit_export.artefact import export
-    from vit_export.checkpoint import load
+    from vit_export.checkpoints.checkpoint import load
 
     for name in ("a", "b"):
         export(load(str(tiny_folder)), tmp_path / name, precision="fp16", images=None)
@@ -110,9 +110,9 @@ def test_the_bundled_artefact_is_the_bundled_checkpoint(tmp_path: Path) -> None:
     """What the runtime ships is what the exporter makes today of what the exporter ships."""
     import onnx
 
+    from vit_engine.artefact.metadata import path_from_name
     from vit_export.artefact import export
-    from vit_export.checkpoint import load
-    from vit_runtime.artefact import path_from_name
+    from vit_export.checkpoints.checkpoint import load
 
     export(load("demo"), tmp_path / "demo.onnx", precision="fp16", images=None)
     shipped, fresh = onnx.load(path_from_name("demo")), onnx.load(tmp_path / "demo.onnx")
@@ -128,8 +128,8 @@ def test_the_published_model_gives_its_published_logits(
     import numpy as np
     from PIL import Image
 
-    from vit_runtime.engine import Engine
-    from vit_runtime.preprocess import pixels_from_image
+    from vit_engine.engine import Engine
+    from vit_engine.images.preprocess import pixels_from_image
 
     out = tmp_path / "vit.onnx"
     assert run_command("vit-export", "--fp32", "-o", out, timeout=1800).returncode == 0

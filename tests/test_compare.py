@@ -26,7 +26,7 @@ from comparison.folders import whole  # noqa: E402
 from comparison.job import AbsentError, Job  # noqa: E402
 from comparison.plan import FULL  # noqa: E402
 from comparison.round_robin import FailedError, Field, Process, rotated  # noqa: E402
-from vit_runtime.errors import UsageError  # noqa: E402
+from vit_engine.errors import UsageError  # noqa: E402
 
 TINY = """
     import os, sys, time
@@ -432,7 +432,7 @@ def test_a_checkpoint_in_two_pickled_shards(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from vit_export.checkpoint import DEMO
+    from vit_export.checkpoints.checkpoint import DEMO
 
     model = tmp_path / "sharded"
     shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("*.py", "*.safetensors"))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_runtime import contract
-from vit_runtime.contract import Contract, Identity, Input, Output, Parity, Preprocessing
-from vit_runtime.errors import ArtefactError
+from vit_engine.artefact import contract
+from vit_engine.artefact.contract import Contract, Identity, Input, Output, Parity, Preprocessing
+from vit_engine.errors import ArtefactError
 
 EXAMPLE = Contract(
     identity=Identity("owner/vit", None, "ab" * 32, "fp16", "vit-engine 0.1.0"),

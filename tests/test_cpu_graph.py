@@ -11,14 +11,15 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from conftest import write_checkpoint
+from vit_engine.artefact.cpu_graph import graph_for_cpu
+from vit_engine.engine import Engine
+from vit_engine.errors import ArtefactError
+from vit_engine.machine import processor
+from vit_engine.providers import sessions
 from vit_export.artefact import export
-from vit_export.checkpoint import load
-from vit_runtime import machine, sessions
-from vit_runtime.cpu_graph import graph_for_cpu
-from vit_runtime.engine import Engine
-from vit_runtime.errors import ArtefactError
+from vit_export.checkpoints.checkpoint import load
 
-on_x86 = pytest.mark.skipif(not machine.is_x86(), reason="other processors run the file's graph")
+on_x86 = pytest.mark.skipif(not processor.is_x86(), reason="other processors run the file's graph")
 
 
 @pytest.fixture(scope="module", params=["uint8", "hf"])

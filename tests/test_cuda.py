@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from standin import GpuBuild, build, gpu_build
-from vit_runtime import cuda, tensorrt
-from vit_runtime.artefact import read_contract
-from vit_runtime.sessions import Request
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.providers import cuda, tensorrt
+from vit_engine.providers.sessions import Request
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def artefact(
 ) -> Path:
     """The tiny checkpoint in each precision, and with normalised input."""
     from vit_export.artefact import export
-    from vit_export.checkpoint import load
+    from vit_export.checkpoints.checkpoint import load
 
     path = tmp_path_factory.mktemp("cuda") / "vit.onnx"
     precision, io = ("fp16", "hf") if request.param == "hf" else (request.param, "uint8")
@@ -52,7 +52,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 RUN = """
 import json, sys
 import numpy as np
-from vit_runtime.engine import Engine
+from vit_engine.engine import Engine
 
 path, largest, graphs, sizes, device = json.loads(sys.argv[1])
 pixels = np.zeros((max(sizes), 32, 32, 3), np.uint8)
@@ -153,7 +153,7 @@ def test_refusals_of_a_gpu_that_is_there(
     gpu: GpuBuild, libraries: str, tiny_artefact: Path, setting: str, words: str
 ) -> None:
     name, _, value = setting.partition("=")
-    line = ["-m", "vit_runtime.cli", EXAMPLES, "-m", tiny_artefact, "--provider", "cuda"]
+    line = ["-m", "vit_engine.commands.infer", EXAMPLES, "-m", tiny_artefact, "--provider", "cuda"]
     done = gpu.run(*line, LD_LIBRARY_PATH=libraries, **{name: value})
     assert done.returncode == 4, done.stderr
     assert done.stdout == ""
@@ -170,7 +170,9 @@ def test_a_gpu_that_is_not_counted(gpu: GpuBuild, libraries: str, tiny_artefact:
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_refusals_without_a_gpu(gpu: GpuBuild, tiny_artefact: Path, provider: str) -> None:
-    done = gpu.run("-m", "vit_runtime.cli", EXAMPLES, "-m", tiny_artefact, "--provider", provider)
+    done = gpu.run(
+        "-m", "vit_engine.commands.infer", EXAMPLES, "-m", tiny_artefact, "--provider", provider
+    )
     assert done.returncode == 4, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -187,7 +189,15 @@ def test_libraries_that_are_missing_are_named(
         ("tensorrt", "libnvinfer.so.10", "tensorrt"),
     ):
         done = gpu.run(
-            *("-m", "vit_runtime.cli", EXAMPLES, "-m", tiny_artefact, "--provider", provider),
+            *(
+                "-m",
+                "vit_engine.commands.infer",
+                EXAMPLES,
+                "-m",
+                tiny_artefact,
+                "--provider",
+                provider,
+            ),
             LD_LIBRARY_PATH=str(tmp_path),
         )
         assert done.returncode == 4, done.stderr
@@ -197,7 +207,7 @@ def test_libraries_that_are_missing_are_named(
 
 
 def test_auto_says_why_it_leaves_a_gpu_alone(gpu: GpuBuild, tiny_artefact: Path) -> None:
-    code = "import sys; from vit_runtime.engine import Engine; e = Engine.open(sys.argv[1])"
+    code = "import sys; from vit_engine.engine import Engine; e = Engine.open(sys.argv[1])"
     done = gpu.run("-c", f"{code}; print(e.provider)", tiny_artefact)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "cpu\n"
@@ -208,7 +218,8 @@ def test_doctor_tells_of_a_gpu_that_computes_nothing(
     gpu: GpuBuild, libraries: str, tiny_artefact: Path
 ) -> None:
     done = gpu.run(
-        *("-m", "vit_runtime.doctor", "--json", "-m", tiny_artefact), LD_LIBRARY_PATH=libraries
+        *("-m", "vit_engine.commands.doctor", "--json", "-m", tiny_artefact),
+        LD_LIBRARY_PATH=libraries,
     )
     assert done.returncode == 4, done.stderr
     report = json.loads(done.stdout)

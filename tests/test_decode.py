@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from vit_runtime.decode import Limits, bytes_from_path, image_from_bytes, image_from_path, is_image
-from vit_runtime.errors import ImageError
-from vit_runtime.preprocess import MAX_PIXELS, rgb_from_image
+from vit_engine.errors import ImageError
+from vit_engine.images.decode import image_from_bytes, image_from_path
+from vit_engine.images.preprocess import rgb_from_image
+from vit_engine.sources.files import bytes_from_path
+from vit_engine.sources.item import MAX_PIXELS, Limits
+from vit_engine.sources.signatures import is_image
 
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
@@ -158,8 +161,8 @@ def test_absent_and_unreadable_files_have_their_codes(tmp_path):
 def test_no_permission_has_its_code():
     code = """if True:
         import os, sys
-        from vit_runtime.decode import image_from_path
-        from vit_runtime.errors import ImageError
+        from vit_engine.images.decode import image_from_path
+        from vit_engine.errors import ImageError
         if os.getuid() == 0:
             os.setuid(65534)
         try:
@@ -231,10 +234,10 @@ REFERENCE = """if True:
 """
 OURS = """if True:
     import hashlib, sys, warnings
-    from vit_runtime.contract import Preprocessing
-    from vit_runtime.decode import image_from_path
-    from vit_runtime.errors import ImageError
-    from vit_runtime.preprocess import pixels_from_image
+    from vit_engine.artefact.contract import Preprocessing
+    from vit_engine.images.decode import image_from_path
+    from vit_engine.errors import ImageError
+    from vit_engine.images.preprocess import pixels_from_image
     warnings.simplefilter("error")
     pre = Preprocessing((224, 224), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
     for path in sys.stdin.read().splitlines():

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from conftest import Run
-from vit_runtime import machine
-from vit_runtime.diagnosis import Report, Trial, Wanted
-from vit_runtime.doctor import text
-from vit_runtime.machine import Cpu, Driver, Gpu
+from vit_engine.commands.diagnosis import Report, Trial, Wanted
+from vit_engine.commands.doctor import text
+from vit_engine.machine import nvidia, processor
+from vit_engine.machine.nvidia import Driver, Gpu
+from vit_engine.machine.processor import Cpu
 
-GPU = machine.has_nvidia_gpu()
+GPU = nvidia.has_gpu()
 
 
 def test_the_text_of_this_machine(run_command: Run, tiny_artefact: Path) -> None:
@@ -39,7 +40,7 @@ def test_the_json_of_this_machine(run_command: Run, tiny_artefact: Path) -> None
     report = json.loads(done.stdout)
     assert [trial["provider"] for trial in report["trials"]] == ["cpu", "cuda", "tensorrt"]
     assert report["trials"][0]["state"] == "works"
-    assert report["threads"] == machine.usable_cores()
+    assert report["threads"] == processor.usable_cores()
     assert report["packages"] and report["onnxruntime"]
     assert done.returncode == (4 if report["problems"] else 0)
 
@@ -61,7 +62,7 @@ def test_two_distributions_are_a_problem_with_the_line_that_mends_it(
         "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n"
     )
     (fake / "top_level.txt").write_text("onnxruntime\n")
-    line = [sys.executable, "-m", "vit_runtime.doctor", "-m", str(tiny_artefact)]
+    line = [sys.executable, "-m", "vit_engine.commands.doctor", "-m", str(tiny_artefact)]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from vit_runtime.decode import image_from_bytes
-from vit_runtime.errors import ImageError
-from vit_runtime.preprocess import rgb_from_image
+from vit_engine.errors import ImageError
+from vit_engine.images.decode import image_from_bytes
+from vit_engine.images.preprocess import rgb_from_image
 
 pytestmark = pytest.mark.slow
 

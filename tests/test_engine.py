@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vit_runtime.artefact import read_contract
-from vit_runtime.buckets import BucketSession, buckets_up_to, smallest_that_fits
-from vit_runtime.engine import Engine, is_out_of_memory
-from vit_runtime.errors import ArtefactError, UsageError
-from vit_runtime.sessions import Request, open_session
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.engine import Engine, is_out_of_memory
+from vit_engine.errors import ArtefactError, UsageError
+from vit_engine.providers.buckets import BucketSession, buckets_up_to, smallest_that_fits
+from vit_engine.providers.sessions import Request, open_session
 
 Pixels = NDArray[np.uint8]
 CLOSE = 1e-4
@@ -122,7 +122,7 @@ def test_submitted_batches_overlap_and_keep_apart(
 
 def test_the_normalised_input_goes_through_buckets_too(tiny_folder: Path, tmp_path: Path) -> None:
     from vit_export.artefact import export
-    from vit_export.checkpoint import load
+    from vit_export.checkpoints.checkpoint import load
 
     path = tmp_path / "model.onnx"
     export(load(str(tiny_folder)), path, precision="fp32", io="hf", images=None)
@@ -178,10 +178,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from vit_runtime.artefact import read_contract
-from vit_runtime.buckets import BucketSession, buckets_up_to
-from vit_runtime.engine import Engine
-from vit_runtime.errors import ProviderError
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.providers.buckets import BucketSession, buckets_up_to
+from vit_engine.engine import Engine
+from vit_engine.errors import ProviderError
 
 path, limit, most = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from vit_runtime.artefact import read_contract
-from vit_runtime.protobuf import field
-from vit_runtime.rewrite import replace_attention
-from vit_runtime.sessions import Request, open_session
+from vit_engine.artefact.attention import replace_attention
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.artefact.protobuf import field
+from vit_engine.providers.sessions import Request, open_session
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -73,7 +73,7 @@ def test_the_variants_give_the_same_logits_on_the_cpu(tiny_artefact: Path, varia
 
 
 def test_answers_of_other_images_are_noticed(tiny_artefact: Path) -> None:
-    from vit_runtime.engine import Engine
+    from vit_engine.engine import Engine
 
     pixels = gpu_stages.pictures(str(tiny_artefact), 48)
     with Engine.open(tiny_artefact, provider="cpu") as engine:

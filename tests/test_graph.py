@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import write_checkpoint
+from vit_engine.engine import Engine
+from vit_engine.images.preprocess import normalized
 from vit_export.artefact import export
-from vit_export.checkpoint import load
+from vit_export.checkpoints.checkpoint import load
 from vit_export.verify import eager_model
-from vit_runtime.engine import Engine
-from vit_runtime.preprocess import normalized
 
 
 @st.composite
@@ -104,7 +104,7 @@ def test_an_hf_artefact_serves_a_client_that_is_not_ours(test_data: Path, tmp_pa
     session = onnxruntime.InferenceSession(tmp_path / "hf.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"pixel_values": feed})
 
-    from vit_runtime.classifier import Classifier
+    from vit_engine.classifier import Classifier
 
     with Classifier.load(tmp_path / "vit.onnx", provider="cpu") as vit:
         ours = [p.index for p in vit.classify(paths)]

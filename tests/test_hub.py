@@ -10,8 +10,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from loopback_hub import COMMIT, MODEL, serving
-from vit_export.hub import chosen_files
-from vit_runtime.errors import CheckpointError
+from vit_engine.errors import CheckpointError
+from vit_export.checkpoints.hub import chosen_files
 
 HUBS = {"modelscope": MODEL, "hugging_face": "hf:" + MODEL}
 WANTED = ["config.json", "model.safetensors", "preprocessor_config.json"]
@@ -94,7 +94,7 @@ def test_download_then_cache_then_offline(hub, export, tmp_path, name):
     assert export(name).returncode == 0
     assert sorted(hub.fetched) == WANTED  # no body a second time
     assert export(name, "--offline", url="http://127.0.0.1:9").returncode == 0
-    from vit_runtime.engine import Engine
+    from vit_engine.engine import Engine
 
     with Engine.open(tmp_path / "vit.onnx") as engine:
         identity = engine.contract.identity

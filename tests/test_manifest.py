@@ -16,15 +16,11 @@ fsspec = pytest.importorskip("fsspec", reason="the ray extra is not installed")
 
 import pyarrow.parquet as pq  # noqa: E402
 
-from vit_runtime import manifest  # noqa: E402
-from vit_runtime.decode import Limits  # noqa: E402
-from vit_runtime.errors import ImageError, UsageError  # noqa: E402
-from vit_runtime.sources import Item, items_from_sources  # noqa: E402
-from vit_runtime.storage import (  # noqa: E402
-    bytes_from_store,
-    folder_from_path,
-    items_from_anywhere,
-)
+from vit_engine.cluster import manifest  # noqa: E402
+from vit_engine.errors import ImageError, UsageError  # noqa: E402
+from vit_engine.sources.find import items_from_sources  # noqa: E402
+from vit_engine.sources.item import Item, Limits  # noqa: E402
+from vit_engine.sources.stores import bytes_from_store, folder_from_path  # noqa: E402
 
 
 @pytest.fixture
@@ -105,7 +101,7 @@ def test_stores_are_searched_in_order(store: Any, tmp_path: Path) -> None:
     for name in ("b/2.jpg", "b/1.JPG", "b/x.txt", "a.png", "c/d/3.webp"):
         store.pipe(f"/bucket/{name}", b"data")
     local = str(tmp_path / "local.png")
-    found = [i.path for i in items_from_anywhere(["memory://bucket", local, "memory://one.jpg"])]
+    found = [i.path for i in items_from_sources(["memory://bucket", local, "memory://one.jpg"])]
     assert found == [
         "memory:///bucket/a.png",
         "memory:///bucket/b/1.JPG",
@@ -114,12 +110,12 @@ def test_stores_are_searched_in_order(store: Any, tmp_path: Path) -> None:
         local,
         "memory://one.jpg",
     ]
-    globbed = [i.path for i in items_from_anywhere(["memory://bucket/b/*.jpg"])]
+    globbed = [i.path for i in items_from_sources(["memory://bucket/b/*.jpg"])]
     assert globbed == ["memory:///bucket/b/2.jpg"]
     with pytest.raises(UsageError, match="no object matches"):
-        items_from_anywhere(["memory://bucket/*.gif"])
+        items_from_sources(["memory://bucket/*.gif"])
     with pytest.raises(UsageError, match="no image below"):
-        list(items_from_anywhere(["memory://bucket/nothing/"]))
+        list(items_from_sources(["memory://bucket/nothing/"]))
 
 
 def test_objects_are_read_under_limits(store: Any) -> None:
@@ -138,7 +134,7 @@ def test_objects_are_read_under_limits(store: Any) -> None:
 
 def test_unknown_schemes_are_refused() -> None:
     with pytest.raises(UsageError, match="nowhere://x"):
-        items_from_anywhere(["nowhere://x/y.jpg"])
+        items_from_sources(["nowhere://x/y.jpg"])
     with pytest.raises(UsageError, match="nowhere://x"):
         folder_from_path("nowhere://x")
 
@@ -146,9 +142,9 @@ def test_unknown_schemes_are_refused() -> None:
 def test_one_machine_imports_nothing_of_it(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     code = (
-        "import sys; from vit_runtime import cli; "
+        "import sys; from vit_engine.commands import infer; "
         f"sys.argv = ['vit-infer', {str(tmp_path)!r}, '-m', 'demo', '--provider', 'cpu', '-q']; "
-        "assert cli.main() == 0; "
+        "assert infer.main() == 0; "
         "assert not {'ray', 'pyarrow', 'fsspec'} & set(sys.modules), set(sys.modules)"
     )
     command = [sys.executable, "-c", code]

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from conftest import Run, write_checkpoint
-from vit_export import calibration
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.engine import Engine
+from vit_engine.images.preprocess import rgb_from_image
+from vit_engine.machine import processor
+from vit_engine.providers.sessions import keep_int8_exact
 from vit_export.artefact import export
-from vit_export.checkpoint import Checkpoint, load
-from vit_export.graph import model_from_checkpoint
-from vit_export.quantize import Quantized, quantized
-from vit_export.rounding import Statistics, int8_from_matrix
+from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.graph.vit import model_from_checkpoint
+from vit_export.quantization import calibration
+from vit_export.quantization.gptq import Statistics, int8_from_matrix
+from vit_export.quantization.recipe import Quantized, quantized
 from vit_export.verify import eager_logits, parity_from_logits
-from vit_runtime import machine
-from vit_runtime.artefact import read_contract
-from vit_runtime.engine import Engine
-from vit_runtime.preprocess import rgb_from_image
-from vit_runtime.sessions import keep_int8_exact
 
 
 def rounded_demo() -> tuple[Checkpoint, Quantized]:
@@ -228,4 +228,4 @@ def test_int8_products_are_exact_and_widened_only_for_that(tmp_path: Path) -> No
     assert np.array_equal(found, pixels.astype(np.int32) @ weight.astype(np.int32))
     optimised = onnx.load(settings.optimized_model_filepath).graph
     (kind,) = {t.data_type for t in optimised.initializer if t.dims == [depth, out]}
-    assert kind == (TensorProto.INT8 if machine.cpu().int8 else TensorProto.UINT8)
+    assert kind == (TensorProto.INT8 if processor.cpu().int8 else TensorProto.UINT8)

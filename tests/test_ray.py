@@ -22,12 +22,12 @@ if find_spec("ray") is None:  # not imported here: it would read its settings
 
 import pyarrow.dataset as ds
 
-from vit_runtime import ray_data
-from vit_runtime.classifier import Classifier
-from vit_runtime.cluster import Workers
-from vit_runtime.errors import ProviderError, UsageError
-from vit_runtime.rows import arrow_path, row_from_prediction
-from vit_runtime.sources import items_from_sources
+from vit_engine.classifier import Classifier
+from vit_engine.cluster import run
+from vit_engine.cluster.connection import Workers
+from vit_engine.errors import ProviderError, UsageError
+from vit_engine.rows.formats import arrow_path, row_from_prediction
+from vit_engine.sources.find import items_from_sources
 
 pytestmark = [
     pytest.mark.slow,
@@ -182,16 +182,16 @@ def processes(title: str) -> list[int]:
     return [pid for pid in found if is_ours(pid)]
 
 
-def label(images: Path, out: Path, **options: Any) -> ray_data.Tally:
+def label(images: Path, out: Path, **options: Any) -> run.Tally:
     given = {"model": "demo", "workers": ON_CPU, "block": BLOCK} | options
-    return ray_data.label([str(images)], str(out), **given)
+    return run.label([str(images)], str(out), **given)
 
 
 def test_rows_of_one_machine(images: Path, expected: Rows, cluster: Any, tmp_path: Path) -> None:
     tally = label(images, tmp_path / "out", address=cluster.address)
     assert_same(rows_of(tmp_path / "out"), expected)
     failed = sum(row["error_code"] is not None for row in expected)
-    assert tally == ray_data.Tally(len(expected), failed, 0)
+    assert tally == run.Tally(len(expected), failed, 0)
 
 
 def test_killed_classifier_and_decoders(
@@ -202,7 +202,7 @@ def test_killed_classifier_and_decoders(
     def act() -> None:
         for title, number in (
             ("MapBatches(Labeller)", signal.SIGKILL),
-            ("vit_runtime.isolate", signal.SIGSEGV),
+            ("vit_engine.images.decoder_process", signal.SIGSEGV),
         ):
             pids = processes(title)
             assert pids, f"no process of {title} to kill"
@@ -306,8 +306,8 @@ def test_object_store(images: Path, expected: Rows, tmp_path: Path) -> None:
             for path in some:
                 s3.pipe_file(f"bucket/images/{path.name}", path.read_bytes())
             given = {"model": "demo", "workers": ON_CPU, "block": BLOCK}
-            ours = ray_data.label(["s3://bucket/images"], "s3://bucket/out", **given)
-            again = ray_data.label(["s3://bucket/images"], "s3://bucket/out", resume=True, **given)
+            ours = run.label(["s3://bucket/images"], "s3://bucket/out", **given)
+            again = run.label(["s3://bucket/images"], "s3://bucket/out", resume=True, **given)
             s3.get("bucket/out/rows", str(tmp_path / "rows"), recursive=True)
             s3.clear_instance_cache()
     finally:

@@ -12,8 +12,8 @@ import pytest
 
 from conftest import ROOT
 from loopback_hub import serving
-from vit_export.checkpoint import DEFAULT_MODEL
-from vit_runtime.rows import COLUMNS
+from vit_engine.rows.formats import COLUMNS
+from vit_export.checkpoints.checkpoint import DEFAULT_MODEL
 
 README = (ROOT / "README.md").read_text()
 DEMO = ROOT / "export/vit_export/demo"
@@ -73,7 +73,7 @@ def test_every_shell_snippet_runs(sandbox) -> None:
 def test_every_python_snippet_runs(sandbox) -> None:
     for snippet in snippets("python"):
         folder, environment = sandbox
-        shutil.copy(ROOT / "runtime/vit_runtime/demo.onnx", folder / "vit.onnx")
+        shutil.copy(ROOT / "runtime/vit_engine/artefact/demo.onnx", folder / "vit.onnx")
         ended = subprocess.run(
             [sys.executable, "-c", snippet],
             cwd=folder,
@@ -108,7 +108,10 @@ def test_the_extras_named_exist() -> None:
 def test_every_option_named_exists() -> None:
     """An option of a command that the README names is one that the command knows."""
     shown = ""
-    modules = [["-m", m] for m in ("vit_export.cli", "vit_runtime.cli", "vit_runtime.doctor")]
+    modules = [
+        ["-m", m]
+        for m in ("vit_export.cli", "vit_engine.commands.infer", "vit_engine.commands.doctor")
+    ]
     scripts = [[str(ROOT / "benchmarks" / name)] for name in ("compare.py", "gpu.py")]
     for program in (*modules, *scripts):
         ended = subprocess.run(

@@ -14,16 +14,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vit_runtime.decode import Limits
-from vit_runtime.errors import ImageError, UsageError
-from vit_runtime.sources import (
-    Item,
-    bytes_from_item,
-    bytes_from_url,
-    image_from_item,
-    items_from_sources,
-    printable,
-)
+from vit_engine.errors import ImageError, UsageError, printable
+from vit_engine.images.decode import image_from_item
+from vit_engine.sources.downloads import bytes_from_url
+from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Item, Limits
+from vit_engine.sources.read import bytes_from_item
 
 _FILE = io.BytesIO()
 Image.new("RGB", (9, 7), "teal").save(_FILE, "PNG")
@@ -142,7 +138,7 @@ def test_a_very_deep_tree_is_searched(tmp_path):
 def test_a_folder_that_cannot_be_listed_is_a_row():
     code = """if True:
         import os, sys
-        from vit_runtime.sources import items_from_sources
+        from vit_engine.sources.find import items_from_sources
         if os.getuid() == 0:
             os.setuid(65534)
         for item in items_from_sources(sys.argv[1:]):

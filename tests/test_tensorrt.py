@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from conftest import write_checkpoint
-from vit_runtime import cache, libraries, machine, tensorrt
-from vit_runtime.artefact import read_contract
-from vit_runtime.cache import EngineCache
-from vit_runtime.errors import ParityError, ProviderError
-from vit_runtime.sessions import PlainSession, Request, open_on_cpu, open_session
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.errors import ParityError, ProviderError
+from vit_engine.machine import libraries, nvidia
+from vit_engine.providers import engine_cache, tensorrt
+from vit_engine.providers.engine_cache import EngineCache
+from vit_engine.providers.sessions import PlainSession, Request, open_on_cpu, open_session
 
-GPU = machine.Gpu("NVIDIA H200", 150_000_000_000, (9, 0))
+GPU = nvidia.Gpu("NVIDIA H200", 150_000_000_000, (9, 0))
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def built() -> EngineCache:
 
 def exported(folder: Path, path: Path, *, precision: str = "fp32", io: str = "uint8") -> Path:
     from vit_export.artefact import export
-    from vit_export.checkpoint import load
+    from vit_export.checkpoints.checkpoint import load
 
     export(load(str(folder)), path, precision=precision, io=io, images=None)
     return path
@@ -50,7 +51,7 @@ def request_for(path: Path, device: int = 0) -> Request:
     return Request(path, read_contract(path), device)
 
 
-def key(path: Path, largest: int = 8, gpu: machine.Gpu = GPU, driver: str = "580.95") -> str:
+def key(path: Path, largest: int = 8, gpu: nvidia.Gpu = GPU, driver: str = "580.95") -> str:
     found = tensorrt.cache_key(request_for(path), largest, gpu, driver, "10.14.1")
     return EngineCache.of(found).folder.name
 
@@ -65,13 +66,13 @@ def test_two_artefacts_of_one_name_and_architecture_never_share_engines(tmp_path
 
 
 def test_an_engine_is_kept_for_its_machine_and_profile_alone(tiny_artefact: Path) -> None:
-    smaller = machine.Gpu("NVIDIA H200", 75_000_000_000, (9, 0))
+    smaller = nvidia.Gpu("NVIDIA H200", 75_000_000_000, (9, 0))
     keys = {
         key(tiny_artefact),
         key(tiny_artefact, largest=16),
         key(tiny_artefact, driver="580.105"),
         key(tiny_artefact, gpu=smaller),
-        key(tiny_artefact, gpu=machine.Gpu("NVIDIA L4", GPU.memory, (8, 9))),
+        key(tiny_artefact, gpu=nvidia.Gpu("NVIDIA L4", GPU.memory, (8, 9))),
     }
     assert len(keys) == 5
 
@@ -91,13 +92,13 @@ def test_options_say_precision_and_profile(tiny_folder: Path, tmp_path: Path) ->
 
 
 def test_folders_are_for_their_user_alone(built: EngineCache) -> None:
-    for folder in (built.folder, cache.root(), cache.root().parent):
+    for folder in (built.folder, engine_cache.root(), engine_cache.root().parent):
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_a_folder_that_others_can_write_to_is_refused(built: EngineCache, depth: int) -> None:
-    folder = (built.folder, cache.root(), cache.root().parent)[depth]
+    folder = (built.folder, engine_cache.root(), engine_cache.root().parent)[depth]
     for mode in (0o777, 0o720, 0o1777):
         folder.chmod(mode)
         with pytest.raises(ProviderError, match=r"others can write to this cache .*chmod 700"):
@@ -147,7 +148,7 @@ def test_engines_are_used_as_they_were_built_or_not_at_all(
 
 
 def test_a_seal_is_of_its_own_key_and_whole(built: EngineCache) -> None:
-    seal = built.folder / cache.SEAL
+    seal = built.folder / engine_cache.SEAL
     text = seal.read_text()
     for bad in (text[:-5], "[]", text.replace('"a"', '"b"')):
         seal.write_text(bad)
@@ -211,7 +212,7 @@ class Machine:
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.request, self.opened, self.broken = request_for(path), 0, 0
         self.answers = self.request  # what the built engine computes
-        monkeypatch.setattr(machine, "driver", lambda: machine.Driver("580.95", (13, 0), (GPU,)))
+        monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver("580.95", (13, 0), (GPU,)))
         monkeypatch.setattr(libraries, "tensorrt_version", lambda: "10.14.1")
         monkeypatch.setattr(tensorrt, "open_session", self.session)
         monkeypatch.setattr(tensorrt, "_runner", self.runner)
@@ -256,7 +257,7 @@ def test_a_damaged_or_stale_engine_is_built_anew_once(
 ) -> None:
     here = Machine(tiny_artefact, monkeypatch)
     here.open()
-    (engine,) = cache.root().glob("*/vit.engine")
+    (engine,) = engine_cache.root().glob("*/vit.engine")
     engine.write_bytes(b"damaged")
     caplog.clear()
     here.open()
@@ -281,13 +282,13 @@ def test_a_built_engine_that_strays_is_not_kept(
     for _ in range(2):
         with pytest.raises(ParityError):
             here.open()
-    assert not list(cache.root().glob(f"*/{cache.SEAL}"))
+    assert not list(engine_cache.root().glob(f"*/{engine_cache.SEAL}"))
     here.answers = here.request
     here.open()
     assert here.opened == 3
 
 
 def test_the_key_is_written_down_beside_the_engine(built: EngineCache) -> None:
-    sealed = json.loads((built.folder / cache.SEAL).read_text())
+    sealed = json.loads((built.folder / engine_cache.SEAL).read_text())
     assert sealed["key"] == {"artefact": "a"}
     assert sorted(sealed["files"]) == ["model.engine", "model.profile"]

@@ -11,12 +11,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from conftest import Run
+from vit_engine.artefact.metadata import path_from_name, read_contract
+from vit_engine.engine import Engine
+from vit_engine.errors import ArtefactError
+from vit_engine.providers import tensorrt
+from vit_engine.providers.sessions import Request
 from vit_export import triton
-from vit_runtime import tensorrt
-from vit_runtime.artefact import path_from_name, read_contract
-from vit_runtime.engine import Engine
-from vit_runtime.errors import ArtefactError
-from vit_runtime.sessions import Request
 
 DTYPES = {"TYPE_UINT8": np.uint8, "TYPE_FP32": np.float32}
 
@@ -25,7 +25,7 @@ DTYPES = {"TYPE_UINT8": np.uint8, "TYPE_FP32": np.float32}
 def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The demo, by what its graph takes."""
     from vit_export.artefact import export
-    from vit_export.checkpoint import load
+    from vit_export.checkpoints.checkpoint import load
 
     hf = tmp_path_factory.mktemp("hf") / "model.onnx"
     export(load("demo"), hf, precision="fp32", io="hf", images=None)

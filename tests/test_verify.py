@@ -11,8 +11,11 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from conftest import Run, write_checkpoint
+from vit_engine.engine import Engine
+from vit_engine.errors import ParityError
+from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_export.artefact import export
-from vit_export.checkpoint import Checkpoint, load
+from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.verify import (
     BOUNDS,
     check_parity,
@@ -20,9 +23,6 @@ from vit_export.verify import (
     parity_from_logits,
     verification_images,
 )
-from vit_runtime.engine import Engine
-from vit_runtime.errors import ParityError
-from vit_runtime.preprocess import pixels_from_image, rgb_from_image
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparison.round_robin import HERE
-from vit_export.checkpoint import Architecture, load
-from vit_runtime.contract import Preprocessing
-from vit_runtime.decode import EXTENSIONS, image_from_path
-from vit_runtime.errors import ImageError, UsageError
-from vit_runtime.preprocess import normalized, pixels_from_image
+from vit_engine.artefact.contract import Preprocessing
+from vit_engine.errors import ImageError, UsageError
+from vit_engine.images.decode import image_from_path
+from vit_engine.images.preprocess import normalized, pixels_from_image
+from vit_engine.sources.signatures import EXTENSIONS
+from vit_export.checkpoints.checkpoint import Architecture, load
 
 DEMO = "demo"
 HELD_OUT = 320  # drawn images: 20 of each of the demo's classes

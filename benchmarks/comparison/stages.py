@@ -17,7 +17,7 @@ from comparison.inputs import DEMO, Model, Photos
 from comparison.plan import QUICK, Setting
 from comparison.rows import Result
 from comparison.suite import Suite
-from vit_runtime.errors import UsageError, VitError
+from vit_engine.errors import UsageError, VitError
 
 SCHEMA = 1
 PARTS = ("speed", "files", "accuracy", "ceilings")

@@ -12,13 +12,13 @@ import onnx
 from onnxscript import ir
 from PIL import Image
 
-from vit_export.checkpoint import Checkpoint
-from vit_export.graph import INPUTS, Linear, model_from_checkpoint
-from vit_export.quantize import Quantized
+from vit_engine.artefact import contract
+from vit_engine.artefact.contract import Contract, Identity, Input, Output
+from vit_engine.errors import CheckpointError, ParityError, ProviderError
+from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.graph.vit import INPUTS, Linear, model_from_checkpoint
+from vit_export.quantization.recipe import Quantized
 from vit_export.verify import BOUNDS, Bounds, parity_of
-from vit_runtime import contract
-from vit_runtime.contract import Contract, Identity, Input, Output
-from vit_runtime.errors import CheckpointError, ParityError, ProviderError
 
 MAX_BYTES = 2**31 - 1
 """Of a serialised ONNX model: protobuf's limit to one message."""

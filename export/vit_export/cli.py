@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.checkpoint import DEFAULT_MODEL, Checkpoint, load
-from vit_runtime import command
-from vit_runtime.contract import Parity
-from vit_runtime.errors import UsageError
+from vit_engine.artefact.contract import Parity
+from vit_engine.commands import ending
+from vit_engine.errors import UsageError
+from vit_export.checkpoints.checkpoint import DEFAULT_MODEL, Checkpoint, load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vit_export.quantize import Quantized
+    from vit_export.quantization.recipe import Quantized
 
 HF_FILES = {"fp16": "model_fp16.onnx", "fp32": "model.onnx", "int8": "model_int8.onnx"}
 """By precision, the file names that Optimum and transformers.js look for; the first is default."""
@@ -39,7 +39,7 @@ def main() -> int:
         with _stdout_on_stderr():
             return _export(arguments)
 
-    return command.run("vit-export", body)
+    return ending.run("vit-export", body)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,8 +167,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, Iterator[Image]]":
     """Round the checkpoint to int8; return it and the images to judge it on."""
-    from vit_export import calibration
-    from vit_export.quantize import quantized
+    from vit_export.quantization import calibration
+    from vit_export.quantization.recipe import quantized
 
     if source is None:
         say(

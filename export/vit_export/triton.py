@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from vit_engine.artefact.attention import primitive, replace_attention
+from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.engine import GPU_BATCH
+from vit_engine.providers import tensorrt
+from vit_engine.providers.buckets import IN_FLIGHT
+from vit_engine.providers.sessions import Request
 from vit_export.artefact import replacing
-from vit_runtime import tensorrt
-from vit_runtime.artefact import read_contract
-from vit_runtime.buckets import IN_FLIGHT
-from vit_runtime.contract import Contract
-from vit_runtime.engine import GPU_BATCH
-from vit_runtime.rewrite import primitive, replace_attention
-from vit_runtime.sessions import Request
 
 NAME = "vit"
 """Of the model, as clients ask for it."""

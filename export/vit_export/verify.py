@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_export.checkpoint import Checkpoint
+from vit_engine.artefact.contract import Parity
+from vit_engine.engine import Engine
+from vit_engine.errors import ImageError, ParityError, UsageError, printable
+from vit_engine.images.decode import image_from_item
+from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
+from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Item
+from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
-from vit_runtime.contract import Parity
-from vit_runtime.engine import Engine
-from vit_runtime.errors import ImageError, ParityError, UsageError
-from vit_runtime.preprocess import pixels_from_image, rgb_from_image
-from vit_runtime.sources import Item, image_from_item, items_from_sources, printable
 
 Logits = NDArray[np.float32]
 

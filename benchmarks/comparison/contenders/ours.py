@@ -36,8 +36,8 @@ def convert(job: Job) -> None:
 
 def load(job: Job) -> "Ours":
     """Open the artefact."""
-    from vit_runtime.engine import Engine
-    from vit_runtime.errors import ProviderError, UsageError
+    from vit_engine.engine import Engine
+    from vit_engine.errors import ProviderError, UsageError
 
     provider = job.options.get("provider", "cpu")
     # on the CPU the default stands: larger batches are run in parts of it
@@ -71,8 +71,8 @@ class Ours:
 
     def label(self, paths: list[str], batch: int) -> list[int | None]:
         """Label files as vit-infer does: decoded in processes of their own, ahead of the engine."""
-        from vit_runtime.classifier import Classifier
-        from vit_runtime.sources import items_from_sources
+        from vit_engine.classifier import Classifier
+        from vit_engine.sources.find import items_from_sources
 
         stream = Classifier(self.engine).stream(items_from_sources(paths), batch=batch)
         return [p.index for labelled in stream for p in labelled.predictions]

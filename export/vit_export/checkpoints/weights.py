@@ -1,0 +1,147 @@
+"""Weight files in a checkpoint folder, read into NumPy arrays under the classic on-disk names."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_engine.errors import CheckpointError
+
+Tensor = NDArray[np.float32] | NDArray[np.float64]
+
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+INDEX = ".index.json"  # after either name: a table of shards
+
+# transformers 5 renamed the modules of its ViT in memory; its files mostly keep the older names.
+RENAMES = (
+    ("vit.layers.", "vit.encoder.layer."),
+    (".attention.q_proj.", ".attention.attention.query."),
+    (".attention.k_proj.", ".attention.attention.key."),
+    (".attention.v_proj.", ".attention.attention.value."),
+    (".attention.o_proj.", ".attention.output.dense."),
+    (".mlp.fc1.", ".intermediate.dense."),
+    (".mlp.fc2.", ".output.dense."),
+)
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that hold the weights, sorted: safetensors if there are any, else `.bin`."""
+    for name in (SAFETENSORS, PICKLE):
+        if (folder / name).is_file():
+            return (folder / name,)
+        if (folder / (name + INDEX)).is_file():
+            return _shards(folder / (name + INDEX))
+    raise CheckpointError(f"no {SAFETENSORS} and no {PICKLE}, whole or sharded")
+
+
+def sha256_of(files: tuple[Path, ...]) -> str:
+    """Return the sha256 of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def tensors_from_files(files: tuple[Path, ...]) -> dict[str, Tensor]:
+    """Read every tensor, float64 as it is and narrower floats widened to float32.
+
+    `CheckpointError` for an unreadable file, a tensor that is not floating point, or two of a name.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        pickled = path.suffix == ".bin"
+        for stored_name, tensor in _pickled(path) if pickled else _safetensors(path):
+            name = _classic(stored_name)
+            if name in tensors:
+                raise CheckpointError(f"{path.name} holds {stored_name} a second time")
+            tensors[name] = tensor
+    return tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; `CheckpointError` if the file is absent or something else."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path.name} is missing; it is expected beside the weights") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path.name} is not readable JSON ({first_line(e)})") from e
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path.name} is a JSON {type(document).__name__}, not an object")
+    return document
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, or the name of the error if it has none."""
+    return next((s.strip() for s in str(error).splitlines() if s.strip()), type(error).__name__)
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{index.name} has no weight_map")
+    names = sorted({str(name) for name in table.values()})
+    suffix = ".safetensors" if index.name.startswith(SAFETENSORS) else ".bin"
+    for name in names:
+        # A name with a folder in it could point anywhere on the machine.
+        if Path(name).name != name or not name.endswith(suffix):
+            raise CheckpointError(f"{index.name} names {name!r}, expected a {suffix} beside it")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{name} is missing; {index.name} names it")
+    return tuple(index.parent / name for name in names)
+
+
+def _classic(name: str) -> str:
+    for new, old in RENAMES:
+        name = name.replace(new, old)
+    return name
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    import ml_dtypes  # noqa: F401 - gives NumPy the bfloat16 that safetensors asks for
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in FLOATS:
+                    raise _not_floating(name, dtype)
+                tensor = file.get_tensor(name)
+                yield name, tensor if dtype == "F64" else tensor.astype(np.float32)
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{path.name} is truncated or corrupt ({first_line(e)})") from e
+
+
+def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    wide = {torch.float64: torch.float64, torch.float32: torch.float32}
+    floats = wide | {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # a broken or hostile pickle raises almost anything
+        raise CheckpointError(
+            f"{path.name} is corrupt, or holds more than weights ({first_line(e)})"
+        ) from e
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path.name} holds a {type(state).__name__}, not a table of weights")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(f"{path.name} holds {name!r}, which is no named tensor")
+        if tensor.dtype not in floats or tensor.layout != torch.strided:
+            raise _not_floating(name, f"{tensor.layout} {tensor.dtype}")
+        yield name, tensor.to(floats[tensor.dtype]).numpy()
+
+
+def _not_floating(name: str, dtype: str) -> CheckpointError:
+    return CheckpointError(f"tensor {name} is {dtype}; supported are {', '.join(FLOATS)}")

@@ -1,0 +1,1 @@
+"""A checkpoint as ONNX modules: all numerics of the artefact."""

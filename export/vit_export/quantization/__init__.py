@@ -1,0 +1,1 @@
+"""int8: which products, rounded how, after which images."""

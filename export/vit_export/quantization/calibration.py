@@ -1,0 +1,49 @@
+"""Which images int8 weights are rounded after, and which they are judged on: never the same."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vit_engine.artefact.contract import Preprocessing
+from vit_engine.errors import UsageError
+from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
+from vit_engine.sources.find import items_from_sources
+from vit_export.demo import draw
+from vit_export.verify import opened, verification_images
+
+MOST = 40
+"""Images to calibrate on: 7,880 tokens of ViT-B/16."""
+
+JUDGED = 160
+"""Images to judge on: one of them is 0.6 % of agreement."""
+
+
+def split(source: str | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
+    """Return the images to calibrate on and those to judge on.
+
+    Of a source's images every n-th calibrates, up to MOST and to half of them; others judge. With
+    None, both are drawn.
+    """
+    if source is None:
+        examples = draw.samples(len(draw.LABELS), first=draw.EXAMPLES)
+        return [image for image, _ in examples], verification_images(None, drawn=JUDGED)
+    items = list(items_from_sources([source]))
+    if len(items) < 2:
+        raise UsageError(
+            f"--calibrate: {source} holds {len(items)} images; some calibrate and others judge, "
+            "so give at least 2, better 100"
+        )
+    step = max(2, -(-len(items) // MOST))
+    rest = [item for i, item in enumerate(items) if i % step]
+    judged = rest[:: -(-len(rest) // JUDGED)]
+    return (
+        [opened(item, "--calibrate") for item in items[::step]],
+        (opened(item, "--calibrate") for item in judged),
+    )
+
+
+def pixels_of(images: list[Image.Image], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the images as the runtime feeds them: (N, H, W, 3)."""
+    return np.stack([pixels_from_image(rgb_from_image(i), preprocessing) for i in images])

@@ -1,0 +1,1 @@
+"""The artefact: its contract, ONNX's wire format, and changes to the graph on loading."""

@@ -1,0 +1,170 @@
+"""What an artefact says of itself: one JSON document in its metadata, written and read here."""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from vit_engine.errors import ArtefactError
+
+KEY = "vit_engine"
+SCHEMA = 1
+
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Resampling filters by name; the index is Pillow's `Image.Resampling` value."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Where the artefact comes from; `weights_sha256` is that of the checkpoint's own files."""
+
+    model: str
+    revision: str | None
+    weights_sha256: str
+    precision: str  # "fp32", "fp16" or "int8"
+    exporter: str  # "vit-engine 0.1.0"
+
+
+@dataclass(frozen=True)
+class Input:
+    """The graph's one input. uint8 NHWC holds raw RGB; float32 NCHW is normalised by the caller."""
+
+    name: str
+    dtype: str  # "uint8" or "float32"
+    layout: str  # "NHWC" or "NCHW"
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an RGB image becomes the input, with every choice already made.
+
+    Resize on uint8 (`resize` = (height, width) squashes; `shortest_edge` keeps the aspect ratio;
+    exactly one is set), then crop to the centre, then `(pixel / 255 - mean) / std` per channel.
+    """
+
+    resize: tuple[int, int] | None
+    shortest_edge: int | None
+    filter: str  # one of FILTERS
+    crop: tuple[int, int] | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Output:
+    """The graph's one output, float32 `[batch, len(labels)]`."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The artefact beside its reference, measured at export on `images` images."""
+
+    reference: str  # "transformers 5.23.0, torch 2.13.0, eager fp32, CPU"
+    images: int
+    top1_agreement: float  # share of images, 0 to 1
+    max_abs_diff: float  # largest |difference| of a logit
+    mean_abs_diff: float
+    logit_range: float  # max - min of the reference logits
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The images that int8 weights were rounded after; `sha256` is over their pixels as fed."""
+
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything the runtime needs to know of an artefact.
+
+    `parity` is None if it was never checked, `calibration` if no image had a part in the weights.
+    """
+
+    identity: Identity
+    input: Input
+    preprocessing: Preprocessing
+    output: Output
+    parity: Parity | None
+    calibration: Calibration | None = None
+    schema: int = SCHEMA
+
+    def dumps(self) -> str:
+        """Return the JSON document that `loads` reads back to an equal contract."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+
+def loads(text: str) -> Contract:
+    """Read a contract; `ArtefactError` says what is wrong with it, another schema included."""
+    try:
+        document = json.loads(text)
+    except ValueError as e:
+        raise ArtefactError(f"the contract is not JSON ({e}); export the model again") from e
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != SCHEMA:
+        raise ArtefactError(
+            f"the contract has schema {found!r}, this vit-engine reads schema {SCHEMA}; "
+            "export the model again, or install the vit-engine that wrote it"
+        )
+    contract: Contract = _parsed(Contract, document, "contract")
+    _check(contract)
+    return contract
+
+
+def _check(contract: Contract) -> None:
+    given, pre = contract.input, contract.preprocessing
+    legal = {("uint8", "NHWC"), ("float32", "NCHW")}
+    shape = pre.crop or pre.resize or (given.height, given.width)
+    problems = {
+        f"input is {given.dtype} {given.layout}, not uint8 NHWC or float32 NCHW": (
+            (given.dtype, given.layout) not in legal
+        ),
+        f"unknown filter {pre.filter!r}": pre.filter not in FILTERS,
+        "not exactly one of resize and shortest_edge": (pre.resize is None)
+        == (pre.shortest_edge is None),
+        "shortest_edge without a crop": pre.shortest_edge is not None and pre.crop is None,
+        f"preprocessing gives {shape}, the input takes {(given.height, given.width)}": shape
+        != (given.height, given.width),
+        "sizes must be positive": min(given.height, given.width, *(pre.resize or (1,))) < 1
+        or (pre.shortest_edge is not None and pre.shortest_edge < 1),
+        "std has a zero": 0 in pre.std,
+        "no labels": not contract.output.labels,
+    }
+    for problem, present in problems.items():
+        if present:
+            raise ArtefactError(f"the contract contradicts itself: {problem}")
+
+
+def _parsed(expected: Any, value: Any, where: str) -> Any:
+    """Return `value` as the annotated type, or raise `ArtefactError` that names the field."""
+    if is_dataclass(expected) and isinstance(expected, type):
+        hints = get_type_hints(expected)
+        names = {f.name for f in fields(expected)}
+        # A field with a default is younger than some artefacts.
+        required = {f.name for f in fields(expected) if f.default is MISSING}
+        if not isinstance(value, dict) or not required <= set(value) <= names:
+            found = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise ArtefactError(f"the contract's {where} has {found}, expected {sorted(names)}")
+        return expected(**{n: _parsed(hints[n], v, f"{where}.{n}") for n, v in value.items()})
+    if isinstance(expected, UnionType):
+        if value is None and NoneType in get_args(expected):
+            return None
+        (expected,) = (a for a in get_args(expected) if a is not NoneType)
+        return _parsed(expected, value, where)
+    if get_origin(expected) is tuple and isinstance(value, list):
+        args = get_args(expected)
+        if args[-1] is ...:
+            args = (args[0],) * len(value)
+        if len(args) == len(value):
+            return tuple(_parsed(a, v, where) for a, v in zip(args, value, strict=True))
+    elif expected is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is expected:
+        return value
+    raise ArtefactError(f"the contract's {where} is {value!r:.80}, expected {expected}")

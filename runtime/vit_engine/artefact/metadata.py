@@ -1,0 +1,85 @@
+"""Reads the contract out of an artefact without loading its weights.
+
+Walking the tags of the outer messages takes microseconds where opening a session takes a second,
+needs no ONNX Runtime, and finds a cut-off file or weights kept elsewhere before anything trusts
+them. Field numbers are those of onnx.proto3.
+"""
+
+import mmap
+from importlib import resources
+from pathlib import Path
+
+from vit_engine.artefact import contract
+from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.nodes import (
+    ENTRY_KEY,
+    ENTRY_VALUE,
+    GRAPH_INITIALIZER,
+    MODEL_GRAPH,
+    TENSOR_EXTERNAL,
+)
+from vit_engine.artefact.protobuf import MalformedError, fields
+from vit_engine.errors import ArtefactError
+
+_MODEL_METADATA = 14
+
+DEMO = "demo"
+"""Names the artefact that comes with the package."""
+
+
+def path_from_name(name: str | Path) -> Path:
+    """Return the file that `name` stands for: the bundled artefact for "demo", else itself."""
+    if name == DEMO:
+        return Path(str(resources.files("vit_engine.artefact") / "demo.onnx"))
+    return Path(name)
+
+
+def read_contract(path: Path) -> Contract:
+    """Return the contract inside an ONNX file; `ArtefactError` if it is no artefact of ours."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            entries = _entries(data)
+    except FileNotFoundError as e:
+        raise ArtefactError(
+            f"{path}: no such file; write one with 'vit-export --fp16 -o {path}', "
+            "or try the bundled model with '-m demo'"
+        ) from e
+    except OSError as e:
+        raise ArtefactError(f"{path}: cannot be read ({e.strerror})") from e
+    except MalformedError as e:
+        raise ArtefactError(f"{path}: {e}; export the model again") from e
+    except ValueError as e:  # mmap refuses an empty file
+        raise ArtefactError(f"{path}: the file is empty; export the model again") from e
+    if contract.KEY not in entries:
+        raise ArtefactError(
+            f"{path}: no '{contract.KEY}' contract in its metadata, so labels and preprocessing "
+            "are unknown; export the checkpoint with vit-export"
+        )
+    try:
+        return contract.loads(entries[contract.KEY].decode())
+    except (ArtefactError, UnicodeDecodeError) as e:
+        raise ArtefactError(f"{path}: {e}") from e
+
+
+def _entries(data: mmap.mmap) -> dict[str, bytes]:
+    """Return the metadata of a ModelProto, having looked at every initializer's storage."""
+    entries: dict[str, bytes] = {}
+    graphs = 0
+    for number, start, end in fields(data, 0, len(data)):
+        if number == _MODEL_METADATA:
+            pair = {n: data[a:b] for n, a, b in fields(data, start, end)}
+            key = pair.get(ENTRY_KEY, b"").decode(errors="replace")
+            entries[key] = pair.get(ENTRY_VALUE, b"")
+        elif number == MODEL_GRAPH:
+            graphs += 1
+            for field, a, b in fields(data, start, end):
+                if field == GRAPH_INITIALIZER:
+                    _refuse_external(data, a, b)
+    if graphs != 1:
+        raise MalformedError("not an ONNX model (no graph in it)")
+    return entries
+
+
+def _refuse_external(data: mmap.mmap, start: int, end: int) -> None:
+    if any(number == TENSOR_EXTERNAL for number, _, _ in fields(data, start, end)):
+        raise MalformedError("it keeps weights in another file, an artefact is one file")

@@ -1,0 +1,124 @@
+"""Nodes and tensors of an ONNX graph, from bytes and to bytes.
+
+Field numbers are those of onnx.proto3.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vit_engine.artefact.protobuf import Buffer, field, fields, number, numbers
+
+MODEL_GRAPH = 7
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_VALUE_INFO = 1, 5, 13
+TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
+ENTRY_KEY, ENTRY_VALUE = 1, 2
+FLOAT, INT64, FLOAT16 = 1, 7, 10
+"""ONNX's numbers of element types."""
+
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
+_TENSOR_LOCATION = 14
+_EXTERNAL = 1
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 3, 8, 20
+_INT, _INTS = 2, 7
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node, with those of its attributes that are integers."""
+
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, int]
+
+
+def node(
+    op: str, inputs: Iterable[str], *outputs: str, domain: str = "", **attributes: int | list[int]
+) -> bytes:
+    """Return a NodeProto, named after its first output."""
+    parts = [field(_NODE_INPUT, name) for name in inputs]
+    parts += [field(_NODE_OUTPUT, name) for name in outputs]
+    parts += [field(_NODE_NAME, f"{outputs[0]}/{op}"), field(_NODE_OP, op)]
+    for name, value in attributes.items():
+        body = field(_ATTRIBUTE_NAME, name)
+        if isinstance(value, int):
+            body += field(_ATTRIBUTE_INT, value) + field(_ATTRIBUTE_TYPE, _INT)
+        else:
+            body += b"".join(field(_ATTRIBUTE_INTS, i) for i in value)
+            body += field(_ATTRIBUTE_TYPE, _INTS)
+        parts.append(field(_NODE_ATTRIBUTE, body))
+    return b"".join(parts) + (field(_NODE_DOMAIN, domain) if domain else b"")
+
+
+def tensor(
+    name: str, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", element: int
+) -> bytes:
+    """Return a TensorProto that holds the array."""
+    dims = b"".join(field(_TENSOR_DIMS, size) for size in array.shape)
+    raw = np.ascontiguousarray(array).tobytes()
+    return dims + field(_TENSOR_TYPE, element) + field(TENSOR_NAME, name) + field(_TENSOR_RAW, raw)
+
+
+def tensor_in_file(model: Buffer, start: int, end: int, location: bytes) -> bytes:
+    """Return the TensorProto in model[start:end] with a reference in the place of its bytes.
+
+    `location` is the file that holds the model, as ONNX's external data names it.
+    """
+    out: list[bytes] = []
+    position = start
+    for kind, a, b in fields(model, start, end):
+        if kind == _TENSOR_RAW:
+            entries = {"location": location, "offset": b"%d" % a, "length": b"%d" % (b - a)}
+            out += [
+                field(TENSOR_EXTERNAL, field(ENTRY_KEY, key) + field(ENTRY_VALUE, value))
+                for key, value in entries.items()
+            ]
+            out.append(field(_TENSOR_LOCATION, _EXTERNAL))
+        else:
+            out.append(model[position:b])
+        position = b
+    return b"".join(out)
+
+
+def renamed_tensor(stored: bytes, name: str) -> bytes:
+    """Return a TensorProto with another name."""
+    return stored + field(TENSOR_NAME, name)  # of a field given twice the last one counts
+
+
+def node_from_bytes(model: Buffer, start: int, end: int) -> Node:
+    """Return the NodeProto in model[start:end]."""
+    texts: dict[int, list[str]] = {}
+    attributes: dict[str, int] = {}
+    for kind, a, b in fields(model, start, end):
+        if kind == _NODE_ATTRIBUTE:
+            parts = {k: (c, d) for k, c, d in fields(model, a, b)}
+            value = parts.get(_ATTRIBUTE_INT)
+            name = model[slice(*parts[_ATTRIBUTE_NAME])].decode()
+            attributes[name] = number(model, *value) if value else 0
+        else:
+            texts.setdefault(kind, []).append(model[a:b].decode())
+    return Node(
+        op=texts[_NODE_OP][0],
+        domain=texts.get(_NODE_DOMAIN, [""])[0],
+        inputs=tuple(texts.get(_NODE_INPUT, ())),
+        outputs=tuple(texts.get(_NODE_OUTPUT, ())),
+        attributes=attributes,
+    )
+
+
+def weight_from_bytes(model: Buffer, start: int, end: int) -> tuple[str, tuple[int, list[int]]]:
+    """Return an initializer's name, element type and shape."""
+    name, element = "", 0
+    shape: list[int] = []
+    for kind, a, b in fields(model, start, end):
+        if kind == TENSOR_NAME:
+            name = model[a:b].decode()
+        elif kind == _TENSOR_TYPE:
+            element = number(model, a, b)
+        elif kind == _TENSOR_DIMS:
+            shape += numbers(model, a, b)
+    return name, (element, shape)

@@ -1,0 +1,169 @@
+"""What runs on the nodes of a cluster: decode tasks and classifier actors, from table to table."""
+
+import functools
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_engine.classifier import Classifier, Prediction
+from vit_engine.cluster import manifest
+from vit_engine.errors import ImageError
+from vit_engine.images.decode_pool import Job
+from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+from vit_engine.rows.formats import arrow_path, arrow_schema, row_from_prediction
+from vit_engine.sources.downloads import bytes_from_url, is_url
+from vit_engine.sources.item import Item
+from vit_engine.sources.stores import bytes_from_store, is_store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray
+
+Parts = TypeVar("Parts", Sequence[Item], NDArray[np.uint8])
+
+_READERS = 16  # threads of one decode task that wait for the object store
+_OBJECTS = 32  # of the store whose bytes are decoded, while as many more are read
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How images become pixels, in blocks of `slots` at most."""
+
+    task: Task
+    slots: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """The model, its file and all, and how it is run: for nodes that have neither."""
+
+    file: "ray.ObjectRef[bytes]"
+    provider: str
+    threads: int | None
+    max_batch: int | None
+    top_k: int
+
+
+def decoded(table: "pa.Table", given: Decoding) -> "pa.Table":
+    """Return a manifest's rows with their `error`, `error_code` and `pixels` (as bytes).
+
+    Each image is decoded in a process that it may crash or hang at no cost but its own row.
+    """
+    import pyarrow as pa
+
+    shared, decoder = _decoder(given)
+    errors: list[ImageError | None] = []
+    parts = []
+    for items in _fetched(manifest.items_from_table(table), given):
+        jobs = [Job(item, slot) for slot, item in enumerate(items)]
+        decoder.decode(jobs)
+        errors += [job.error for job in jobs]
+        parts.append(shared.array[: len(jobs)].tobytes())
+    pixels = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(shared.array[0].nbytes), len(table), [None, pa.py_buffer(b"".join(parts))]
+    )
+    return (
+        table.select([name for name in ("row_id", "path", "raw") if name in table.column_names])
+        .append_column("error", pa.array([e and str(e) for e in errors], pa.string()))
+        .append_column("error_code", pa.array([e and e.code for e in errors], pa.string()))
+        .append_column("pixels", pixels)
+    )
+
+
+@functools.cache
+def _decoder(given: Decoding) -> tuple[SharedPixels, DecoderProcess]:
+    """Return the decoder process of this worker, which ends with it."""
+    shared = SharedPixels(given.slots, given.height, given.width)
+    return shared, DecoderProcess(shared, given.task)
+
+
+def _fetched(items: Sequence[Item], given: Decoding) -> Iterator[Sequence[Item]]:
+    """Yield the items in parts that have slots, those from elsewhere with their bytes."""
+
+    def is_here(item: Item) -> bool:
+        return item.error is not None or not (is_store(item.path) or is_url(item.path))
+
+    def fetch(item: Item) -> Item:
+        if is_here(item):
+            return item
+        read = bytes_from_store if is_store(item.path) else bytes_from_url
+        try:
+            return Item(item.path, read(item.path, limits=given.task.limits))
+        except ImageError as e:
+            return Item(item.path, error=e)
+
+    if all(map(is_here, items)):
+        yield from _parts(items, given.slots)
+        return
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = [*_parts(items, min(given.slots, _OBJECTS)), ()]
+        coming = [readers.submit(fetch, item) for item in parts[0]]
+        for part in parts[1:]:
+            after = [readers.submit(fetch, item) for item in part]
+            yield [future.result() for future in coming]
+            coming = after
+
+
+def _parts(items: Parts, size: int) -> Iterator[Parts]:
+    return (items[at : at + size] for at in range(0, len(items), size))
+
+
+class Labeller:
+    """One classifier: an actor with a session of its own, whose calls may overlap."""
+
+    def __init__(self, given: Labelling) -> None:
+        import ray
+
+        self._folder = tempfile.TemporaryDirectory(prefix="vit-engine-")
+        model = Path(self._folder.name, "vit.onnx")
+        model.write_bytes(ray.get(given.file))
+        self._vit = Classifier.load(
+            model, provider=given.provider, threads=given.threads, max_batch=given.max_batch
+        )
+        self._top_k = given.top_k
+
+    def __call__(self, table: "pa.Table") -> "pa.Table":
+        """Return the rows of what `decoded` gave: those of vit-infer, after their `row_id`."""
+        import pyarrow as pa
+
+        codes = table["error_code"].to_pylist()
+        batch = self._pixels(table)
+        if table["error_code"].null_count < len(codes):
+            batch = batch[[code is None for code in codes]]
+        found = self._vit.predictions(self._logits(batch), self._top_k)
+        rows = []
+        for row_id, item, error, code in zip(
+            table["row_id"].to_pylist(),
+            manifest.items_from_table(table),
+            table["error"].to_pylist(),
+            codes,
+            strict=True,
+        ):
+            failed = Prediction(item.path, error=error, error_code=code)
+            row = row_from_prediction(next(found) if code is None else failed)
+            rows.append({**row, **arrow_path(item.path), "row_id": row_id})
+        schema = arrow_schema()
+        return pa.Table.from_pylist(rows, schema.insert(0, pa.field("row_id", pa.int64())))
+
+    def _logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the batch in parts, through the engine's own threads: calls of us may overlap."""
+        engine = self._vit.engine
+        parts = _parts(batch, engine.max_batch) if len(batch) else [batch]
+        return np.concatenate([f.result() for f in [engine.submit(part) for part in parts]])
+
+    def _pixels(self, table: "pa.Table") -> NDArray[np.uint8]:
+        """Return the pixels (N, H, W, 3) where they are: in the shared memory of the node."""
+        given = self._vit.contract.input
+        column = table["pixels"].combine_chunks()
+        pixels = np.frombuffer(column.buffers()[1], np.uint8)
+        batch = pixels.reshape(-1, given.height, given.width, 3)
+        return batch[column.offset : column.offset + len(column)]

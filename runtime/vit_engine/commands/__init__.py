@@ -1,0 +1,1 @@
+"""The command lines: arguments, progress, exit codes. Nothing imports a command."""

@@ -1,0 +1,207 @@
+"""Looks at all that the runtime needs of a machine, and tries each provider on a model."""
+
+import contextlib
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+
+from vit_engine.engine import Engine
+from vit_engine.errors import ProviderError
+from vit_engine.machine import libraries, nvidia, processor
+from vit_engine.machine.nvidia import Driver
+from vit_engine.machine.processor import Cpu
+from vit_engine.providers import engine_cache, obstacles
+from vit_engine.providers.tensorrt import sample_images
+
+TRIAL_LIMIT_S = 900  # TensorRT builds an engine in it
+TRIAL_RUNS = 10
+AGREEMENT = 1e-2
+"""The share of the logits' range by which a provider may differ from the CPU."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A library that providers are linked to, and what was found for it."""
+
+    name: str
+    by: tuple[str, ...]
+    path: str | None
+    version: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One provider: "works", "absent" or "fails"; then why, and what mends it."""
+
+    provider: str
+    state: str
+    detail: str
+    cure: str | None = None
+    milliseconds: float | None = None  # median, one image
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that vit-doctor tells. `problems` are faults; a GPU that was never there is none."""
+
+    version: str
+    python: str
+    system: str
+    onnxruntime: str | None
+    packages: tuple[str, ...]  # that own the onnxruntime module
+    built_with: tuple[str, ...]  # providers
+    cpu: Cpu
+    threads: int
+    driver: Driver | None
+    libraries: tuple[Wanted, ...]
+    engine_cache: str
+    trials: tuple[Trial, ...]
+    problems: tuple[str, ...]
+    advice: tuple[str, ...]
+
+
+def examine(model: str, device: int) -> Report:
+    """Look at everything, and run `model` on each provider that may be there."""
+    owners = obstacles.distributions()
+    driver, cpu = nvidia.driver(), processor.cpu()
+    built_with: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    problems: list[str] = []
+    version = None
+    try:
+        ort = obstacles.import_onnxruntime()
+    except ProviderError as e:
+        problems.append(str(e))
+    else:
+        version, available = str(ort.__version__), ort.get_available_providers()
+        built_with = tuple(n for n, p in obstacles.PROVIDERS.items() if p in available)
+        trials = tuple(_trial(name, model, device) for name in reversed(obstacles.PROVIDERS))
+        problems += _problems(owners, trials, driver)
+    return Report(
+        version=_own_version(),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        onnxruntime=version,
+        packages=tuple(owners),
+        built_with=built_with,
+        cpu=cpu,
+        threads=processor.usable_cores(),
+        driver=driver,
+        libraries=tuple(_wanted(built_with)),
+        engine_cache=_engine_cache(),
+        trials=trials,
+        problems=tuple(problems),
+        advice=tuple(_advice(trials, cpu)),
+    )
+
+
+def _trial(provider: str, model: str, device: int) -> Trial:
+    """Run the model in a process of its own: a driver's library may crash or hang."""
+    if provider != "cpu" and (found := obstacles.obstacle(provider, device)):
+        cure = None if found.cure == obstacles.NO_GPU_CURE else found.cure
+        return Trial(provider, "absent", found.reason, cure)
+    line = [sys.executable, "-m", "vit_engine.commands.doctor", "--trial", provider, "-m", model]
+    line += ["--device", str(device if provider != "cpu" else 0)]
+    try:
+        done = subprocess.run(
+            line, capture_output=True, text=True, timeout=TRIAL_LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Trial(provider, "fails", f"no answer in {TRIAL_LIMIT_S} s")
+    if done.returncode:
+        words = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return Trial(provider, "fails", words[0].removeprefix("vit-doctor: "))
+    return Trial(**json.loads(done.stdout))
+
+
+def try_provider(model: str, provider: str, device: int) -> Trial:
+    """Label images on a provider, hold the logits against the CPU's, and time one image."""
+    start = time.perf_counter()
+    with Engine.open(model, provider=provider, device=device, max_batch=1) as engine:
+        opened = time.perf_counter() - start
+        contract = engine.contract
+        images = sample_images(contract.input.height, contract.input.width)
+        logits = engine.run(images)
+        times = []
+        for _ in range(TRIAL_RUNS):
+            start = time.perf_counter()
+            engine.run(images[:1])
+            times.append((time.perf_counter() - start) * 1e3)
+    with Engine.open(model, provider="cpu") as reference:
+        expected = reference.run(images)
+    share = float(np.abs(logits - expected).max() / max(float(np.ptp(expected)), 1e-9))
+    if not np.isfinite(logits).all() or share > AGREEMENT:
+        raise ProviderError(f"{provider} gives other logits than the CPU, by {share:.1%} of them")
+    name = f"{contract.identity.model} {contract.identity.precision}"
+    milliseconds = statistics.median(times)
+    detail = f"{name}: opened in {opened:.1f} s, {milliseconds:.2f} ms an image"
+    return Trial(provider, "works", detail, milliseconds=milliseconds)
+
+
+def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
+    """Yield what the GPU providers are linked to, each library once."""
+    by: dict[str, list[str]] = {}
+    for provider in reversed(built_with):
+        library = obstacles.provider_library(provider)
+        if library.exists():
+            for name in libraries.wanted(library):
+                by.setdefault(name, []).append(provider)
+    if "cuda" in built_with:
+        for name in obstacles.OPTIONAL_LIBRARIES:
+            by.setdefault(name, []).append("cuda if there")
+    for name, users in by.items():
+        found = libraries.load(name)
+        yield Wanted(name, tuple(users), found.path, found.version, found.problem)
+
+
+def _engine_cache() -> str:
+    folder = engine_cache.root()
+    engines = [p for p in folder.glob(f"*/{engine_cache.SEAL}") if p.is_file()]
+    size = 0
+    with contextlib.suppress(OSError):
+        size = sum(f.stat().st_size for e in engines for f in e.parent.iterdir())
+    return f"{folder}: {len(engines)} TensorRT engines, {size / 1e6:.0f} MB"
+
+
+def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | None) -> Iterator[str]:
+    if len(owners) > 1:
+        extra = "gpu" if driver and driver.gpus else "cpu"
+        line = obstacles.reinstall(owners, extra)
+        yield f"{obstacles.overwritten(owners)}; {line}"
+    for trial in trials:
+        wanted = trial.provider == "cpu" or (
+            trial.provider == "cuda" and driver is not None and bool(driver.gpus)
+        )
+        if trial.state == "fails" or (wanted and trial.state == "absent"):
+            cure = f"; {trial.cure}" if trial.cure else ""
+            yield f"{trial.provider}: {trial.detail}{cure}"
+
+
+def _advice(trials: tuple[Trial, ...], cpu: Cpu) -> Iterator[str]:
+    working = {trial.provider for trial in trials if trial.state == "works"}
+    if working - {"cpu"}:
+        best = "tensorrt" if "tensorrt" in working else "cuda"
+        yield f"for this GPU: vit-export --fp16, vit-infer --provider {best}"
+    if cpu.int8:
+        yield "for this CPU: vit-export --int8 is the fastest, --fp16 labels as PyTorch does"
+    else:
+        yield (
+            "for this CPU: vit-export --fp16; without int8 instructions --int8 is faster by "
+            "a third, and labels less exactly"
+        )
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("vit-engine")
+    except metadata.PackageNotFoundError:
+        return "(not installed, run from its sources)"

@@ -1,0 +1,104 @@
+"""vit-doctor: what this machine can run, and the line to paste for what it cannot."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from vit_engine.artefact import metadata
+from vit_engine.commands import ending
+from vit_engine.commands.diagnosis import Report, examine, try_provider
+from vit_engine.errors import ProviderError
+from vit_engine.machine import processor
+from vit_engine.machine.nvidia import Driver
+from vit_engine.providers import obstacles
+
+
+def main() -> int:
+    """Run vit-doctor; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="vit-doctor",
+        description="Tell what this machine can run, and how to mend what it cannot.",
+        epilog="exit codes: 0 nothing is wrong, 4 a part of the machine does not work",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "-m", "--model", default=metadata.DEMO, help="artefact to try (default: the bundled demo)"
+    )
+    parser.add_argument("--device", type=int, default=0, help="GPU to try (default %(default)s)")
+    parser.add_argument("--trial", choices=obstacles.PROVIDERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+
+    def body() -> int:
+        if arguments.trial:
+            tried = try_provider(arguments.model, arguments.trial, arguments.device)
+            json.dump(asdict(tried), sys.stdout)
+            return 0
+        report = examine(arguments.model, arguments.device)
+        if arguments.json:
+            sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+        else:
+            sys.stdout.write("\n".join(text(report)) + "\n")
+        return ProviderError.exit_code if report.problems else 0
+
+    return ending.run("vit-doctor", body)
+
+
+def text(report: Report) -> Iterator[str]:
+    """Yield the report's lines for a person."""
+    yield f"vit-engine {report.version}, Python {report.python}, {report.system}"
+    yield ""
+    packages = ", ".join(report.packages) or "not installed"
+    built = f", built with {', '.join(report.built_with)}" if report.built_with else ""
+    yield _row("ONNX Runtime", packages + built)
+    cpu = report.cpu
+    features = ", ".join(processor.CPU_FEATURES[f] for f in cpu.features) or "no vector extensions"
+    yield _row("CPU", f"{cpu.name}: {features}")
+    limits = [f"{cpu.affinity} of {cpu.cores} cores"]
+    if cpu.quota is not None:
+        limits.append(f"a quota of {cpu.quota:g}")
+    limits.append(f"{_gib(cpu.memory)} memory")
+    if cpu.memory_limit is not None:
+        limits.append(f"limited to {_gib(cpu.memory_limit)}")
+    yield _row("", f"{', '.join(limits)}; {report.threads} compute threads")
+    yield from _driver_rows(report.driver)
+    for n, library in enumerate(report.libraries):
+        found = library.path or "missing"
+        version = f" {library.version}" if library.version else ""
+        by = ", ".join(library.by)
+        yield _row("Libraries" if n == 0 else "", f"{library.name}{version}: {found} (for {by})")
+    yield _row("Engine cache", report.engine_cache)
+    yield ""
+    for trial in report.trials:
+        yield f"{trial.provider:<10}{trial.state:<8}{trial.detail}"
+        if trial.cure:
+            yield f"{'':<18}mend it: {trial.cure}"
+    if report.problems or report.advice:
+        yield ""
+    yield from (f"problem: {problem}" for problem in report.problems)
+    yield from report.advice
+
+
+def _driver_rows(driver: Driver | None) -> Iterator[str]:
+    if driver is None:
+        yield _row("NVIDIA", "no driver (libcuda.so.1)")
+        return
+    supports = ".".join(map(str, driver.cuda))
+    state = f": {driver.problem}" if driver.problem else ""
+    yield _row("NVIDIA", f"driver {driver.version or '?'}, CUDA up to {supports}{state}")
+    for n, gpu in enumerate(driver.gpus):
+        capability = ".".join(map(str, gpu.capability))
+        yield _row("", f"GPU {n}: {gpu.name}, {_gib(gpu.memory)}, compute capability {capability}")
+
+
+def _row(name: str, value: str) -> str:
+    return f"{name:<14}{value}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

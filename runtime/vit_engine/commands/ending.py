@@ -1,0 +1,61 @@
+"""What the commands share: how they end."""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from vit_engine.errors import ProviderError, VitError
+
+
+def run(name: str, body: Callable[[], int]) -> int:
+    """Return the exit code of `body`, and tell a foreseen failure in one line on stderr.
+
+    130 and 143 after SIGINT and SIGTERM, which both unwind the stack; 141 where the reader of
+    stdout has gone, as for any program that SIGPIPE ends.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _code(name, body)
+    finally:
+        _empty_stdout()
+
+
+def _code(name: str, body: Callable[[], int]) -> int:
+    try:
+        code = body()
+        sys.stdout.flush()
+    except VitError as e:
+        sys.stderr.write(f"{name}: {e}\n")
+        return e.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: interrupted\n")
+        return 128 + signal.SIGINT
+    except _TerminatedError:
+        sys.stderr.write(f"{name}: terminated\n")
+        return 128 + signal.SIGTERM
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"{name}: {e.strerror}\n")
+        return ProviderError.exit_code
+    return code
+
+
+def _empty_stdout() -> None:
+    """Drop what is left for a stdout that takes nothing more: Python would exit with 120 of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _TerminatedError(BaseException):
+    pass
+
+
+def _terminate(*_: object) -> None:
+    raise _TerminatedError

@@ -1,0 +1,56 @@
+"""The errors that a user can meet, each with the exit code that the commands end with."""
+
+
+class VitError(Exception):
+    """Any failure that the project foresees; its text is the one line that a user is shown."""
+
+    exit_code = 1
+
+
+class UsageError(VitError):
+    """Arguments, sources or options that make no sense together."""
+
+    exit_code = 2
+
+
+class CheckpointError(VitError):
+    """A checkpoint that cannot be found, read or exported."""
+
+    exit_code = 2
+
+
+class ArtefactError(VitError):
+    """An artefact that cannot be opened, or that is not what its contract says."""
+
+    exit_code = 2
+
+
+class ProviderError(VitError):
+    """A part of the machine that was asked for (an execution provider, a disk) is not there."""
+
+    exit_code = 4
+
+
+class ParityError(VitError):
+    """An exported artefact strays from eager PyTorch by more than its precision allows."""
+
+    exit_code = 5
+
+
+class ImageError(VitError):
+    """One image that cannot be labelled. `code` is the row's `error_code`; the run goes on."""
+
+    exit_code = 3
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return ImageError, (self.code, str(self))
+
+
+def printable(path: str) -> str:
+    """Return a path fit for a terminal line: undecodable bytes and control characters escaped."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,259 @@
+"""Decoding ahead of the engine: a bounded pool fills preallocated batches, in input order."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_engine.errors import ImageError
+
+Image = TypeVar("Image")
+Item = TypeVar("Item")
+
+_POLL = 0.1  # seconds between looks at whether to stop
+_PATIENCE = 3.0  # seconds for a batch that is in the engine when we stop
+
+
+@dataclass(eq=False)
+class Job(Generic[Image]):
+    """One image on its way: `slot` is its place in the pool's pixels, `error` why it has none."""
+
+    image: Image
+    slot: int
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Image]):
+    """Images in order of input; `pixels` (N, H, W, 3) holds those without an error.
+
+    `pixels` may be a view of the pool's buffer: valid until the batch is freed.
+    """
+
+    jobs: Sequence[Job[Image]]
+    pixels: NDArray[np.uint8]
+
+
+class Decoder(Protocol[Image]):
+    """Decodes in one thread; what a pool has one of for each worker."""
+
+    def decode(self, jobs: Sequence[Job[Image]]) -> None:
+        """Fill each job's slot of the pixels, or set its error."""
+
+    def cancel(self) -> None:
+        """Make a `decode` that runs in another thread return soon."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+@dataclass(eq=False)
+class _Chunk(Generic[Image]):
+    jobs: list[Job[Image]] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class DecodePool(Generic[Image]):
+    """A context manager over `workers` decoders and their threads.
+
+    `pixels` (slots, H, W, 3) is the buffer that the decoders write to, `slots_for` says how long.
+    """
+
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        new_decoder: Callable[[], Decoder[Image]],
+        *,
+        batch: int,
+        workers: int,
+    ) -> None:
+        self._pixels, self._batch = pixels, batch
+        self._chunk = _chunk_for(batch, workers)
+        self._free = threading.Semaphore(len(pixels))
+        self._tasks: queue.SimpleQueue[_Chunk[Image] | None] = queue.SimpleQueue()
+        self._order: queue.SimpleQueue[_Chunk[Image] | None] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._new_decoder = new_decoder
+        self._decoders: list[Decoder[Image]] = []
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+
+    def batches(
+        self,
+        images: Iterable[Image],
+        *,
+        linger: float | None = None,
+        stopped: Callable[[], bool] = bool,
+    ) -> Iterator[Batch[Image]]:
+        """Yield the images as full batches, the last one shorter; ends early once `stopped`.
+
+        `images` is read in a thread of its own. With `linger`, a batch waits for its last images at
+        most that many seconds: rows come sooner, but where batches are cut depends on timing.
+        """
+        if linger is not None:
+            self._chunk = 1
+        threading.Thread(target=self._feed, args=(images,), daemon=True).start()
+        ready: deque[Job[Image]] = deque()
+        ended = False
+        while not ended or ready:
+            while len(ready) < self._batch and not ended:
+                try:
+                    chunk = self._next(stopped, linger if ready else None)
+                except queue.Empty:
+                    break
+                if chunk is None:
+                    ended = True
+                else:
+                    ready.extend(chunk.jobs)
+            if stopped() or self._closed:
+                return
+            if ready:
+                jobs = [ready.popleft() for _ in range(min(self._batch, len(ready)))]
+                yield Batch(jobs, self._of(jobs))
+
+    def free(self, batch: Batch[Image]) -> None:
+        """Give a batch's place in the buffer to images to come; in the order of `batches`."""
+        self._free.release(len(batch.jobs))
+
+    def _of(self, jobs: Sequence[Job[Image]]) -> NDArray[np.uint8]:
+        slots = [job.slot for job in jobs if job.error is None]
+        if slots and slots[-1] - slots[0] == len(slots) - 1:
+            return self._pixels[slots[0] : slots[-1] + 1]
+        return self._pixels[slots]  # a copy: an error left a hole, or the buffer's end is between
+
+    def _next(self, stopped: Callable[[], bool], linger: float | None) -> "_Chunk[Image] | None":
+        """Return the next decoded chunk, None at the end or once stopped; queue.Empty if late."""
+        while True:
+            self._raise_failure()
+            if stopped() or self._closed:
+                return None
+            try:
+                chunk = self._order.get(timeout=_POLL if linger is None else linger)
+                break
+            except queue.Empty:
+                if linger is not None:
+                    raise
+        self._raise_failure()
+        while chunk is not None and not chunk.done.wait(_POLL):
+            self._raise_failure()
+            if stopped() or self._closed:
+                return None
+        return chunk
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _feed(self, images: Iterable[Image]) -> None:
+        chunk: _Chunk[Image] = _Chunk()
+        slot = 0
+        try:
+            for image in images:
+                self._free.acquire()
+                if self._closed:
+                    return
+                chunk.jobs.append(Job(image, slot))
+                slot = (slot + 1) % len(self._pixels)
+                if len(chunk.jobs) == self._chunk:
+                    self._submit(chunk)
+                    chunk = _Chunk()
+            self._submit(chunk)
+            self._order.put(None)
+        except BaseException as e:  # noqa: BLE001  raised again where the batches are read
+            self._failure = e
+
+    def _submit(self, chunk: "_Chunk[Image]") -> None:
+        self._order.put(chunk)
+        self._tasks.put(chunk)
+
+    def _work(self) -> None:
+        try:
+            chunk = self._tasks.get()
+            if chunk is None:
+                return
+            decoder = self._new_decoder()  # with the first task: one image needs one decoder
+            try:
+                with self._lock:
+                    self._decoders.append(decoder)
+                while chunk is not None and not self._closed:
+                    decoder.decode(chunk.jobs)
+                    chunk.done.set()
+                    chunk = self._tasks.get()
+            finally:
+                decoder.close()
+        except BaseException as e:  # noqa: BLE001  raised again where the batches are read
+            self._failure = e
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the workers; a thread that still waits for its next image is left to the process."""
+        self._closed = True
+        with self._lock:
+            for decoder in self._decoders:
+                decoder.cancel()
+        for _ in self._threads:
+            self._tasks.put(None)
+        self._free.release(self._chunk + 1)
+        for thread in self._threads:
+            thread.join()
+
+
+def ahead(
+    source: Iterator[Item], stopped: Callable[[], bool] = bool
+) -> Generator[Item, None, None]:
+    """Yield what `source` yields, which runs on a thread of its own, as far ahead as it can.
+
+    Once `stopped`, what is under way is waited for no longer than a few seconds.
+    """
+    found: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
+    closed = threading.Event()
+
+    def work() -> None:
+        try:
+            for item in source:
+                found.put((item, None))
+                if closed.is_set():
+                    return
+            found.put((None, None))
+        except BaseException as e:  # noqa: BLE001  raised again in the caller's thread
+            found.put((None, e))
+
+    threading.Thread(target=work, daemon=True).start()
+    patience = _PATIENCE
+    try:
+        while True:
+            try:
+                item, error = found.get(timeout=_POLL)
+            except queue.Empty:
+                patience -= _POLL * stopped()
+                if patience < 0:
+                    return
+                continue
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        closed.set()
+
+
+def slots_for(batch: int, workers: int) -> int:
+    """Return how many images are held: batches past, in and before the engine, work for all."""
+    ahead = 2 * workers * _chunk_for(batch, workers)
+    return batch * (3 + max(1, -(-ahead // batch)))
+
+
+def _chunk_for(batch: int, workers: int) -> int:
+    """How many images a worker is handed at once: few, so that a batch is shared by all."""
+    return max(1, min(8, batch // workers))

@@ -1,0 +1,242 @@
+"""Decoding in a process of its own: a file that crashes or hangs its decoder costs its own row."""
+
+import contextlib
+import json
+import mmap
+import os
+import pickle
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_engine.artefact.contract import Preprocessing
+from vit_engine.errors import ImageError, ProviderError, VitError
+from vit_engine.images.decode import image_from_item
+from vit_engine.images.decode_pool import Job
+from vit_engine.images.preprocess import draft_size, pixels_from_image
+from vit_engine.sources.downloads import URL_TIMEOUT, is_url
+from vit_engine.sources.item import LIMITS, Item, Limits
+
+TIME_LIMIT = 30.0
+"""Seconds for one image, by the clock."""
+
+MEMORY = 4 * 2**30
+"""Bytes of address space: four times what the largest image within the limits takes."""
+
+_START_LIMIT = 60.0
+
+_SIZE = struct.Struct("<I")  # before each message; an empty answer means decoded
+_CHILD = (
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    "from vit_engine.images.decoder_process import serve; serve(*map(int, sys.argv[1:4]))"
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every image of a run is decoded for, and by which rules."""
+
+    preprocessing: Preprocessing
+    limits: Limits = LIMITS
+    time_limit: float = TIME_LIMIT
+    memory: int = MEMORY
+    fast: bool = False  # decode JPEGs at reduced size
+
+    def pixels(self, item: Item) -> NDArray[np.uint8]:
+        """Return the model's input for one item, or raise its ImageError."""
+        draft = draft_size(self.preprocessing) if self.fast else None
+        image = image_from_item(item, limits=self.limits, draft=draft)
+        return pixels_from_image(image, self.preprocessing)
+
+    def seconds_for(self, item: Item) -> float:
+        """Return the time limit of an item; a download has its own besides."""
+        return self.time_limit + (URL_TIMEOUT if is_url(item.path) else 0)
+
+
+class SharedPixels:
+    """A buffer (slots, height, width, 3) that decoder processes write to; a context manager."""
+
+    def __init__(self, slots: int, height: int, width: int) -> None:
+        self.fd = os.memfd_create("pixels")
+        try:
+            os.ftruncate(self.fd, slots * height * width * 3)
+            self.array = _mapped(self.fd, (slots, height, width, 3))
+        except OSError as e:
+            os.close(self.fd)
+            raise ProviderError(
+                f"no memory to share for {slots} decoded images ({e.strerror}); try a smaller -b"
+            ) from e
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the descriptor; the memory goes with the last array upon it."""
+        os.close(self.fd)
+
+
+class DecoderProcess:
+    """A `Decoder` whose work is done by a child process, started again when it has died."""
+
+    def __init__(self, pixels: SharedPixels, task: Task) -> None:
+        self._pixels, self._task = pixels, task
+        self._closed = False
+        self._start()
+
+    def decode(self, jobs: Sequence[Job[Item]]) -> None:
+        """Fill the jobs' slots or set their errors: `timeout` and `crash` besides the decoder's."""
+        at = 0
+        while at < len(jobs) and not self._closed:
+            # After a crash, those that came after the culprit are handed to the new process.
+            self._send(jobs[at:])
+            try:
+                for job in jobs[at:]:
+                    job.error = self._answer(self._task.seconds_for(job.image))
+                    at += 1
+            except (EOFError, TimeoutError) as e:
+                if self._closed:
+                    return
+                jobs[at].error = ImageError(*self._end(e))
+                at += 1
+                self._start()
+
+    def cancel(self) -> None:
+        """Kill the child from any thread; a `decode` that waits for it returns."""
+        self._closed = True
+        self._child.kill()
+
+    def close(self) -> None:
+        """Kill and reap the child."""
+        self.cancel()
+        self._stop()
+
+    def _start(self) -> None:
+        request, self._requests = os.pipe()
+        self._answers, answer = os.pipe()
+        self._pipes: tuple[int, ...] = (self._requests, self._answers)
+        given = (request, answer, self._pixels.fd)
+        try:
+            self._child = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-c",
+                    _CHILD,
+                    *map(str, given),
+                    *filter(None, sys.path),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=given,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                process_group=0,  # ^C is for the parent, which ends its children in its own time
+            )
+        except OSError as e:
+            raise ProviderError(f"no process could be started to decode in ({e.strerror})") from e
+        finally:
+            os.close(request)
+            os.close(answer)
+        if self._closed:
+            self._child.kill()
+        _write(self._requests, pickle.dumps((self._task, self._pixels.array.shape)))
+        try:
+            self._answer(_START_LIMIT)
+        except (EOFError, TimeoutError) as e:
+            how = self._end(e)[1]
+            if not self._closed:
+                raise VitError(f"a decoder process did not start: it {how}") from e
+
+    def _stop(self) -> None:
+        """Reap the child; one that a kill cannot end (a hung disk) is left behind."""
+        self._child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(1)
+        for pipe in self._pipes:
+            os.close(pipe)
+        self._pipes = ()
+
+    def _send(self, jobs: Sequence[Job[Item]]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has died, as its missing answer will tell
+            _write(self._requests, pickle.dumps([(job.slot, job.image) for job in jobs]))
+
+    def _answer(self, seconds: float) -> ImageError | None:
+        """Return what became of the next image; EOFError or TimeoutError if no answer comes."""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            raise TimeoutError
+        (size,) = _SIZE.unpack(_read(self._answers, _SIZE.size))
+        return ImageError(*json.loads(_read(self._answers, size))) if size else None
+
+    def _end(self, e: Exception) -> tuple[str, str]:
+        """Say how the child came to its end, and see to it that it has."""
+        if isinstance(e, TimeoutError):
+            self._stop()
+            return "timeout", f"was not decoded within {self._task.time_limit:g} s"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(1)  # its own end, before ours is put upon it
+        code = self._child.returncode
+        self._stop()
+        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+        return "crash", f"ended the decoder ({how})"
+
+
+def serve(requests: int, answers: int, memory: int) -> None:
+    """Decode what the parent asks for until it closes the pipe; the life of the child."""
+    task, shape = pickle.loads(_message(requests))
+    pixels = _mapped(memory, shape)
+    resource.setrlimit(resource.RLIMIT_AS, (task.memory + pixels.nbytes,) * 2)
+    _write(answers, b"")
+    while message := _message(requests):
+        for slot, item in pickle.loads(message):
+            # The parent ends us when we are late. Should it be gone, SIGALRM does.
+            signal.setitimer(signal.ITIMER_REAL, task.seconds_for(item) + 5)
+            answer = b""
+            try:
+                pixels[slot] = task.pixels(item)
+            except ImageError as e:
+                answer = json.dumps([e.code, str(e)]).encode()
+            except MemoryError:
+                answer = json.dumps(["too_large", "needs more memory than it may take"]).encode()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _write(answers, answer)
+
+
+def _mapped(fd: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.ndarray(shape, np.uint8, mmap.mmap(fd, 0))
+
+
+def _write(fd: int, message: bytes) -> None:
+    left = memoryview(_SIZE.pack(len(message)) + message)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def _message(fd: int) -> bytes:
+    """Return the next message, empty at the end of the pipe."""
+    try:
+        return _read(fd, *_SIZE.unpack(_read(fd, _SIZE.size)))
+    except EOFError:
+        return b""
+
+
+def _read(fd: int, size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(fd, min(size, 2**20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,131 @@
+"""From an image to the graph's input, by the contract; the same bits as Hugging Face's PIL path."""
+
+import math
+import re
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from vit_engine.artefact.contract import FILTERS, Preprocessing
+from vit_engine.errors import ImageError
+from vit_engine.sources.item import MAX_PIXELS
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def pixels_from_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the input as uint8 RGB (height, width, 3), equal to `ViTImageProcessorPil` to the bit.
+
+    Upright by EXIF, RGB, resized on uint8, cropped to the centre (padded with black where the crop
+    is larger). `ImageError` `decode` or `too_large` where the image cannot be brought there.
+    """
+    rgb = rgb_from_image(image)
+    height, width = _resized(rgb.height, rgb.width, preprocessing)
+    # Pillow resizes the rows first, so a one pixel wide image passes through `width` x its height.
+    if width * max(height, rgb.height) > MAX_PIXELS:
+        raise ImageError(
+            "too_large",
+            f"{rgb.width}x{rgb.height} pixels would be resized to {width}x{height}, "
+            f"more than {MAX_PIXELS} pixels on the way",
+        )
+    resample = Image.Resampling(FILTERS.index(preprocessing.filter))
+    pixels: NDArray[np.uint8] = np.asarray(rgb.resize((width, height), resample))
+    if preprocessing.crop is not None:
+        pixels = _centre(pixels, *preprocessing.crop)
+    return pixels
+
+
+def draft_size(preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (width, height) below which a reduced decode would lose what the input shows."""
+    if preprocessing.resize is not None:
+        side = max(preprocessing.resize)  # both ways round: EXIF may yet turn the image
+        return side, side
+    assert preprocessing.shortest_edge is not None
+    return preprocessing.shortest_edge, preprocessing.shortest_edge
+
+
+def rgb_from_image(image: Image.Image) -> Image.Image:
+    """Return the image upright and in RGB, as `transformers.image_utils.load_image` does.
+
+    EXIF that cannot be read means no rotation. Alpha is dropped, not blended, and 16- and 32-bit
+    greys are narrowed to 8 bits by Pillow's `convert`, whatever its version does: that is what the
+    models' published numbers were measured with.
+    """
+    hush_pillow()
+    try:
+        image.load()
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            method = _UPRIGHT.get(orientation)
+        except Exception:  # noqa: BLE001  hostile EXIF raises nearly anything
+            method = None
+        if method is not None:
+            image = image.transpose(method)
+        rgb = image.convert("RGB")
+    except (OSError, ValueError) as e:
+        raise ImageError("decode", f"cannot be converted to RGB from mode {image.mode}: {e}") from e
+    if min(rgb.size) < 1:
+        raise ImageError("decode", f"has no pixels ({rgb.width}x{rgb.height})")
+    return rgb
+
+
+def hush_pillow() -> None:
+    """Turn off Pillow's warnings (bombs, odd metadata): here they are errors, or not worth a word.
+
+    `warnings.catch_warnings` is not thread-safe; a filter that is only ever added is.
+    """
+    if _HUSH not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_HUSH[3].pattern)
+
+
+_HUSH = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as `warnings.filters` holds it
+
+
+def normalized(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return float32 NCHW for a graph that takes normalised input; `batch` is uint8 NHWC.
+
+    One table per channel, rounded where `ViTImageProcessorPil` rounds, so equal to it to the bit.
+    """
+    scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    out = np.empty((batch.shape[0], 3, *batch.shape[1:3]), np.float32)
+    for c, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std, strict=True)):
+        table = (scaled - np.float32(mean)) / np.float32(std)
+        np.take(table, batch[..., c], out=out[:, c])
+    return out
+
+
+def _resized(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    if preprocessing.resize is not None:
+        return preprocessing.resize
+    short = preprocessing.shortest_edge
+    assert short is not None
+    if width <= height:
+        return int(short * height / width), short
+    return short, int(short * width / height)
+
+
+def _centre(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Crop to the centre; where the image is smaller, pad with black, the odd pixel before it."""
+    found_height, found_width = pixels.shape[:2]
+    if height > found_height or width > found_width:
+        padded = np.zeros((max(height, found_height), max(width, found_width), 3), np.uint8)
+        top = math.ceil((padded.shape[0] - found_height) / 2)
+        left = math.ceil((padded.shape[1] - found_width) / 2)
+        padded[top : top + found_height, left : left + found_width] = pixels
+        # The crop is placed on the image, not on its padding: the two differ by an odd pixel.
+        top += (found_height - height) // 2
+        left += (found_width - width) // 2
+        pixels = padded
+    else:
+        top, left = (found_height - height) // 2, (found_width - width) // 2
+    return pixels[top : top + height, left : left + width]

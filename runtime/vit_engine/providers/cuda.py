@@ -1,0 +1,51 @@
+"""The CUDA provider: its options, and a session behind CUDA graphs."""
+
+from collections import Counter
+
+from vit_engine.errors import ProviderError
+from vit_engine.providers.buckets import BucketSession, buckets_up_to
+from vit_engine.providers.obstacles import PROVIDERS, log
+from vit_engine.providers.sessions import Request, open_session, placements
+
+OPTIONS = {
+    # Grow by what is asked for: doubling would run out of memory at half of it.
+    "arena_extend_strategy": "kSameAsRequested",
+    # TF32 would round the products of an fp32 artefact to 10 bits.
+    "use_tf32": "0",
+}
+
+
+def options(request: Request, *, graphs: bool) -> dict[str, str]:
+    """Return the provider options for one device."""
+    return OPTIONS | {"device_id": str(request.device), "enable_cuda_graph": str(int(graphs))}
+
+
+def open_on_cuda(request: Request, largest: int) -> BucketSession:
+    """Open the artefact on CUDA for batches of up to `largest`."""
+    graphs = request.cuda_graphs
+    try:
+        session = open_session(request, ["cuda"], {"cuda": options(request, graphs=graphs)})
+    except ProviderError as e:
+        if not graphs or "cannot use the graph capture feature" not in str(e):
+            raise
+        # A node outside CUDA cannot be captured; what it is, is told below.
+        log.warning("cuda runs without CUDA graphs: not all of the model is on the GPU")
+        graphs = False
+        session = open_session(request, ["cuda"], {"cuda": options(request, graphs=graphs)})
+    report_strays(placements(session), "cuda")
+    return BucketSession(
+        session,
+        request.contract,
+        device=("cuda", request.device),
+        buckets=buckets_up_to(largest),
+        graphs=graphs,
+    )
+
+
+def report_strays(found: dict[str, list[str]], provider: str) -> None:
+    """Warn of nodes that were placed elsewhere than on `provider`: they cost copies each run."""
+    for name, operators in found.items():
+        if name != PROVIDERS[provider]:
+            kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(operators).most_common())
+            total = sum(map(len, found.values()))
+            log.warning("%d of %d nodes run on %s: %s", len(operators), total, name, kinds)

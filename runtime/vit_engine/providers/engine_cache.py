@@ -1,0 +1,112 @@
+"""Where built TensorRT engines are kept: folders of our own, one for each thing they depend on.
+
+An engine is executable code. Folders that others can write to are refused, and files that are not
+byte for byte what was built are thrown away.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from vit_engine.errors import ProviderError
+from vit_engine.providers.obstacles import log
+
+SEAL = "sealed.json"
+"""Written last: the key and the hashes of the files beside it."""
+
+TIMING = ".timing"
+"""Suffix of TensorRT's timings of kernels, which only speed a build up and change with each."""
+
+
+def root() -> Path:
+    """Return the folder of all engines, below XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vit-engine" / "tensorrt"
+
+
+@dataclass(frozen=True)
+class EngineCache:
+    """One folder of engines; `key` is all that they depend on, and names the folder."""
+
+    folder: Path
+    key: Mapping[str, str]
+
+    @classmethod
+    def of(cls, key: Mapping[str, str]) -> Self:
+        """Return the cache for a key, its folder made; ProviderError if others can write there."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        cache = cls(root() / digest[:32], key)
+        for folder in (root().parent, root(), cache.folder):
+            _private(folder)
+        return cache
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from building the same engine at the same time."""
+        with self.folder.with_suffix(".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.warning("another process is building this engine: waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def sound(self) -> bool:
+        """Return whether engines are there, as they were built; tells of any that are not."""
+        try:
+            sealed = json.loads((self.folder / SEAL).read_text())
+        except FileNotFoundError:
+            return False  # never built, or not to the end
+        except (OSError, ValueError):
+            sealed = None
+        expected = {"key": dict(self.key), "files": self._hashes()}
+        if sealed == expected:
+            return True
+        log.warning("%s: the kept TensorRT engine is damaged: building it anew", self.folder)
+        return False
+
+    def seal(self) -> None:
+        """Declare the files in the folder built and good."""
+        if not (files := self._hashes()):
+            raise ProviderError(f"{self.folder}: TensorRT has kept no engine there")
+        text = json.dumps({"key": dict(self.key), "files": files}, indent=2)
+        temporary = self.folder / f"{SEAL}.partial"
+        temporary.write_text(text)
+        temporary.replace(self.folder / SEAL)
+
+    def clear(self) -> None:
+        """Throw away what the folder holds."""
+        shutil.rmtree(self.folder)
+        _private(self.folder)
+
+    def _hashes(self) -> dict[str, str]:
+        found = {}
+        for path in sorted(self.folder.iterdir()):
+            if not path.name.startswith(SEAL) and path.suffix != TIMING:
+                with path.open("rb") as file:
+                    found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
+
+
+def _private(folder: Path) -> None:
+    """Make a folder for this user alone, or raise ProviderError if others can write to it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as e:
+        raise ProviderError(
+            f"{folder}: no cache for TensorRT engines there ({e.strerror}); set XDG_CACHE_HOME"
+        ) from e
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
+        raise ProviderError(
+            f"{folder}: others can write to this cache of executable code (owner {found.st_uid}, "
+            f"mode {stat.filemode(found.st_mode)}); chmod 700 it, or set XDG_CACHE_HOME"
+        )

@@ -1,0 +1,199 @@
+"""The TensorRT provider: its options, and engines that are built once and kept."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_engine.artefact.attention import primitive, replace_attention
+from vit_engine.errors import ParityError, ProviderError
+from vit_engine.machine import libraries, nvidia
+from vit_engine.providers import cuda
+from vit_engine.providers.buckets import BucketSession, buckets_up_to
+from vit_engine.providers.engine_cache import EngineCache
+from vit_engine.providers.obstacles import PROVIDERS, import_onnxruntime, log
+from vit_engine.providers.sessions import (
+    PlainSession,
+    Request,
+    feed_from_pixels,
+    open_on_cpu,
+    open_session,
+    placements,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+TICK_S = 15.0
+"""Seconds between two words on a build's progress."""
+
+PARITY_IMAGES = 8
+PARITY_SHARE = 1e-2
+"""A built engine's logits may differ from the CPU's by this share of their range.
+
+It is the bound of the exporter for fp16.
+"""
+
+
+def profile(request: Request, largest: int) -> dict[str, str]:
+    """Return the shapes that an engine is built for: 1 to `largest` images, best at `largest`."""
+    given = request.contract.input
+    size = f"{given.height}x{given.width}"
+    image = f"{size}x3" if given.layout == "NHWC" else f"3x{size}"
+    return {
+        f"trt_profile_{name}_shapes": f"{given.name}:{batch}x{image}"
+        for name, batch in (("min", 1), ("opt", largest), ("max", largest))
+    }
+
+
+def options(request: Request, largest: int, folder: str) -> dict[str, str]:
+    """Return the provider options for one device, engines kept in `folder`.
+
+    No CUDA graphs: the provider keeps one for all shapes, and would answer a batch with another's.
+    """
+    return {
+        "device_id": str(request.device),
+        # It builds weakly typed networks: without this an fp16 file runs in fp32.
+        "trt_fp16_enable": str(int(request.contract.identity.precision == "fp16")),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+        **profile(request, largest),
+    }
+
+
+def cache_key(
+    request: Request, largest: int, gpu: nvidia.Gpu, driver: str, version: str
+) -> dict[str, str]:
+    """Return all that a built engine depends on; ONNX Runtime's own key leaves out the weights."""
+    with request.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "artefact": digest,
+        "onnxruntime": import_onnxruntime().__version__,
+        "tensorrt": version,
+        "driver": driver,
+        "gpu": f"{gpu.name}, {gpu.memory} bytes, sm_{gpu.capability[0]}{gpu.capability[1]}",
+        **options(request, largest, ""),
+    }
+
+
+def open_on_tensorrt(request: Request, largest: int) -> BucketSession:
+    """Open the artefact on TensorRT for batches of up to `largest`, building its engine if need be.
+
+    Raises ProviderError where it cannot be built, ParityError where the built engine strays.
+    """
+    driver = nvidia.driver()
+    assert driver is not None  # the provider's obstacles have been looked for
+    gpu = driver.gpus[request.device]
+    name = driver.version or ".".join(map(str, driver.cuda))
+    cache = EngineCache.of(cache_key(request, largest, gpu, name, libraries.tensorrt_version()))
+    model = replace_attention(request.path.read_bytes(), primitive)
+
+    def opened() -> "onnxruntime.InferenceSession":
+        chain = {
+            "tensorrt": options(request, largest, str(cache.folder)),
+            "cuda": cuda.options(request, graphs=False),
+        }
+        return open_session(request, list(chain), chain, model)
+
+    with cache.locked():
+        if cache.sound():
+            try:
+                return _runner(opened(), request, largest)
+            except ProviderError as e:
+                log.warning("the kept TensorRT engine does not load (%s): building it anew", e)
+        cache.clear()
+        with announced(f"a TensorRT engine for batches of 1 to {largest} on {gpu.name}"):
+            session = opened()
+        report_split(session)
+        runner = _runner(session, request, largest)
+        try:
+            check_parity(runner, request, largest)
+        except ParityError:
+            runner.close()
+            raise
+        cache.seal()
+        return runner
+
+
+def report_split(session: "onnxruntime.InferenceSession") -> None:
+    """Warn where the graph is not one engine."""
+    parts = [
+        part
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == PROVIDERS["tensorrt"]
+    ]
+    if len(parts) != 1:
+        log.warning("TensorRT took the model in %d engines, not in one", len(parts))
+    cuda.report_strays(placements(session), "tensorrt")
+
+
+def check_parity(runner: BucketSession | PlainSession, request: Request, largest: int) -> None:
+    """Raise ParityError unless the engine gives the CPU's logits, at both ends of its profile."""
+    contract = request.contract
+    images = sample_images(contract.input.height, contract.input.width)
+    feed = feed_from_pixels(images, contract)
+    reference = open_on_cpu(request, PARITY_IMAGES)
+    expected = reference.run(feed)
+    reference.close()
+    known = contract.parity.logit_range if contract.parity else 0.0
+    allowed = PARITY_SHARE * max(known, float(np.ptp(expected)))
+    for size in sorted({1, min(largest, PARITY_IMAGES)}):
+        found = np.concatenate([runner.run(feed[i : i + size]) for i in range(0, len(feed), size)])
+        worst = float(np.abs(found - expected).max())
+        if not np.isfinite(found).all() or worst > allowed:
+            raise ParityError(
+                f"the TensorRT engine strays from the CPU at batch {size}: max |logit difference| "
+                f"{worst:.3g}, allowed {allowed:.3g}; use --provider cuda, or export with --fp32"
+            )
+
+
+def sample_images(height: int, width: int) -> NDArray[np.uint8]:
+    """Return smooth and noisy seeded images (PARITY_IMAGES, height, width, 3)."""
+    rng = np.random.default_rng(0)
+    images = []
+    for cells in (2, 4, 8, height):
+        for _ in range(PARITY_IMAGES // 4):
+            coarse = rng.integers(0, 256, (cells, cells, 3), np.uint8)
+            rows, columns = np.arange(height) * cells // height, np.arange(width) * cells // width
+            images.append(coarse[rows][:, columns])
+    return np.stack(images)
+
+
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Say that something is being built, and every TICK_S that it still is."""
+    log.warning("building %s: once, and it takes minutes", what)
+    start, done = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not done.wait(TICK_S):
+            log.warning("still building (%.0f s)", time.monotonic() - start)
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield
+        log.warning("built in %.0f s", time.monotonic() - start)
+    finally:
+        done.set()
+        ticker.join()
+
+
+def _runner(
+    session: "onnxruntime.InferenceSession", request: Request, largest: int
+) -> BucketSession:
+    return BucketSession(
+        session,
+        request.contract,
+        device=("cuda", request.device),
+        buckets=buckets_up_to(largest),
+        graphs=False,
+    )

@@ -1,0 +1,98 @@
+"""A contact sheet: a run's images and labels as one HTML page to look at."""
+
+import base64
+import io
+import json
+import random
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vit_engine.artefact.contract import Contract
+from vit_engine.classifier import Labelled
+from vit_engine.errors import ProviderError, printable
+
+MAX_IMAGES, MAX_ERRORS = 600, 600
+"""What a sheet shows at most: of more images a random sample, of more errors the first."""
+
+SIDE = 144
+"""Pixels of a thumbnail's side; about 5 KB each."""
+
+
+class ContactSheet:
+    """Takes a run's batches as they come and keeps a bounded sample of them.
+
+    A thumbnail is the model's own input, so it shows what the crop and the squash left of an image.
+    `before` is how many images an earlier run had labelled: the sheet says that it lacks them.
+    """
+
+    def __init__(self, contract: Contract, *, before: int = 0) -> None:
+        self._contract, self._before = contract, before
+        self._images: list[dict[str, Any]] = []
+        self._errors: list[dict[str, Any]] = []
+        self._labelled = self._failed = 0
+        self._random = random.Random(0)
+
+    def add(self, labelled: Labelled) -> None:
+        """Take a batch; an image's thumbnail is made only if it enters the sample."""
+        pixels = iter(labelled.pixels)
+        for prediction in labelled.predictions:
+            order = self._labelled + self._failed
+            # A decoded image has pixels, also where the model's answer was not finite.
+            shown = next(pixels) if prediction.error_code in (None, "nonfinite") else None
+            name = printable(prediction.path or "-")
+            if prediction.error is not None:
+                self._failed += 1
+                if len(self._errors) < MAX_ERRORS:
+                    error = printable(prediction.error)
+                    self._errors.append(
+                        {"path": name, "code": prediction.error_code, "error": error}
+                    )
+                continue
+            self._labelled += 1
+            place = self._place()
+            if place is None or shown is None:
+                continue
+            scores = [[score.label, round(score.score, 6)] for score in prediction.topk]
+            image = {"path": name, "order": order, "topk": scores, "image": _data_url(shown)}
+            self._images[place : place + 1] = [image]
+
+    def write(self, path: Path) -> None:
+        """Write the page, whole or not at all."""
+        identity = self._contract.identity
+        data = {
+            "model": f"{identity.model} {identity.precision}",
+            "labelled": self._labelled,
+            "failed": self._failed,
+            "before": self._before,
+            "images": sorted(self._images, key=lambda image: image["order"]),
+            "errors": self._errors,
+        }
+        page = resources.files("vit_engine.rows").joinpath("contact_sheet.html").read_text("utf-8")
+        # Within a script element only "<" could end the text.
+        text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+        new = path.with_name(path.name + ".new")
+        try:
+            new.write_text(page.replace("__DATA__", text), "utf-8")
+            new.replace(path)
+        except OSError as e:
+            raise ProviderError(f"{path}: cannot be written ({e.strerror})") from e
+
+    def _place(self) -> int | None:
+        """Return where the newest labelled image enters the sample (reservoir sampling)."""
+        if self._labelled <= MAX_IMAGES:
+            return len(self._images)
+        place = self._random.randrange(self._labelled)
+        return place if place < MAX_IMAGES else None
+
+
+def _data_url(pixels: NDArray[np.uint8]) -> str:
+    image = Image.fromarray(pixels)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,154 @@
+"""Predictions as rows: JSON lines, CSV, a table to read, or Parquet."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_engine.classifier import Prediction
+from vit_engine.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS = ("path", "label", "index", "score", "topk", "error", "error_code")
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run, OWASP's list
+_ROWS_A_GROUP = 65_536
+
+
+@dataclass(frozen=True)
+class Format:
+    """How rows are written; `convert` makes the file of those lines where it is not they alone."""
+
+    line: Callable[[Prediction], bytes]
+    header: bytes = b""
+    convert: Callable[[Path, Path], None] | None = None
+
+
+def row_from_prediction(prediction: Prediction) -> dict[str, Any]:
+    """Return the row of one image, the same in every format: its labels or its error."""
+    topk = [{"label": s.label, "index": s.index, "score": s.score} for s in prediction.topk]
+    values = (
+        prediction.path,
+        prediction.label,
+        prediction.index,
+        prediction.score,
+        topk,
+        prediction.error,
+        prediction.error_code,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def jsonl_line(prediction: Prediction) -> bytes:
+    """Return one JSON document; a path's undecodable bytes are lone surrogate escapes."""
+    return json.dumps(row_from_prediction(prediction)).encode() + b"\n"
+
+
+def csv_line(prediction: Prediction) -> bytes:
+    """Return one CSV record; `topk` is JSON in its cell, a path's bytes are as they are on disk.
+
+    A text cell that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
+    row = row_from_prediction(prediction)
+    row["topk"] = json.dumps(row["topk"]) if row["topk"] else None
+    return _csv(
+        f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        for value in row.values()
+    )
+
+
+def table_line(prediction: Prediction, *, colour: bool = False) -> bytes:
+    """Return one line to read: path, then labels with percentages, or the error."""
+    path = printable(prediction.path or "-")
+    if prediction.error is not None:
+        text = f"{prediction.error_code}: {printable(prediction.error)}"
+        text = f"\x1b[31m{text}\x1b[0m" if colour else text
+    else:
+        text = ", ".join(f"{printable(s.label)} {s.score:.1%}" for s in prediction.topk)
+    return f"{path:<32}  {text}\n".encode()
+
+
+def parquet_from_jsonl(lines: Path, path: Path) -> None:
+    """Write the rows of a JSON Lines file as Parquet, a row group at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = arrow_schema()
+    with lines.open("rb") as file, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := [json.loads(line) for line in islice(file, _ROWS_A_GROUP)]:
+            rows = [row | arrow_path(row["path"]) for row in group]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def arrow_path(path: str) -> dict[str, Any]:
+    """Return the columns of a path: `raw` has the bytes of one that is not UTF-8, else None.
+
+    Such a path's `path` has them escaped.
+    """
+    raw = os.fsencode(path)
+    if _is_utf8(raw):
+        return {"path": path, "raw": None}
+    return {"path": printable(path), "raw": raw}
+
+
+def format_from_name(name: str, *, colour: bool = False) -> Format:
+    """Return a format of FORMATS, for a terminal in `colour`; UsageError if its extra is absent."""
+    if name == "table":
+        return Format(partial(table_line, colour=colour))
+    if name == "parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as e:
+            raise UsageError(
+                "Parquet needs pyarrow; pip install 'vit-engine[parquet]', or use --format jsonl"
+            ) from e
+    return _FORMATS[name]
+
+
+def arrow_schema() -> "pa.Schema":
+    """Return the columns of a row in Parquet."""
+    import pyarrow as pa
+
+    score = [("label", pa.string()), ("index", pa.int64()), ("score", pa.float64())]
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            ("raw", pa.binary()),
+            *score,
+            ("topk", pa.list_(pa.struct(score))),
+            ("error", pa.string()),
+            ("error_code", pa.string()),
+        ]
+    )
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _csv(values: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+_FORMATS = {
+    "table": Format(table_line),
+    "jsonl": Format(jsonl_line),
+    "csv": Format(csv_line, header=_csv(COLUMNS)),
+    "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
+}
+FORMATS = tuple(_FORMATS)
+"""Their names."""

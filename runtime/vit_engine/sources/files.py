@@ -1,0 +1,69 @@
+"""Reading regular files, once and within limits."""
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+
+from vit_engine.errors import ImageError
+from vit_engine.sources.item import LIMITS, Limits
+
+
+def bytes_from_path(
+    path: str | os.PathLike[str], *, limits: Limits = LIMITS, part: tuple[int, int] | None = None
+) -> bytes:
+    """Read a regular file, or a `part` (start, size) of it, once and up to the limit.
+
+    Anything that is no regular file is refused without opening it.
+    """
+    try:
+        check_regular(Path(path).stat())
+        # The name may have become a FIFO since: O_NONBLOCK returns at once, and fstat tells.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            found = os.fstat(descriptor)
+            check_regular(found)
+            start, size = part or (0, found.st_size)
+            if size > limits.max_bytes:
+                raise _too_many_bytes(size, limits)
+            file.seek(start)
+            data = _read(file, size if part else limits.max_bytes + 1)
+    except OSError as e:
+        code = "permission" if e.errno in (errno.EACCES, errno.EPERM) else "missing"
+        raise ImageError(code, f"cannot be read: {e.strerror or e}") from e
+    except ValueError as e:  # a NUL in the name
+        raise ImageError("missing", f"cannot be read: {e}") from e
+    if not data:
+        raise ImageError("empty", "is empty")
+    if len(data) > limits.max_bytes:  # it has grown since
+        raise _too_many_bytes(len(data), limits)
+    if part and len(data) < size:
+        raise ImageError("truncated", f"is cut short: {len(data)} of {size} bytes are there")
+    return data
+
+
+def check_regular(found: os.stat_result) -> None:
+    """Raise ImageError `not_regular` for anything but a file: a FIFO, a device, a folder."""
+    if not stat.S_ISREG(found.st_mode):
+        kind = {
+            stat.S_IFDIR: "a folder",
+            stat.S_IFIFO: "a FIFO",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFCHR: "a character device",
+            stat.S_IFBLK: "a block device",
+        }.get(stat.S_IFMT(found.st_mode), "no regular file")
+        raise ImageError("not_regular", f"is {kind}, not a regular file")
+
+
+def _too_many_bytes(found: int, limits: Limits) -> ImageError:
+    return ImageError("too_large", f"has {found} bytes, the limit is {limits.max_bytes}")
+
+
+def _read(file: io.FileIO, limit: int) -> bytes:
+    """Read to the end or `limit`; a raw read may return less than asked."""
+    parts = []
+    while limit > 0 and (part := file.read(min(limit, 2**24))):
+        parts.append(part)
+        limit -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,420 @@
+"""vit-infer as a user meets it: one row for each image, in order, and the truth at the end."""
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from conftest import ROOT, Run
+
+EXAMPLES = sorted((ROOT / "examples").iterdir())
+PROGRAM = str(Path(sys.executable).with_name("vit-infer"))
+
+
+def rows_of(text: str | bytes) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def infer(run_command: Run):
+    return lambda *arguments, **options: run_command(
+        "vit-infer", "-m", "demo", "--provider", "cpu", *arguments, **options
+    )
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A folder of good and bad images: a bad one after every third."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i in range(60):
+        if i % 4 == 3:
+            (folder / f"{i:02}.jpg").write_bytes(b"\xff\xd8\xff no image")
+        else:
+            source = EXAMPLES[i % len(EXAMPLES)]
+            shutil.copy(source, folder / f"{i:02}{source.suffix}")
+    return folder
+
+
+def test_a_folder_is_labelled_in_order(infer):
+    done = infer(ROOT / "examples", "-k", 2)
+    rows = rows_of(done.stdout)
+    assert done.returncode == 0
+    assert [r["path"] for r in rows] == [str(p) for p in EXAMPLES]
+    assert [r["label"] for r in rows] == [p.stem.partition("-")[0] for p in EXAMPLES]
+    for row in rows:
+        assert list(row) == ["path", "label", "index", "score", "topk", "error", "error_code"]
+        assert len(row["topk"]) == 2
+        best = {k: row[k] for k in ("label", "index", "score")}
+        assert row["topk"][0] == best
+        assert row["error"] is row["error_code"] is None
+    assert f"{len(EXAMPLES)} images, 0 failed" in done.stderr
+
+
+def test_bad_images_are_rows_and_change_no_other(infer, mixed):
+    done = infer(mixed)
+    rows = rows_of(done.stdout)
+    assert done.returncode == 3
+    assert "60 images, 15 failed" in done.stderr
+    assert [Path(r["path"]).name[:2] for r in rows] == [f"{i:02}" for i in range(60)]
+    for bad in mixed.glob("??.jpg"):
+        if bad.stat().st_size < 100:
+            bad.unlink()
+    clean = {r["path"]: r for r in rows_of(infer(mixed).stdout)}
+    for i, row in enumerate(rows):
+        if i % 4 == 3:
+            assert row["error_code"] in ("truncated", "decode") and row["label"] is None
+        else:
+            assert row["index"] == clean[row["path"]]["index"]
+            # The batches hold other neighbours and other numbers: fp16 rounding, no more.
+            assert row["score"] == pytest.approx(clean[row["path"]]["score"], abs=1e-3)
+
+
+def test_every_odd_image_is_one_row(infer, test_data, tmp_path):
+    folder = test_data / "odd-images"
+    done = infer(folder, "--all-files", "-o", tmp_path / "rows.jsonl", timeout=300)
+    rows = rows_of((tmp_path / "rows.jsonl").read_bytes())
+    assert done.returncode == 3
+    assert len(rows) > 900
+    assert len({r["path"] for r in rows}) == len(rows)
+    assert all((r["label"] is None) == (r["error"] is not None) for r in rows)
+    failed = [r for r in rows if r["error"]]
+    assert f"{len(rows):,} images, {len(failed):,} failed" in done.stderr
+    assert {r["error_code"] for r in failed} <= {"decode", "truncated", "too_large", "empty"}
+
+
+def test_formats_agree(infer, tmp_path, mixed):
+    import pyarrow.parquet as pq
+
+    for suffix in ("jsonl", "csv", "parquet"):
+        assert infer(mixed, "-o", tmp_path / f"rows.{suffix}").returncode == 3
+    expected = rows_of((tmp_path / "rows.jsonl").read_bytes())
+    found = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [{k: r[k] for k in expected[0]} for r in found] == expected
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        for row, wanted in zip(csv.DictReader(file), expected, strict=True):
+            assert row["path"] == wanted["path"]
+            assert row["label"] == (wanted["label"] or "")
+            assert json.loads(row["topk"] or "[]") == wanted["topk"]
+            assert row["error_code"] == (wanted["error_code"] or "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "mixed", "rows.csv", "rows.jsonl", "rows.parquet",
+    ]  # fmt: skip
+    table = infer(mixed, "--format", "table").stdout.splitlines()
+    assert len(table) == len(expected) and "\x1b" not in "".join(table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "rows.txt"], "--format table|jsonl|csv|parquet"),
+        (["--format", "parquet"], "Parquet needs a file"),
+        (["--resume"], "name it with -o"),
+        (["-o", "."], "is a folder"),
+        (["--max-errors", "many"], "invalid"),
+        (["--timeout", "0"], "--timeout"),
+        (["-k", "0"], "must be at least 1"),
+        (["-b", "0"], "must be at least 1"),
+        (["--html", "absent/sheet.html"], "no folder absent"),
+    ],
+)
+def test_senseless_options_are_refused_in_a_line(infer, arguments, words, tmp_path):
+    done = infer(EXAMPLES[0], *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_tars_tables_and_urls_are_sources(infer, tmp_path):
+    names = "".join(f"{p}\n" for p in EXAMPLES[:3])
+    assert len(rows_of(infer("-", input=names).stdout)) == 3
+    nul = names.replace("\n", "\0")
+    assert len(rows_of(infer("-", "-0", input=nul).stdout)) == 3
+    for suffix, mode in (("tar", "w"), ("tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / f"shard.{suffix}", mode) as tar:
+            for path in EXAMPLES:
+                tar.add(path, f"part/{path.name}")
+                tar.addfile(tarfile.TarInfo(f"part/{path.stem}.cls"))
+        rows = rows_of(infer(tmp_path / f"shard.{suffix}").stdout)
+        assert [r["path"] for r in rows] == [
+            f"{tmp_path}/shard.{suffix}/part/{p.name}" for p in EXAMPLES
+        ]
+        assert [r["label"] for r in rows] == [p.stem.partition("-")[0] for p in EXAMPLES]
+    (tmp_path / "list.csv").write_text(f"id,file\n1,{EXAMPLES[0]}\n2,\n3,absent.jpg\n")
+    done = infer(tmp_path / "list.csv", "--column", "file")
+    assert [r["error_code"] for r in rows_of(done.stdout)] == [None, "missing", "missing"]
+    refused = infer(tmp_path / "list.csv")
+    assert refused.returncode == 2 and "no column 'path' but 'id', 'file'" in refused.stderr
+
+
+def test_rows_come_while_the_list_is_still_open(infer):
+    with subprocess.Popen(
+        [PROGRAM, "-m", "demo", "--provider", "cpu", "-q", "-"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout
+        for path in EXAMPLES[:2]:
+            process.stdin.write(f"{path}\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["path"] == str(path)
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+def test_names_that_are_not_utf8_survive_every_format(infer, tmp_path):
+    import pyarrow.parquet as pq
+
+    name = os.fsencode(tmp_path) + b"/caf\xe9\n=1.png"
+    shutil.copy(EXAMPLES[2], os.fsdecode(name))
+    for suffix in ("jsonl", "csv", "parquet"):
+        assert infer(tmp_path, "-o", tmp_path / f"r.{suffix}").returncode == 0
+    (row,) = rows_of((tmp_path / "r.jsonl").read_bytes())
+    assert os.fsencode(row["path"]) == name
+    text = (tmp_path / "r.csv").read_text("utf-8", "surrogateescape")
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert os.fsencode(row["path"]) == name
+    (row,) = pq.read_table(tmp_path / "r.parquet").to_pylist()
+    assert row["raw"] == name
+    assert row["path"].endswith("caf\\xe9\\n=1.png")
+    (again,) = rows_of(infer(tmp_path / "r.parquet").stdout)
+    assert os.fsencode(again["path"]) == name and again["error"] is None
+    assert "caf\\xe9\\n=1.png" in infer(tmp_path, "--format", "table").stdout
+
+
+def test_csv_cells_are_no_formulas(infer, tmp_path):
+    names = ["=1+1.png", "+2.png", "-3.png", "@4.png", "\t5.png", "6.png"]
+    for name in names:
+        shutil.copy(EXAMPLES[2], tmp_path / name)
+    listed = "".join(f"{n}\0" for n in names)
+    done = infer("-", "-0", "--format", "csv", input=listed, cwd=tmp_path)
+    cells = [row["path"] for row in csv.DictReader(io.StringIO(done.stdout, newline=""))]
+    assert cells == [*(f"'{n}" for n in names[:5]), "6.png"]
+
+
+def test_sources_that_are_no_files_are_rows_at_once(infer, tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "empty.png").touch()
+    Image.new("RGB", (50_000, 1)).save(tmp_path / "strip.png")
+    paths = [tmp_path / n for n in ("fifo.jpg", "empty.png", "strip.png", "no.png")]
+    rows = rows_of(infer(*paths, "/dev/zero").stdout)
+    codes = ["not_regular", "empty", None, "missing", "not_regular"]
+    assert [r["error_code"] for r in rows] == codes
+
+
+def test_too_many_errors_stop_the_run(infer, mixed, tmp_path):
+    done = infer(mixed, "--max-errors", 3, "-b", 8, "-o", tmp_path / "r.jsonl")
+    assert done.returncode == 1
+    assert "4 failed, --max-errors is 3" in done.stderr
+    assert infer(mixed, "--max-errors", "25%").returncode == 3
+    done = infer(mixed, "--max-errors", "24%", "-o", tmp_path / "s.jsonl")
+    assert done.returncode == 1 and "15 failed, --max-errors is 24%" in done.stderr
+    assert len(rows_of((tmp_path / "s.jsonl").read_bytes())) == 60
+    more = infer(mixed, "--max-errors", 20, "-b", 8, "-o", tmp_path / "r.jsonl", "--resume")
+    assert more.returncode == 3
+    assert len(rows_of((tmp_path / "r.jsonl").read_bytes())) == 60
+
+
+@pytest.mark.parametrize("target", ["-o", "stdout"])
+def test_a_full_device_is_exit_4(infer, target, mixed):
+    if target == "-o":
+        done = infer(mixed, "-o", "/dev/full", "--format", "jsonl")
+    else:
+        with Path("/dev/full").open("wb") as full:
+            done = infer(mixed, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert done.returncode == 4
+    assert "No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_device_is_exit_4_for_what_is_written_at_the_end_too(infer):
+    with Path("/dev/full").open("wb") as full:
+        done = infer("--describe", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert (done.returncode, done.stderr) == (4, "vit-infer: No space left on device\n")
+
+
+def test_a_folder_that_cannot_be_written_to_is_exit_4_at_once(infer):
+    done = infer(EXAMPLES[0], "-o", "/proc/rows.jsonl")
+    assert done.returncode == 4
+    assert done.stderr.startswith("vit-infer: /proc/rows.jsonl: cannot be written")
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly(mixed):
+    command = f"{PROGRAM} -m demo --provider cpu -q -b 2 {mixed} | head -n 1"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert len(rows_of(done.stdout)) == 1
+    assert done.stderr == ""
+
+
+def test_a_full_disk_keeps_whole_rows_that_are_resumed(infer, tmp_path):
+    clean, full = tmp_path / "clean.jsonl", tmp_path / "full.jsonl"
+    names = "".join(f"{EXAMPLES[0] if i % 500 == 0 else '/absent' * 20}\n" for i in range(4000))
+    infer("-", "-o", clean, input=names)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, 800_000))
+
+    done = infer("-", "-o", full, input=names, preexec_fn=limit)
+    assert done.returncode == 4 and "File too large" in done.stderr, done.stderr
+    assert not full.exists()
+    kept = len(rows_of((tmp_path / "full.jsonl.partial").read_bytes()))  # no torn line
+    assert 1000 <= kept < 4000
+    assert infer("-", "-o", full, "--resume", input=names).returncode == 3
+    assert full.read_bytes() == clean.read_bytes()
+
+
+@pytest.fixture
+def broken_off(infer, mixed, tmp_path) -> Path:
+    """The output of a run that stopped in the middle."""
+    assert infer(mixed, "--max-errors", 5, "-b", 4, "-o", tmp_path / "r.jsonl").returncode == 1
+    return tmp_path / "r.jsonl"
+
+
+def test_what_was_broken_off_is_not_overwritten(infer, mixed, broken_off):
+    done = infer(mixed, "-b", 4, "-o", broken_off)
+    assert done.returncode == 2
+    assert "24 rows of a run that was broken off; go on with --resume" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-k", "3"], "was begun with top_k 5, not 3"),
+        (["-b", "8"], "was begun with batch 4, not 8"),
+        (["--fast-decode"], "was begun with fast_decode false, not true"),
+    ],
+)
+def test_other_options_are_not_resumed(infer, mixed, broken_off, options, words):
+    done = infer(mixed, "-b", "4", *options, "-o", broken_off, "--resume")
+    assert done.returncode == 2 and words in done.stderr
+
+
+def test_another_model_is_not_resumed(run_command, tiny_artefact, mixed, broken_off):
+    line = ["-m", tiny_artefact, "--provider", "cpu", mixed, "-b", 4, "-o", broken_off, "--resume"]
+    done = run_command("vit-infer", *line)
+    assert done.returncode == 2 and "was begun with model" in done.stderr
+
+
+def test_other_sources_are_not_resumed(infer, mixed, broken_off):
+    (mixed / "00.jpg").rename(mixed / "000.jpg")
+    done = infer(mixed, "-b", 4, "-o", broken_off, "--resume")
+    assert done.returncode == 2 and "are not the first of these sources" in done.stderr
+
+
+def test_resuming_gives_the_rows_of_a_clean_run(infer, mixed, broken_off, tmp_path):
+    infer(mixed, "-b", 4, "-o", tmp_path / "clean.jsonl")
+    done = infer(mixed, "-b", 4, "-o", broken_off, "--resume")
+    assert done.returncode == 3
+    assert "60 images, 15 failed" in done.stderr
+    assert broken_off.read_bytes() == (tmp_path / "clean.jsonl").read_bytes()
+    assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_soon_and_resumably(infer, mixed, tmp_path, number):
+    out = tmp_path / "r.jsonl"
+    line = [PROGRAM, "-m", "demo", "--provider", "cpu", "-b", "4", "-", "-o", str(out)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdin and run.stderr
+        names = [f"{p}\n" for p in sorted(mixed.iterdir())]
+        state = tmp_path / "r.jsonl.partial.state"
+        for name in names[:50]:  # a chunk is synced when it is old enough and a row comes
+            run.stdin.write(name)
+            run.stdin.flush()
+            time.sleep(0.06)
+        assert json.loads(state.read_text())["rows"] >= 4
+        run.send_signal(number)
+        assert run.wait(10) == 128 + number
+        assert "go on with --resume" in run.stderr.read()
+    assert infer("-", "-b", 4, "-o", out, "--resume", input="".join(names)).returncode == 3
+    assert len(rows_of(out.read_bytes())) == 60
+
+
+def test_logits_that_are_not_finite_are_rows(run_command, tmp_path):
+    model = artefact_with_infinite_logits(tmp_path / "log.onnx")
+    Image.new("RGB", (8, 8), "black").save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "b.png")
+    done = run_command("vit-infer", "-m", model, "--provider", "cpu", tmp_path, "-k", 1)
+    black, white = rows_of(done.stdout)
+    assert done.returncode == 3
+    assert (black["error_code"], black["topk"], black["label"]) == ("nonfinite", [], None)
+    assert (white["label"], white["error"]) == ("zero", None)
+
+
+def artefact_with_infinite_logits(path: Path) -> Path:
+    """The logits are (log of the mean, 0): of a black image -inf."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from vit_engine.artefact.contract import KEY, Contract, Identity, Input, Output, Preprocessing
+
+    image = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 4, 4, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    axes = numpy_helper.from_array(np.array([1, 2, 3]), "axes")
+    table = numpy_helper.from_array(np.array([[1, 0]], np.float32), "table")
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Log", ["mean"], ["log"]),
+        helper.make_node("Unsqueeze", ["log", "one"], ["column"]),
+        helper.make_node("Mul", ["column", "table"], ["logits"]),
+    ]
+    one = numpy_helper.from_array(np.array([1]), "one")
+    graph = helper.make_graph(nodes, "log", [image], [logits], [axes, table, one])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    pre = Preprocessing((4, 4), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
+    contract = Contract(
+        identity=Identity("log", None, "0" * 64, "fp32", "a test"),
+        input=Input("pixels", "uint8", "NHWC", 4, 4),
+        preprocessing=pre,
+        output=Output("logits", ("zero", "one")),
+        parity=None,
+    )
+    helper.set_model_props(model, {KEY: contract.dumps()})
+    onnx.save(model, path)
+    return path
+
+
+def on_a_terminal(*arguments: str | Path, **environment: str) -> str:
+    """Run vit-infer with a terminal for stdout and stderr; return what it shows."""
+    ours, theirs = pty.openpty()
+    line = [PROGRAM, "-m", "demo", "--provider", "cpu", *map(str, arguments)]
+    variables = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | environment
+    shown = b""
+    with subprocess.Popen(line, stdout=theirs, stderr=theirs, env=variables):
+        os.close(theirs)
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:  # EIO: the other side is closed
+            pass
+        finally:
+            os.close(ours)
+    return shown.decode()
+
+
+def test_a_terminal_gets_a_table_progress_and_colour(mixed):
+    shown = on_a_terminal(mixed, "-b", 1)
+    assert "\x1b[31m" in shown
+    assert re.search(r"\r\x1b\[K\d+( of 60)? images, \d+ failed, [\d.]+ images/s", shown)
+    assert "60 images, 15 failed" in shown.splitlines()[-1]
+    lines = [re.split(r"\r\x1b\[K", line.rstrip())[-1] for line in shown.split("\n")]
+    assert [line for line in lines[:60] if not line.startswith(str(mixed))] == []
+    plain = on_a_terminal(mixed, "-q", NO_COLOR="1")
+    assert "\x1b" not in plain and "images/s" not in plain
+    assert len(plain.splitlines()) == 60
