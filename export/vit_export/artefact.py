@@ -1,9 +1,6 @@
 """Writes an ONNX model and its contract as one file, whole or not at all."""
 
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +11,13 @@ from PIL import Image
 
 from vit_engine.artefact import contract
 from vit_engine.artefact.contract import Contract, Identity, Input, Output
-from vit_engine.errors import CheckpointError, ParityError, ProviderError
+from vit_engine.atomic import replacing
+from vit_engine.errors import CheckpointError, ParityError
+from vit_engine.parity import BOUNDS, Bounds
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.vit import INPUTS, Linear, model_from_checkpoint
 from vit_export.quantization.recipe import Quantized
-from vit_export.verify import BOUNDS, Bounds, parity_of
+from vit_export.verify import parity_of
 
 MAX_BYTES = 2**31 - 1
 """Of a serialised ONNX model: protobuf's limit to one message."""
@@ -97,28 +96,3 @@ def write(model: ir.Model, stamp: Contract, path: Path) -> None:
         )
     model.metadata_props[contract.KEY] = stamp.dumps()
     ir.save(model, path)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new name beside `path`; it takes `path`'s place at the end, or is removed on failure.
-
-    ProviderError where the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(descriptor)
-    except OSError as e:
-        raise ProviderError(f"{path}: cannot be written ({e.strerror})") from e
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

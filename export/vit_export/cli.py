@@ -131,8 +131,9 @@ def _export(arguments: argparse.Namespace) -> int:
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Here, since they import torch's world, which takes seconds: a mistake in the command line or
     # the checkpoint is told at once.
+    from vit_engine.parity import BOUNDS
     from vit_export.artefact import export
-    from vit_export.verify import BOUNDS, verification_images
+    from vit_export.verify import verification_images
 
     start = time.monotonic()
     bounds, rounded, images = BOUNDS[arguments.precision], None, None
