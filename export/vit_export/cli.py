@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vit_engine.artefact.contract import Parity
 from vit_engine.commands import ending
 from vit_engine.errors import UsageError
+from vit_engine.parity import BOUNDS
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL, Checkpoint, load
 
 if TYPE_CHECKING:
@@ -131,7 +132,6 @@ def _export(arguments: argparse.Namespace) -> int:
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Here, since they import torch's world, which takes seconds: a mistake in the command line or
     # the checkpoint is told at once.
-    from vit_engine.parity import BOUNDS
     from vit_export.artefact import export
     from vit_export.verify import verification_images
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.images.decode import image_from_bytes, image_from_item
@@ -49,7 +50,7 @@ class Classifier:
     @classmethod
     def load(
         cls,
-        model: str | Path = "vit.onnx",
+        model: str | Path = DEFAULT_MODEL,
         *,
         provider: str = DEFAULT_PROVIDER,
         device: int = 0,

@@ -23,6 +23,9 @@ from vit_engine.errors import ArtefactError
 
 _MODEL_METADATA = 14
 
+DEFAULT_MODEL = "vit.onnx"
+"""What vit-export writes and vit-infer opens where nothing else is named."""
+
 DEMO = "demo"
 """Names the artefact that comes with the package."""
 

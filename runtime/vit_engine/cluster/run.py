@@ -67,7 +67,7 @@ def label(
     output: str,
     *,
     address: str | None = None,
-    model: str | Path = "vit.onnx",
+    model: str | Path = metadata.DEFAULT_MODEL,
     top_k: int = DEFAULT_TOP_K,
     workers: Workers = Workers(),  # noqa: B008  frozen
     resume: bool = False,
