@@ -170,7 +170,10 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
 
 
 def _engine_cache() -> str:
-    folder = engine_cache.root()
+    try:
+        folder = engine_cache.root()
+    except ProviderError as e:
+        return str(e)
     engines = [p for p in folder.glob(f"*/{engine_cache.SEAL}") if p.is_file()]
     size = 0
     with contextlib.suppress(OSError):
