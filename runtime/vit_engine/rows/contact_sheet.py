@@ -15,9 +15,10 @@ from PIL import Image
 from vit_engine.artefact.contract import Contract
 from vit_engine.classifier import Labelled
 from vit_engine.errors import ProviderError, printable
+from vit_engine.rows import durable
 
 MAX_IMAGES, MAX_ERRORS = 600, 600
-"""What a sheet shows at most: of more images a random sample, of more errors the first."""
+"""The most that a sheet shows: a random sample of more images, the first of more errors."""
 
 SIDE = 144
 """Pixels of a thumbnail's side; about 5 KB each."""
@@ -26,8 +27,8 @@ SIDE = 144
 class ContactSheet:
     """Takes a run's batches as they come and keeps a bounded sample of them.
 
-    A thumbnail is the model's own input, so it shows what the crop and the squash left of an image.
-    `before` is how many images an earlier run had labelled: the sheet says that it lacks them.
+    A thumbnail is the model's own input: it shows what resizing and cropping left of an image.
+    `before` is how many rows a resumed run had already: the sheet says that it lacks their images.
     """
 
     def __init__(self, contract: Contract, *, before: int = 0) -> None:
@@ -38,7 +39,7 @@ class ContactSheet:
         self._random = random.Random(0)
 
     def add(self, labelled: Labelled) -> None:
-        """Take a batch; an image's thumbnail is made only if it enters the sample."""
+        """Add a batch; a thumbnail is made only of an image that enters the sample."""
         pixels = iter(labelled.pixels)
         for prediction in labelled.predictions:
             order = self._labelled + self._failed
@@ -75,10 +76,8 @@ class ContactSheet:
         page = resources.files("vit_engine.rows").joinpath("contact_sheet.html").read_text("utf-8")
         # Within a script element only "<" could end the text.
         text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-        new = path.with_name(path.name + ".new")
         try:
-            new.write_text(page.replace("__DATA__", text), "utf-8")
-            new.replace(path)
+            durable.replace(path, page.replace("__DATA__", text).encode())
         except OSError as e:
             raise ProviderError(f"{path}: cannot be written ({e.strerror})") from e
 
