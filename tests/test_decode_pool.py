@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -183,7 +183,8 @@ class Reader:
         return found
 
 
-@settings(max_examples=150, deadline=None)
+# Races do not shrink.
+@settings(max_examples=150, deadline=None, phases=[Phase.reuse, Phase.generate])
 @given(
     batch=st.integers(1, 17),
     workers=st.integers(1, 9),
