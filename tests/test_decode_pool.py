@@ -21,6 +21,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from conftest import wait_until
 from vit_engine.errors import ImageError
 from vit_engine.images import decode_pool
 from vit_engine.images.decode_pool import Batch, DecodePool, Job, ahead, slots_for
@@ -36,7 +37,7 @@ def ends() -> Iterator[None]:
     """A test that hangs fails; threads are switched often; none is left behind."""
 
     def late(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError("hangs")
+        pytest.fail("hangs")
 
     before = set(threading.enumerate())
     interval, handler = sys.getswitchinterval(), signal.signal(signal.SIGALRM, late)
@@ -49,13 +50,6 @@ def ends() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         sys.setswitchinterval(interval)
-
-
-def wait_until(so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not so():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.001)
 
 
 def wait_for(event: threading.Event) -> None:
@@ -677,6 +671,7 @@ def test_ahead_that_is_stopped_does_not_wait_for_ever(monkeypatch: pytest.Monkey
     block.released.set()
 
 
+@settings(deadline=None)
 @given(batch=st.integers(1, 1000), workers=st.integers(1, 256))
 def test_slots_are_whole_batches_for_the_engine_and_the_workers(batch: int, workers: int) -> None:
     """Three batches around the engine, and a batch or two chunks a worker, whichever is more."""
