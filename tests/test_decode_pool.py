@@ -62,7 +62,10 @@ def stamp(number: int) -> NDArray[np.uint8]:
 
 
 class Decoders:
-    """What makes a pool's decoders: they stamp slots, call `each` before, and refuse `bad`."""
+    """What makes a pool's decoders: they stamp slots, call `each` before, and refuse `bad`.
+
+    Those that are `heedless` finish what they were handed when they are cancelled.
+    """
 
     def __init__(
         self,
@@ -71,9 +74,10 @@ class Decoders:
         each: Callable[[int], None] = lambda number: None,
         start: Callable[[int], None] = lambda count: None,
         bad: Iterable[int] = (),
+        heedless: bool = False,
     ) -> None:
         self.pixels = np.zeros((slots, *SHAPE), np.uint8)
-        self.each, self.start, self.bad = each, start, frozenset(bad)
+        self.each, self.start, self.bad, self.heedless = each, start, frozenset(bad), heedless
         self.decoded: list[int] = []
         self.made: list[Decoder] = []
         self._lock = threading.Lock()
@@ -101,7 +105,7 @@ class Decoder:
 
     def decode(self, jobs: Sequence[Job[int]]) -> None:
         for job in jobs:
-            if self.cancelled.is_set():
+            if self.cancelled.is_set() and not self.owner.heedless:
                 return
             self.owner.each(job.image)
             if job.image in self.owner.bad:
@@ -494,8 +498,10 @@ def test_leaving_while_the_pool_is_full() -> None:
     decoders.assert_closed()
 
 
-def test_leaving_ends_what_is_being_decoded() -> None:
-    decoders = Decoders(slots_for(4, 2))
+@pytest.mark.parametrize("heedless", [False, True])
+def test_leaving_ends_what_is_being_decoded(heedless: bool) -> None:
+    decoders = Decoders(slots := slots_for(4, 2), heedless=heedless)
+    reader = Reader(decoders, 1000)
     waiting: list[int] = []
 
     def each(number: int) -> None:
@@ -504,7 +510,11 @@ def test_leaving_ends_what_is_being_decoded() -> None:
             wait_until(lambda: any(decoder.cancelled.is_set() for decoder in decoders.made))
 
     decoders.each = each
-    leave(decoders.pool(4, 2), range(1000), lambda: wait_until(lambda: len(waiting) == 2))
+
+    def before() -> None:
+        wait_until(lambda: len(waiting) == 2 and reader.read == slots + 1)
+
+    leave(decoders.pool(4, 2), reader.images(), before)
     assert [decoder.cancelled.is_set() for decoder in decoders.made] == [True, True]
     assert max(decoders.decoded) < 8
     decoders.assert_closed()
@@ -621,12 +631,14 @@ def test_ahead_raises_what_the_source_raises_after_its_items(kind: type[BaseExce
 
 def test_ahead_that_is_closed_ends_its_source_with_the_next_item() -> None:
     block, closed = Block(), threading.Event()
+    given: list[int] = []
 
     def source() -> Iterator[int]:
         try:
-            yield 0
-            block()
-            yield from range(1, 1000)
+            for number in range(1000):
+                given.append(number)
+                yield number
+                block()
         finally:
             closed.set()
 
@@ -637,6 +649,7 @@ def test_ahead_that_is_closed_ends_its_source_with_the_next_item() -> None:
     assert not closed.is_set()
     block.released.set()
     wait_for(closed)
+    assert given == [0, 1]
 
 
 def test_ahead_that_is_stopped_waits_for_what_is_under_way() -> None:
