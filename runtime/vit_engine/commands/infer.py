@@ -125,9 +125,8 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         find=_finder(arguments),
     )
     if not arguments.quiet:
-        resumed = f", {tally.resumed:,} of them before" if tally.resumed else ""
-        images = number_of_images(tally.rows)
-        sys.stderr.write(f"{images}, {tally.failed:,} failed{resumed}\n")
+        resumed = f", {tally.resumed} of them before this run" if tally.resumed else ""
+        sys.stderr.write(f"{tally.rows} images, {tally.failed} failed{resumed}\n")
     return ImageError.exit_code if tally.failed else 0
 
 
