@@ -132,7 +132,9 @@ def _export(arguments: argparse.Namespace) -> int:
     hf = arguments.io == "hf"
     output = arguments.output or Path("vit" if hf else DEFAULT_OUTPUT)
     if not hf and output.is_dir():
-        raise UsageError(f"{output} is a folder; -o takes a file, such as {output / DEFAULT_OUTPUT}")
+        raise UsageError(
+            f"{output} is a folder; -o takes a file, such as {output / DEFAULT_OUTPUT}"
+        )
     if hf and output.is_file():
         raise UsageError(f"{output} is a file; with --io hf -o takes a folder")
     if arguments.triton_tensorrt and not arguments.triton:
