@@ -173,7 +173,7 @@ def test_a_user_that_no_password_file_knows(public_copy: tuple[str, Path]) -> No
 
 
 def test_a_signal_while_a_command_starts_is_no_traceback(tmp_path: Path) -> None:
-    """While a command's module is imported, which takes a third of a second, nothing is lost yet."""
+    """While a command is imported, which takes a third of a second, there is nothing to lose."""
     (tmp_path / "slow.py").write_text(
         "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
     )
