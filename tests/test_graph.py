@@ -14,7 +14,7 @@ from vit_engine.engine import Engine
 from vit_engine.images.preprocess import normalized
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
-from vit_export.verify import eager_model
+from vit_export.eager import eager_model
 
 
 @st.composite
@@ -49,11 +49,11 @@ def test_logits_are_those_of_transformers(
     checkpoint = load(str(folder))
     path = folder / "vit.onnx"
     export(checkpoint, path, precision=precision, io=io, images=None)
-    size = checkpoint.architecture.image_size
+    size = checkpoint.form.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     with Engine.open(path, provider="cpu") as engine:
         found = engine.run(pixels)
-    model, _ = eager_model(folder)
+    model, _ = eager_model(checkpoint)
     with torch.inference_mode():
         images = torch.from_numpy(normalized(pixels, checkpoint.preprocessing))
         expected = model(images).logits.numpy()

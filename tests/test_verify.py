@@ -16,10 +16,10 @@ from vit_engine.errors import ParityError
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.eager import eager_logits
 from vit_export.verify import (
     BOUNDS,
     check_parity,
-    eager_logits,
     parity_from_logits,
     verification_images,
 )

@@ -12,11 +12,12 @@ import onnx
 from onnxscript import ir
 from PIL import Image
 
-from vit_engine.artefact import contract
-from vit_engine.artefact.contract import Contract, Identity, Input, Output
+from vit_engine.artefact.contract import KEY, Contract, Identity, Output
 from vit_engine.errors import CheckpointError, ParityError, ProviderError
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.graph.vit import INPUTS, Linear, model_from_checkpoint
+from vit_export.graph.choices import DEFAULT_IO, Io, Precision, input_from_io
+from vit_export.graph.layers import Linear
+from vit_export.graph.model import OUTPUT, model_from_checkpoint
 from vit_export.quantization.recipe import Quantized
 from vit_export.verify import BOUNDS, Bounds, parity_of
 
@@ -28,8 +29,8 @@ def export(
     checkpoint: Checkpoint,
     path: Path,
     *,
-    precision: str,
-    io: str = "uint8",
+    precision: Precision,
+    io: Io = DEFAULT_IO,
     images: Iterable[Image.Image] | None,
     bounds: Bounds | None = None,
     rounded: Quantized | None = None,
@@ -65,10 +66,8 @@ def export(
     return contract
 
 
-def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str) -> Contract:
+def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io: Io) -> Contract:
     """Return the contract of an artefact whose parity nobody has measured yet."""
-    size = checkpoint.architecture.image_size
-    dtype, layout = {"uint8": ("uint8", "NHWC"), "hf": ("float32", "NCHW")}[io]
     return Contract(
         identity=Identity(
             model=checkpoint.model,
@@ -77,9 +76,9 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str)
             precision=precision,
             exporter=f"vit-engine {version('vit-engine')}",
         ),
-        input=Input(INPUTS[io], dtype, layout, size, size),
+        input=input_from_io(io, checkpoint.form.image_size),
         preprocessing=checkpoint.preprocessing,
-        output=Output("logits", checkpoint.labels),
+        output=Output(OUTPUT, checkpoint.labels),
         parity=None,
     )
 
@@ -95,7 +94,7 @@ def write(model: ir.Model, stamp: Contract, path: Path) -> None:
             f"{stamp.identity.precision} weights are {size / 2**30:.1f} GiB, one ONNX file holds "
             "2 GiB at most; export with --fp16"
         )
-    model.metadata_props[contract.KEY] = stamp.dumps()
+    model.metadata_props[KEY] = stamp.dumps()
     ir.save(model, path)
 
 

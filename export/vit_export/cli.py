@@ -9,26 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from vit_engine.artefact.contract import Parity
 from vit_engine.commands import ending
 from vit_engine.errors import UsageError
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL, Checkpoint, load
+from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io, Precision
+from vit_export.verify import BOUNDS, verification_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vit_export.quantization.recipe import Quantized
 
-HF_FILES = {"fp16": "model_fp16.onnx", "fp32": "model.onnx", "int8": "model_int8.onnx"}
-"""By precision, the file names that Optimum and transformers.js look for; the first is default."""
-PRECISIONS = {  # and what they are for
+HF_FILES: dict[Precision, str] = {
+    "fp16": "model_fp16.onnx",
+    "fp32": "model.onnx",
+    "int8": "model_int8.onnx",
+}
+"""The file names that Optimum and transformers.js look for."""
+PRECISIONS: dict[Precision, str] = {  # and what they are for
     "fp16": "half precision: for GPUs, and half the size (default)",
     "fp32": "full precision: the same numbers as PyTorch",
     "int8": "for CPUs: several times faster, labels nearly the same",
 }
-DEFAULT_PRECISION = "fp16"
 
 
 def main() -> int:
@@ -69,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         )
     add(
         "--io",
-        choices=("uint8", "hf"),
-        default="uint8",
+        choices=get_args(Io),
+        default=DEFAULT_IO,
         help="input: raw RGB bytes NHWC (default), or Hugging Face's normalised pixel_values; "
         "hf writes a folder in the onnx/model_fp16.onnx layout",
     )
@@ -106,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         "--min-agreement",
         type=float,
         metavar="SHARE",
-        help="with --int8: of images labelled as PyTorch does, else exit 5 (default 0.98)",
+        help="with --int8: of images labelled as PyTorch does, else exit 5 "
+        f"(default {BOUNDS['int8'].min_agreement})",
     )
     return parser
 
@@ -132,7 +138,6 @@ def _export(arguments: argparse.Namespace) -> int:
     # Here, since they import torch's world, which takes seconds: a mistake in the command line or
     # the checkpoint is told at once.
     from vit_export.artefact import export
-    from vit_export.verify import BOUNDS, verification_images
 
     start = time.monotonic()
     bounds, rounded, images = BOUNDS[arguments.precision], None, None
@@ -177,16 +182,16 @@ def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, It
         )
     images, judged = calibration.split(source)
     rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
-    in_float = rounded.sensitivity.keys() - rounded.layers.keys()
+    in_float = rounded.sensitivity.keys() - rounded.products.keys()
     say(
-        f"calibrated on {len(images)} images: {len(rounded.layers)} products in int8, "
+        f"calibrated on {len(images)} images: {len(rounded.products)} products in int8, "
         f"{len(in_float)} of the most sensitive in float"
     )
     return rounded, judged
 
 
 def _summary(checkpoint: Checkpoint) -> str:
-    a = checkpoint.architecture
+    a = checkpoint.form
     return (
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
         f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels"
