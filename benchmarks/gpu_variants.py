@@ -32,7 +32,7 @@ def session_of_variant(
     model: str, attention: str, options: dict[str, str], settings: dict[str, str]
 ) -> Any:
     """Open a CUDA session with another attention, other provider options, other settings."""
-    if reason := obstacles.obstacle("cuda"):
+    if reason := cuda.CUDA.obstacle(0):
         raise ProviderError(str(reason))
     ort = obstacles.import_onnxruntime()
     data = Path(model).read_bytes()

@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow.dataset
 import ray
 
-from vit_engine.classifier import Classifier, Prediction
+from vit_engine.classifier import Classifier
 from vit_engine.cluster import connection, manifest, run
 from vit_engine.cluster.connection import Workers
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
 from vit_engine.machine.processor import usable_cores
+from vit_engine.prediction import Prediction
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import folder_from_path

@@ -14,7 +14,7 @@ import pytest
 from standin import GpuBuild, build, gpu_build
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.providers import cuda, tensorrt
-from vit_engine.providers.sessions import Request
+from vit_engine.providers.provider import Request
 
 
 @pytest.fixture(scope="module")

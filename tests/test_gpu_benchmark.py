@@ -10,7 +10,8 @@ from conftest import ROOT
 from vit_engine.artefact.attention import replace_attention
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.protobuf import field
-from vit_engine.providers.sessions import Request, open_session
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -67,8 +68,8 @@ def test_the_variants_give_the_same_logits_on_the_cpu(tiny_artefact: Path, varia
         data = gpu_variants.with_skip_layer_norm(data)
         assert data.count(b"SkipLayerNormalization") >= 3
     feed = {"pixels": gpu_stages.pictures(str(tiny_artefact), 5)}
-    (expected,) = open_session(request, ["cpu"]).run(None, feed)
-    (found,) = open_session(request, ["cpu"], model=data).run(None, feed)
+    (expected,) = open_session(request, {"cpu": {}}).run(None, feed)
+    (found,) = open_session(request, {"cpu": {}}, model=data).run(None, feed)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

@@ -16,7 +16,8 @@ from vit_engine.engine import Engine
 from vit_engine.errors import ProviderError, UsageError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.providers import obstacles
-from vit_engine.providers.sessions import Request, open_session, placements
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session, placements
 
 GPU = nvidia.has_gpu()
 
@@ -74,6 +75,7 @@ def test_int8_is_for_the_cpu(tiny_artefact: Path, tmp_path: Path, provider: str)
     (entry,) = model.metadata_props
     document = json.loads(entry.value)
     document["identity"]["precision"] = "int8"
+    document["content_sha256"] = None
     entry.value = json.dumps(document)
     path = tmp_path / "int8.onnx"
     onnx.save(model, path)
@@ -119,7 +121,7 @@ def test_the_installed_distribution_is_found() -> None:
 
 def test_placements_name_every_node(tiny_artefact: Path) -> None:
     request = Request(tiny_artefact, read_contract(tiny_artefact))
-    (found,) = placements(open_session(request, ["cpu"])).items()
+    (found,) = placements(open_session(request, {"cpu": {}})).items()
     assert found[0] == "CPUExecutionProvider"
     assert "Attention" in found[1]
 
@@ -132,7 +134,7 @@ def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(ProviderError, match=r"provider cuda is not there: .*CPUExecution"),
     ):
-        open_session(request, ["cuda"])
+        open_session(request, {"cuda": {}})
 
 
 def test_a_library_says_what_it_is_linked_to() -> None:

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from vit_engine.artefact.contract import Parity
+from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.commands import ending
 from vit_engine.errors import UsageError
+from vit_engine.parity import BOUNDS
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL, Checkpoint, load
-from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io, Precision
-from vit_export.verify import BOUNDS, verification_images
+from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -138,6 +138,7 @@ def _export(arguments: argparse.Namespace) -> int:
     # Here, since they import torch's world, which takes seconds: a mistake in the command line or
     # the checkpoint is told at once.
     from vit_export.artefact import export
+    from vit_export.verify import verification_images
 
     start = time.monotonic()
     bounds, rounded, images = BOUNDS[arguments.precision], None, None

@@ -1,4 +1,4 @@
-"""The errors that a user can meet, each with the exit code that the commands end with."""
+"""The errors that a user can meet, with the exit codes of the commands, and how they are worded."""
 
 
 class VitError(Exception):
@@ -25,10 +25,18 @@ class ArtefactError(VitError):
     exit_code = 2
 
 
-class ProviderError(VitError):
-    """A part of the machine that was asked for (an execution provider, a disk) is not there."""
+class MachineError(VitError):
+    """A part of the machine that was asked for is not there: memory, a process, a cluster."""
 
     exit_code = 4
+
+
+class ProviderError(MachineError):
+    """An execution provider that was asked for cannot run here."""
+
+
+class WriteError(MachineError):
+    """A file that cannot be written: the disk is full, or the folder is not ours to write to."""
 
 
 class ParityError(VitError):
@@ -54,3 +62,9 @@ def printable(path: str) -> str:
     """Return a path fit for a terminal line: undecodable bytes and control characters escaped."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """Return an error's message, or its type's name, on one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -2,12 +2,11 @@
 
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path, PurePosixPath
 
-from vit_engine.errors import CheckpointError
-from vit_export.checkpoints.reasons import download_reason
+from vit_engine.errors import CheckpointError, one_line
 from vit_export.checkpoints.weight_files import INDEX, PICKLE, SAFETENSORS, sha256_of
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -35,7 +34,7 @@ def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, 
     except CheckpointError as e:
         raise CheckpointError(f"{model}: {e}") from e
     except Exception as e:  # the clients' errors have no common base
-        raise CheckpointError(f"{model}: {download_reason(e)}") from e
+        raise CheckpointError(f"{model}: {_reason(e)}") from e
 
 
 def chosen_files(listing: Collection[str]) -> list[str]:
@@ -102,3 +101,32 @@ def _verified(folder: Path, hashes: Mapping[str, str | None]) -> Path:
             path.unlink(missing_ok=True)
             raise CheckpointError(f"{name} has sha256 {actual:.16}, the hub lists {expected:.16}")
     return folder
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a hub's client failed and what to do about it."""
+    failed = getattr(error, "failed_files", None)  # modelscope's error for some of many files
+    if failed:
+        name, why = next(iter(failed.items()))
+        return f"{name} did not arrive whole ({one_line(_root(why), 160)}); try again"
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
+        if 404 in (getattr(cause, "status_code", None), getattr(response, "status_code", None)):
+            return "the hub has no such model or revision (404)"
+    return (
+        f"cannot be downloaded ({type(error).__name__}: {one_line(_root(error), 160)}); "
+        "check the network and the hub's address"
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the error behind the clients' own, which are long, or in Chinese."""
+    *_, root = _causes(error)
+    return root

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vit_engine.errors import CheckpointError
-from vit_export.checkpoints.reasons import first_line
+from vit_engine.errors import CheckpointError, one_line
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -15,7 +14,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as e:
         raise CheckpointError(f"{path.name} is missing; it is expected beside the weights") from e
     except (OSError, ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path.name} is not readable JSON ({first_line(e)})") from e
+        raise CheckpointError(f"{path.name} is not readable JSON ({one_line(e)})") from e
     if not isinstance(document, dict):
         raise CheckpointError(f"{path.name} is a JSON {type(document).__name__}, not an object")
     return document

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from vit_engine.artefact.contract import FILTERS, Preprocessing
+from vit_engine.artefact.contract import FILTERS, Filter, Preprocessing
 from vit_engine.errors import CheckpointError
 
 # What transformers assumes for an absent key (ViTImageProcessorPil, DeiTImageProcessorPil).
@@ -108,7 +108,7 @@ def _crop(options: dict[str, Any]) -> tuple[int, int]:
     return crop
 
 
-def _filter(resample: Any) -> str:
+def _filter(resample: Any) -> Filter:
     if isinstance(resample, bool) or resample not in range(len(FILTERS)):
         raise CheckpointError(f"resample is {resample!r}, expected 0 to 5 (Pillow's filters)")
     return FILTERS[resample]

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.errors import CheckpointError
+from vit_engine.errors import CheckpointError, one_line
 from vit_export.checkpoints.json_file import read_json
-from vit_export.checkpoints.reasons import first_line
 
 Tensor = NDArray[np.float32] | NDArray[np.float64]
 
@@ -83,7 +82,7 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                 tensor = file.get_tensor(name)
                 yield name, tensor if dtype == "F64" else tensor.astype(np.float32)
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path.name} is truncated or corrupt ({first_line(e)})") from e
+        raise CheckpointError(f"{path.name} is truncated or corrupt ({one_line(e)})") from e
 
 
 def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -95,7 +94,7 @@ def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a broken or hostile pickle raises almost anything
         raise CheckpointError(
-            f"{path.name} is corrupt, or holds more than weights ({first_line(e)})"
+            f"{path.name} is corrupt, or holds more than weights ({one_line(e)})"
         ) from e
     if not isinstance(state, dict):
         raise CheckpointError(f"{path.name} holds a {type(state).__name__}, not a table of weights")

@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from vit_engine.artefact.contract import Input
+from vit_engine.artefact.contract import Input, Precision
 
-Precision = Literal["fp16", "fp32", "int8"]
 DEFAULT_PRECISION: Precision = "fp16"
 
 Io = Literal["uint8", "hf"]

@@ -2,11 +2,11 @@
 
 from onnxscript import GraphBuilder, OpBuilder, ir, nn
 
-from vit_engine.artefact.contract import Preprocessing
+from vit_engine.artefact.contract import Precision, Preprocessing
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.families.form import Form
 from vit_export.graph.block import Block
-from vit_export.graph.choices import Io, Precision, input_from_io
+from vit_export.graph.choices import Io, input_from_io
 from vit_export.graph.embedding import PatchEmbedding
 from vit_export.graph.layers import LayerNorm, Linear
 from vit_export.graph.product import Product
@@ -55,11 +55,10 @@ def model_from_checkpoint(
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="vit")
     builder = GraphBuilder(graph)
     given = input_from_io(io, checkpoint.form.image_size)
-    sides = [given.height, given.width]
     image = builder.input(
         given.name,
         ir.DataType.UINT8 if given.dtype == "uint8" else ir.DataType.FLOAT,
-        ["batch", *sides, 3] if given.layout == "NHWC" else ["batch", 3, *sides],
+        ["batch", *given.image_shape],
     )
     weights = Weights(checkpoint.tensors, DTYPES[precision], linear)
     vit = ViT(weights, checkpoint.form, checkpoint.preprocessing, io)

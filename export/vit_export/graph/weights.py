@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxscript import ir, nn
 
-from vit_export.graph.choices import Precision
+from vit_engine.artefact.contract import Precision
 from vit_export.graph.product import Product
 
 Array = NDArray[np.float64]

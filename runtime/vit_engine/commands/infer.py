@@ -11,16 +11,17 @@ from pathlib import Path
 
 from vit_engine.artefact import metadata
 from vit_engine.artefact.description import description_of
-from vit_engine.classifier import DEFAULT_TOP_K, Classifier, Labelled
+from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.commands import ending
 from vit_engine.commands.interrupt import Interrupt, interrupts
 from vit_engine.commands.progress import Progress
 from vit_engine.errors import ImageError, UsageError, VitError
 from vit_engine.images.decoder_process import TIME_LIMIT, Task
-from vit_engine.providers.obstacles import CHOICES, DEFAULT_PROVIDER
+from vit_engine.providers.table import CHOICES, DEFAULT_PROVIDER
 from vit_engine.rows.contact_sheet import ContactSheet
 from vit_engine.rows.formats import FORMATS, format_from_name
 from vit_engine.rows.outputs import FileOutput, StreamOutput, output_to
+from vit_engine.scores import DEFAULT_TOP_K
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import is_store
@@ -207,7 +208,6 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{option.replace('_', '-')} is not there with --ray")
     from vit_engine.cluster import run
     from vit_engine.cluster.connection import Workers
-    from vit_engine.sources.find import items_from_sources
 
     tally = run.label(
         arguments.sources,
@@ -245,7 +245,7 @@ def _output_path(text: str) -> Path | str:
 
 def _stream(
     vit: Classifier, items: Iterable[Item], arguments: argparse.Namespace, interrupt: Interrupt
-) -> Iterator[Labelled]:
+) -> Iterator[LabelledBatch]:
     live = "-" in arguments.sources and arguments.output is None
     return vit.stream(
         items,

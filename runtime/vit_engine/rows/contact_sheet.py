@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.artefact.contract import Contract
-from vit_engine.classifier import Labelled
+from vit_engine.classifier import LabelledBatch
 from vit_engine.errors import ProviderError, printable
 
 MAX_IMAGES, MAX_ERRORS = 600, 600
@@ -37,13 +37,10 @@ class ContactSheet:
         self._labelled = self._failed = 0
         self._random = random.Random(0)
 
-    def add(self, labelled: Labelled) -> None:
+    def add(self, labelled: LabelledBatch) -> None:
         """Take a batch; an image's thumbnail is made only if it enters the sample."""
-        pixels = iter(labelled.pixels)
-        for prediction in labelled.predictions:
+        for prediction, pixels in zip(labelled.predictions, labelled.pixels, strict=True):
             order = self._labelled + self._failed
-            # A decoded image has pixels, also where the model's answer was not finite.
-            shown = next(pixels) if prediction.error_code in (None, "nonfinite") else None
             name = printable(prediction.path or "-")
             if prediction.error is not None:
                 self._failed += 1
@@ -55,10 +52,10 @@ class ContactSheet:
                 continue
             self._labelled += 1
             place = self._place()
-            if place is None or shown is None:
+            if place is None or pixels is None:
                 continue
             scores = [[score.label, round(score.score, 6)] for score in prediction.topk]
-            image = {"path": name, "order": order, "topk": scores, "image": _data_url(shown)}
+            image = {"path": name, "order": order, "topk": scores, "image": _data_url(pixels)}
             self._images[place : place + 1] = [image]
 
     def write(self, path: Path) -> None:

@@ -11,13 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_engine.classifier import Prediction
 from vit_engine.errors import UsageError, printable
+from vit_engine.prediction import Prediction
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("path", "label", "index", "score", "topk", "error", "error_code")
+COLUMNS = tuple(Prediction(None).to_dict())
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run, OWASP's list
 _ROWS_A_GROUP = 65_536
@@ -32,24 +32,9 @@ class Format:
     convert: Callable[[Path, Path], None] | None = None
 
 
-def row_from_prediction(prediction: Prediction) -> dict[str, Any]:
-    """Return the row of one image, the same in every format: its labels or its error."""
-    topk = [{"label": s.label, "index": s.index, "score": s.score} for s in prediction.topk]
-    values = (
-        prediction.path,
-        prediction.label,
-        prediction.index,
-        prediction.score,
-        topk,
-        prediction.error,
-        prediction.error_code,
-    )
-    return dict(zip(COLUMNS, values, strict=True))
-
-
 def jsonl_line(prediction: Prediction) -> bytes:
     """Return one JSON document; a path's undecodable bytes are lone surrogate escapes."""
-    return json.dumps(row_from_prediction(prediction)).encode() + b"\n"
+    return json.dumps(prediction.to_dict()).encode() + b"\n"
 
 
 def csv_line(prediction: Prediction) -> bytes:
@@ -57,7 +42,7 @@ def csv_line(prediction: Prediction) -> bytes:
 
     A text cell that a spreadsheet would run as a formula gets an apostrophe before it.
     """
-    row = row_from_prediction(prediction)
+    row = prediction.to_dict()
     row["topk"] = json.dumps(row["topk"]) if row["topk"] else None
     return _csv(
         f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

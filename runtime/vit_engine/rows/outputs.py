@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from vit_engine.classifier import Prediction
 from vit_engine.errors import ProviderError, UsageError
+from vit_engine.prediction import Prediction
 from vit_engine.rows.formats import Format
 from vit_engine.sources.item import Item
 
