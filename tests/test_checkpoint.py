@@ -270,6 +270,7 @@ def refused(folder, *words):
         ({"size": True}, ["size is True"]),
         ({"do_center_crop": True}, ["crop_size"]),
         ({"resample": 6}, ["resample is 6"]),
+        ({"resample": 2.0}, ["resample is 2.0", "0 to 5"]),
         ({"resample": "bicubic"}, ["resample", "0 to 5"]),
         ({"rescale_factor": 0}, ["rescale_factor"]),
         ({"image_mean": [0.5]}, ["image_mean", "three"]),

@@ -109,7 +109,7 @@ def _crop(options: dict[str, Any]) -> tuple[int, int]:
 
 
 def _filter(resample: Any) -> Filter:
-    if isinstance(resample, bool) or resample not in range(len(FILTERS)):
+    if type(resample) is not int or resample not in range(len(FILTERS)):
         raise CheckpointError(f"resample is {resample!r}, expected 0 to 5 (Pillow's filters)")
     return FILTERS[resample]
 
