@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxscript import GraphBuilder, ir
 
 from conftest import Run, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
@@ -20,11 +22,16 @@ from vit_engine.providers.sessions import keep_int8_exact
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_logits
-from vit_export.graph.model import model_from_checkpoint
+from vit_export.graph.model import IR_VERSION, OPSET, model_from_checkpoint
+from vit_export.graph.product import Product
 from vit_export.quantization import calibration
-from vit_export.quantization.activations import Statistics
+from vit_export.quantization.activations import Statistics, activations_of
 from vit_export.quantization.gptq import int8_from_matrix
+from vit_export.quantization.operators import DOMAIN, Int8Linear, Int8Weights
 from vit_export.quantization.recipe import Quantized, quantized
+from vit_export.quantization.sensitivity import worth_float
+from vit_export.quantization.smoothquant import smoothed
+from vit_export.quantization.trial import trial_session
 from vit_export.verify import parity_from_logits
 
 
@@ -115,9 +122,68 @@ def test_scales_that_are_folded_in_change_nothing(demo: tuple[Checkpoint, Quanti
     np.testing.assert_allclose(after, before, atol=1e-4)
 
 
-def logits_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    from onnxscript import ir
+def test_statistics_after_the_scales_are_those_of_the_scaled_graph(
+    demo: tuple[Checkpoint, Quantized],
+) -> None:
+    checkpoint, _ = demo
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    before = activations_of(checkpoint, pixels)
+    tensors, after = smoothed(checkpoint.tensors, before)
+    measured = activations_of(replace(checkpoint, tensors=tensors), pixels).statistics
+    assert after.keys() == measured.keys()
+    for product, found in after.items():
+        np.testing.assert_allclose(found.size(), measured[product].size(), rtol=1e-3)
+        np.testing.assert_allclose(found.mean(), measured[product].mean(), rtol=1e-2, atol=1e-4)
+        moved = not np.allclose(found.size(), before.statistics[product].size(), rtol=0.1)
+        assert moved == (product.reads is not None)
 
+
+def test_after_a_gelu_the_steps_are_finer() -> None:
+    """A token's step is its largest value over 227, of either sign over 127; half of it is lost."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-0.17, 4, (2, 3, 64)).astype(np.float32)
+    weights = Int8Weights(np.eye(64, dtype=np.int8), np.ones(64), np.zeros(64))
+    largest = x.max(-1, keepdims=True)
+    for after_gelu, steps in ((True, 227), (False, 127)):
+        product = Product("fc2", 0, ("fc2",), tokens=3, reads=None, after_gelu=after_gelu)
+        wrong = np.abs(run_alone(Int8Linear(weights, product), x) - x) / largest
+        assert 0.4 / steps < wrong.max() < 0.505 / steps
+
+
+def run_alone(module: Int8Linear, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET, DOMAIN: 1}, name="product")
+    builder = GraphBuilder(graph)
+    y = module(builder.op, builder.input("x", ir.DataType.FLOAT, list(x.shape)))
+    y.type = ir.TensorType(ir.DataType.FLOAT)
+    builder.add_output(y, "y")
+    session = trial_session(ir.Model(graph, ir_version=IR_VERSION))
+    found: NDArray[np.float32] = session.run(["y"], {"x": x})[0]
+    return found
+
+
+def test_the_most_sensitive_come_first_and_the_dearest_go_to_float(
+    demo: tuple[Checkpoint, Quantized],
+) -> None:
+    _, rounded = demo
+    felt = rounded.sensitivity
+    assert list(felt.values()) == sorted(felt.values(), reverse=True)
+    assert felt.keys() > rounded.products.keys()
+    worst = max(rounded.products, key=lambda product: felt[product])
+    assert rounded.most_sensitive().startswith(f"most sensitive to int8: {worst}, ")
+
+
+def test_float_goes_where_it_buys_most() -> None:
+    def product(block: int, size: int) -> tuple[Product, Int8Weights]:
+        weights = Int8Weights(np.zeros((size, 10), np.int8), np.ones(10), np.zeros(10))
+        return Product("fc1", block, ("fc1",), tokens=2, reads=None), weights
+
+    rounded = dict([product(0, 96), product(1, 2), product(2, 2), product(3, 2), product(4, 2)])
+    large, *small = rounded  # 6 % of 104 rows are 6: three of the small ones
+    felt = dict(zip(small, (0.1, 0.4, 0.3, 0.2), strict=True)) | {large: 9.0}
+    assert worth_float(rounded, felt) == set(small[1:])
+
+
+def logits_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
     session = onnxruntime.InferenceSession(
         ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]

@@ -1,12 +1,12 @@
 """What sets a family of checkpoints apart from the others; a file of its own fills one in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vit_export.families.config import Config
 from vit_export.families.form import Form
 
-Names = Mapping[str, str]
+Names = dict[str, str]
 """One convention of naming: the name on disk of each canonical layer or tensor. A `*` in both is
 the number of a block; a layer's `.weight` and `.bias` are called so on both sides."""
 

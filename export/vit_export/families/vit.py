@@ -38,8 +38,7 @@ CLASSIC: Names = {
 }
 """As transformers writes its files."""
 
-IN_MEMORY: Names = {
-    **CLASSIC,
+IN_MEMORY: Names = CLASSIC | {
     "blocks.*.norm1": "vit.layers.*.layernorm_before",
     "blocks.*.q": "vit.layers.*.attention.q_proj",
     "blocks.*.k": "vit.layers.*.attention.k_proj",
