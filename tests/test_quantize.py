@@ -170,6 +170,8 @@ def test_the_most_sensitive_come_first_and_the_dearest_go_to_float(
     assert felt.keys() > rounded.products.keys()
     worst = max(rounded.products, key=lambda product: felt[product])
     assert rounded.most_sensitive().startswith(f"most sensitive to int8: {worst}, ")
+    rest = {product: w for product, w in rounded.products.items() if product != worst}
+    assert str(worst) not in replace(rounded, products=rest).most_sensitive()
 
 
 def test_float_goes_where_it_buys_most() -> None:
@@ -177,10 +179,10 @@ def test_float_goes_where_it_buys_most() -> None:
         weights = Int8Weights(np.zeros((size, 10), np.int8), np.ones(10), np.zeros(10))
         return Product("fc1", block, ("fc1",), tokens=2, reads=None), weights
 
-    rounded = dict([product(0, 96), product(1, 2), product(2, 2), product(3, 2), product(4, 2)])
-    large, *small = rounded  # 6 % of 104 rows are 6: three of the small ones
-    felt = dict(zip(small, (0.1, 0.4, 0.3, 0.2), strict=True)) | {large: 9.0}
-    assert worth_float(rounded, felt) == set(small[1:])
+    # 6 % of 100 rows are 6: not the one of 4 that gains most, but three that gain more together.
+    rounded = dict([product(0, 90), *(product(i, rows) for i, rows in enumerate((4, 2, 2, 2), 1))])
+    felt = dict(zip(rounded, (9.0, 0.5, 0.4, 0.3, 0.2), strict=True))
+    assert {product.block for product in worth_float(rounded, felt)} == {2, 3, 4}
 
 
 def logits_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
