@@ -10,8 +10,8 @@ Role = Literal["qkv", "q", "kv", "out", "fc1", "fc2", "head"]
 class Product:
     """x (N, T, K) @ W (K, M) + b, for one or several of the form's layers that read the same x.
 
-    The graph says so where it makes the product; whoever chooses another form for it, as int8
-    does, decides by this alone.
+    The graph says so where it makes the product; int8, which rounds some products and leaves
+    others, decides by this alone.
     """
 
     role: Role
