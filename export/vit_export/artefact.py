@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 from onnxscript import ir
 from PIL import Image
 
+import vit_engine
 from vit_engine.artefact.contract import KEY, Contract, Identity, Output, Precision
 from vit_engine.artefact.integrity import content_sha256
 from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
@@ -77,7 +77,7 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io
             revision=checkpoint.revision,
             weights_sha256=checkpoint.weights_sha256,
             precision=precision,
-            exporter=f"vit-engine {version('vit-engine')}",
+            exporter=f"vit-engine {vit_engine.__version__}",
         ),
         input=input_from_io(io, checkpoint.form.image_size),
         preprocessing=checkpoint.preprocessing,
