@@ -250,7 +250,7 @@ def demo() -> inputs.Model:
 def test_gflop_of_vit_b(demo: inputs.Model) -> None:
     """35.1 GFLOP is what is published for ViT-B/16 at 224 pixels (2 x 17.56 G multiply-adds)."""
     base = replace(
-        demo.architecture,
+        demo.form,
         hidden_size=768,
         layers=12,
         heads=12,
@@ -258,7 +258,7 @@ def test_gflop_of_vit_b(demo: inputs.Model) -> None:
         image_size=224,
         patch_size=16,
     )
-    model = replace(demo, architecture=base, labels=("",) * 1000)
+    model = replace(demo, form=base, labels=("",) * 1000)
     assert model.gflop == pytest.approx(35.1, abs=0.1)
 
 
@@ -268,7 +268,7 @@ def test_drawn_photos_and_their_arrays(demo: inputs.Model, tmp_path: Path) -> No
     assert photos.classes[:3] == (0, 1, 2)
     arrays = inputs.arrays_from_photos(photos, demo, tmp_path)
     raw, floats = np.load(arrays.uint8), np.load(arrays.float32)
-    size = demo.architecture.image_size
+    size = demo.form.image_size
     assert (raw.dtype, raw.shape) == (np.uint8, (18, size, size, 3))
     expected = (raw.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
     assert np.allclose(floats, expected, atol=1e-6)

@@ -9,31 +9,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from vit_engine import ending
 from vit_engine.arguments import Parser, number
-from vit_engine.artefact.contract import Parity
+from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.errors import UsageError
 from vit_engine.parity import BOUNDS
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL, Checkpoint, load
+from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vit_export.quantization.recipe import Quantized
 
-HF_FILES = {"fp16": "model_fp16.onnx", "fp32": "model.onnx", "int8": "model_int8.onnx"}
-"""By precision, the file names that Optimum and transformers.js look for."""
-PRECISIONS = {
+HF_FILES: dict[Precision, str] = {
+    "fp16": "model_fp16.onnx",
+    "fp32": "model.onnx",
+    "int8": "model_int8.onnx",
+}
+"""The file names that Optimum and transformers.js look for."""
+PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
     "fp32": "full precision: PyTorch's numbers but for rounding",
     "int8": "8-bit integers, for CPUs alone: a quarter of the size and mostly the fastest, nearly "
     "PyTorch's labels",
 }
 """What each is for."""
-DEFAULT_PRECISION = "fp16"
 
 
 def main() -> int:
@@ -74,8 +78,8 @@ def _parser() -> Parser:
         )
     add(
         "--io",
-        choices=("uint8", "hf"),
-        default="uint8",
+        choices=get_args(Io),
+        default=DEFAULT_IO,
         help="the graph's input: uint8, RGB bytes in NHWC order (default), or hf, Hugging Face's "
         "normalised pixel_values; hf writes a folder with onnx/model_fp16.onnx in it",
     )
@@ -123,7 +127,7 @@ def _parser() -> Parser:
         type=number("a share from 0 to 1", accepts=lambda share: 0 <= share <= 1),
         metavar="SHARE",
         help="with --int8: the share of images that must keep PyTorch's label, or nothing is "
-        "written and the exit code is 5 (default 0.98)",
+        f"written and the exit code is 5 (default {BOUNDS['int8'].min_agreement})",
     )
     return parser
 
@@ -194,16 +198,16 @@ def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, It
         )
     images, judged = calibration.split(source)
     rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
-    in_float = rounded.sensitivity.keys() - rounded.layers.keys()
+    in_float = rounded.sensitivity.keys() - rounded.products.keys()
     say(
-        f"calibrated on {len(images)} images: {len(rounded.layers)} matrix products in int8, "
+        f"calibrated on {len(images)} images: {len(rounded.products)} matrix products in int8, "
         f"the {len(in_float)} most sensitive in float"
     )
     return rounded, judged
 
 
 def _summary(checkpoint: Checkpoint) -> str:
-    a = checkpoint.architecture
+    a = checkpoint.form
     return (
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
         f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels"
