@@ -176,8 +176,8 @@ class FileOutput:
         size = os.fstat(self._file).st_size
         if state is None and size:
             raise UsageError(
-                f"{self._partial_name}: has {size} bytes and no state beside it, so that nothing "
-                "tells whose they are; move it away"
+                f"{self._partial_name}: has {size} bytes, and no state beside it to tell which "
+                "run's they are; move it away, or delete it to start over"
             )
         if state is None or not state.rows:
             return None
