@@ -1,4 +1,4 @@
-"""What a contender is told, and the one way in which it says that it cannot run here."""
+"""What a contender is told, what it must know, and how it says that it cannot run here."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -20,10 +20,10 @@ class Job:
     """One contender's task: the same model folder, threads and inputs as every other's."""
 
     contender: str
-    module: str  # in comparison.contenders, or an importable name
+    module: str  # its importable name
     options: dict[str, Any]
     model: str  # a Hugging Face checkpoint folder; "" for a contender that needs none
-    cache: str  # converted artefacts live here
+    cache: str  # converted models live here
     threads: int
     device: str  # "cpu" or "cuda"
     max_batch: int
@@ -32,6 +32,7 @@ class Job:
     weights: tuple[str, ...] = ()  # the checkpoint's files that hold them
     calibration: str = ""  # .npy like float32, for contenders that quantise by example
     calibration_files: str = ""  # the folder of the same images, where they are image files
+    vnni: bool = False  # whether the CPU has fast int8 products
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `Job(**...)` takes back."""
@@ -54,7 +55,13 @@ class Job:
 
 
 class Contender(Protocol):
-    """The verbs that all contenders share. The constructor is the load; it takes a `Job`."""
+    """What a contender's module returns from `load(job)`.
+
+    Some have more: `label(paths, batch)` for a path from image files to class indices,
+    `decode(paths, batch)` for the part of it before the model, and `run_ahead(batches)` where
+    several batches overlap; then it is timed in the place of `run`. A module may have
+    `convert(job)`, which runs in a process of its own before.
+    """
 
     takes: str  # "uint8" or "float32": which of the job's inputs `run` wants
 
@@ -62,4 +69,9 @@ class Contender(Protocol):
         """Return the logits in host memory, (n, labels) float32: synchronised by that."""
 
     def describe(self) -> dict[str, Any]:
-        """Return precision, compute (the ceiling to hold it to), runtime, versions, files."""
+        """Return compute (the precision of the ceiling to hold it to), runtime, files, note."""
+
+
+def versions_of(*modules: Any) -> str:
+    """Return "torch 2.13.0, transformers 5.23.0" of the modules."""
+    return ", ".join(f"{module.__name__} {module.__version__}" for module in modules)

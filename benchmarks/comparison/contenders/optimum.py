@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison import machine
-from comparison.folders import whole
 from comparison.job import AbsentError, Job
+from comparison.whole_folder import whole
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -25,9 +24,11 @@ def convert(job: Job) -> None:
     model = ORTModelForImageClassification.from_pretrained(job.model, export=True)
     with whole(folder) as partial:
         if job.options.get("int8"):
-            made = getattr(AutoQuantizationConfig, _preset())(is_static=False, per_channel=True)
+            preset = getattr(AutoQuantizationConfig, _preset(job))
             ORTQuantizer.from_pretrained(model).quantize(
-                save_dir=partial, quantization_config=made, file_suffix=None
+                save_dir=partial,
+                quantization_config=preset(is_static=False, per_channel=True),
+                file_suffix=None,
             )
         else:
             model.save_pretrained(partial)
@@ -48,10 +49,9 @@ def load(job: Job) -> "Optimum":
     model = ORTModelForImageClassification.from_pretrained(
         _folder(job), provider=provider, session_options=options
     )
-    if model.model.get_providers()[0] != provider:
-        raise AbsentError(
-            f"asked for {provider}, ONNX Runtime opened {model.model.get_providers()}"
-        )
+    found = model.model.get_providers()
+    if found[0] != provider:
+        raise AbsentError(f"asked for {provider}, ONNX Runtime opened {found}")
     return Optimum(job, model)
 
 
@@ -73,22 +73,19 @@ class Optimum:
 
     def describe(self) -> dict[str, Any]:
         """Say what runs."""
-        precision = "int8" if self.job.options.get("int8") else "fp32"
+        packages = ("optimum-onnx", "onnxruntime")
         about: dict[str, Any] = {
-            "precision": precision,
-            "compute": precision,
-            "runtime": f"optimum-onnx {version('optimum-onnx')}, "
-            f"onnxruntime {version('onnxruntime')}",
+            "compute": "int8" if self.job.options.get("int8") else "fp32",
+            "runtime": ", ".join(f"{name} {version(name)}" for name in packages),
             "files": [str(_folder(self.job) / "model.onnx")],
         }
-        if precision == "int8":
-            about["note"] = f"dynamic, its preset {_preset()}, a scale for each channel"
+        if about["compute"] == "int8":
+            about["note"] = f"dynamic, its preset {_preset(self.job)}, a scale for each channel"
         return about
 
 
-def _preset() -> str:
-    has_vnni = {"avx512_vnni", "avx_vnni"} & machine.cpu_features()
-    return "avx512_vnni" if has_vnni else "avx2"
+def _preset(job: Job) -> str:
+    return "avx512_vnni" if job.vnni else "avx2"
 
 
 def _folder(job: Job) -> Path:

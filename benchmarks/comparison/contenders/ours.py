@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.job import AbsentError, Job
+from comparison.job import AbsentError, Job, versions_of
 
 EXPORTER = Path(__file__).parents[3] / "export/vit_export"
 
 
 def convert(job: Job) -> None:
     """Run vit-export, its check against eager PyTorch included."""
-    path = _path(job)
+    path = artefact_path(job)
     if path.exists():
         return
     flags = [f"--{job.options['precision']}"]
@@ -40,20 +42,18 @@ def load(job: Job) -> "Ours":
     from vit_engine.errors import ProviderError, UsageError
 
     provider = job.options.get("provider", "cpu")
-    # on the CPU the default stands: larger batches are run in parts of it
-    largest = None if provider == "cpu" else job.max_batch
-    graphs = job.options.get("cuda_graphs", True)
     try:
         engine = Engine.open(
-            _path(job),
+            artefact_path(job),
             provider=provider,
             threads=job.threads,
-            max_batch=largest,
-            cuda_graphs=graphs,
+            # on the CPU the default stands: larger batches are run in parts of it
+            max_batch=None if provider == "cpu" else job.max_batch,
+            cuda_graphs=job.options.get("cuda_graphs", True),
         )
     except (ProviderError, UsageError) as e:
         raise AbsentError(str(e)) from e
-    return Ours(job, engine)
+    return OursAhead(job, engine) if job.options.get("ahead") else Ours(job, engine)
 
 
 class Ours:
@@ -62,7 +62,10 @@ class Ours:
     takes = "uint8"
 
     def __init__(self, job: Job, engine: Any) -> None:
+        from vit_engine.images.decoder_process import Task
+
         self.job, self.engine = job, engine
+        self.task = Task(engine.contract.preprocessing, fast=job.options.get("fast", False))
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits."""
@@ -74,8 +77,28 @@ class Ours:
         from vit_engine.classifier import Classifier
         from vit_engine.sources.find import items_from_sources
 
-        stream = Classifier(self.engine).stream(items_from_sources(paths), batch=batch)
+        items = items_from_sources(paths)
+        stream = Classifier(self.engine).stream(items, batch=batch, task=self.task)
         return [p.index for labelled in stream for p in labelled.predictions]
+
+    def decode(self, paths: list[str], batch: int) -> None:
+        """Fill batches as `label` does, with no engine behind them."""
+        from vit_engine.images.decode_pool import DecodePool, slots_for
+        from vit_engine.images.decoder_process import DecoderProcess, SharedPixels
+        from vit_engine.machine.processor import usable_cores
+        from vit_engine.sources.find import items_from_sources
+
+        given, workers = self.engine.contract.input, usable_cores()
+        with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
+            pool: DecodePool[Any] = DecodePool(
+                shared.array,
+                lambda: DecoderProcess(shared, self.task),
+                batch=batch,
+                workers=workers,
+            )
+            with pool:
+                for filled in pool.batches(items_from_sources(paths)):
+                    pool.free(filled)
 
     def describe(self) -> dict[str, Any]:
         """Say what runs."""
@@ -83,27 +106,44 @@ class Ours:
 
         provider = self.engine.provider
         precision = self.engine.contract.identity.precision
-        # ONNX Runtime's CPU kernels multiply fp16 weights in fp32
-        compute = "fp32" if (provider, precision) == ("cpu", "fp16") else precision
+        runtime = f"vit-engine {version('vit-engine')}, {versions_of(onnxruntime)}, {provider}"
         about: dict[str, Any] = {
-            "precision": precision,
-            "compute": compute,
-            "runtime": f"vit-engine {version('vit-engine')}, "
-            f"onnxruntime {onnxruntime.__version__}, {provider}",
-            "files": [str(_path(self.job))],
+            # ONNX Runtime's CPU kernels multiply fp16 weights in fp32
+            "compute": "fp32" if (provider, precision) == ("cpu", "fp16") else precision,
+            "runtime": runtime,
+            "files": [str(artefact_path(self.job))],
         }
         if precision == "int8":
-            about["note"] = (
-                "calibrated on part of the comparison's own images"
-                if self.job.calibration_files
-                else "calibrated on drawn images"
-            )
+            theirs = self.job.calibration_files
+            images = "part of the comparison's own" if theirs else "drawn"
+            about["note"] = f"calibrated on {images} images"
         return about
 
 
-def _path(job: Job) -> Path:
+class OursAhead(Ours):
+    """The engine with copies of one batch under the compute of another, as vit-infer uses it."""
+
+    def run_ahead(self, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Return the logits of every batch, one more submitted than fit on the device."""
+        waiting: deque[Any] = deque()
+        answers: list[NDArray[np.float32]] = []
+        for batch in batches:
+            if len(waiting) > self.engine.in_flight:
+                answers.append(waiting.popleft().result())
+            waiting.append(self.engine.submit(batch))
+        return [*answers, *(answer.result() for answer in waiting)]
+
+    def describe(self) -> dict[str, Any]:
+        """Say what runs, and that its times are no latencies."""
+        note = "times are those of a turn of overlapping batches, divided by their number"
+        return {**super().describe(), "overlaps": True, "note": note}
+
+
+def artefact_path(job: Job) -> Path:
+    """Return where the artefact of the job's precision is, or will be."""
     # an exporter under development converts again after every change
-    images = job.calibration_stamp() if job.options["precision"] == "int8" else ""
-    sources = sorted(EXPORTER.glob("*.py"))
-    stamp = [str(p.stat().st_mtime_ns) for p in sources]
-    return job.artefact(version("vit-engine"), images, *stamp) / "vit.onnx"
+    precision, sources = job.options["precision"], sorted(EXPORTER.rglob("*.py"))
+    images = job.calibration_stamp() if precision == "int8" else ""
+    stamps = [str(p.stat().st_mtime_ns) for p in sources]
+    folder = job.artefact(version("vit-engine"), images, *stamps, shared=f"ours-{precision}")
+    return folder / "vit.onnx"

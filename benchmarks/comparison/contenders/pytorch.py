@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.job import AbsentError, Job
+from comparison.job import AbsentError, Job, versions_of
 
-SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def load(job: Job) -> "PyTorch":
@@ -25,11 +25,14 @@ def load(job: Job) -> "PyTorch":
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(job.threads)
-    if job.device == "cuda" and not torch.cuda.is_available():
-        raise AbsentError("PyTorch sees no CUDA device")
-    dtype = job.options.get("dtype", "float32")
+    if job.device == "cuda":
+        if not torch.cuda.is_available():
+            raise AbsentError("PyTorch sees no CUDA device")
+        # On by default, and for convolutions alone: fp32 is what all others are held to.
+        torch.backends.cudnn.allow_tf32 = False
+    dtype = getattr(torch, DTYPES[job.options["precision"]])
     model = transformers.ViTForImageClassification.from_pretrained(
-        job.model, local_files_only=True, dtype=getattr(torch, dtype)
+        job.model, local_files_only=True, dtype=dtype
     )
     model.eval().to(job.device)
     run: Any = model
@@ -44,11 +47,11 @@ class PyTorch:
 
     takes = "float32"
 
-    def __init__(self, job: Job, model: Any, dtype: str, attention: str) -> None:
+    def __init__(self, job: Job, model: Any, dtype: Any, attention: str) -> None:
         import torch
 
         self.torch, self.job, self.model = torch, job, model
-        self.dtype, self.attention = getattr(torch, dtype), attention
+        self.dtype, self.attention = dtype, attention
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits; the copies to the device and back are in it."""
@@ -61,37 +64,39 @@ class PyTorch:
 
     def label(self, paths: list[str], batch: int) -> NDArray[np.intp]:
         """Label files with a DataLoader whose workers decode and preprocess."""
-        torch = self.torch
-        files = _Files(paths, _processor(self.job.model))
-        loader = torch.utils.data.DataLoader(files, batch_size=batch, num_workers=self.job.threads)
+        loader = self._loader(paths, batch)
         return np.concatenate([self.run(pixels.numpy()).argmax(1) for pixels in loader])
+
+    def decode(self, paths: list[str], batch: int) -> None:
+        """Take everything out of the DataLoader, with no model behind it."""
+        for _ in self._loader(paths, batch):
+            pass
+
+    def _loader(self, paths: list[str], batch: int) -> Any:
+        import transformers
+
+        # the PIL one: every contender decodes and resizes with the same Pillow
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            self.job.model, local_files_only=True, backend="pil"
+        )
+        files: Any = _Files(paths, processor)
+        return self.torch.utils.data.DataLoader(
+            files, batch_size=batch, num_workers=self.job.threads
+        )
 
     def describe(self) -> dict[str, Any]:
         """Say what runs."""
         import transformers
 
-        precision = SHORT[str(self.dtype).removeprefix("torch.")]
         about: dict[str, Any] = {
-            "precision": precision,
-            "compute": precision,
-            "runtime": f"torch {self.torch.__version__}, transformers {transformers.__version__}, "
-            f"{self.attention} attention",
+            "compute": self.job.options["precision"],
+            "runtime": f"{versions_of(self.torch, transformers)}, {self.attention} attention",
             "files": list(self.job.weights),
         }
         if self.job.options.get("compile"):
-            about["note"] = "one graph for each batch size" + (
-                ", TORCHINDUCTOR_FREEZING=1" if self.job.device == "cpu" else ""
-            )
+            frozen = ", TORCHINDUCTOR_FREEZING=1" if self.job.device == "cpu" else ""
+            about["note"] = f"one graph for each batch size{frozen}"
         return about
-
-
-def _processor(model: str) -> Any:
-    import transformers
-
-    # the PIL one: every contender decodes and resizes with the same Pillow
-    return transformers.AutoImageProcessor.from_pretrained(
-        model, local_files_only=True, backend="pil"
-    )
 
 
 class _Files:

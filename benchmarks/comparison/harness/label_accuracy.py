@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.inputs import Photos
+from comparison.inputs.labelled_images import Photos
 
 
 def row(

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.job import Job
+from comparison.job import Job, versions_of
 
 
-def load(job: Job) -> "Pipeline":
+def load(job: Job) -> "TransformersPipeline":
     """Load the checkpoint as `pipeline("image-classification")` does."""
     import torch
     import transformers
@@ -22,16 +22,16 @@ def load(job: Job) -> "Pipeline":
     pipe = transformers.pipeline(
         "image-classification", job.model, image_processor=processor, device=job.device
     )
-    return Pipeline(job, pipe)
+    return TransformersPipeline(job, pipe, versions_of(torch, transformers))
 
 
-class Pipeline:
+class TransformersPipeline:
     """One call from paths to labels."""
 
     takes = "float32"
 
-    def __init__(self, job: Job, pipe: Any) -> None:
-        self.job, self.pipe = job, pipe
+    def __init__(self, job: Job, pipe: Any, runtime: str) -> None:
+        self.job, self.pipe, self.runtime = job, pipe, runtime
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of the pipeline's model."""
@@ -50,12 +50,4 @@ class Pipeline:
 
     def describe(self) -> dict[str, Any]:
         """Say what runs."""
-        import torch
-        import transformers
-
-        return {
-            "precision": "fp32",
-            "compute": "fp32",
-            "runtime": f"torch {torch.__version__}, transformers {transformers.__version__}",
-            "files": list(self.job.weights),
-        }
+        return {"compute": "fp32", "runtime": self.runtime, "files": list(self.job.weights)}

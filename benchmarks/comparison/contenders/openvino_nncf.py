@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.folders import whole
 from comparison.job import AbsentError, Job
+from comparison.whole_folder import whole
 
 CALIBRATION = 128  # images at most
 
@@ -26,7 +26,7 @@ def convert(job: Job) -> None:
     model = ViTForImageClassification.from_pretrained(job.model, local_files_only=True).eval()
     size = model.config.image_size
     example = torch.zeros(2, 3, size, size)
-    converted = openvino.convert_model(_Logits(model).module, example_input=example)
+    converted = openvino.convert_model(_logits_of(model), example_input=example)
     converted.reshape([-1, 3, size, size])
     if job.options.get("int8"):
         converted = _quantised(converted, job)
@@ -69,35 +69,32 @@ class OpenVINO:
 
     def describe(self) -> dict[str, Any]:
         """Say what runs."""
-        int8 = bool(self.job.options.get("int8"))
-        hint = {"f32": "fp32"}.get(self.job.options["hint"], self.job.options["hint"])
+        hint = self.job.options["hint"]
         about: dict[str, Any] = {
-            "precision": "int8" if int8 else hint,
-            "compute": "int8" if int8 else hint,
+            "compute": "fp32" if hint == "f32" else hint,
             "runtime": f"openvino {version('openvino')}",
             "files": [str(_folder(self.job) / f"model.{end}") for end in ("xml", "bin")],
         }
-        if int8:
+        if self.job.options.get("int8"):
+            about["compute"] = "int8"
             about["runtime"] += f", nncf {version('nncf')}"
             about["note"] = f"calibrated on up to {CALIBRATION} of the comparison's own images"
         return about
 
 
-class _Logits:
-    """The model as a module with one output."""
+def _logits_of(model: Any) -> Any:
+    """Return the model as a module with one output."""
+    import torch
 
-    def __init__(self, model: Any) -> None:
-        import torch
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
 
-        class Module(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.model = model
+        def forward(self, pixel_values: Any) -> Any:
+            return self.model(pixel_values).logits
 
-            def forward(self, pixel_values: Any) -> Any:
-                return self.model(pixel_values).logits
-
-        self.module = Module().eval()
+    return Logits().eval()
 
 
 def _quantised(converted: Any, job: Job) -> Any:
