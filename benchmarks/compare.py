@@ -18,7 +18,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -183,13 +182,10 @@ def show(result: Result, batch: int) -> None:
 
 def write(result: Result, path: Path) -> list[Path]:
     """Write Markdown and HTML beside the JSON; returns all three."""
-    renderers: dict[str, Callable[[Result], str]] = {
-        ".md": report_text.markdown,
-        ".html": html_page.page,
-    }
-    for suffix, render in renderers.items():
-        path.with_suffix(suffix).write_text(render(result), encoding="utf-8")
-    return [path, *(path.with_suffix(suffix) for suffix in renderers)]
+    markdown, page = path.with_suffix(".md"), path.with_suffix(".html")
+    markdown.write_text(report_text.markdown(result), encoding="utf-8")
+    page.write_text(html_page.page(result), encoding="utf-8")
+    return [path, markdown, page]
 
 
 def progress(text: str) -> None:

@@ -1,6 +1,7 @@
 """The parts of the comparison that are for GPUs, as far as a CPU can tell them right or wrong."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from comparison.contenders.cuda_variants import REWRITES
 from comparison.contenders.entries import CONTENDERS, PROFILED
 from comparison.contenders.ours import OursAhead
-from comparison.harness.plan import FULL, GPU
+from comparison.harness.hardware import kernels
+from comparison.harness.plan import FULL, GPU, Setting
+from comparison.harness.suite import Suite
 from comparison.harness.worker import Session
+from comparison.harness.worker_process import Process
 from comparison.job import Job
 
 
@@ -97,12 +101,24 @@ def test_a_profile_names_where_the_time_goes(job: Job) -> None:
 
     session = Session(job)
     session.contender, session.images = Multiply(), np.load(job.uint8)
-    (kernels,) = session.kernels(batch=2, runs=4).values()
-    by_name = {row["kernel"]: row for row in kernels}
+    (found,) = session.kernels(batch=2, runs=4).values()
+    by_name = {row["kernel"]: row for row in found}
     assert by_name["aten::mm"]["calls"] == 1
     assert by_name["aten::mm"]["microseconds"] > 0
-    times = [row["microseconds"] for row in kernels]
+    times = [row["microseconds"] for row in found]
     assert times == sorted(times, reverse=True)
+
+
+def test_a_profiler_that_fails_costs_no_row(job: Job, tmp_path: Path) -> None:
+    setting = Setting((), "cpu", 1, tmp_path, tmp_path, GPU, print, print)
+    suite = Suite(setting, None, None, None, {PROFILED: {"status": "ok"}})
+    broken = replace(job, module="no_such_contender")
+    with suite:
+        suite.field.add(PROFILED, lambda: Process(broken, sys.executable))
+        found = kernels(suite, [1, 64])
+    assert suite.rows == {PROFILED: {"status": "ok"}}
+    assert found["batches"] == {}
+    assert found["excluded"][PROFILED][0] == "failed"
 
 
 def test_a_gpu_plan_compiles_for_few_batch_sizes() -> None:

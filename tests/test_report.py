@@ -203,6 +203,42 @@ def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any])
     assert "ours-int8: measured later" in found["notes"][-1]
 
 
+def test_files_to_labels_beside_what_its_parts_allow(result: dict[str, Any]) -> None:
+    assert tables.files(result).head[-1] == "same label", "a result of before that was measured"
+    files = result["files"]["rows"]
+    files["ours-fp16"] |= {"decode_images_s": 48.0, "model_images_s": 24.0}
+    shared = {cells[0]: cells for cells in tables.files(result).body}
+    assert shared["vit-engine fp16"][4:] == ("48.0", "24.0", "100%"), "64 / 4 = 1 / (1/48 + 1/24)"
+    assert shared["PyTorch eager fp32"][4:] == (tables.DASH,) * 3
+    assert "on the same cores" in report.markdown(result)
+    apart = {cells[0]: cells for cells in tables.files(result | {"device": "cuda"}).body}
+    assert apart["vit-engine fp16"][6] == "67%", "of the slower part: the GPU leaves the cores"
+
+
+def test_kernels_are_told_with_their_share(result: dict[str, Any]) -> None:
+    kernels = [
+        {"kernel": f"gemm<{i}>", "calls": 12.0, "microseconds": 100.0 - i} for i in range(20)
+    ]
+    excluded = {"ours-fp16": ["failed", "RuntimeError: no profiler"]}
+    result["kernels"] = {
+        "contender": "ours-cuda",
+        "batches": {"64": kernels},
+        "excluded": excluded,
+    }
+    assert len(tables.kernels(kernels).body) == tables.KERNELS
+    text = report.markdown(result)
+    assert "## Where a GPU's time goes, batch 64" in text
+    assert "| gemm<0> | 12 | 100 | 5.5% |" in text, "of 1,810 microseconds"
+    assert "| vit-engine fp16 | failed in kernels | RuntimeError: no profiler |" in text
+    assert "gemm&lt;0&gt;" in page(result)
+
+
+def test_what_a_budget_left_out_is_told(result: dict[str, Any]) -> None:
+    result["no_time_for"] = ["speed 256", "ceilings"]
+    assert "--budget left no time for speed 256, ceilings; --resume" in report.markdown(result)
+    assert "--budget left no time for speed 256, ceilings; --resume" in page(result)
+
+
 def test_an_interrupted_result_renders(result: dict[str, Any]) -> None:
     for part in ("ceilings", "files", "accuracy"):
         del result[part]

@@ -6,7 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from comparison.contenders.entries import BASELINE, PROFILED
+from comparison.contenders.entries import BASELINE
+from comparison.harness.files_to_labels import label_files
+from comparison.harness.hardware import ceilings, kernels
+from comparison.harness.label_accuracy import accuracy
 from comparison.harness.plan import Setting
 from comparison.harness.suite import Suite
 from comparison.inputs import arrays, labelled_images, models
@@ -81,7 +84,7 @@ class Comparison:
         if "ceilings" in missing and self._fits("ceilings", CEILINGS_S):
             given = arrays.noise(self.model, 1, self.setting.scratch)
             with Suite(self.setting, self.model, given, given) as suite:
-                self._done("ceilings", ceilings=suite.ceilings())
+                self._done("ceilings", ceilings=ceilings(suite))
 
     def _timed_model(self, stages: list[str]) -> None:
         setting, rows = self.setting, self.result["speed"]["rows"]
@@ -108,14 +111,14 @@ class Comparison:
                     self.show(self.result, batch)
                 elif stage == "files":
                     suite.open(e for e in wanted if e.files_only)
-                    found = suite.label_files(photos)
+                    found = label_files(suite, photos)
                     for entry in (e for e in wanted if e.files_only):
                         rows.pop(entry.name, None)
                         suite.field.leave(entry.name)
                     self._done(stage, files=found)
                 elif stage == "kernels":
                     batches = setting.plan.few_batches or setting.plan.batches
-                    self._done(stage, kernels=suite.kernels(PROFILED, batches))
+                    self._done(stage, kernels=kernels(suite, batches))
                 else:
                     self._accuracy(suite, photos, calibration)
 
@@ -159,7 +162,7 @@ class Comparison:
             self._accuracy(suite, photos, given)
 
     def _accuracy(self, suite: Suite, photos: Photos, given: Arrays) -> None:
-        found = suite.accuracy(photos, given)
+        found = accuracy(suite, photos, given)
         self._done("accuracy", accuracy={**found, "model": suite.model.card()})
 
     @cached_property

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from comparison.contenders.pytorch import DTYPES
 from comparison.job import AbsentError, Job, versions_of
 
 SIDE = {"cpu": 4096, "cuda": 8192}
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 PATIENCE = 20.0
 """Seconds for one product. A type that the processor has no instructions for takes minutes."""

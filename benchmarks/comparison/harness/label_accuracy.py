@@ -1,11 +1,45 @@
-"""One contender's answers to labelled images, beside the true classes and the baseline's logits."""
+"""Answers to labelled images, beside the true classes and the baseline's logits."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from comparison.contenders.entries import BASELINE
+from comparison.harness.suite import Suite
+from comparison.inputs.arrays import Arrays
 from comparison.inputs.labelled_images import Photos
+
+BATCH = 8
+"""Images at once, at most."""
+
+LIMIT_S = 1800.0
+"""For one contender's answers to all images."""
+
+
+def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
+    """Hold every contender's answers against the true classes and the baseline's logits."""
+    logits, plan = {}, suite.setting.plan
+    batch = max((b for b in plan.batches if b <= BATCH), default=1)
+    for entry in suite.alive:
+        suite.setting.say(f"accuracy on {len(photos.files)} images: {entry.name}")
+        out = suite.setting.scratch / f"{entry.name}-logits.npy"
+        request = {
+            "verb": "predict",
+            "uint8": str(arrays.uint8),
+            "float32": str(arrays.float32),
+            "out": str(out),
+            "batch": batch if plan.takes(entry, batch) else 1,
+        }
+        if suite.field.ask(entry.name, request, LIMIT_S):
+            logits[entry.name] = np.load(out)
+    suite.note_failures()
+    rows = {
+        name: row(found, logits.get(BASELINE), photos, suite.model.labels)
+        for name, found in logits.items()
+    }
+    part = {"images": len(photos.files), "source": photos.source, "rows": rows}
+    return part | {"excluded": suite.excluded()}
 
 
 def row(

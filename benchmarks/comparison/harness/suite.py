@@ -1,7 +1,6 @@
 """The contenders with one model loaded, and what is asked of them, each in turn."""
 
 import importlib
-import statistics
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparison import host
-from comparison.contenders.entries import BASELINE, CEILINGS, Entry
-from comparison.harness import label_accuracy
+from comparison.contenders.entries import BASELINE, Entry
 from comparison.harness.plan import Setting
 from comparison.harness.round_robin import Field
 from comparison.harness.worker_process import ROOT, FailedError, LateError, Process, Request
 from comparison.inputs.arrays import Arrays
-from comparison.inputs.labelled_images import Photos
 from comparison.inputs.models import Model
 from comparison.job import Job
 from vit_engine.machine import processor
@@ -36,9 +33,6 @@ UNRELATED = 0.5
 
 HOPELESS = 2
 """Contenders this many times slower than the baseline are not timed: all the others would wait."""
-
-PREDICT_BATCH = 8
-"""Images at once, at most, where only the answers count."""
 
 Row = dict[str, Any]
 
@@ -166,20 +160,15 @@ class Suite:
 
     def speed(self, batch: int) -> None:
         """Time every contender at one batch size, turn by turn."""
-        plan, say = self.setting.plan, self.setting.say
+        plan = self.setting.plan
         self.warm(batch)
-        expected = {e.name: self._seconds(e, batch) for e in self.alive if plan.takes(e, batch)}
+        expected = {e.name: self.seconds(e, batch) for e in self.alive if plan.takes(e, batch)}
         rounds = plan.rounds_of(batch, expected)
         requests = {
             name: {"verb": "time", "batch": batch, "runs": plan.runs_of(batch, seconds)}
             for name, seconds in expected.items()
         }
-        answers = self.field.take_turns(
-            requests,
-            rounds=rounds,
-            limit=TURN_S,
-            each=lambda i, name: say(f"batch {batch}, round {i + 1} of {rounds}: {name}"),
-        )
+        answers = self.take_turns(f"batch {batch}", requests, rounds)
         for name, turns in answers.items():
             row = self.rows[name]
             row.setdefault("rounds", {})[str(batch)] = [turn["seconds"] for turn in turns]
@@ -218,7 +207,7 @@ class Suite:
         batch size.
         """
         plan = self.setting.plan
-        one = {entry.name: self._seconds(entry, 1) for entry in self.alive}
+        one = {entry.name: self.seconds(entry, 1) for entry in self.alive}
         total = images * sum(one.values())
         for batch in batches:
             timed = [entry for entry in self.alive if plan.takes(entry, batch)]
@@ -231,101 +220,22 @@ class Suite:
             total += 2 * plan.files_rounds * plan.files_s * sum(able) / one[BASELINE]
         return total
 
-    def _seconds(self, entry: Entry, batch: int) -> float:
+    def seconds(self, entry: Entry, batch: int) -> float:
         """Return the seconds of one run; a first run that compiled says too much."""
         return min(s * max(1, batch / b) for b, s in self.expected[entry.name].items())
 
-    def label_files(self, photos: Photos) -> Row:
-        """Time files to labels, and its parts alone: decoding, and the model."""
-        plan, field = self.setting.plan, self.field
-        batch, able = plan.files_batch, [entry for entry in self.alive if entry.files]
-        baseline = self._seconds(self.entries[BASELINE], batch) / batch
-        count = min(len(photos.files), max(4 * batch, int(plan.files_s / baseline)))
-        files = [str(p) for p in photos.files[:: len(photos.files) // count][:count]]
-
-        def turns(words: str, request: Request) -> dict[str, list[dict[str, Any]]]:
-            return field.take_turns(
-                {entry.name: request for entry in able},
-                rounds=plan.files_rounds,
-                limit=TURN_S,
-                each=lambda i, name: self.setting.say(
-                    f"{words}, round {i + 1} of {plan.files_rounds}: {name}"
-                ),
-            )
-
-        labelled = turns("files to labels", {"verb": "label", "paths": files, "batch": batch})
-        decoded = turns("decoding alone", {"verb": "decode", "paths": files, "batch": batch})
-        computed = turns("the model alone", {"verb": "time", "batch": batch, "runs": 3})
-        self.note_failures()
-        expected = labelled.get(BASELINE, [{}])[0].get("labels")
-        rows = {}
-        for name, found in labelled.items():
-            rows[name] = {
-                "rounds": [[turn["seconds"]] for turn in found],
-                "images": count,
-                "same_labels": expected and _share(found[0]["labels"], expected),
-            }
-            if name in decoded and name in computed and decoded[name][0]["seconds"]:
-                seconds = statistics.median(turn["seconds"] for turn in decoded[name])
-                run = statistics.median(s for turn in computed[name] for s in turn["seconds"])
-                rows[name] |= {"decode_images_s": count / seconds, "model_images_s": batch / run}
-        part = {"images": count, "batch": batch, "source": photos.source, "rows": rows}
-        return part | {"excluded": self.excluded()}
-
-    def accuracy(self, photos: Photos, arrays: Arrays) -> Row:
-        """Hold every contender's answers against the true classes and the baseline's logits."""
-        logits = {}
-        batch = max((b for b in self.setting.plan.batches if b <= PREDICT_BATCH), default=1)
-        for entry in self.alive:
-            self.setting.say(f"accuracy on {len(photos.files)} images: {entry.name}")
-            out = self.setting.scratch / f"{entry.name}-logits.npy"
-            request = {
-                "verb": "predict",
-                "uint8": str(arrays.uint8),
-                "float32": str(arrays.float32),
-                "out": str(out),
-                "batch": batch if self.setting.plan.takes(entry, batch) else 1,
-            }
-            if self.field.ask(entry.name, request, CONVERT_S):
-                logits[entry.name] = np.load(out)
-        self.note_failures()
-        expected = logits.get(BASELINE)
-        rows = {
-            name: label_accuracy.row(found, expected, photos, self.model.labels)
-            for name, found in logits.items()
-        }
-        part = {"images": len(photos.files), "source": photos.source, "rows": rows}
-        return part | {"excluded": self.excluded()}
-
-    def kernels(self, name: str, batches: Iterable[int]) -> Row:
-        """Return where one contender's runs spend their time, by batch size."""
-        found = {}
-        for batch in batches:
-            self.setting.say(f"batch {batch}: kernels of {name}")
-            request = {"verb": "kernels", "batch": batch, "runs": 10}
-            if answer := self.field.ask(name, request, TURN_S):
-                found[str(batch)] = answer["kernels"]
-        self.note_failures()
-        return {"contender": name, "batches": found}
-
-    def ceilings(self) -> dict[str, Row]:
-        """Measure how many operations a second the machine has at most, by precision."""
-        self.open(CEILINGS)
-        request = {"verb": "time", "batch": 1, "runs": 1}
-        self.setting.say("the machine's ceilings")
+    def take_turns(
+        self, words: str, requests: dict[str, Request], rounds: int
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Ask contenders once a round; who failed in one is left out."""
         answers = self.field.take_turns(
-            {entry.name: request for entry in self.alive},
-            rounds=self.setting.plan.ceiling_rounds,
+            requests,
+            rounds=rounds,
             limit=TURN_S,
+            each=lambda i, name: self.setting.say(f"{words}, round {i + 1} of {rounds}: {name}"),
         )
         self.note_failures()
-        for name, row in self.rows.items():
-            entry = self.entries[name]
-            row.update(title=entry.title, precision=entry.options["precision"])
-            if name in answers:
-                fastest = min(min(turn["seconds"]) for turn in answers[name])
-                row["gflops"] = row["about"].pop("operations") / fastest / 1e9
-        return self.rows
+        return answers
 
     def excluded(self) -> dict[str, tuple[str, str]]:
         """Return status and reason of who has left."""
@@ -362,7 +272,3 @@ def _check_related(found: NDArray[np.float64], expected: NDArray[np.float64] | N
         raise FailedError(
             "failed", f"its logits have a correlation of {correlation:.2f} with the baseline's"
         )
-
-
-def _share(found: list[int], expected: list[int]) -> float:
-    return sum(a == b for a, b in zip(found, expected, strict=True)) / len(expected)

@@ -33,20 +33,10 @@ SETTINGS: dict[Any, Any] = {
     "font.size": 12.5,
     "text.color": SOFT,
     "axes.labelcolor": SOFT,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.spines.bottom": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": LINE,
     "lines.scale_dashes": False,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.major.pad": 8,
-    "ytick.major.pad": 8,
 }
 
 TITLED = "titled:"
@@ -66,8 +56,7 @@ def throughput(rows: Sequence[Row]) -> str:
         for row in rows:
             place = [r.name for r in rows if r.family == row.family].index(row.name)
             axes.plot(
-                list(row.throughput),
-                list(row.throughput.values()),
+                *zip(*row.throughput.items(), strict=True),
                 color=colour(row),
                 dashes=DASHES[place % len(DASHES)],
                 linewidth=3 if row.family == "ours" else 2,
@@ -123,7 +112,9 @@ def accuracy_against_speed(rows: Sequence[Row], top1: dict[str, float]) -> str:
         axes.yaxis.set_major_formatter("{x:g}%")
         axes.locator_params(axis="y", nbins=5)
         axes.grid(visible=False, axis="x")
-        axes.margins(y=0.25)
+        low, high = min(y for _, y in points), max(y for _, y in points)
+        room = (high - low) / 4 or 1
+        axes.set_ylim(low - room, high + room)
         for row, (x, y) in zip(rows, points, strict=True):
             axes.plot(x, y, "o", markersize=11, color=colour(row), gid=TITLED + row.title)
         axes.set_xlim(left=0)
@@ -184,7 +175,9 @@ def picture(
     with mpl.rc_context(SETTINGS | {"svg.hashsalt": title}):
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)  # a point is a pixel
         place = (left / WIDTH, 52 / height, (WIDTH - left - right) / WIDTH, (height - 72) / height)
-        draw(figure.add_axes(place))
+        axes = figure.add_axes(place, frame_on=False)
+        axes.tick_params(length=0, pad=8, colors=SOFT)
+        draw(axes)
         return svg_of(figure, title)
 
 
@@ -195,10 +188,10 @@ def svg_of(figure: "Figure", title: str) -> str:
         file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
     )
     text = file.getvalue()
-    text = text[text.index("<svg") :]
+    text = text[text.index("<svg") :].strip()
     text = re.sub(rf'<g id="{TITLED}([^"]*)">', r"<g><title>\1</title>", text)
     text = re.sub(r' id="\w+_\d+"', "", text)  # each picture counts from 1
-    text = text.replace("*{stroke", "svg *{stroke")
+    text = re.sub(r"\s*\n\s*", " ", text).replace("*{stroke", "svg *{stroke")
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 

@@ -66,6 +66,11 @@ def sections(result: Result) -> list[tuple[str, str, Table]]:
             f"{files['images']} image files ({files['source']}) at batch {files['batch']}, "
             "decoded by Pillow in every row: vit-infer's path beside a DataLoader and a pipeline."
         )
+        if any("decode_images_s" in row for row in files["rows"].values()):
+            note += (
+                " “Reached” is the share of what decoding alone and the model alone allow together"
+                f"{'' if result['device'] == 'cuda' else ', on the same cores'}."
+            )
         found.append(("Files to labels", note, tables.files(result)))
     if "accuracy" in result:
         part = result["accuracy"]

@@ -132,7 +132,7 @@ def files(result: Result) -> Table:
     part = result["files"]
     found, theirs = part["rows"], part["rows"].get(BASELINE, {}).get("rounds")
     apart = any("decode_images_s" in row for row in found.values())
-    alone = ("decoding alone", "model alone", "of what they allow") if apart else ()
+    alone = ("decoding alone", "model alone", "reached") if apart else ()
     head = ("Contender", "img/s", "times the baseline", "same label", *alone)
     body = []
     for name in (n for n in TITLES if n in found):
@@ -175,7 +175,7 @@ def kernels(found: Sequence[dict[str, Any]]) -> Table:
 def excluded(result: Result, rows: Sequence[Row]) -> Table:
     """Who could not run, or failed, and why."""
     listed = {row.name: (row.title, row.status, row.reason or "") for row in rows}
-    for part in ("files", "accuracy"):
+    for part in ("files", "accuracy", "kernels"):
         for name, (status, reason) in result.get(part, {}).get("excluded", {}).items():
             if listed.get(name, ("", "ok", ""))[1] == "ok":
                 listed[name] = (TITLES.get(name, name), f"{status} in {part}", reason)
