@@ -22,10 +22,11 @@ ROOT = Path(__file__).parents[1]
 COMPARE = ROOT / "benchmarks/compare.py"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from comparison import host  # noqa: E402
+from comparison import host, measure, stored_result  # noqa: E402
 from comparison.contenders import gemm  # noqa: E402
+from comparison.contenders.entries import BASELINE, CONTENDERS, PROFILED, Entry  # noqa: E402
 from comparison.harness import label_accuracy  # noqa: E402
-from comparison.harness.plan import FULL, Setting  # noqa: E402
+from comparison.harness.plan import FULL, QUICK, Setting  # noqa: E402
 from comparison.harness.round_robin import Field, rotated  # noqa: E402
 from comparison.harness.suite import Suite  # noqa: E402
 from comparison.harness.worker_process import FailedError, Process  # noqa: E402
@@ -41,37 +42,31 @@ from vit_engine.errors import UsageError  # noqa: E402
 TINY = """
     import os, sys, time
     import numpy as np
-    from comparison.job import AbsentError
+    from comparison.job import AbsentError, Contender
 
     def load(job):
         if job.options.get("absent"):
             raise AbsentError("needs a part that is not here")
-        return Tiny(job.options.get("fault"))
+        fault, runs = job.options.get("fault"), []
 
-    class Tiny:
-        takes = "uint8"
-
-        def __init__(self, fault):
-            self.fault, self.runs = fault, 0
-
-        def run(self, batch):
-            self.runs += 1
+        def run(batch):
+            runs.append(len(batch))
             print("a library that prints to stdout")
             logits = batch.reshape(len(batch), -1)[:, :4].astype(np.float32)
-            if self.runs > 2:
-                if self.fault == "crash":
+            if len(runs) > 2:
+                if fault == "crash":
                     print("Illegal instruction", file=sys.stderr, flush=True)
                     os._exit(3)
-                if self.fault == "hang":
+                if fault == "hang":
                     time.sleep(600)
-                if self.fault == "nan":
+                if fault == "nan":
                     logits[0, 0] = np.nan
-                if self.fault == "raise":
+                if fault == "raise":
                     raise ValueError("no such\\nshape")
             return logits
 
-        def describe(self):
-            return {"precision": "fp32", "threads": os.environ["OMP_NUM_THREADS"]}
+        about = {"compute": "fp32", "threads": os.environ["OMP_NUM_THREADS"]}
+        return Contender("uint8", run, about)
 """
 
 
@@ -114,7 +109,7 @@ def timing(batch: int = 2, runs: int = 3) -> dict[str, object]:
 def test_a_sound_contender_answers(job: Job, tmp_path: Path) -> None:
     with start(job) as process:
         loaded = process.ask({"verb": "load"}, 30)
-        assert loaded["about"] == {"precision": "fp32", "threads": "1"}
+        assert loaded["about"] == {"compute": "fp32", "threads": "1"}
         assert loaded["seconds"] > 0
         assert len(process.ask(timing(), 30)["seconds"]) == 3
         assert process.ask({"verb": "memory"}, 30)["bytes"] > 1e6
@@ -284,6 +279,27 @@ def test_drawn_photos_and_their_arrays(demo: Model, tmp_path: Path) -> None:
     assert (raw.dtype, raw.shape) == (np.uint8, (18, size, size, 3))
     expected = (raw.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
     assert np.allclose(floats, expected, atol=1e-6)
+
+
+def test_what_does_not_fit_into_the_budget_is_left_out(
+    job: Job, demo: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Entry, "path", property(lambda entry: job.module))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(measure, "CEILINGS_S", 2000.0)
+    told: list[str] = []
+    plan = replace(QUICK, batches=(1,))
+    end = time.monotonic() + 1000
+    entries = tuple(e for e in CONTENDERS if e.name in (BASELINE, PROFILED))
+    setting = Setting(entries, "cuda", 1, tmp_path, tmp_path, plan, print, told.append, end)
+    result, path = stored_result.begun(setting, demo), tmp_path / "result.json"
+    parts, show = ("speed", "kernels", "ceilings"), lambda *_: None
+    run = measure.Comparison(setting, demo, None, result, path=path, parts=parts, show=show).run
+    assert run() == 0
+    assert told[-1].startswith("ceilings: left out, 2000 s in the ")
+    result = json.loads(path.read_text())
+    assert (result["done"], result["no_time_for"]) == (["speed 1", "kernels"], ["ceilings"])
+    assert {row["status"] for row in result["speed"]["rows"].values()} == {"ok"}
 
 
 def labelled(folder: Path, names: list[str]) -> Path:
@@ -474,18 +490,6 @@ def test_class_folders_from_images_to_accuracy(demo: Model, tmp_path: Path) -> N
     found = stored(tmp_path)["accuracy"]
     assert found["rows"]["pytorch"]["top1"] >= 14 / 16
     assert found["rows"]["ours-fp32"]["agreement"] == 1
-
-
-def test_what_does_not_fit_into_the_budget_is_left_out(tmp_path: Path) -> None:
-    few = ("--batches", 1, "--contenders", "ours-fp32")
-    process = run_on_demo(tmp_path, "--only", "speed", "ceilings", "--budget", 59, few=few)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    assert "ceilings: left out, 60 s in the" in stderr
-    result = stored(tmp_path)
-    assert (result["done"], result["no_time_for"]) == (["speed 1"], ["ceilings"])
-    (report,) = tmp_path.glob("demo-on-*-quick.md")
-    assert "--budget left no time for ceilings" in report.read_text()
 
 
 def test_of_two_makers_of_a_folder_the_first_stays(tmp_path: Path) -> None:

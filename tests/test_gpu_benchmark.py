@@ -16,15 +16,15 @@ from vit_engine.providers.sessions import Request, open_session
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from comparison.contenders import ours
 from comparison.contenders.cuda_variants import REWRITES
 from comparison.contenders.entries import CONTENDERS, PROFILED
-from comparison.contenders.ours import OursAhead
 from comparison.harness.hardware import kernels
 from comparison.harness.plan import FULL, GPU, Setting
 from comparison.harness.suite import Suite
 from comparison.harness.worker import Session
 from comparison.harness.worker_process import Process
-from comparison.job import Job
+from comparison.job import Contender, Job
 
 
 def pictures(count: int) -> NDArray[np.uint8]:
@@ -39,7 +39,7 @@ def job(tmp_path: Path) -> Job:
     return Job(
         contender="ours-cuda-ahead",
         module="comparison.contenders.ours",
-        options={"precision": "fp32"},
+        options={"precision": "fp32", "ahead": True},
         model="",
         cache=str(tmp_path),
         threads=1,
@@ -80,7 +80,7 @@ def test_batches_that_overlap_get_their_own_answers(
 
     with Engine(contract, "cpu", bucketed, max_batch=8, in_flight=2) as engine:
         session = Session(job)
-        session.contender = OursAhead(job, engine)
+        session.contender = ours.contender(job, engine)
         session.images = np.load(job.uint8)
         files = {"uint8": job.uint8, "float32": "", "out": str(tmp_path / "logits.npy")}
         assert session.predict(batch=5, **files) == {"images": 64}
@@ -94,13 +94,12 @@ def test_batches_that_overlap_get_their_own_answers(
 def test_a_profile_names_where_the_time_goes(job: Job) -> None:
     torch = pytest.importorskip("torch")
 
-    class Multiply:
-        def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-            side = torch.ones(64, 64)
-            return np.asarray((side @ side)[: len(batch)])
+    def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        side = torch.ones(64, 64)
+        return np.asarray((side @ side)[: len(batch)])
 
     session = Session(job)
-    session.contender, session.images = Multiply(), np.load(job.uint8)
+    session.contender, session.images = Contender("uint8", run, {}), np.load(job.uint8)
     (found,) = session.kernels(batch=2, runs=4).values()
     by_name = {row["kernel"]: row for row in found}
     assert by_name["aten::mm"]["calls"] == 1

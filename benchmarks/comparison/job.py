@@ -1,14 +1,15 @@
 """What a contender is told, what it must know, and how it says that it cannot run here."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Batch = NDArray[np.uint8] | NDArray[np.float32]
+Logits = NDArray[np.float32]
 
 
 class AbsentError(Exception):
@@ -54,22 +55,25 @@ class Job:
         return Path(self.cache, f"{shared or self.contender}-{key}")
 
 
-class Contender(Protocol):
-    """What a contender's module returns from `load(job)`.
+@dataclass(frozen=True)
+class Contender:
+    """What a contender's module returns from `load(job)`: a model that answers images.
 
-    Some have more: `label(paths, batch)` for a path from image files to class indices,
-    `decode(paths, batch)` for the part of it before the model, and `run_ahead(batches)` where
-    several batches overlap; then it is timed in the place of `run`. A module may have
-    `convert(job)`, which runs in a process of its own before.
+    `run` takes a batch of what `takes` says and returns logits (n, labels) in host memory, which
+    the next run may write over. `about` holds compute (the precision of the ceiling to hold it to),
+    runtime, files, and perhaps a note. A module may also have `convert(job)`, which runs before, in
+    a process of its own.
     """
 
-    takes: str  # "uint8" or "float32": which of the job's inputs `run` wants
-
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits in host memory, (n, labels) float32: synchronised by that."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return compute (the precision of the ceiling to hold it to), runtime, files, note."""
+    takes: Literal["uint8", "float32"]
+    run: Callable[[Any], Logits]
+    about: dict[str, Any]
+    label: Callable[[list[str], int], Sequence[Any]] | None = None
+    """From image files, in batches of a size, to class indices."""
+    decode: Callable[[list[str], int], None] | None = None
+    """The part of `label` before the model."""
+    run_ahead: Callable[[Sequence[Any]], list[Logits]] | None = None
+    """Runs batches that overlap; it is timed in the place of `run`."""
 
 
 def versions_of(*modules: Any) -> str:

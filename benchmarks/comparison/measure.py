@@ -64,9 +64,9 @@ class Comparison:
         return code
 
     def _stages(self) -> list[str]:
-        kernels = ["kernels"] if self.setting.device == "cuda" else []
+        profile = ["kernels"] if self.setting.device == "cuda" else []
         speed = [f"speed {batch}" for batch in self.setting.plan.batches]
-        return [*speed, "files", "accuracy", *kernels, "ceilings"]
+        return [*speed, "files", "accuracy", *profile, "ceilings"]
 
     def _missing(self, stages: list[str]) -> list[str]:
         done = self.result["done"]

@@ -6,11 +6,8 @@ Options: `attention`, a key of REWRITES, and `provider_options` for ONNX Runtime
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from comparison.contenders import ours
-from comparison.job import AbsentError, Job, versions_of
+from comparison.job import AbsentError, Contender, Job, versions_of
 from vit_engine.artefact.attention import Attention, primitive, replace_attention
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import node
@@ -26,8 +23,8 @@ MODEL_OPSET_IMPORT = 8
 convert = ours.convert
 
 
-def load(job: Job) -> "Variant":
-    """Open the rewritten artefact on CUDA, with CUDA graphs."""
+def load(job: Job) -> Contender:
+    """Open the rewritten artefact on CUDA, with CUDA graphs, behind the engine's own buffers."""
     path = ours.artefact_path(job)
     if reason := obstacles.obstacle("cuda"):
         raise AbsentError(str(reason))
@@ -38,32 +35,12 @@ def load(job: Job) -> "Variant":
         session = open_session(request, ["cuda"], {"cuda": options}, model=model)
     except ProviderError as e:
         raise AbsentError(str(e)) from e
-    return Variant(
-        BucketSession(
-            session,
-            request.contract,
-            device=("cuda", 0),
-            buckets=buckets_up_to(job.max_batch),
-            graphs=True,
-        )
+    buckets = buckets_up_to(job.max_batch)
+    bucketed = BucketSession(
+        session, request.contract, device=("cuda", 0), buckets=buckets, graphs=True
     )
-
-
-class Variant:
-    """A session behind the engine's own buffers."""
-
-    takes = "uint8"
-
-    def __init__(self, session: BucketSession) -> None:
-        self.session = session
-
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits."""
-        return self.session.run(batch)
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        return {"compute": "fp16", "runtime": versions_of(obstacles.import_onnxruntime())}
+    about = {"compute": "fp16", "runtime": versions_of(obstacles.import_onnxruntime())}
+    return Contender("uint8", bucketed.run, about)
 
 
 def with_contrib_attention(model: bytes) -> bytes:

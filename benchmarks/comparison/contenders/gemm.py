@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparison.contenders.pytorch import DTYPES
-from comparison.job import AbsentError, Job, versions_of
+from comparison.job import AbsentError, Contender, Job, Logits, versions_of
 
 SIDE = {"cpu": 4096, "cuda": 8192}
 
@@ -22,8 +22,11 @@ Multiply = Callable[[], float]
 """Multiplies once and returns one element of the product: reading it waits for the device."""
 
 
-def load(job: Job) -> "Gemm":
-    """Fill two square matrices, unless smaller ones show that their product would take ages."""
+def load(job: Job) -> Contender:
+    """Fill two square matrices, unless smaller ones show that their product would take ages.
+
+    A run multiplies once, whatever batch it is given, and returns a row for each image.
+    """
     make = {"torch": _in_torch, "ort": _in_onnxruntime}[job.options["library"]]
     side = SIDE[job.device]
     small, _ = make(side // 16, job)
@@ -34,24 +37,12 @@ def load(job: Job) -> "Gemm":
     if seconds > PATIENCE:
         precision = job.options["precision"]
         raise AbsentError(f"no fast {precision} product here: it would take {seconds:.0f} s")
-    return Gemm(*make(side, job), 2 * side**3)
+    multiply, runtime = make(side, job)
 
+    def run(batch: Any) -> Logits:
+        return np.full((len(batch), 1), multiply(), np.float32)
 
-class Gemm:
-    """`run` multiplies once, whatever batch it is given, and returns a row for each image."""
-
-    takes = "float32"
-
-    def __init__(self, multiply: Multiply, runtime: str, operations: int) -> None:
-        self.multiply, self.runtime, self.operations = multiply, runtime, operations
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Multiply."""
-        return np.full((len(batch), 1), self.multiply(), np.float32)
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs, with the operations of one product."""
-        return {"runtime": self.runtime, "operations": self.operations}
+    return Contender("float32", run, {"runtime": runtime, "operations": 2 * side**3})
 
 
 def _in_torch(side: int, job: Job) -> tuple[Multiply, str]:

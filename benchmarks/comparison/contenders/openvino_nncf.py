@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from comparison.job import AbsentError, Job
+from comparison.job import AbsentError, Contender, Job, Logits
 from comparison.whole_folder import whole
 
 CALIBRATION = 128  # images at most
@@ -34,7 +33,7 @@ def convert(job: Job) -> None:
         openvino.save_model(converted, partial / "model.xml", compress_to_fp16=False)
 
 
-def load(job: Job) -> "OpenVINO":
+def load(job: Job) -> Contender:
     """Compile for the CPU with the latency hint: one request at a time, all threads on it."""
     import openvino
 
@@ -50,36 +49,23 @@ def load(job: Job) -> "OpenVINO":
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
     }
-    return OpenVINO(job, core.compile_model(_folder(job) / "model.xml", "CPU", options))
+    model = core.compile_model(_folder(job) / "model.xml", "CPU", options)
+    request = model.create_infer_request()
 
+    def run(batch: Any) -> Logits:
+        found: Logits = request.infer(batch, share_inputs=True)[0]
+        return found
 
-class OpenVINO:
-    """A compiled model, called synchronously."""
-
-    takes = "float32"
-
-    def __init__(self, job: Job, model: Any) -> None:
-        self.job, self.model = job, model
-        self.request = model.create_infer_request()
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits, in memory that the next run writes over."""
-        result: NDArray[np.float32] = self.request.infer(batch, share_inputs=True)[0]
-        return result
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        hint = self.job.options["hint"]
-        about: dict[str, Any] = {
-            "compute": "fp32" if hint == "f32" else hint,
-            "runtime": f"openvino {version('openvino')}",
-            "files": [str(_folder(self.job) / f"model.{end}") for end in ("xml", "bin")],
-        }
-        if self.job.options.get("int8"):
-            about["compute"] = "int8"
-            about["runtime"] += f", nncf {version('nncf')}"
-            about["note"] = f"calibrated on up to {CALIBRATION} of the comparison's own images"
-        return about
+    about: dict[str, Any] = {
+        "compute": "fp32" if hint == "f32" else hint,
+        "runtime": f"openvino {version('openvino')}",
+        "files": [str(_folder(job) / f"model.{end}") for end in ("xml", "bin")],
+    }
+    if job.options.get("int8"):
+        about["compute"] = "int8"
+        about["runtime"] += f", nncf {version('nncf')}"
+        about["note"] = f"calibrated on up to {CALIBRATION} of the comparison's own images"
+    return Contender("float32", run, about)
 
 
 def _logits_of(model: Any) -> Any:

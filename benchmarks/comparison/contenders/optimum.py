@@ -4,10 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from comparison.job import AbsentError, Job
+from comparison.job import AbsentError, Contender, Job, Logits
 from comparison.whole_folder import whole
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -34,8 +31,8 @@ def convert(job: Job) -> None:
             model.save_pretrained(partial)
 
 
-def load(job: Job) -> "Optimum":
-    """Open the exported model."""
+def load(job: Job) -> Contender:
+    """Open the exported model: the drop-in class that takes and returns torch tensors."""
     import onnxruntime
     import torch
     from optimum.onnxruntime import ORTModelForImageClassification
@@ -52,36 +49,21 @@ def load(job: Job) -> "Optimum":
     found = model.model.get_providers()
     if found[0] != provider:
         raise AbsentError(f"asked for {provider}, ONNX Runtime opened {found}")
-    return Optimum(job, model)
 
+    def run(batch: Any) -> Logits:
+        logits = model(pixel_values=torch.from_numpy(batch).to(job.device)).logits
+        found: Logits = logits.cpu().numpy()
+        return found
 
-class Optimum:
-    """The drop-in class that takes and returns torch tensors."""
-
-    takes = "float32"
-
-    def __init__(self, job: Job, model: Any) -> None:
-        self.job, self.model = job, model
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits."""
-        import torch
-
-        pixels = torch.from_numpy(batch).to(self.job.device)
-        result: NDArray[np.float32] = self.model(pixel_values=pixels).logits.cpu().numpy()
-        return result
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        packages = ("optimum-onnx", "onnxruntime")
-        about: dict[str, Any] = {
-            "compute": "int8" if self.job.options.get("int8") else "fp32",
-            "runtime": ", ".join(f"{name} {version(name)}" for name in packages),
-            "files": [str(_folder(self.job) / "model.onnx")],
-        }
-        if about["compute"] == "int8":
-            about["note"] = f"dynamic, its preset {_preset(self.job)}, a scale for each channel"
-        return about
+    packages = ("optimum-onnx", "onnxruntime")
+    about: dict[str, Any] = {
+        "compute": "int8" if job.options.get("int8") else "fp32",
+        "runtime": ", ".join(f"{name} {version(name)}" for name in packages),
+        "files": [str(_folder(job) / "model.onnx")],
+    }
+    if about["compute"] == "int8":
+        about["note"] = f"dynamic, its preset {_preset(job)}, a scale for each channel"
+    return Contender("float32", run, about)
 
 
 def _preset(job: Job) -> str:

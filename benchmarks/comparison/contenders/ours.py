@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from comparison.job import AbsentError, Contender, Job, Logits, versions_of
 
-from comparison.job import AbsentError, Job, versions_of
+if TYPE_CHECKING:
+    from vit_engine.engine import Engine
 
 EXPORTER = Path(__file__).parents[3] / "export/vit_export"
 
@@ -36,8 +36,8 @@ def convert(job: Job) -> None:
         raise RuntimeError(words[-1])
 
 
-def load(job: Job) -> "Ours":
-    """Open the artefact."""
+def load(job: Job) -> Contender:
+    """Open the artefact; the engine normalises in the graph, so its input is uint8."""
     from vit_engine.engine import Engine
     from vit_engine.errors import ProviderError, UsageError
 
@@ -53,90 +53,64 @@ def load(job: Job) -> "Ours":
         )
     except (ProviderError, UsageError) as e:
         raise AbsentError(str(e)) from e
-    return OursAhead(job, engine) if job.options.get("ahead") else Ours(job, engine)
+    return contender(job, engine)
 
 
-class Ours:
-    """The engine; it normalises in the graph, so its input is uint8."""
+def contender(job: Job, engine: "Engine") -> Contender:
+    """Return what an open engine does."""
+    import onnxruntime
 
-    takes = "uint8"
+    from vit_engine.classifier import Classifier
+    from vit_engine.images.decode_pool import DecodePool, slots_for
+    from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+    from vit_engine.machine.processor import usable_cores
+    from vit_engine.sources.find import items_from_sources
 
-    def __init__(self, job: Job, engine: Any) -> None:
-        from vit_engine.images.decoder_process import Task
+    task = Task(engine.contract.preprocessing, fast=job.options.get("fast", False))
 
-        self.job, self.engine = job, engine
-        self.task = Task(engine.contract.preprocessing, fast=job.options.get("fast", False))
-
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits."""
-        result: NDArray[np.float32] = self.engine.run(batch)
-        return result
-
-    def label(self, paths: list[str], batch: int) -> list[int | None]:
+    def label(paths: list[str], batch: int) -> list[int | None]:
         """Label files as vit-infer does: decoded in processes of their own, ahead of the engine."""
-        from vit_engine.classifier import Classifier
-        from vit_engine.sources.find import items_from_sources
-
-        items = items_from_sources(paths)
-        stream = Classifier(self.engine).stream(items, batch=batch, task=self.task)
+        stream = Classifier(engine).stream(items_from_sources(paths), batch=batch, task=task)
         return [p.index for labelled in stream for p in labelled.predictions]
 
-    def decode(self, paths: list[str], batch: int) -> None:
+    def decode(paths: list[str], batch: int) -> None:
         """Fill batches as `label` does, with no engine behind them."""
-        from vit_engine.images.decode_pool import DecodePool, slots_for
-        from vit_engine.images.decoder_process import DecoderProcess, SharedPixels
-        from vit_engine.machine.processor import usable_cores
-        from vit_engine.sources.find import items_from_sources
+        given, workers = engine.contract.input, usable_cores()
+        with (
+            SharedPixels(slots_for(batch, workers), given.height, given.width) as shared,
+            DecodePool(
+                shared.array, lambda: DecoderProcess(shared, task), batch=batch, workers=workers
+            ) as pool,
+        ):
+            for filled in pool.batches(items_from_sources(paths)):
+                pool.free(filled)
 
-        given, workers = self.engine.contract.input, usable_cores()
-        with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
-            pool: DecodePool[Any] = DecodePool(
-                shared.array,
-                lambda: DecoderProcess(shared, self.task),
-                batch=batch,
-                workers=workers,
-            )
-            with pool:
-                for filled in pool.batches(items_from_sources(paths)):
-                    pool.free(filled)
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        import onnxruntime
-
-        provider = self.engine.provider
-        precision = self.engine.contract.identity.precision
-        runtime = f"vit-engine {version('vit-engine')}, {versions_of(onnxruntime)}, {provider}"
-        about: dict[str, Any] = {
-            # ONNX Runtime's CPU kernels multiply fp16 weights in fp32
-            "compute": "fp32" if (provider, precision) == ("cpu", "fp16") else precision,
-            "runtime": runtime,
-            "files": [str(artefact_path(self.job))],
-        }
-        if precision == "int8":
-            theirs = self.job.calibration_files
-            images = "part of the comparison's own" if theirs else "drawn"
-            about["note"] = f"calibrated on {images} images"
-        return about
-
-
-class OursAhead(Ours):
-    """The engine with copies of one batch under the compute of another, as vit-infer uses it."""
-
-    def run_ahead(self, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Return the logits of every batch, one more submitted than fit on the device."""
+    def run_ahead(batches: Sequence[Any]) -> list[Logits]:
+        """Copy one batch under the compute of another, as vit-infer does; one more waits."""
         waiting: deque[Any] = deque()
-        answers: list[NDArray[np.float32]] = []
+        answers: list[Logits] = []
         for batch in batches:
-            if len(waiting) > self.engine.in_flight:
+            if len(waiting) > engine.in_flight:
                 answers.append(waiting.popleft().result())
-            waiting.append(self.engine.submit(batch))
+            waiting.append(engine.submit(batch))
         return [*answers, *(answer.result() for answer in waiting)]
 
-    def describe(self) -> dict[str, Any]:
-        """Say what runs, and that its times are no latencies."""
-        note = "times are those of a turn of overlapping batches, divided by their number"
-        return {**super().describe(), "overlaps": True, "note": note}
+    precision = engine.contract.identity.precision
+    runtime = f"vit-engine {version('vit-engine')}, {versions_of(onnxruntime)}, {engine.provider}"
+    about: dict[str, Any] = {
+        # ONNX Runtime's CPU kernels multiply fp16 weights in fp32
+        "compute": "fp32" if (engine.provider, precision) == ("cpu", "fp16") else precision,
+        "runtime": runtime,
+        "files": [str(artefact_path(job))],
+    }
+    if precision == "int8":
+        images = "part of the comparison's own" if job.calibration_files else "drawn"
+        about["note"] = f"calibrated on {images} images"
+    if not job.options.get("ahead"):
+        return Contender("uint8", engine.run, about, label, decode)
+    about["overlaps"] = True
+    about["note"] = "times are those of a turn of overlapping batches, divided by their number"
+    return Contender("uint8", engine.run, about, run_ahead=run_ahead)
 
 
 def artefact_path(job: Job) -> Path:

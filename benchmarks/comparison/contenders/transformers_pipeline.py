@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from comparison.job import Job, versions_of
+from comparison.job import Contender, Job, Logits, versions_of
 
 
-def load(job: Job) -> "TransformersPipeline":
+def load(job: Job) -> Contender:
     """Load the checkpoint as `pipeline("image-classification")` does."""
     import torch
     import transformers
@@ -19,35 +16,20 @@ def load(job: Job) -> "TransformersPipeline":
     processor = transformers.AutoImageProcessor.from_pretrained(
         job.model, local_files_only=True, backend="pil"
     )
-    pipe = transformers.pipeline(
+    pipe: Any = transformers.pipeline(
         "image-classification", job.model, image_processor=processor, device=job.device
     )
-    return TransformersPipeline(job, pipe, versions_of(torch, transformers))
 
-
-class TransformersPipeline:
-    """One call from paths to labels."""
-
-    takes = "float32"
-
-    def __init__(self, job: Job, pipe: Any, runtime: str) -> None:
-        self.job, self.pipe, self.runtime = job, pipe, runtime
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits of the pipeline's model."""
-        import torch
-
+    def run(batch: Any) -> Logits:
         with torch.inference_mode():
-            logits = self.pipe.model(torch.from_numpy(batch).to(self.pipe.device)).logits
-        result: NDArray[np.float32] = logits.float().cpu().numpy()
-        return result
+            logits = pipe.model(torch.from_numpy(batch).to(pipe.device)).logits
+        found: Logits = logits.float().cpu().numpy()
+        return found
 
-    def label(self, paths: list[str], batch: int) -> list[int]:
-        """Label files, with the decoding in worker processes."""
-        found = self.pipe(paths, top_k=1, batch_size=batch, num_workers=self.job.threads)
-        index = self.pipe.model.config.label2id
-        return [index[best[0]["label"]] for best in found]
+    def label(paths: list[str], batch: int) -> list[int]:
+        found = pipe(paths, top_k=1, batch_size=batch, num_workers=job.threads)
+        return [pipe.model.config.label2id[best[0]["label"]] for best in found]
 
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        return {"compute": "fp32", "runtime": self.runtime, "files": list(self.job.weights)}
+    runtime = versions_of(torch, transformers)
+    about = {"compute": "fp32", "runtime": runtime, "files": list(job.weights)}
+    return Contender("float32", run, about, label)

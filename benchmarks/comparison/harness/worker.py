@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.job import AbsentError, Job
-
-Logits = NDArray[np.float32]
+from comparison.job import AbsentError, Contender, Job, Logits
 
 
 def main() -> None:
@@ -47,7 +45,7 @@ def main() -> None:
 class Session:
     """The requests that a worker answers; each returns a dict of plain values."""
 
-    contender: Any  # a Contender, which may have more than the protocol's verbs
+    contender: Contender
     images: NDArray[Any]
 
     def __init__(self, job: Job) -> None:
@@ -67,7 +65,7 @@ class Session:
         logits = self.contender.run(np.ascontiguousarray(self.images[:1]))
         seconds = time.perf_counter() - started
         _checked(logits, 1)
-        return {"seconds": seconds, "about": self.contender.describe(), "pid": os.getpid()}
+        return {"seconds": seconds, "about": self.contender.about, "pid": os.getpid()}
 
     def warm(self, *, batch: int, runs: int) -> dict[str, Any]:
         """Run untimed, check the answers, and return them with the last run's time."""
@@ -86,14 +84,15 @@ class Session:
         """
         batches = [self._batch(batch, i) for i in range(min(runs, 8))]
         turn = [batches[i % len(batches)] for i in range(runs)]
-        ahead = getattr(self.contender, "run_ahead", None)
+        ahead = self.contender.run_ahead
         self.contender.run(self._batch(1, 0))
         gc.collect()
         gc.disable()
         seconds, sound = [], []
-        for images in [turn] if ahead else turn:
+        groups: list[list[Any]] = [turn] if ahead else [[images] for images in turn]
+        for group in groups:
             started = time.perf_counter()
-            answers = ahead(images) if ahead else [self.contender.run(images)]
+            answers = ahead(group) if ahead else [self.contender.run(group[0])]
             seconds.append(round((time.perf_counter() - started) / len(answers), 7))
             sound += [len(a) == batch and bool(np.isfinite(a).all()) for a in answers]
         gc.enable()
@@ -106,7 +105,7 @@ class Session:
         given = np.load({"uint8": uint8, "float32": float32}[self.contender.takes], mmap_mode="r")
         starts = range(0, len(given), batch)
         batches = [np.ascontiguousarray(given[start : start + batch]) for start in starts]
-        if hasattr(self.contender, "run_ahead"):
+        if self.contender.run_ahead:
             answers: Sequence[Logits] = self.contender.run_ahead(batches)
         else:
             answers = [self.contender.run(images).copy() for images in batches]
@@ -116,6 +115,7 @@ class Session:
 
     def label(self, *, paths: list[str], batch: int) -> dict[str, Any]:
         """Label image files by the contender's own path; before the first time a batch untimed."""
+        assert self.contender.label, "an entry with files=True has a path from files to labels"
         if not self.has_labelled:
             self.contender.label(paths[:batch], batch)
             self.has_labelled = True
@@ -128,7 +128,7 @@ class Session:
 
     def decode(self, *, paths: list[str], batch: int) -> dict[str, Any]:
         """Read and decode image files as `label` does, without labels; None if it cannot."""
-        if not hasattr(self.contender, "decode"):
+        if not self.contender.decode:
             return {"seconds": None}
         started = time.perf_counter()
         self.contender.decode(paths, batch)
