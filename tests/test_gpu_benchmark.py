@@ -37,9 +37,9 @@ def pictures(count: int) -> NDArray[np.uint8]:
 def job(tmp_path: Path) -> Job:
     np.save(tmp_path / "uint8.npy", pictures(64))
     return Job(
-        contender="ours-cuda-ahead",
+        contender="ours-cuda-pipelined",
         module="comparison.contenders.ours",
-        options={"precision": "fp32", "ahead": True},
+        options={"precision": "fp32", "pipelined": True},
         model="",
         cache=str(tmp_path),
         threads=1,

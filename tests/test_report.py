@@ -345,6 +345,16 @@ def test_a_browser_shows_plots_and_tables(result: dict[str, Any], tmp_path: Path
     check_page(in_browser(page(result), tmp_path), result, tables=6)
 
 
+def test_long_names_have_their_room(result: dict[str, Any], tmp_path: Path) -> None:
+    rows = result["speed"]["rows"]
+    for i, name in enumerate(
+        ("ours-cuda-graphs", "ours-tensorrt-pipelined", "pytorch-compile-max")
+    ):
+        rows[name] = row(1 / (90 + i), "fp32")
+        result["accuracy"]["rows"][name] = accuracy(0.81)
+    check_page(in_browser(page(result), tmp_path), result, tables=6)
+
+
 def test_a_page_is_the_same_each_time(result: dict[str, Any]) -> None:
     assert page(result) == page(copy.deepcopy(result))
 

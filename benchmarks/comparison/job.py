@@ -72,7 +72,7 @@ class Contender:
     """From image files, in batches of a size, to class indices."""
     decode: Callable[[list[str], int], None] | None = None
     """The part of `label` before the model."""
-    run_ahead: Callable[[Sequence[Any]], list[Logits]] | None = None
+    run_pipelined: Callable[[Sequence[Any]], list[Logits]] | None = None
     """Runs batches that overlap; it is timed in the place of `run`."""
 
 

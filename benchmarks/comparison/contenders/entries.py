@@ -109,16 +109,14 @@ CONTENDERS = (
     _ours("ours-cuda-fp32", "fp32, CUDA graphs", CUDA, provider="cuda"),
     _ours(PROFILED, "fp16, CUDA", CUDA, provider="cuda", cuda_graphs=False),
     _ours("ours-cuda-graphs", "fp16, CUDA graphs", CUDA, provider="cuda", files=True),
-    _ours(
-        "ours-cuda-ahead", "fp16, CUDA graphs, batches overlap", CUDA, provider="cuda", ahead=True
-    ),
+    _ours("ours-cuda-pipelined", "fp16, CUDA pipelined", CUDA, provider="cuda", pipelined=True),
     _ours("ours-tensorrt", "fp16, TensorRT", CUDA, provider="tensorrt"),
     _ours(
-        "ours-tensorrt-ahead",
-        "fp16, TensorRT, batches overlap",
+        "ours-tensorrt-pipelined",
+        "fp16, TensorRT pipelined",
         CUDA,
         provider="tensorrt",
-        ahead=True,
+        pipelined=True,
     ),
     _variant("contrib", "MultiHeadAttention", "contrib"),
     _variant("primitive", "MatMul, Softmax, MatMul", "primitive"),

@@ -85,7 +85,7 @@ def contender(job: Job, engine: "Engine") -> Contender:
             for filled in pool.batches(items_from_sources(paths)):
                 pool.free(filled)
 
-    def run_ahead(batches: Sequence[Any]) -> list[Logits]:
+    def run_pipelined(batches: Sequence[Any]) -> list[Logits]:
         """Copy one batch under the compute of another, as vit-infer does; one more waits."""
         waiting: deque[Any] = deque()
         answers: list[Logits] = []
@@ -106,11 +106,11 @@ def contender(job: Job, engine: "Engine") -> Contender:
     if precision == "int8":
         images = "part of the comparison's own" if job.calibration_files else "drawn"
         about["note"] = f"calibrated on {images} images"
-    if not job.options.get("ahead"):
+    if not job.options.get("pipelined"):
         return Contender("uint8", engine.run, about, label, decode)
-    about["overlaps"] = True
+    about["pipelined"] = True
     about["note"] = "times are those of a turn of overlapping batches, divided by their number"
-    return Contender("uint8", engine.run, about, run_ahead=run_ahead)
+    return Contender("uint8", engine.run, about, run_pipelined=run_pipelined)
 
 
 def artefact_path(job: Job) -> Path:

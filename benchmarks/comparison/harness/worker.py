@@ -84,15 +84,15 @@ class Session:
         """
         batches = [self._batch(batch, i) for i in range(min(runs, 8))]
         turn = [batches[i % len(batches)] for i in range(runs)]
-        ahead = self.contender.run_ahead
+        pipelined = self.contender.run_pipelined
         self.contender.run(self._batch(1, 0))
         gc.collect()
         gc.disable()
         seconds, sound = [], []
-        groups: list[list[Any]] = [turn] if ahead else [[images] for images in turn]
+        groups: list[list[Any]] = [turn] if pipelined else [[images] for images in turn]
         for group in groups:
             started = time.perf_counter()
-            answers = ahead(group) if ahead else [self.contender.run(group[0])]
+            answers = pipelined(group) if pipelined else [self.contender.run(group[0])]
             seconds.append(round((time.perf_counter() - started) / len(answers), 7))
             sound += [len(a) == batch and bool(np.isfinite(a).all()) for a in answers]
         gc.enable()
@@ -105,8 +105,8 @@ class Session:
         given = np.load({"uint8": uint8, "float32": float32}[self.contender.takes], mmap_mode="r")
         starts = range(0, len(given), batch)
         batches = [np.ascontiguousarray(given[start : start + batch]) for start in starts]
-        if self.contender.run_ahead:
-            answers: Sequence[Logits] = self.contender.run_ahead(batches)
+        if self.contender.run_pipelined:
+            answers: Sequence[Logits] = self.contender.run_pipelined(batches)
         else:
             answers = [self.contender.run(images).copy() for images in batches]
         pairs = zip(answers, batches, strict=True)

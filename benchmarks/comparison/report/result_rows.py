@@ -68,7 +68,7 @@ def _row(
     throughput = {b: b / median(flat(turns)) for b, turns in rounds.items()}
     about = row.get("about", {})
     limit = limits.get(about.get("compute", ""))
-    samples = [] if about.get("overlaps") else flat(rounds.get(1, []))
+    samples = [] if about.get("pipelined") else flat(rounds.get(1, []))
     return Row(
         name=name,
         title=TITLES.get(name, name),
