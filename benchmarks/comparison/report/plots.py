@@ -175,7 +175,7 @@ def picture(
     title: str,
     draw: Callable[["Axes"], None],
     *,
-    left: float = 72,
+    left: float = 88,
     right: float,
     rows: int | None = None,
 ) -> str:
@@ -257,13 +257,13 @@ def beside(axes: "Axes", x: float, y: float, text: str, gap: float) -> None:
 
 
 def one_two_five(axes: "Axes") -> None:
-    """Mark a logarithmic x axis at 1, 2, 5, 10, ..., and let it end at marks."""
+    """Mark a logarithmic x axis at 1, 2, 5, 10, ..., or at powers of ten where it is long."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     steps: Any = np.outer(10.0 ** np.arange(-4, 8), (1, 2, 5)).ravel()
     low, high = axes.dataLim.intervalx
     axes.set_xlim(steps[steps <= low].max(), steps[steps >= high].min())
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
 
