@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from comparison.folders import whole
-from comparison.job import AbsentError, Job
+from comparison.job import AbsentError, Contender, Job, Logits
+from comparison.whole_folder import whole
 
 CALIBRATION = 128  # images at most
 
@@ -26,7 +25,7 @@ def convert(job: Job) -> None:
     model = ViTForImageClassification.from_pretrained(job.model, local_files_only=True).eval()
     size = model.config.image_size
     example = torch.zeros(2, 3, size, size)
-    converted = openvino.convert_model(_Logits(model).module, example_input=example)
+    converted = openvino.convert_model(_logits_of(model), example_input=example)
     converted.reshape([-1, 3, size, size])
     if job.options.get("int8"):
         converted = _quantised(converted, job)
@@ -34,7 +33,7 @@ def convert(job: Job) -> None:
         openvino.save_model(converted, partial / "model.xml", compress_to_fp16=False)
 
 
-def load(job: Job) -> "OpenVINO":
+def load(job: Job) -> Contender:
     """Compile for the CPU with the latency hint: one request at a time, all threads on it."""
     import openvino
 
@@ -50,54 +49,38 @@ def load(job: Job) -> "OpenVINO":
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
     }
-    return OpenVINO(job, core.compile_model(_folder(job) / "model.xml", "CPU", options))
+    model = core.compile_model(_folder(job) / "model.xml", "CPU", options)
+    request = model.create_infer_request()
+
+    def run(batch: Any) -> Logits:
+        found: Logits = request.infer(batch, share_inputs=True)[0]
+        return found
+
+    about: dict[str, Any] = {
+        "compute": "fp32" if hint == "f32" else hint,
+        "runtime": f"openvino {version('openvino')}",
+        "files": [str(_folder(job) / f"model.{end}") for end in ("xml", "bin")],
+    }
+    if job.options.get("int8"):
+        about["compute"] = "int8"
+        about["runtime"] += f", nncf {version('nncf')}"
+        about["note"] = f"calibrated on up to {CALIBRATION} of the comparison's own images"
+    return Contender("float32", run, about)
 
 
-class OpenVINO:
-    """A compiled model, called synchronously."""
+def _logits_of(model: Any) -> Any:
+    """Return the model as a module with one output."""
+    import torch
 
-    takes = "float32"
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
 
-    def __init__(self, job: Job, model: Any) -> None:
-        self.job, self.model = job, model
-        self.request = model.create_infer_request()
+        def forward(self, pixel_values: Any) -> Any:
+            return self.model(pixel_values).logits
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits, in memory that the next run writes over."""
-        result: NDArray[np.float32] = self.request.infer(batch, share_inputs=True)[0]
-        return result
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        int8 = bool(self.job.options.get("int8"))
-        hint = {"f32": "fp32"}.get(self.job.options["hint"], self.job.options["hint"])
-        about: dict[str, Any] = {
-            "precision": "int8" if int8 else hint,
-            "compute": "int8" if int8 else hint,
-            "runtime": f"openvino {version('openvino')}",
-            "files": [str(_folder(self.job) / f"model.{end}") for end in ("xml", "bin")],
-        }
-        if int8:
-            about["runtime"] += f", nncf {version('nncf')}"
-            about["note"] = f"calibrated on up to {CALIBRATION} of the comparison's own images"
-        return about
-
-
-class _Logits:
-    """The model as a module with one output."""
-
-    def __init__(self, model: Any) -> None:
-        import torch
-
-        class Module(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.model = model
-
-            def forward(self, pixel_values: Any) -> Any:
-                return self.model(pixel_values).logits
-
-        self.module = Module().eval()
+    return Logits().eval()
 
 
 def _quantised(converted: Any, job: Job) -> Any:

@@ -1,10 +1,11 @@
 """A stored result read into rows: one for each contender, None where it has no number."""
 
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from comparison import stats
-from comparison.contenders import BASELINE, CONTENDERS
+from comparison.contenders.entries import BASELINE, CONTENDERS
+from comparison.report.paired_medians import Latency, Spread, flat, latency, paired_speedup
 
 Result = dict[str, Any]
 TITLES = {entry.name: entry.title for entry in CONTENDERS}
@@ -21,10 +22,10 @@ class Row:
     status: str  # "ok", "failed" or "absent"
     reason: str | None
     about: dict[str, Any]
-    latency: stats.Latency | None  # at batch 1
+    latency: Latency | None  # at batch 1
     samples: tuple[float, ...]  # of batch 1
     throughput: dict[int, float]  # images a second by batch size, from the median run
-    speedup: dict[int, stats.Spread]  # against the baseline, pair by pair
+    speedup: dict[int, Spread]  # against the baseline, pair by pair
     share: float | None  # of its precision's ceiling, at its best batch size
     load_s: float | None
     memory_bytes: int | None
@@ -64,10 +65,10 @@ def _row(
     theirs = row.get("against") or baseline.get("rounds", {})
     if baseline.get("status") != "ok":
         theirs = {}
-    throughput = {b: b / stats.quantile(stats.flat(turns), 0.5) for b, turns in rounds.items()}
+    throughput = {b: b / median(flat(turns)) for b, turns in rounds.items()}
     about = row.get("about", {})
     limit = limits.get(about.get("compute", ""))
-    samples = stats.flat(rounds.get(1, []))
+    samples = [] if about.get("pipelined") else flat(rounds.get(1, []))
     return Row(
         name=name,
         title=TITLES.get(name, name),
@@ -75,11 +76,11 @@ def _row(
         status=row["status"],
         reason=row["reason"],
         about=about,
-        latency=stats.latency(samples) if samples else None,
+        latency=latency(samples) if samples else None,
         samples=tuple(samples),
         throughput=dict(sorted(throughput.items())),
         speedup={
-            b: stats.paired_speedup(theirs[str(b)], turns)
+            b: paired_speedup(theirs[str(b)], turns)
             for b, turns in sorted(rounds.items())
             if str(b) in theirs
         },

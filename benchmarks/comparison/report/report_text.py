@@ -1,9 +1,9 @@
 """A stored result as sections of words and tables, and the whole in Markdown."""
 
-from comparison import tables
-from comparison.contenders import BASELINE
-from comparison.rows import TITLES, Result, ceilings, rows_from_result
-from comparison.tables import Table
+from comparison.contenders.entries import BASELINE
+from comparison.report import result_tables as tables
+from comparison.report.result_rows import TITLES, Result, ceilings, rows_from_result
+from comparison.report.result_tables import Table
 
 
 def machine_line(result: Result) -> str:
@@ -66,6 +66,11 @@ def sections(result: Result) -> list[tuple[str, str, Table]]:
             f"{files['images']} image files ({files['source']}) at batch {files['batch']}, "
             "decoded by Pillow in every row: vit-infer's path beside a DataLoader and a pipeline."
         )
+        if any("decode_images_s" in row for row in files["rows"].values()):
+            note += (
+                " “Reached” is the share of what decoding alone and the model alone allow together"
+                f"{'' if result['device'] == 'cuda' else ', on the same cores'}."
+            )
         found.append(("Files to labels", note, tables.files(result)))
     if "accuracy" in result:
         part = result["accuracy"]
@@ -77,6 +82,12 @@ def sections(result: Result) -> list[tuple[str, str, Table]]:
         differences = tables.differences(result)
         note = f"{len(differences.body)} images have a label that is not the baseline's."
         found.append(("Where the labels differ", note, differences))
+    for batch, kernels in result.get("kernels", {}).get("batches", {}).items():
+        note = (
+            f"{TITLES[result['kernels']['contender']]}: the kernels that take most of a run's "
+            f"{sum(row['microseconds'] for row in kernels):,.0f} \u00b5s, by PyTorch's profiler."
+        )
+        found.append((f"Where a GPU's time goes, batch {batch}", note, tables.kernels(kernels)))
     excluded = tables.excluded(result, rows)
     if excluded.body:
         found.append(("Not in the tables", "", excluded))
@@ -101,8 +112,12 @@ def title(result: Result) -> str:
 
 def notes(result: Result) -> list[str]:
     """Return what a reader must know before any number."""
-    cut = ["Interrupted: this is what was finished."] if result.get("interrupted") else []
-    return [*result["notes"], *cut]
+    found = list(result["notes"])
+    if result.get("interrupted"):
+        found.append("Interrupted: this is what was finished.")
+    if left_out := result.get("no_time_for"):
+        found.append(f"--budget left no time for {', '.join(left_out)}; --resume measures it.")
+    return found
 
 
 def versions(result: Result) -> str:

@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
-from comparison import stats
-from comparison.contenders import BASELINE
-from comparison.rows import TITLES, Result, Row
+from comparison.contenders.entries import BASELINE
+from comparison.report.paired_medians import Spread, flat, paired_speedup
+from comparison.report.result_rows import TITLES, Result, Row
+
+DASH = "\u2013"
+KERNELS = 15  # of a profile
 
 
 @dataclass(frozen=True)
@@ -123,42 +128,60 @@ def _first(label: str) -> str:
 
 
 def files(result: Result) -> Table:
-    """Files to labels, images a second."""
-    files = result["files"]
-    found, images = files["rows"], files["images"]
-    theirs = found.get(BASELINE, {}).get("rounds")
+    """Files to labels, images a second; beside what its parts reach alone, where that is known."""
+    part = result["files"]
+    found, theirs = part["rows"], part["rows"].get(BASELINE, {}).get("rounds")
+    apart = any("decode_images_s" in row for row in found.values())
+    alone = ("decoding alone", "model alone", "reached") if apart else ()
+    head = ("Contender", "img/s", "times the baseline", "same label", *alone)
     body = []
     for name in (n for n in TITLES if n in found):
-        turns = found[name]["rounds"]
-        against = found[name].get("against") or theirs
-        speedup = stats.paired_speedup(against, turns) if against else None
-        seconds = stats.quantile(stats.flat(turns), 0.5)
-        same = found[name].get("same_labels")
-        body.append(
-            (
-                TITLES[name],
-                rate(found[name].get("images", images) / seconds),
-                ratio(speedup),
-                percent(same),
-            )
-        )
-    head = ("Contender", "img/s", "times the baseline", "same label")
+        row = found[name]
+        turns, against = row["rounds"], row.get("against") or theirs
+        per_s = row.get("images", part["images"]) / median(flat(turns))
+        speedup = paired_speedup(against, turns) if against else None
+        cells = (TITLES[name], rate(per_s), ratio(speedup), percent(row.get("same_labels")))
+        body.append(cells + (_parts(row, per_s, result["device"]) if apart else ()))
     return Table(head, tuple(body))
+
+
+def _parts(row: dict[str, Any], per_s: float, device: str) -> tuple[str, str, str]:
+    """Return the rates of decoding and of the model alone, and the share of what they allow.
+
+    On a CPU both take the same cores; a GPU leaves them to decoding.
+    """
+    if "decode_images_s" not in row:
+        return DASH, DASH, DASH
+    decode, model = row["decode_images_s"], row["model_images_s"]
+    allowed = min(decode, model) if device == "cuda" else 1 / (1 / decode + 1 / model)
+    return rate(decode), rate(model), percent(per_s / allowed, 0)
+
+
+def kernels(found: Sequence[dict[str, Any]]) -> Table:
+    """Where a run's time goes, the kernels that take most of it."""
+    total = sum(row["microseconds"] for row in found)
+    body = tuple(
+        (
+            row["kernel"],
+            f"{row['calls']:g}",
+            f"{row['microseconds']:,.0f}",
+            percent(row["microseconds"] / total),
+        )
+        for row in found[:KERNELS]
+    )
+    return Table(("Kernel", "calls", "\u00b5s", "share"), body)
 
 
 def excluded(result: Result, rows: Sequence[Row]) -> Table:
     """Who could not run, or failed, and why."""
     listed = {row.name: (row.title, row.status, row.reason or "") for row in rows}
-    for part in ("files", "accuracy"):
+    for part in ("files", "accuracy", "kernels"):
         for name, (status, reason) in result.get(part, {}).get("excluded", {}).items():
             if listed.get(name, ("", "ok", ""))[1] == "ok":
                 listed[name] = (TITLES.get(name, name), f"{status} in {part}", reason)
     words = {"absent": "cannot run here"}
     body = [(t, words.get(s, s), r) for t, s, r in listed.values() if s != "ok"]
     return Table(("Contender", "status", "reason"), tuple(body))
-
-
-DASH = "\u2013"
 
 
 def ms(seconds: float | None) -> str:
@@ -187,7 +210,7 @@ def megabytes(size: int | None) -> str:
     return DASH if not size else f"{size / 1e6:,.0f}" if size >= 1e7 else f"{size / 1e6:.1f}"
 
 
-def ratio(found: stats.Spread | None) -> str:
+def ratio(found: Spread | None) -> str:
     """Return the median and the quartiles."""
     if found is None:
         return DASH

@@ -8,25 +8,21 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from comparison.round_robin import HERE
+from vit_engine.machine import processor
 
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8")
+HERE = Path(__file__).parent
 
 
 def card(threads: int) -> dict[str, Any]:
     """Return processor, memory, GPU, system and commit, JSON-able."""
-    info, features = _cpuinfo(), cpu_features()
+    cpu = processor.cpu()
     return {
-        "cpu": info.get("model name") or platform.processor() or platform.machine(),
-        "cpu_family": " ".join(
-            f"{name} {info[key]}"
-            for name, key in (("family", "cpu family"), ("model", "model"))
-            if key in info
-        ),
-        "cpu_features": [f for f in FEATURES if f in features],
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": cpu.name,
+        "cpu_family": cpu_family(),
+        "cpu_features": list(cpu.features),
+        "cores": cpu.affinity,
         "threads": threads,
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": round(cpu.memory / 2**30, 1),
         "load": round(os.getloadavg()[0], 2),
         "gpu": gpu(),
         "system": f"{platform.system()} {platform.release()}",
@@ -35,10 +31,12 @@ def card(threads: int) -> dict[str, Any]:
     }
 
 
-def cpu_features() -> set[str]:
-    """Return the processor's features, by the kernel's names."""
-    info = _cpuinfo()
-    return set(info.get("flags", info.get("Features", "")).split())
+def cpu_family() -> str:
+    """Return "family 25 model 1", which tell processors of one name apart; "" where unknown."""
+    with contextlib.suppress(OSError):
+        pairs = re.findall(r"(?:cpu )?(family|model)\s*: (\d+)", Path("/proc/cpuinfo").read_text())
+        return " ".join(f"{name} {number}" for name, number in pairs[:2])
+    return ""
 
 
 def name(card: dict[str, Any]) -> str:
@@ -72,14 +70,6 @@ def commit() -> str | None:
     found = _said(["git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD"])
     changed = _said(["git", "-C", str(HERE), "status", "--porcelain", "--untracked-files=no"])
     return found + ("+" if changed else "") if found else None
-
-
-def _cpuinfo() -> dict[str, str]:
-    with contextlib.suppress(OSError):
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-        pairs = (line.partition(":") for line in first.splitlines())
-        return {key.strip(): value.strip() for key, _, value in pairs}
-    return {}
 
 
 def _said(command: list[str]) -> str | None:

@@ -1,6 +1,6 @@
 """Writes a ViT with seeded random weights as a checkpoint folder: speed needs no training.
 
-python -m comparison.random_vit NAME FOLDER
+python -m comparison.inputs.random_vit NAME FOLDER
 """
 
 import json
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from comparison.folders import whole
+from comparison.whole_folder import whole
 
 SIZES: dict[str, dict[str, Any]] = {
     "ViT-B/16": {},  # transformers' defaults

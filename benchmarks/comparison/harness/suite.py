@@ -10,26 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison import accuracy, machine
-from comparison.contenders import BASELINE, CEILINGS, Entry
-from comparison.inputs import Arrays, Model, Photos
+from comparison import host
+from comparison.contenders.entries import BASELINE, Entry
+from comparison.harness.plan import Setting
+from comparison.harness.round_robin import Field
+from comparison.harness.worker_process import ROOT, FailedError, LateError, Process, Request
+from comparison.inputs.arrays import Arrays
+from comparison.inputs.models import Model
 from comparison.job import Job
-from comparison.plan import Setting
-from comparison.round_robin import HERE, FailedError, Field, Process
+from vit_engine.machine import processor
 from vit_export.checkpoints.weight_files import weight_files
 
-PEERS = HERE.parent / ".venv-peers/bin/python"
+PEERS = ROOT.parent / ".venv-peers/bin/python"
 CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
 """Limits in seconds, beyond which a contender has hung; compiling may take minutes."""
+
+SLOW_SHARE = 0.4
+"""Of what is left of a budget, for one slow start."""
 
 UNRELATED = 0.5
 """Below this correlation with the baseline's logits an answer is wrong, not imprecise."""
 
 HOPELESS = 2
 """Contenders this many times slower than the baseline are not timed: all the others would wait."""
-
-FILES_BATCH, PREDICT_BATCH = 8, 8
-"""Images in a batch from files to labels, and where only the answers count."""
 
 Row = dict[str, Any]
 
@@ -49,6 +52,7 @@ class Suite:
         self.calibration = calibration
         self.field = Field()
         self.rows = {} if rows is None else rows
+        self.entries: dict[str, Entry] = {}  # that were opened
         self.expected: dict[str, dict[int, float]] = {}  # seconds of a run by batch size
         self.pids: dict[str, int] = {}
 
@@ -59,36 +63,38 @@ class Suite:
         self.field.close()
 
     @property
-    def alive(self) -> list[str]:
-        """Return who is still in the race."""
-        return list(self.field.processes)
+    def alive(self) -> list[Entry]:
+        """Return who is still in the race, in the order of the report."""
+        return [entry for name, entry in self.entries.items() if name in self.field.processes]
 
     def open(self, entries: Iterable[Entry], *, at_once: int = 1) -> None:
         """Convert side by side, then load and answer one image, `at_once` at a time.
 
-        One at a time where the load time counts.
+        One at a time where the load time counts; who starts slowly comes last.
         """
         wanted = list(entries)
+        self.entries |= {entry.name: entry for entry in wanted}
         for entry in wanted:
             self.rows.setdefault(entry.name, {}).update(status="ok", reason=None)
-        converters = [e for e in wanted if hasattr(importlib.import_module(e.path), "convert")]
-        self._each(self._convert, converters, self.setting.threads)
+        makers: dict[Any, list[Entry]] = {}  # entries of one maker may share a file: one by one
+        for entry in wanted:
+            if convert := getattr(importlib.import_module(entry.path), "convert", None):
+                makers.setdefault(convert, []).append(entry)
+        self._each(self._convert, list(makers.values()), self.setting.threads)
         able = [entry for entry in wanted if entry.name not in self.field.failures]
-        self._each(self._load, able, at_once)
-        order = {entry.name: i for i, entry in enumerate((*self.setting.entries, *CEILINGS))}
-        self.field.processes = dict(
-            sorted(self.field.processes.items(), key=lambda item: order[item[0]])
-        )
+        able.sort(key=lambda entry: entry.slow_start)
+        self._each(self._load, [[entry] for entry in able], at_once)
         self.note_failures()
 
-    def _each(self, step: Callable[[Entry], None], entries: list[Entry], at_once: int) -> None:
-        def watched(entry: Entry) -> None:
-            with self.field.watch(entry.name):
-                step(entry)
+    def _each(self, step: Callable[[Entry], None], groups: list[list[Entry]], at_once: int) -> None:
+        def watched(group: list[Entry]) -> None:
+            for entry in group:
+                with self.field.watch(entry.name):
+                    step(entry)
 
         with ThreadPoolExecutor(at_once) as pool:
             try:
-                list(pool.map(watched, entries))
+                list(pool.map(watched, groups))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.field.close()  # ends what the threads wait for
@@ -97,28 +103,41 @@ class Suite:
     def note_failures(self) -> None:
         """Write into the rows who has left, and why."""
         for name, why in self.field.failures.items():
-            row = self.rows.setdefault(name, {})
-            row.update(status=why.status, reason=str(why))
+            self.rows.setdefault(name, {}).update(status=why.status, reason=str(why))
 
     def _convert(self, entry: Entry) -> None:
-        job, python = self._job(entry), _python(entry, self.setting)
-        self.setting.say(f"{entry.title}: converting")
         name = f"{entry.name} converter"
+        python = _python(entry, self.setting)
+        self.setting.say(f"{entry.title}: converting")
         try:
-            self.field.add(name, lambda: Process(job, python)).ask({"verb": "convert"}, CONVERT_S)
+            process = self.field.add(name, lambda: Process(self._job(entry), python))
+            self._ask(process, {"verb": "convert"}, CONVERT_S)
         finally:
             self.field.leave(name)
 
     def _load(self, entry: Entry) -> None:
-        job, python = self._job(entry), _python(entry, self.setting)
+        python = _python(entry, self.setting)
         self.setting.say(f"{entry.title}: loading")
-        process = self.field.add(entry.name, lambda: Process(job, python))
-        loaded = process.ask({"verb": "load"}, LOAD_S)
+        process = self.field.add(entry.name, lambda: Process(self._job(entry), python))
+        loaded = self._ask(process, {"verb": "load"}, LOAD_S, slow=entry.slow_start)
         row, about = self.rows[entry.name], loaded["about"]
         files = [Path(p) for p in about.pop("files", ())]
         row.setdefault("load_s", loaded["seconds"])
         row.update(about=about, file_bytes=sum(p.stat().st_size for p in files))
         self.pids[entry.name] = loaded["pid"]
+
+    def _ask(
+        self, process: Process, request: Request, limit: float, *, slow: bool = False
+    ) -> dict[str, Any]:
+        """Return the answer; who needs longer than a budget allows has not failed by it."""
+        left = self.setting.left() * (SLOW_SHARE if slow else 1)
+        try:
+            return process.ask(request, min(limit, left))
+        except LateError as e:
+            if left >= limit:
+                raise
+            words = f"not done with {request['verb']!r} in the {left:.0f} s that --budget left"
+            raise FailedError("absent", words) from e
 
     def _job(self, entry: Entry) -> Job:
         setting = self.setting
@@ -136,23 +155,20 @@ class Suite:
             weights=tuple(map(str, weight_files(self.model.folder))),
             calibration=str(self.calibration.float32),
             calibration_files=str(self.calibration.files or ""),
+            vnni=processor.cpu().int8,
         )
 
     def speed(self, batch: int) -> None:
         """Time every contender at one batch size, turn by turn."""
-        plan, say = self.setting.plan, self.setting.say
+        plan = self.setting.plan
         self.warm(batch)
-        expected = self._expected(batch)
+        expected = {e.name: self.seconds(e, batch) for e in self.alive if plan.takes(e, batch)}
         rounds = plan.rounds_of(batch, expected)
         requests = {
             name: {"verb": "time", "batch": batch, "runs": plan.runs_of(batch, seconds)}
             for name, seconds in expected.items()
         }
-
-        def each(i: int, name: str) -> None:
-            say(f"batch {batch}, round {i + 1} of {rounds}: {name}")
-
-        answers = self.field.take_turns(requests, rounds=rounds, limit=TURN_S, each=each)
+        answers = self.take_turns(f"batch {batch}", requests, rounds)
         for name, turns in answers.items():
             row = self.rows[name]
             row.setdefault("rounds", {})[str(batch)] = [turn["seconds"] for turn in turns]
@@ -160,19 +176,22 @@ class Suite:
             if memory:
                 row["memory_bytes"] = max(memory["bytes"] or 0, row.get("memory_bytes") or 0)
             if self.setting.device == "cuda":
-                row["gpu_bytes"] = machine.gpu_bytes(self.pids[name])
+                row["gpu_bytes"] = host.gpu_bytes(self.pids[name])
         self.note_failures()
 
     def warm(self, batch: int) -> None:
         """Run everyone untimed, compiling what compiles; who answers something else is out."""
         logits: dict[str, NDArray[np.float64]] = {}
-        for name in self.alive:
-            self.setting.say(f"batch {batch}: warming up {name}")
+        for entry in self.alive:
+            if not self.setting.plan.takes(entry, batch):
+                continue
+            self.setting.say(f"batch {batch}: warming up {entry.name}")
             request = {"verb": "warm", "batch": batch, "runs": 2 if batch <= 8 else 1}
-            answer = self.field.ask(name, request, WARM_S)
-            if answer:
-                self.expected.setdefault(name, {})[batch] = answer["seconds"]
-                logits[name] = np.array(answer["logits"][0])
+            with self.field.watch(entry.name):
+                process = self.field.processes[entry.name]
+                answer = self._ask(process, request, WARM_S, slow=entry.compiles)
+                self.expected.setdefault(entry.name, {})[batch] = answer["seconds"]
+                logits[entry.name] = np.array(answer["logits"][0])
         for name, found in logits.items():
             with self.field.watch(name):
                 _check_related(found, logits.get(BASELINE))
@@ -187,73 +206,36 @@ class Suite:
         timed, and of the answers to `images` labelled images. What compiles does so again for each
         batch size.
         """
-        total, plan, one = 0.0, self.setting.plan, self._expected(1)
+        plan = self.setting.plan
+        one = {entry.name: self.seconds(entry, 1) for entry in self.alive}
+        total = images * sum(one.values())
         for batch in batches:
-            expected = {name: seconds * batch for name, seconds in one.items()}
+            timed = [entry for entry in self.alive if plan.takes(entry, batch)]
+            expected = {entry.name: one[entry.name] * batch for entry in timed}
             turns = sum(plan.runs_of(batch, s) * s for s in expected.values())
             total += plan.rounds_of(batch, expected) * turns + 2 * sum(expected.values())
-            total += sum(self.rows[e.name]["load_s"] for e in self._alive_entries() if e.compiles)
+            total += sum(self.rows[e.name]["load_s"] for e in timed if e.compiles)
         if files:
-            able = [one[e.name] for e in self._alive_entries() if e.files]
-            total += plan.files_rounds * plan.files_s * sum(able) / one[BASELINE]
-        return total + images * sum(one.values())
+            able = [one[entry.name] for entry in self.alive if entry.files]
+            total += 2 * plan.files_rounds * plan.files_s * sum(able) / one[BASELINE]
+        return total
 
-    def _expected(self, batch: int) -> dict[str, float]:
+    def seconds(self, entry: Entry, batch: int) -> float:
         """Return the seconds of one run; a first run that compiled says too much."""
-        return {name: self._seconds(name, batch) for name in self.alive}
+        return min(s * max(1, batch / b) for b, s in self.expected[entry.name].items())
 
-    def _seconds(self, name: str, batch: int) -> float:
-        return min(s * max(1, batch / b) for b, s in self.expected[name].items())
-
-    def label_files(self, photos: Photos) -> Row:
-        """Time files to labels, turn by turn."""
-        batch = FILES_BATCH
-        seconds = self._seconds(BASELINE, batch) / batch
-        plan, found = self.setting.plan, len(photos.files)
-        count = min(found, max(4 * batch, int(plan.files_s / seconds)))
-        files = [str(p) for p in photos.files[:: found // count][:count]]
-        request = {"verb": "label", "paths": files, "batch": batch}
-        able = [entry.name for entry in self._alive_entries() if entry.files]
-
-        def each(i: int, name: str) -> None:
-            self.setting.say(f"files to labels, round {i + 1} of {plan.files_rounds}: {name}")
-
+    def take_turns(
+        self, words: str, requests: dict[str, Request], rounds: int
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Ask contenders once a round; who failed in one is left out."""
         answers = self.field.take_turns(
-            dict.fromkeys(able, request), rounds=plan.files_rounds, limit=TURN_S, each=each
+            requests,
+            rounds=rounds,
+            limit=TURN_S,
+            each=lambda i, name: self.setting.say(f"{words}, round {i + 1} of {rounds}: {name}"),
         )
         self.note_failures()
-        expected = answers.get(BASELINE, [{}])[0].get("labels")
-        rows = {
-            name: {
-                "rounds": [[turn["seconds"]] for turn in turns],
-                "images": count,
-                "same_labels": expected and _share(turns[0]["labels"], expected),
-            }
-            for name, turns in answers.items()
-        }
-        part = {"images": count, "batch": batch, "source": photos.source, "rows": rows}
-        return part | {"excluded": self.excluded()}
-
-    def accuracy(self, photos: Photos, arrays: Arrays) -> Row:
-        """Hold every contender's answers against the true classes and the baseline's logits."""
-        logits = {}
-        for name in self.alive:
-            self.setting.say(f"accuracy on {len(photos.files)} images: {name}")
-            out = self.setting.scratch / f"{name}-logits.npy"
-            files = {"uint8": str(arrays.uint8), "float32": str(arrays.float32), "out": str(out)}
-            if self.field.ask(name, {"verb": "predict", "batch": PREDICT_BATCH, **files}, 3600):
-                logits[name] = np.load(out)
-        self.note_failures()
-        expected = logits.get(BASELINE)
-        rows = {
-            name: accuracy.row(found, expected, photos, self.model.labels)
-            for name, found in logits.items()
-        }
-        part = {"images": len(photos.files), "source": photos.source, "rows": rows}
-        return part | {"excluded": self.excluded()}
-
-    def _alive_entries(self) -> list[Entry]:
-        return [entry for entry in self.setting.entries if entry.name in self.field.processes]
+        return answers
 
     def excluded(self) -> dict[str, tuple[str, str]]:
         """Return status and reason of who has left."""
@@ -290,7 +272,3 @@ def _check_related(found: NDArray[np.float64], expected: NDArray[np.float64] | N
         raise FailedError(
             "failed", f"its logits have a correlation of {correlation:.2f} with the baseline's"
         )
-
-
-def _share(found: list[int], expected: list[int]) -> float:
-    return sum(a == b for a, b in zip(found, expected, strict=True)) / len(expected)
