@@ -9,8 +9,9 @@ import pytest
 from vit_engine.artefact import attention
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import ArtefactError
-from vit_engine.providers import tensorrt
-from vit_engine.providers.sessions import Request, open_session
+from vit_engine.parity import sample_pixels
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session
 
 
 def exported(folder: Path, path: Path, *, precision: str = "fp32", io: str = "uint8") -> Path:
@@ -39,8 +40,8 @@ def test_rewritten_attention_gives_the_same_logits(
         "uint8": rng.integers(0, 256, (6, 32, 32, 3), np.uint8),
         "float32": rng.standard_normal((6, 3, 32, 32), np.float32),
     }[given.dtype]
-    (expected,) = open_session(request, ["cpu"]).run(None, {given.name: feed})
-    (found,) = open_session(request, ["cpu"], model=model).run(None, {given.name: feed})
+    (expected,) = open_session(request, {"cpu": {}}).run(None, {given.name: feed})
+    (found,) = open_session(request, {"cpu": {}}, model=model).run(None, {given.name: feed})
     # The CPU provider computes both in fp32; in fp16 they round at other places.
     tolerance = {"fp32": 1e-5, "fp16": 5e-3}[precision] * np.ptp(expected)
     np.testing.assert_allclose(found, expected, atol=float(tolerance))
@@ -68,9 +69,9 @@ def test_the_real_model_rewritten(test_data: Path, tmp_path: Path) -> None:
     path = exported(test_data / "deit-tiny-imagenet1k", tmp_path / "vit.onnx")
     request = request_for(path)
     model = attention.replace_attention(path.read_bytes(), attention.primitive)
-    feed = {"pixels": tensorrt.sample_images(224, 224)}
-    (expected,) = open_session(request, ["cpu"]).run(None, feed)
-    (found,) = open_session(request, ["cpu"], model=model).run(None, feed)
+    feed = {"pixels": sample_pixels(read_contract(path).input)}
+    (expected,) = open_session(request, {"cpu": {}}).run(None, feed)
+    (found,) = open_session(request, {"cpu": {}}, model=model).run(None, feed)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from vit_engine.classifier import Classifier, Prediction
+from vit_engine.classifier import Classifier
 from vit_engine.errors import UsageError
+from vit_engine.prediction import Prediction
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 

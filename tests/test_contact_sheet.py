@@ -11,8 +11,10 @@ import pytest
 
 from conftest import ROOT
 from vit_engine.artefact import metadata
-from vit_engine.classifier import Labelled, Prediction, Score
+from vit_engine.classifier import LabelledBatch
+from vit_engine.prediction import Prediction
 from vit_engine.rows.contact_sheet import MAX_IMAGES, ContactSheet
+from vit_engine.scores import Score
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 
@@ -27,9 +29,9 @@ def data_of(page: str) -> dict:
     return json.loads(text)
 
 
-def labelled(paths, *, score=0.9, label="star") -> Labelled:
+def labelled(paths, *, score=0.9, label="star") -> LabelledBatch:
     pixels = np.random.default_rng(0).integers(0, 256, (len(paths), 64, 64, 3), np.uint8)
-    return Labelled([Prediction(p, (Score(label, 3, score),)) for p in paths], pixels)
+    return LabelledBatch([Prediction(p, (Score(label, 3, score),)) for p in paths], [*pixels])
 
 
 def test_a_large_run_is_sampled_and_says_so(contract, tmp_path):
@@ -50,24 +52,27 @@ def test_bad_images_are_listed_and_keep_thumbnails_in_step(contract, tmp_path):
     batch = labelled(["a.png", "b.png", "c.png"])
     predictions = [
         batch.predictions[0],
-        Prediction("bad.png", error="is empty", error_code="empty"),
+        Prediction("bad.png", error="is empty", error_code="a code that nobody has heard of"),
         Prediction("nan.png", error="the model gave NaN or Inf", error_code="nonfinite"),
         batch.predictions[2],
     ]
-    pixels = np.zeros((3, 64, 64, 3), np.uint8)
-    pixels[2] = 255
+    black = np.zeros((64, 64, 3), np.uint8)
+    white = np.full_like(black, 255)
     sheet = ContactSheet(contract)
-    sheet.add(Labelled(predictions, pixels))
+    sheet.add(LabelledBatch(predictions, [black, None, black, white]))
     sheet.write(tmp_path / "sheet.html")
     data = data_of((tmp_path / "sheet.html").read_text())
-    assert [e["code"] for e in data["errors"]] == ["empty", "nonfinite"]
-    black, white = data["images"]
-    assert black["image"] != white["image"]
+    assert [e["code"] for e in data["errors"]] == [
+        "a code that nobody has heard of",
+        "nonfinite",
+    ]
+    first, last = data["images"]
+    assert first["image"] != last["image"]
     sheet = ContactSheet(contract)
-    sheet.add(Labelled([predictions[0]], pixels[2:]))
+    sheet.add(LabelledBatch([predictions[0]], [white]))
     sheet.write(tmp_path / "white.html")
     (only,) = data_of((tmp_path / "white.html").read_text())["images"]
-    assert only["image"] == white["image"]
+    assert only["image"] == last["image"]
 
 
 def test_the_page_asks_the_network_for_nothing(contract, tmp_path):
@@ -105,7 +110,7 @@ def test_hostile_names_and_labels_stay_text(browser, contract, tmp_path):
     sheet = ContactSheet(contract)
     batch = labelled([evil, "caf\udce9.png", "\u202egnp.exe"], label="<b onclick='x'>bold</b>")
     errors = [Prediction(evil, error=evil, error_code="format")]
-    sheet.add(Labelled([*batch.predictions, *errors], batch.pixels))
+    sheet.add(LabelledBatch([*batch.predictions, *errors], [*batch.pixels, None]))
     sheet.write(tmp_path / "sheet.html")
     document = browser(tmp_path / "sheet.html", "--dump-dom")
     shown = document[document.index("<main") : document.index("</main>")]

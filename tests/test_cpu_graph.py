@@ -15,7 +15,7 @@ from vit_engine.artefact.cpu_graph import graph_for_cpu
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError
 from vit_engine.machine import processor
-from vit_engine.providers import sessions
+from vit_engine.providers import cpu
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
 
@@ -115,7 +115,7 @@ def test_a_file_that_changes_while_it_is_opened_is_refused(
         other.replace(path)
         return graph
 
-    monkeypatch.setattr(sessions, "graph_for_cpu", written_to)
+    monkeypatch.setattr(cpu, "graph_for_cpu", written_to)
     with pytest.raises(ArtefactError, match="was written to while it was opened"):
         Engine.open(path, provider="cpu")
 

@@ -14,7 +14,8 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine, is_out_of_memory
 from vit_engine.errors import ArtefactError, UsageError
 from vit_engine.providers.buckets import BucketSession, buckets_up_to, smallest_that_fits
-from vit_engine.providers.sessions import Request, open_session
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session
 
 Pixels = NDArray[np.uint8]
 CLOSE = 1e-4
@@ -29,7 +30,7 @@ def bucketed(path: Path, largest: int) -> BucketSession:
     """The runner of the GPU providers, on the CPU's."""
     request = Request(path, read_contract(path))
     return BucketSession(
-        open_session(request, ["cpu"]),
+        open_session(request, {"cpu": {}}),
         request.contract,
         device=("cpu", 0),
         buckets=buckets_up_to(largest),

@@ -12,7 +12,8 @@ from conftest import ROOT
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.providers.buckets import BucketSession, buckets_up_to
-from vit_engine.providers.sessions import Request, open_session
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -57,8 +58,8 @@ def test_the_variants_give_the_same_logits_on_the_cpu(tiny_artefact: Path, rewri
     named = {"contrib": b"MultiHeadAttention", "skip": b"SkipLayerNormalization"}.get(rewrite)
     assert named is None or data.count(named) >= 2
     feed = {"pixels": pictures(5)}
-    (expected,) = open_session(request, ["cpu"]).run(None, feed)
-    (found,) = open_session(request, ["cpu"], model=data).run(None, feed)
+    (expected,) = open_session(request, {"cpu": {}}).run(None, feed)
+    (found,) = open_session(request, {"cpu": {}}, model=data).run(None, feed)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -69,7 +70,7 @@ def test_batches_that_overlap_get_their_own_answers(
     contract = read_contract(tiny_artefact)
 
     def bucketed(largest: int) -> BucketSession:
-        session = open_session(Request(tiny_artefact, contract), ["cpu"])
+        session = open_session(Request(tiny_artefact, contract), {"cpu": {}})
         return BucketSession(
             session,
             contract,

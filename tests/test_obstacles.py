@@ -1,6 +1,7 @@
 """Where a model runs, and the words of refusal when it cannot run there."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from vit_engine.engine import Engine
 from vit_engine.errors import ProviderError, UsageError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.providers import obstacles
-from vit_engine.providers.sessions import Request, open_session, placements
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session, placements
 
 GPU = nvidia.has_gpu()
 
@@ -74,6 +76,7 @@ def test_int8_is_for_the_cpu(tiny_artefact: Path, tmp_path: Path, provider: str)
     (entry,) = model.metadata_props
     document = json.loads(entry.value)
     document["identity"]["precision"] = "int8"
+    document["content_sha256"] = None
     entry.value = json.dumps(document)
     path = tmp_path / "int8.onnx"
     onnx.save(model, path)
@@ -119,7 +122,7 @@ def test_the_installed_distribution_is_found() -> None:
 
 def test_placements_name_every_node(tiny_artefact: Path) -> None:
     request = Request(tiny_artefact, read_contract(tiny_artefact))
-    (found,) = placements(open_session(request, ["cpu"])).items()
+    (found,) = placements(open_session(request, {"cpu": {}})).items()
     assert found[0] == "CPUExecutionProvider"
     assert "Attention" in found[1]
 
@@ -132,7 +135,7 @@ def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(ProviderError, match=r"provider cuda is not there: .*CPUExecution"),
     ):
-        open_session(request, ["cuda"])
+        open_session(request, {"cuda": {}})
 
 
 def test_a_library_says_what_it_is_linked_to() -> None:
@@ -179,3 +182,17 @@ def test_limits_of_the_machine() -> None:
     assert 1 <= processor.usable_cores() <= cpu.affinity
     assert cpu.memory > 2**28
     assert set(cpu.features) <= set(processor.CPU_FEATURES)
+
+
+def test_onnxruntime_keeps_no_records_of_its_use(tiny_artefact: Path, tmp_path: Path) -> None:
+    """Its telemetry would leave a database and a device number in the home folder."""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    program = Path(sys.executable).with_name("vit-infer")
+    line = [program, ROOT / "examples/star-01.png", "-m", tiny_artefact]
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    left = [p.relative_to(tmp_path).parts[:2] for p in tmp_path.rglob("*") if p.is_file()]
+    assert set(left) <= {("cache", "vit-engine")}

@@ -26,7 +26,7 @@ from vit_engine.classifier import Classifier
 from vit_engine.cluster import run
 from vit_engine.cluster.connection import Workers
 from vit_engine.errors import ProviderError, UsageError
-from vit_engine.rows.formats import arrow_path, row_from_prediction
+from vit_engine.rows.formats import arrow_path
 from vit_engine.sources.find import items_from_sources
 
 pytestmark = [
@@ -79,7 +79,7 @@ def expected(images: Path) -> Rows:
     with Classifier.load("demo", provider="cpu") as vit:
         items = items_from_sources([str(images)])
         predictions = [p for labelled in vit.stream(items) for p in labelled.predictions]
-    rows = [row_from_prediction(p) for p in predictions]
+    rows = [p.to_dict() for p in predictions]
     assert {"truncated", "empty", "format", "missing", "not_regular"} <= {
         row["error_code"] for row in rows
     }

@@ -7,18 +7,20 @@ import json
 import logging
 import multiprocessing
 import os
-import time
+import threading
 from pathlib import Path
 
 import pytest
 
-from conftest import write_checkpoint
+from conftest import wait_until, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import ParityError, ProviderError
 from vit_engine.machine import libraries, nvidia
 from vit_engine.providers import engine_cache, tensorrt
+from vit_engine.providers.cpu import PlainSession, open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
-from vit_engine.providers.sessions import PlainSession, Request, open_on_cpu, open_session
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session
 
 GPU = nvidia.Gpu("NVIDIA H200", 150_000_000_000, (9, 0))
 
@@ -84,7 +86,7 @@ def test_options_say_precision_and_profile(tiny_folder: Path, tmp_path: Path) ->
     found = tensorrt.options(half, 8, "/c")
     assert found["trt_fp16_enable"] == "1"
     assert found["trt_profile_min_shapes"] == "pixel_values:1x3x32x32"
-    assert tensorrt.profile(whole, 8) == {
+    assert tensorrt.profile(whole.contract.input, 8) == {
         "trt_profile_min_shapes": "pixels:1x32x32x3",
         "trt_profile_opt_shapes": "pixels:8x32x32x3",
         "trt_profile_max_shapes": "pixels:8x32x32x3",
@@ -165,41 +167,51 @@ def test_a_build_that_was_interrupted_counts_for_nothing(caplog: pytest.LogCaptu
         found.seal()
 
 
-def _hold(seconds: float, held: "multiprocessing.synchronize.Event") -> None:
+def _hold(
+    held: "multiprocessing.synchronize.Event", released: "multiprocessing.synchronize.Event"
+) -> None:
     with EngineCache.of({"artefact": "a"}).locked():
         held.set()
-        time.sleep(seconds)
+        released.wait(60)
 
 
 def test_two_processes_do_not_build_at_once(caplog: pytest.LogCaptureFixture) -> None:
     context = multiprocessing.get_context("spawn")
-    held = context.Event()
-    other = context.Process(target=_hold, args=(1.0, held))
+    held, released = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(held, released))
     other.start()
-    assert held.wait(30)
+    assert held.wait(60)
+    words = "another process is building this engine: waiting for it"
+
+    def release() -> None:
+        wait_until(lambda: words in caplog.text)
+        released.set()
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
     with EngineCache.of({"artefact": "a"}).locked():
-        assert "another process is building this engine: waiting for it" in caplog.text
-    other.join(30)
+        assert words in caplog.text
+        assert released.is_set()
+    releasing.join()
+    other.join(60)
     assert other.exitcode == 0
 
 
 def test_a_built_engine_that_strays_is_refused(tiny_artefact: Path, tmp_path: Path) -> None:
     request = request_for(tiny_artefact)
-    tensorrt.check_parity(open_on_cpu(request, 8), request, 8)
+    tensorrt.check_engine(open_on_cpu(request, 8), request, 8)
     write_checkpoint(tmp_path / "model", seed=1)
     other = request_for(exported(tmp_path / "model", tmp_path / "other.onnx"))
-    with pytest.raises(ParityError, match=r"strays from the CPU at batch 1: .* --provider cuda"):
-        tensorrt.check_parity(open_on_cpu(other, 8), request, 8)
+    with pytest.raises(ParityError, match=r"batch 1 strays from the CPU: .* --provider cuda"):
+        tensorrt.check_engine(open_on_cpu(other, 8), request, 8)
 
 
 def test_a_build_is_announced_and_its_progress_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt, "TICK_S", 0.01)
+    monkeypatch.setattr(tensorrt, "TICK_S", 0)  # as often as it can
     with caplog.at_level(logging.WARNING), tensorrt.announced("an engine"):
-        deadline = time.monotonic() + 20
-        while "still building" not in caplog.text and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: "still building" in caplog.text)
     words = [record.message for record in caplog.records]
     assert words[0] == "building an engine: once, and it takes minutes"
     assert words[1].startswith("still building (")
@@ -217,17 +229,15 @@ class Machine:
         monkeypatch.setattr(tensorrt, "open_session", self.session)
         monkeypatch.setattr(tensorrt, "_runner", self.runner)
 
-    def session(
-        self, request: Request, chain: list[str], options: dict[str, dict[str, str]], model: bytes
-    ) -> object:
-        assert chain == ["tensorrt", "cuda"]
+    def session(self, request: Request, chain: dict[str, dict[str, str]], model: bytes) -> object:
+        assert list(chain) == ["tensorrt", "cuda"]
         self.opened += 1
         if self.broken:
             self.broken -= 1
             raise ProviderError("provider tensorrt cannot open it: could not deserialize")
-        folder = Path(options["tensorrt"]["trt_engine_cache_path"])
+        folder = Path(chain["tensorrt"]["trt_engine_cache_path"])
         (folder / "vit.engine").write_bytes(b"code")
-        return open_session(self.answers, ["cpu"], model=None if self.other else model)
+        return open_session(self.answers, {"cpu": {}}, model=None if self.other else model)
 
     @property
     def other(self) -> bool:

@@ -15,7 +15,6 @@ from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError
 from vit_engine.providers import tensorrt
-from vit_engine.providers.sessions import Request
 from vit_export import triton
 
 DTYPES = {"TYPE_UINT8": np.uint8, "TYPE_FP32": np.float32}
@@ -86,7 +85,7 @@ def test_tensorrt_has_the_profile_of_vit_infer(artefacts: dict[str, Path], tmp_p
     folder = triton.write(path, tmp_path, with_tensorrt=True)
     config = config_of(folder)
     (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
-    ours = tensorrt.profile(Request(path, read_contract(path)), config.max_batch_size)
+    ours = tensorrt.profile(read_contract(path).input, config.max_batch_size)
     assert accelerator.name == "tensorrt"
     assert dict(accelerator.parameters) == {"precision_mode": "FP16", **ours}
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU

@@ -10,16 +10,14 @@ from pathlib import Path
 from vit_engine.artefact.attention import primitive, replace_attention
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.engine import GPU_BATCH
+from vit_engine.atomic import replacing
 from vit_engine.providers import tensorrt
-from vit_engine.providers.buckets import IN_FLIGHT
-from vit_engine.providers.sessions import Request
-from vit_export.artefact import replacing
 
 NAME = "vit"
 """Of the model, as clients ask for it."""
 
-MAX_BATCH = GPU_BATCH
+MAX_BATCH = tensorrt.TENSORRT.default_batch(None)
+IN_FLIGHT = tensorrt.TENSORRT.in_flight
 
 QUEUE_DELAY_US = 1_000
 """How long a request waits for others to share its batch: less than a batch takes."""
@@ -61,8 +59,7 @@ def config(contract: Contract, *, with_tensorrt: bool) -> str:
 
 def _config(contract: Contract, *, with_tensorrt: bool) -> Iterator[str]:
     given, output = contract.input, contract.output
-    image = [given.height, given.width]
-    dims = [*image, 3] if given.layout == "NHWC" else [3, *image]
+    dims = list(given.image_shape)
     kind = "KIND_GPU" if with_tensorrt else "KIND_AUTO"
     yield f'name: "{NAME}"'
     yield 'backend: "onnxruntime"'
@@ -98,7 +95,7 @@ def _config(contract: Contract, *, with_tensorrt: bool) -> Iterator[str]:
 
 def _accelerator(contract: Contract) -> dict[str, str]:
     """Return the backend's names for the options of our own TensorRT sessions."""
-    profile = tensorrt.profile(Request(Path(), contract), MAX_BATCH)
+    profile = tensorrt.profile(contract.input, MAX_BATCH)
     precision = "FP16" if contract.identity.precision == "fp16" else "FP32"
     return {"precision_mode": precision, **profile}
 

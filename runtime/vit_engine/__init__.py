@@ -1,1 +1,61 @@
-"""Labels images with a ViT classifier that `vit-export` wrote: NumPy, Pillow and ONNX Runtime."""
+"""Labels images with a ViT classifier that `vit-export` wrote: NumPy, Pillow and ONNX Runtime.
+
+The public names below are imported when they are first asked for: importing the package is free.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vit_engine.errors import (
+    ArtefactError,
+    CheckpointError,
+    ImageError,
+    MachineError,
+    ParityError,
+    ProviderError,
+    UsageError,
+    VitError,
+    WriteError,
+)
+
+if TYPE_CHECKING:
+    from vit_engine.classifier import Classifier
+    from vit_engine.prediction import Prediction
+    from vit_engine.scores import Score
+
+    __version__: str
+
+__all__ = [
+    "ArtefactError",
+    "CheckpointError",
+    "Classifier",
+    "ImageError",
+    "MachineError",
+    "ParityError",
+    "Prediction",
+    "ProviderError",
+    "Score",
+    "UsageError",
+    "VitError",
+    "WriteError",
+    "__version__",
+]
+
+_HOMES = {
+    "Classifier": "vit_engine.classifier",
+    "Prediction": "vit_engine.prediction",
+    "Score": "vit_engine.scores",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("vit-engine")
+        except metadata.PackageNotFoundError:
+            return "0+source"  # not installed, run from a checkout
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Images in, labels out: the public API of the runtime."""
+"""Images in, labels out: the Python API of the runtime."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.images.decode import image_from_bytes, image_from_item
@@ -20,57 +21,24 @@ from vit_engine.images.decode_pool import Batch, DecodePool, Job, ahead, slots_f
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
 from vit_engine.images.preprocess import pixels_from_image
 from vit_engine.machine.processor import usable_cores
-from vit_engine.providers.obstacles import DEFAULT_PROVIDER
+from vit_engine.prediction import Prediction, failed
+from vit_engine.providers.table import DEFAULT_PROVIDER
+from vit_engine.scores import DEFAULT_TOP_K, best_scores
 from vit_engine.sources.item import Item
-
-DEFAULT_TOP_K = 5
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Item
 
 
 @dataclass(frozen=True)
-class Score:
-    """One label of a prediction; `score` is its softmax probability."""
+class LabelledBatch:
+    """Images in order of input: `pixels[i]` (H, W, 3) is what `predictions[i]` was made from.
 
-    label: str
-    index: int
-    score: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image's labels, best first; or, with an empty `topk`, why it has none."""
-
-    path: str | None  # None for an image that was not named by a path
-    topk: tuple[Score, ...] = ()
-    error: str | None = None
-    error_code: str | None = None
-
-    @property
-    def label(self) -> str | None:
-        """The best label, None for a failed image."""
-        return self.topk[0].label if self.topk else None
-
-    @property
-    def index(self) -> int | None:
-        """The best label's index in the model's output."""
-        return self.topk[0].index if self.topk else None
-
-    @property
-    def score(self) -> float | None:
-        """The best label's softmax probability."""
-        return self.topk[0].score if self.topk else None
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A batch's predictions in order of input; `pixels` (N, H, W, 3) are of those that decoded.
-
-    `pixels` is a view of a buffer that is used again: valid until the next batch is asked for.
+    It is None for an image that could not be decoded. Pixels are views of a buffer that is used
+    again: valid until the next batch is asked for.
     """
 
     predictions: list[Prediction]
-    pixels: NDArray[np.uint8]
+    pixels: list[NDArray[np.uint8] | None]
 
 
 class Classifier:
@@ -82,7 +50,7 @@ class Classifier:
     @classmethod
     def load(
         cls,
-        model: str | Path = "vit.onnx",
+        model: str | Path = DEFAULT_MODEL,
         *,
         provider: str = DEFAULT_PROVIDER,
         device: int = 0,
@@ -129,7 +97,9 @@ class Classifier:
     ) -> Iterator[Prediction]:
         given, workers = self.contract.input, usable_cores()
         pixels = np.empty((slots_for(batch, workers), given.height, given.width, 3), np.uint8)
-        pool = DecodePool(pixels, lambda: _Here(pixels, self.pixels), batch=batch, workers=workers)
+        pool = DecodePool(
+            pixels, lambda: _InProcessDecoder(pixels, self.pixels), batch=batch, workers=workers
+        )
         for labelled in self._labelled(pool, images, top_k):
             yield from labelled.predictions
 
@@ -151,7 +121,7 @@ class Classifier:
         task: Task | None = None,
         linger: float | None = None,
         stopped: Callable[[], bool] = bool,
-    ) -> Iterator["Labelled"]:
+    ) -> Iterator[LabelledBatch]:
         """Label a long run of items, in order, batch by batch, each decoded in another process.
 
         What crashes or hangs its decoder there costs its own row. `task` says by which rules images
@@ -175,7 +145,7 @@ class Classifier:
         *,
         linger: float | None = None,
         stopped: Callable[[], bool] = bool,
-    ) -> Iterator["Labelled"]:
+    ) -> Iterator[LabelledBatch]:
         """Run the engine ahead of the caller, who turns logits into rows meanwhile."""
 
         def running() -> Iterator[tuple[Batch[Any], Future[NDArray[np.float32]]]]:
@@ -185,17 +155,14 @@ class Classifier:
         with pool, contextlib.closing(ahead(running(), stopped)) as results:
             for batch, logits in results:
                 found = self.predictions(logits.result(), top_k)
-                yield Labelled(
-                    [
-                        replace(next(found), path=_path(job.image))
-                        if job.error is None
-                        else Prediction(
-                            _path(job.image), error=str(job.error), error_code=job.error.code
-                        )
-                        for job in batch.jobs
-                    ],
-                    batch.pixels,
-                )
+                decoded = iter(batch.pixels)
+                pairs = [
+                    (replace(next(found), path=_path(job.image)), next(decoded))
+                    if job.error is None
+                    else (failed(_path(job.image), job.error), None)
+                    for job in batch.jobs
+                ]
+                yield LabelledBatch([p for p, _ in pairs], [pixels for _, pixels in pairs])
                 pool.free(batch)
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
@@ -211,24 +178,12 @@ class Classifier:
     def predictions(
         self, logits: NDArray[np.float32], top_k: int = DEFAULT_TOP_K
     ) -> Iterator[Prediction]:
-        """Yield the `top_k` labels of each row (N, labels), equal scores by index."""
-        labels = self.contract.output.labels
-        top_k = min(top_k, len(labels))
-        if not len(logits):
-            return
-        with np.errstate(invalid="ignore"):
-            scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-            scores /= scores.sum(axis=1, keepdims=True)
-        worst = np.partition(logits, -top_k, axis=1)[:, -top_k]  # of those that are shown
-        for i, row in enumerate(logits):
-            if not np.isfinite(row).all():
+        """Yield the prediction of each row of logits (N, labels), which names no path yet."""
+        for topk in best_scores(logits, self.contract.output.labels, top_k):
+            if topk is None:
                 yield Prediction(None, error="the model gave NaN or Inf", error_code="nonfinite")
-                continue
-            shown = np.flatnonzero(row >= worst[i])
-            shown = shown[np.argsort(-row[shown], kind="stable")][:top_k]
-            yield Prediction(
-                None, tuple(Score(labels[j], int(j), float(scores[i, j])) for j in shown)
-            )
+            else:
+                yield Prediction(None, topk)
 
     def close(self) -> None:
         """Free the engine."""
@@ -241,7 +196,7 @@ class Classifier:
         self.close()
 
 
-class _Here:
+class _InProcessDecoder:
     """A `Decoder` in this process."""
 
     def __init__(

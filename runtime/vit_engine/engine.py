@@ -1,34 +1,24 @@
 """Opens an artefact on an execution provider and runs batches through it."""
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
-from vit_engine.errors import ProviderError, UsageError
-from vit_engine.machine.processor import usable_cores
-from vit_engine.providers import obstacles
-from vit_engine.providers.buckets import IN_FLIGHT
-from vit_engine.providers.cuda import open_on_cuda
-from vit_engine.providers.obstacles import DEFAULT_PROVIDER, log
-from vit_engine.providers.sessions import Request, RetiredError, feed_from_pixels, open_on_cpu
-from vit_engine.providers.tensorrt import open_on_tensorrt
+from vit_engine.artefact.integrity import check_once
+from vit_engine.errors import ProviderError, UsageError, one_line
+from vit_engine.images.preprocess import feed_from_pixels
+from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
+from vit_engine.providers.table import DEFAULT_PROVIDER, candidates, tell_passed_over
 
-GPU_BATCH = 128
-"""Images at once that keep a GPU busy."""
-
-CPU_BATCH = 4
-"""Images at once that keep a CPU of few cores busy: the activations of more leave its caches
-(2 cores of Zen 3, ViT-B/16: 5 % slower at 8). From there on one a core [est]."""
-
-GPU_PRECISIONS = ("fp16", "fp32")
-"""What the GPU providers have kernels for; int8's operators would all run on the CPU."""
+log = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = (
     "failed to allocate memory for requested buffer",  # ONNX Runtime's arena
@@ -37,28 +27,6 @@ OUT_OF_MEMORY = (
     "status_alloc_failed",  # cuBLAS, cuDNN
 )
 """What an error says when device memory has run out, in lower case."""
-
-
-class Runner(Protocol):
-    """An open session: feeds of up to `largest` images in, logits out."""
-
-    @property
-    def largest(self) -> int:
-        """The most images in a feed."""
-
-    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
-        """Return new logits (N, labels)."""
-
-    def close(self) -> None:
-        """Free the session."""
-
-
-OPENERS: dict[str, Callable[[Request, int], Runner]] = {
-    "cpu": open_on_cpu,
-    "cuda": open_on_cuda,
-    "tensorrt": open_on_tensorrt,
-}
-"""How an artefact is opened on each provider, for batches of up to a size."""
 
 
 class Engine:
@@ -109,13 +77,28 @@ class Engine:
         """
         path = metadata.path_from_name(model)
         contract = metadata.read_contract(path)
-        obstacles.check_choice(provider, device)
         if max_batch is not None and max_batch < 1:
             raise UsageError(f"max_batch is {max_batch}, it must be at least 1")
         request = Request(path, contract, device, threads, cuda_graphs, adapt)
-        if provider == obstacles.AUTO:
-            return _open_auto(request, max_batch)
-        return _open_on(provider, request, max_batch)
+        first, *rest = candidates(provider, request)
+        check_once(path, contract)
+        try:
+            return cls._on(first, request, max_batch)
+        except ProviderError as e:
+            if not rest:
+                raise
+            tell_passed_over(first, e)
+        return cls._on(rest[0], request, max_batch)
+
+    @classmethod
+    def _on(cls, provider: Provider, request: Request, max_batch: int | None) -> "Engine":
+        return cls(
+            request.contract,
+            provider.name,
+            lambda largest: provider.open(request, largest),
+            max_batch=max_batch or provider.default_batch(request.threads),
+            in_flight=provider.in_flight,
+        )
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits (N, labels) of RGB images (N, H, W, 3) as the contract sizes them."""
@@ -199,48 +182,8 @@ class Engine:
                     return
             self._exhausted = (
                 f"{self.provider} is out of memory even for one image; free it, "
-                f"or choose another --device or --provider ({' '.join(words.split())})"
+                f"or choose another --device or --provider ({one_line(words, 1000)})"
             )
-
-
-def _open_auto(request: Request, max_batch: int | None) -> Engine:
-    if not obstacles.expects_gpu():
-        return _open_on("cpu", request, max_batch)
-    precision = request.contract.identity.precision
-    reason: object = obstacles.obstacle("cuda", request.device)
-    if reason is None and precision not in GPU_PRECISIONS:
-        reason = f"{request.path} is {precision}, which is for the CPU"
-    if reason is None:
-        try:
-            return _open_on("cuda", request, max_batch)
-        except ProviderError as e:
-            reason = e
-    log.warning("on the CPU, cuda is not used: %s", reason)
-    return _open_on("cpu", request, max_batch)
-
-
-def _open_on(provider: str, request: Request, max_batch: int | None) -> Engine:
-    if provider != "cpu":
-        precision = request.contract.identity.precision
-        if precision not in GPU_PRECISIONS:
-            raise UsageError(
-                f"{request.path} is {precision}, whose operators {provider} does not have; "
-                "use --provider cpu, or export with --fp16"
-            )
-        if reason := obstacles.obstacle(provider, request.device):
-            raise ProviderError(f"provider {provider} is not there: {reason}")
-    opener = OPENERS[provider]
-    return Engine(
-        request.contract,
-        provider,
-        lambda largest: opener(request, largest),
-        max_batch=max_batch or _default_batch(provider, request.threads),
-        in_flight=1 if provider == "cpu" else IN_FLIGHT,
-    )
-
-
-def _default_batch(provider: str, threads: int | None) -> int:
-    return max(CPU_BATCH, threads or usable_cores()) if provider == "cpu" else GPU_BATCH
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,4 +1,17 @@
-"""The errors that a user can meet, each with the exit code that the commands end with."""
+"""The errors that a user can meet, with the exit codes of the commands, and how they are worded."""
+
+import errno
+
+_LIMITS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would be larger than allowed; raise the limit with ulimit -f",
+    errno.EMFILE: "too many open files; raise the limit with ulimit -n",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ENOMEM: "not enough memory",
+    errno.EAGAIN: "no more processes or threads are allowed; raise the limit with ulimit -u",
+}
+"""What an error of the operating system says of the machine's or the user's limits."""
 
 
 class VitError(Exception):
@@ -25,10 +38,18 @@ class ArtefactError(VitError):
     exit_code = 2
 
 
-class ProviderError(VitError):
-    """A part of the machine that was asked for (an execution provider, a disk) is not there."""
+class MachineError(VitError):
+    """A part of the machine that was asked for is not there: memory, a process, a cluster."""
 
     exit_code = 4
+
+
+class ProviderError(MachineError):
+    """An execution provider that was asked for cannot run here."""
+
+
+class WriteError(MachineError):
+    """A file that cannot be written: the disk is full, or the folder is not ours to write to."""
 
 
 class ParityError(VitError):
@@ -54,3 +75,24 @@ def printable(path: str) -> str:
     """Return a path fit for a terminal line: undecodable bytes and control characters escaped."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """Return an error's message, or its type's name, on one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def limit_in_words(error: BaseException) -> str | None:
+    """Say which limit of the machine or the user an error comes from, None if from none."""
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, OSError):
+        if error.errno == errno.EBADF and error.filename is None:
+            return "stdout is closed"
+        words = _LIMITS.get(error.errno or 0)
+        return f"{words} ({one_line(error)})" if words else None
+    text = str(error)
+    if "can't start new thread" in text:
+        return f"{_LIMITS[errno.EAGAIN]} ({text})"
+    return "not enough memory" if "bad_alloc" in text else None

@@ -13,9 +13,11 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import node
 from vit_engine.artefact.protobuf import field
 from vit_engine.errors import ProviderError
-from vit_engine.providers import cuda, obstacles
+from vit_engine.providers import cuda
 from vit_engine.providers.buckets import BucketSession, buckets_up_to
-from vit_engine.providers.sessions import Request, open_session
+from vit_engine.providers.obstacles import import_onnxruntime
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session
 
 MODEL_OPSET_IMPORT = 8
 """Field of ONNX's ModelProto: domain (1) and version (2) of a set of operators."""
@@ -26,20 +28,20 @@ convert = ours.convert
 def load(job: Job) -> Contender:
     """Open the rewritten artefact on CUDA, with CUDA graphs, behind the engine's own buffers."""
     path = ours.artefact_path(job)
-    if reason := obstacles.obstacle("cuda"):
+    if reason := cuda.CUDA.obstacle(0):
         raise AbsentError(str(reason))
     request = Request(path, read_contract(path))
     options = cuda.options(request, graphs=True) | job.options["provider_options"]
     model = REWRITES[job.options["attention"]](path.read_bytes())
     try:
-        session = open_session(request, ["cuda"], {"cuda": options}, model=model)
+        session = open_session(request, {"cuda": options}, model=model)
     except ProviderError as e:
         raise AbsentError(str(e)) from e
     buckets = buckets_up_to(job.max_batch)
     bucketed = BucketSession(
         session, request.contract, device=("cuda", 0), buckets=buckets, graphs=True
     )
-    about = {"compute": "fp16", "runtime": versions_of(obstacles.import_onnxruntime())}
+    about = {"compute": "fp16", "runtime": versions_of(import_onnxruntime())}
     return Contender("uint8", bucketed.run, about)
 
 

@@ -25,7 +25,7 @@ class Arrays:
 
 def noise(model: Model, count: int, folder: Path) -> Arrays:
     """Write `count` images of random pixels: not zeros, which some kernels are quick on."""
-    size = model.architecture.image_size
+    size = model.form.image_size
     random = np.random.default_rng(0)
     return _written(
         random.integers(0, 256, (count, size, size, 3), np.uint8), model, folder, "noise"

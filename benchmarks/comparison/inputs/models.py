@@ -8,7 +8,8 @@ from typing import Any
 
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import UsageError
-from vit_export.checkpoints.checkpoint import Architecture, load
+from vit_export.checkpoints.checkpoint import load
+from vit_export.families.form import Form
 
 ROOT = Path(__file__).parents[2]
 DEMO = "demo"
@@ -21,7 +22,7 @@ class Model:
     name: str
     folder: Path
     weights_sha256: str
-    architecture: Architecture
+    form: Form
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     random: bool = False
@@ -32,9 +33,8 @@ class Model:
 
         The whole architecture's, also for a contender that leaves out what no one reads.
         """
-        a = self.architecture
-        patches = (a.image_size // a.patch_size) ** 2
-        tokens, d = patches + 1, a.hidden_size
+        a = self.form
+        patches, tokens, d = a.grid**2, a.tokens, a.hidden_size
         block = 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * a.intermediate_size
         embed = patches * 3 * a.patch_size**2 * d
         return 2 * (embed + a.layers * block + d * len(self.labels)) / 1e9
@@ -47,7 +47,7 @@ class Model:
             "random": self.random,
             "gflop": self.gflop,
             "labels": len(self.labels),
-            **asdict(self.architecture),
+            **asdict(self.form),
         }
 
 
@@ -58,7 +58,7 @@ def model_from_name(model: str, *, named: str | None = None, random: bool = Fals
         named or found.model,
         found.folder,
         found.weights_sha256,
-        found.architecture,
+        found.form,
         found.preprocessing,
         found.labels,
         random,

@@ -3,14 +3,21 @@
 import json
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vit_engine.errors import ArtefactError
 
 KEY = "vit_engine"
 SCHEMA = 1
 
-FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+Precision = Literal["fp16", "fp32", "int8"]
+"""What weights are rounded to, and the arithmetic that is meant."""
+
+Dtype = Literal["uint8", "float32"]
+Layout = Literal["NHWC", "NCHW"]
+
+Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+FILTERS: tuple[Filter, ...] = get_args(Filter)
 """Resampling filters by name; the index is Pillow's `Image.Resampling` value."""
 
 
@@ -21,7 +28,7 @@ class Identity:
     model: str
     revision: str | None
     weights_sha256: str
-    precision: str  # "fp32", "fp16" or "int8"
+    precision: Precision
     exporter: str  # "vit-engine 0.1.0"
 
 
@@ -30,10 +37,16 @@ class Input:
     """The graph's one input. uint8 NHWC holds raw RGB; float32 NCHW is normalised by the caller."""
 
     name: str
-    dtype: str  # "uint8" or "float32"
-    layout: str  # "NHWC" or "NCHW"
+    dtype: Dtype
+    layout: Layout
     height: int
     width: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of one image in the graph's layout."""
+        height, width = self.height, self.width
+        return (height, width, 3) if self.layout == "NHWC" else (3, height, width)
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Preprocessing:
 
     resize: tuple[int, int] | None
     shortest_edge: int | None
-    filter: str  # one of FILTERS
+    filter: Filter
     crop: tuple[int, int] | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -85,6 +98,7 @@ class Contract:
     """Everything the runtime needs to know of an artefact.
 
     `parity` is None if it was never checked, `calibration` if no image had a part in the weights.
+    `content_sha256` is that of `integrity.content_sha256`.
     """
 
     identity: Identity
@@ -93,6 +107,7 @@ class Contract:
     output: Output
     parity: Parity | None
     calibration: Calibration | None = None
+    content_sha256: str | None = None
     schema: int = SCHEMA
 
     def dumps(self) -> str:
@@ -125,7 +140,6 @@ def _check(contract: Contract) -> None:
         f"input is {given.dtype} {given.layout}, not uint8 NHWC or float32 NCHW": (
             (given.dtype, given.layout) not in legal
         ),
-        f"unknown filter {pre.filter!r}": pre.filter not in FILTERS,
         "not exactly one of resize and shortest_edge": (pre.resize is None)
         == (pre.shortest_edge is None),
         "shortest_edge without a crop": pre.shortest_edge is not None and pre.crop is None,
@@ -157,6 +171,11 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
             return None
         (expected,) = (a for a in get_args(expected) if a is not NoneType)
         return _parsed(expected, value, where)
+    if get_origin(expected) is Literal:
+        if type(value) is str and value in get_args(expected):
+            return value
+        words = ", ".join(get_args(expected))
+        raise ArtefactError(f"the contract's {where} is {value!r:.80}, expected one of {words}")
     if get_origin(expected) is tuple and isinstance(value, list):
         args = get_args(expected)
         if args[-1] is ...:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 import secrets
 import signal
 import socket
@@ -11,14 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vit_engine.errors import ArtefactError, ParityError, ProviderError, UsageError, VitError
+from vit_engine.errors import MachineError, VitError, one_line
 from vit_engine.machine.processor import usable_cores
-from vit_engine.providers.obstacles import DEFAULT_PROVIDER
+from vit_engine.providers.table import DEFAULT_PROVIDER, may_use_gpu
 
 LOCAL = "local"
 """The address that starts a Ray here, for as long as the run takes."""
 
-_KINDS = (ArtefactError, ParityError, ProviderError, UsageError)  # of opening a model
 _REACHED = 10.0  # seconds within which an address must answer
 
 
@@ -39,7 +37,7 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """The classifiers that a cluster has room for: how many, and the resources of each."""
 
     actors: int
@@ -49,10 +47,10 @@ class Room:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, workers: Workers) -> Iterator[Room]:
+def connected(address: str | None, workers: Workers) -> Iterator[Capacity]:
     """Connect to Ray at an address, by default $RAY_ADDRESS or one that is started here and ended.
 
-    ProviderError where there is no Ray, or none with room; VitError in place of Ray's own errors.
+    MachineError where there is no Ray, or none with room; VitError in place of Ray's own errors.
     """
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -67,7 +65,7 @@ def connected(address: str | None, workers: Workers) -> Iterator[Room]:
         from ray.data.exceptions import RayDataUserCodeException, SystemException
         from ray.exceptions import AuthenticationError, RayError
     except ImportError as e:
-        raise ProviderError("Ray is not installed; pip install 'vit-engine[ray]'") from e
+        raise MachineError("Ray is not installed; pip install 'vit-engine[ray]'") from e
     terminate = signal.getsignal(signal.SIGTERM)
     started = not ray.is_initialized()
     try:
@@ -75,13 +73,13 @@ def connected(address: str | None, workers: Workers) -> Iterator[Room]:
             try:
                 _init(ray, address, workers)
             except (OSError, RuntimeError, ValueError, AuthenticationError) as e:
-                raise ProviderError(f"no Ray at {address}: {_line(e)}") from e
+                raise MachineError(f"no Ray at {address}: {_last_line(e)}") from e
             signal.signal(signal.SIGTERM, terminate)  # Ray's own would exit with another code
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        yield _room(ray.nodes(), workers, here=address == LOCAL)
+        yield _capacity(ray.nodes(), workers, here=address == LOCAL)
     except (RayError, RayDataUserCodeException, SystemException) as e:
         raise _ours(e) or VitError(
-            f"the Ray job has ended: {_line(e)}; rows that were written stay, --resume goes on"
+            f"the Ray job has ended: {_last_line(e)}; rows that were written stay, --resume goes on"
         ) from e
     finally:
         if started:
@@ -102,13 +100,13 @@ def _init(ray: Any, address: str, workers: Workers) -> None:
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
 
 
-def _room(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> Room:
+def _capacity(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> Capacity:
     """Refuse a cluster on which the run would wait for ever."""
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     cpus, gpus = (sum(node.get(kind, 0) for node in alive) for kind in ("CPU", "GPU"))
     a_gpu = workers.gpus
     if a_gpu is None:
-        a_gpu = 1 if gpus and workers.provider != "cpu" else 0
+        a_gpu = 1 if gpus and may_use_gpu(workers.provider) else 0
     if a_gpu:
         a_cpu, threads = 1, workers.threads
     else:
@@ -116,32 +114,30 @@ def _room(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> Room:
         threads = workers.threads or (usable_cores() if here else max(1, smallest // 2))
         a_cpu = threads
     if not any(node.get("CPU", 0) >= a_cpu and node.get("GPU", 0) >= a_gpu for node in alive):
-        raise ProviderError(
+        raise MachineError(
             f"no node of the cluster has {a_cpu} CPUs and {a_gpu:g} GPUs, as a classifier needs; "
             "lower --threads or --ray-gpus, or add such a node"
         )
     if cpus < a_cpu + 2:
-        raise ProviderError(
+        raise MachineError(
             f"the cluster has {cpus:g} CPUs; {a_cpu} for a classifier, one to decode and one to "
             f"read are {a_cpu + 2}: lower --threads, or add a node"
         )
     at_work = sum(node.get("CPU", 0) >= a_cpu for node in alive)  # a head often does none
     actors = workers.actors or int(gpus / a_gpu if a_gpu else at_work)
-    return Room(max(1, actors), a_cpu, a_gpu, threads)
+    return Capacity(max(1, actors), a_cpu, a_gpu, threads)
 
 
 def _ours(e: BaseException) -> VitError | None:
-    """Return the error of ours that Ray has wrapped, or told in the last line, if it is one."""
+    """Return the error of ours that Ray has wrapped, if it is one."""
     wrapped: BaseException | None = e
     while wrapped is not None:
         if isinstance(wrapped, VitError):
             return wrapped
         wrapped = getattr(wrapped, "cause", None) or wrapped.__cause__
-    told = re.match(r"vit_engine\.errors\.(\w+): (.+)", _line(e))
-    kinds: dict[str, type[VitError]] = {kind.__name__: kind for kind in _KINDS}
-    return kinds[told[1]](told[2]) if told and told[1] in kinds else None
+    return None
 
 
-def _line(e: BaseException) -> str:
-    lines = str(e).strip().splitlines() or [type(e).__name__]
-    return lines[-1].strip()[:500]
+def _last_line(e: BaseException) -> str:
+    """Return what a traceback in an error's text ends with."""
+    return one_line(str(e).strip().rpartition("\n")[2] or type(e).__name__, 500)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_engine.artefact import metadata
-from vit_engine.classifier import DEFAULT_TOP_K
 from vit_engine.cluster import connection, manifest
-from vit_engine.cluster.connection import Room, Workers
+from vit_engine.cluster.connection import Capacity, Workers
 from vit_engine.cluster.tasks import Decoding, Labeller, Labelling, decoded
 from vit_engine.errors import UsageError, VitError
 from vit_engine.images.decoder_process import TIME_LIMIT, Task
+from vit_engine.scores import DEFAULT_TOP_K
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import Folder, folder_from_path
@@ -53,12 +53,12 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class _Pipeline:
+class _Work:
     images: Folder
     out: Folder
     decoding: Decoding
     labelling: Labelling
-    room: Room
+    capacity: Capacity
     rows_a_file: int
 
 
@@ -67,7 +67,7 @@ def label(
     output: str,
     *,
     address: str | None = None,
-    model: str | Path = "vit.onnx",
+    model: str | Path = metadata.DEFAULT_MODEL,
     top_k: int = DEFAULT_TOP_K,
     workers: Workers = Workers(),  # noqa: B008  frozen
     resume: bool = False,
@@ -97,19 +97,23 @@ def label(
     out = folder_from_path(output)
     images, total = _images(out, run, find, resume=resume)
     given, task = contract.input, Task(contract.preprocessing, time_limit=timeout, fast=fast)
-    with connection.connected(address, workers) as room:
+    with connection.connected(address, workers) as capacity:
         import ray
 
         resumed = _count(out)
         _run(
-            _Pipeline(
+            _Work(
                 images,
                 out,
                 Decoding(task, block, given.height, given.width),
                 Labelling(
-                    ray.put(file), workers.provider, room.threads, workers.max_batch, run["top_k"]
+                    ray.put(file),
+                    workers.provider,
+                    capacity.threads,
+                    workers.max_batch,
+                    run["top_k"],
                 ),
-                room,
+                capacity,
                 max(block, min(MAX_ROWS_A_FILE, total // FILES)),
             )
         )
@@ -151,7 +155,7 @@ def _images(
     return images, total
 
 
-def _run(pipeline: _Pipeline) -> None:
+def _run(work: _Work) -> None:
     """Read, decode, label and write. What Ray knows to be written already is not read again."""
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
@@ -159,9 +163,9 @@ def _run(pipeline: _Pipeline) -> None:
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = 0  # the rows of a block with an error would be lost
     context.enable_progress_bars = os.isatty(2)
-    context.checkpoint_config = _checkpoint(pipeline.out / "checkpoint")
-    given = manifest.dataset(pipeline.images).schema
-    images, rows, room = pipeline.images, pipeline.out / "rows", pipeline.room
+    context.checkpoint_config = _checkpoint(work.out / "checkpoint")
+    given = manifest.dataset(work.images).schema
+    images, rows, capacity = work.images, work.out / "rows", work.capacity
     again: Any = {"max_retries": RETRIES}
     decode: Any = decoded  # Ray's types know no pyarrow
     try:
@@ -172,25 +176,25 @@ def _run(pipeline: _Pipeline) -> None:
                 images.path, filesystem=images.filesystem, ray_remote_args=again
             ).select_columns(
                 [name for name in manifest.schema().names if name in given.names]
-            ).repartition(target_num_rows_per_block=pipeline.decoding.slots).map_batches(
+            ).repartition(target_num_rows_per_block=work.decoding.slots).map_batches(
                 decode,
-                fn_args=(pipeline.decoding,),
+                fn_args=(work.decoding,),
                 batch_format="pyarrow",
                 num_cpus=1,
                 **again,
             ).map_batches(
                 Labeller,
-                fn_constructor_args=(pipeline.labelling,),
+                fn_constructor_args=(work.labelling,),
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
                     min_size=1,
-                    max_size=room.actors,
+                    max_size=capacity.actors,
                     # One block's rows are written down while the engine has the next.
                     max_concurrent_calls_per_actor=CALLS,
                     enable_true_multi_threading=True,
                 ),
-                num_cpus=room.cpus,
-                num_gpus=room.gpus,
+                num_cpus=capacity.cpus,
+                num_gpus=capacity.gpus,
                 max_restarts=RETRIES,
                 # Counted while a dead node's actor is sought elsewhere, a few would be used up in
                 # seconds. The restarts are the bound: past them each call fails.
@@ -198,7 +202,7 @@ def _run(pipeline: _Pipeline) -> None:
             ).write_parquet(
                 rows.path,
                 filesystem=rows.filesystem,
-                min_rows_per_file=pipeline.rows_a_file,
+                min_rows_per_file=work.rows_a_file,
                 ray_remote_args=again,
             )
     finally:

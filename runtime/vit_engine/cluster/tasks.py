@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.classifier import Classifier, Prediction
+from vit_engine.artefact.contract import Input
+from vit_engine.classifier import Classifier
 from vit_engine.cluster import manifest
-from vit_engine.errors import ImageError
+from vit_engine.engine import Engine
+from vit_engine.errors import ImageError, VitError
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
-from vit_engine.rows.formats import arrow_path, arrow_schema, row_from_prediction
-from vit_engine.sources.downloads import bytes_from_url, is_url
+from vit_engine.prediction import failed
+from vit_engine.rows.formats import arrow_path, arrow_schema
+from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
-from vit_engine.sources.stores import bytes_from_store, is_store
+from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.stores import is_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,9 +98,8 @@ def _fetched(items: Sequence[Item], given: Decoding) -> Iterator[Sequence[Item]]
     def fetch(item: Item) -> Item:
         if is_here(item):
             return item
-        read = bytes_from_store if is_store(item.path) else bytes_from_url
         try:
-            return Item(item.path, read(item.path, limits=given.task.limits))
+            return Item(item.path, bytes_from_item(item, limits=given.task.limits))
         except ImageError as e:
             return Item(item.path, error=e)
 
@@ -126,20 +129,28 @@ class Labeller:
         self._folder = tempfile.TemporaryDirectory(prefix="vit-engine-")
         model = Path(self._folder.name, "vit.onnx")
         model.write_bytes(ray.get(given.file))
-        self._vit = Classifier.load(
-            model, provider=given.provider, threads=given.threads, max_batch=given.max_batch
-        )
+        self._opened: Classifier | VitError
+        try:
+            self._opened = Classifier.load(
+                model, provider=given.provider, threads=given.threads, max_batch=given.max_batch
+            )
+        except VitError as e:
+            # Kept for the first call: Ray hands its error on as it is, a constructor's as text.
+            self._opened = e
         self._top_k = given.top_k
 
     def __call__(self, table: "pa.Table") -> "pa.Table":
         """Return the rows of what `decoded` gave: those of vit-infer, after their `row_id`."""
         import pyarrow as pa
 
+        if isinstance(self._opened, VitError):
+            raise self._opened
+        vit = self._opened
         codes = table["error_code"].to_pylist()
-        batch = self._pixels(table)
+        batch = _pixels(table, vit.contract.input)
         if table["error_code"].null_count < len(codes):
             batch = batch[[code is None for code in codes]]
-        found = self._vit.predictions(self._logits(batch), self._top_k)
+        found = vit.predictions(_logits(vit.engine, batch), self._top_k)
         rows = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),
@@ -148,22 +159,21 @@ class Labeller:
             codes,
             strict=True,
         ):
-            failed = Prediction(item.path, error=error, error_code=code)
-            row = row_from_prediction(next(found) if code is None else failed)
-            rows.append({**row, **arrow_path(item.path), "row_id": row_id})
+            prediction = next(found) if code is None else failed(item.path, ImageError(code, error))
+            rows.append({**prediction.to_dict(), **arrow_path(item.path), "row_id": row_id})
         schema = arrow_schema()
         return pa.Table.from_pylist(rows, schema.insert(0, pa.field("row_id", pa.int64())))
 
-    def _logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run the batch in parts, through the engine's own threads: calls of us may overlap."""
-        engine = self._vit.engine
-        parts = _parts(batch, engine.max_batch) if len(batch) else [batch]
-        return np.concatenate([f.result() for f in [engine.submit(part) for part in parts]])
 
-    def _pixels(self, table: "pa.Table") -> NDArray[np.uint8]:
-        """Return the pixels (N, H, W, 3) where they are: in the shared memory of the node."""
-        given = self._vit.contract.input
-        column = table["pixels"].combine_chunks()
-        pixels = np.frombuffer(column.buffers()[1], np.uint8)
-        batch = pixels.reshape(-1, given.height, given.width, 3)
-        return batch[column.offset : column.offset + len(column)]
+def _logits(engine: Engine, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run the batch in parts, through the engine's own threads: an actor's calls may overlap."""
+    parts = _parts(batch, engine.max_batch) if len(batch) else [batch]
+    return np.concatenate([f.result() for f in [engine.submit(part) for part in parts]])
+
+
+def _pixels(table: "pa.Table", given: Input) -> NDArray[np.uint8]:
+    """Return the pixels (N, H, W, 3) where they are: in the shared memory of the node."""
+    column = table["pixels"].combine_chunks()
+    pixels = np.frombuffer(column.buffers()[1], np.uint8)
+    batch = pixels.reshape(-1, given.height, given.width, 3)
+    return batch[column.offset : column.offset + len(column)]

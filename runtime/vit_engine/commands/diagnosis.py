@@ -9,22 +9,21 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 
-import numpy as np
-
+import vit_engine
 from vit_engine.engine import Engine
 from vit_engine.errors import ProviderError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
+from vit_engine.parity import BOUNDS, check_parity, sample_pixels
 from vit_engine.providers import engine_cache, obstacles
-from vit_engine.providers.tensorrt import sample_images
+from vit_engine.providers.provider import Provider
+from vit_engine.providers.sessions import EXECUTION_PROVIDERS
+from vit_engine.providers.table import PROVIDERS
 
 TRIAL_LIMIT_S = 900  # TensorRT builds an engine in it
 TRIAL_RUNS = 10
-AGREEMENT = 1e-2
-"""The share of the logits' range by which a provider may differ from the CPU."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,11 @@ def examine(model: str, device: int) -> Report:
         problems.append(str(e))
     else:
         version, available = str(ort.__version__), ort.get_available_providers()
-        built_with = tuple(n for n, p in obstacles.PROVIDERS.items() if p in available)
-        trials = tuple(_trial(name, model, device) for name in reversed(obstacles.PROVIDERS))
+        built_with = tuple(n for n, p in EXECUTION_PROVIDERS.items() if p in available)
+        trials = tuple(_trial(p, model, device) for p in reversed(PROVIDERS.values()))
         problems += _problems(owners, trials, driver)
     return Report(
-        version=_own_version(),
+        version=vit_engine.__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         onnxruntime=version,
@@ -104,22 +103,23 @@ def examine(model: str, device: int) -> Report:
     )
 
 
-def _trial(provider: str, model: str, device: int) -> Trial:
+def _trial(provider: Provider, model: str, device: int) -> Trial:
     """Run the model in a process of its own: a driver's library may crash or hang."""
-    if provider != "cpu" and (found := obstacles.obstacle(provider, device)):
+    name = provider.name
+    if found := provider.obstacle(device):
         cure = None if found.cure == obstacles.NO_GPU_CURE else found.cure
-        return Trial(provider, "absent", found.reason, cure)
-    line = [sys.executable, "-m", "vit_engine.commands.doctor", "--trial", provider, "-m", model]
-    line += ["--device", str(device if provider != "cpu" else 0)]
+        return Trial(name, "absent", found.reason, cure)
+    line = [sys.executable, "-m", "vit_engine.commands.doctor", "--trial", name, "-m", model]
+    line += ["--device", str(device if provider.kind == "gpu" else 0)]
     try:
         done = subprocess.run(
             line, capture_output=True, text=True, timeout=TRIAL_LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return Trial(provider, "fails", f"no answer in {TRIAL_LIMIT_S} s")
+        return Trial(name, "fails", f"no answer in {TRIAL_LIMIT_S} s")
     if done.returncode:
         words = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return Trial(provider, "fails", words[0].removeprefix("vit-doctor: "))
+        return Trial(name, "fails", words[0].removeprefix("vit-doctor: "))
     return Trial(**json.loads(done.stdout))
 
 
@@ -129,7 +129,7 @@ def try_provider(model: str, provider: str, device: int) -> Trial:
     with Engine.open(model, provider=provider, device=device, max_batch=1) as engine:
         opened = time.perf_counter() - start
         contract = engine.contract
-        images = sample_images(contract.input.height, contract.input.width)
+        images = sample_pixels(contract.input)
         logits = engine.run(images)
         times = []
         for _ in range(TRIAL_RUNS):
@@ -138,9 +138,15 @@ def try_provider(model: str, provider: str, device: int) -> Trial:
             times.append((time.perf_counter() - start) * 1e3)
     with Engine.open(model, provider="cpu") as reference:
         expected = reference.run(images)
-    share = float(np.abs(logits - expected).max() / max(float(np.ptp(expected)), 1e-9))
-    if not np.isfinite(logits).all() or share > AGREEMENT:
-        raise ProviderError(f"{provider} gives other logits than the CPU, by {share:.1%} of them")
+    check_parity(
+        logits,
+        expected,
+        BOUNDS["fp16"],
+        name=provider,
+        reference="the CPU",
+        cure="use --provider cpu",
+        known=contract.parity,
+    )
     name = f"{contract.identity.model} {contract.identity.precision}"
     milliseconds = statistics.median(times)
     detail = f"{name}: opened in {opened:.1f} s, {milliseconds:.2f} ms an image"
@@ -164,7 +170,10 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
 
 
 def _engine_cache() -> str:
-    folder = engine_cache.root()
+    try:
+        folder = engine_cache.root()
+    except ProviderError as e:
+        return str(e)
     engines = [p for p in folder.glob(f"*/{engine_cache.SEAL}") if p.is_file()]
     size = 0
     with contextlib.suppress(OSError):
@@ -173,23 +182,21 @@ def _engine_cache() -> str:
 
 
 def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | None) -> Iterator[str]:
+    has_gpu = driver is not None and bool(driver.gpus)
     if len(owners) > 1:
-        extra = "gpu" if driver and driver.gpus else "cpu"
-        line = obstacles.reinstall(owners, extra)
+        line = obstacles.reinstall(owners, "gpu" if has_gpu else "cpu")
         yield f"{obstacles.overwritten(owners)}; {line}"
+    wanted = {"cpu", "cuda"} if has_gpu else {"cpu"}
     for trial in trials:
-        wanted = trial.provider == "cpu" or (
-            trial.provider == "cuda" and driver is not None and bool(driver.gpus)
-        )
-        if trial.state == "fails" or (wanted and trial.state == "absent"):
+        if trial.state == "fails" or (trial.state == "absent" and trial.provider in wanted):
             cure = f"; {trial.cure}" if trial.cure else ""
             yield f"{trial.provider}: {trial.detail}{cure}"
 
 
 def _advice(trials: tuple[Trial, ...], cpu: Cpu) -> Iterator[str]:
     working = {trial.provider for trial in trials if trial.state == "works"}
-    if working - {"cpu"}:
-        best = "tensorrt" if "tensorrt" in working else "cuda"
+    best = next((p.name for p in PROVIDERS.values() if p.kind == "gpu" and p.name in working), None)
+    if best:
         yield f"for this GPU: vit-export --fp16, vit-infer --provider {best}"
     if cpu.int8:
         yield "for this CPU: vit-export --int8 is the fastest, --fp16 labels as PyTorch does"
@@ -198,10 +205,3 @@ def _advice(trials: tuple[Trial, ...], cpu: Cpu) -> Iterator[str]:
             "for this CPU: vit-export --fp16; without int8 instructions --int8 is faster by "
             "a third, and labels less exactly"
         )
-
-
-def _own_version() -> str:
-    try:
-        return metadata.version("vit-engine")
-    except metadata.PackageNotFoundError:
-        return "(not installed, run from its sources)"

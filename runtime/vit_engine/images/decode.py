@@ -7,7 +7,7 @@ import os
 
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 
-from vit_engine.errors import ImageError
+from vit_engine.errors import ImageError, one_line
 from vit_engine.images.preprocess import hush_pillow
 from vit_engine.sources.files import bytes_from_path
 from vit_engine.sources.item import LIMITS, Item, Limits
@@ -16,6 +16,13 @@ from vit_engine.sources.signatures import is_image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """What is decoded, by Pillow's names; AVIF only where Pillow was built with it."""
+
+
+def image_from_item(
+    item: Item, *, limits: Limits = LIMITS, draft: tuple[int, int] | None = None
+) -> Image.Image:
+    """Read or download, and decode as `image_from_bytes`; `ImageError` where that cannot be."""
+    return image_from_bytes(bytes_from_item(item, limits=limits), limits=limits, draft=draft)
 
 
 def image_from_path(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> Image.Image:
@@ -50,13 +57,13 @@ def image_from_bytes(
             "format", f"is not an image of a known format ({', '.join(_formats())})"
         ) from e
     except Image.DecompressionBombError as e:
-        raise ImageError("too_large", f"is too large: {_line(e)}") from e
+        raise ImageError("too_large", f"is too large: {one_line(e)}") from e
     except MemoryError as e:
         raise ImageError("too_large", "needs more memory than there is") from e
     except Exception as e:  # hostile files raise nearly anything
         cut = isinstance(e, EOFError) or any(s in str(e).lower() for s in _SIGNS_OF_A_CUT)
         code, words = ("truncated", "is cut short") if cut else ("decode", "cannot be decoded")
-        raise ImageError(code, f"{words}: {_line(e)}") from e
+        raise ImageError(code, f"{words}: {one_line(e)}") from e
     return image
 
 
@@ -71,11 +78,6 @@ def _check_size(image: Image.Image, limits: Limits) -> None:
         )
 
 
-def _line(e: Exception) -> str:
-    text = " ".join(f"{e}".split()) or type(e).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Register the decoders, these alone: Pillow would import its 40 others with the first TIFF."""
@@ -85,10 +87,3 @@ def _formats() -> tuple[str, ...]:
     for name in names:
         importlib.import_module(f"PIL.{name}ImagePlugin")
     return FORMATS if avif else FORMATS[:-1]
-
-
-def image_from_item(
-    item: Item, *, limits: Limits = LIMITS, draft: tuple[int, int] | None = None
-) -> Image.Image:
-    """Read or download, and decode as `image_from_bytes`; `ImageError` where that cannot be."""
-    return image_from_bytes(bytes_from_item(item, limits=limits), limits=limits, draft=draft)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import ImageError, ProviderError, VitError
+from vit_engine.errors import ImageError, MachineError, VitError
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.preprocess import draft_size, pixels_from_image
@@ -72,7 +72,7 @@ class SharedPixels:
             self.array = _mapped(self.fd, (slots, height, width, 3))
         except OSError as e:
             os.close(self.fd)
-            raise ProviderError(
+            raise MachineError(
                 f"no memory to share for {slots} decoded images ({e.strerror}); try a smaller -b"
             ) from e
 
@@ -143,7 +143,7 @@ class DecoderProcess:
                 process_group=0,  # ^C is for the parent, which ends its children in its own time
             )
         except OSError as e:
-            raise ProviderError(f"no process could be started to decode in ({e.strerror})") from e
+            raise MachineError(f"no process could be started to decode in ({e.strerror})") from e
         finally:
             os.close(request)
             os.close(answer)

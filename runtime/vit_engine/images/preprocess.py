@@ -3,12 +3,13 @@
 import math
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from vit_engine.artefact.contract import FILTERS, Preprocessing
+from vit_engine.artefact.contract import FILTERS, Contract, Preprocessing
 from vit_engine.errors import ImageError
 from vit_engine.sources.item import MAX_PIXELS
 
@@ -89,6 +90,13 @@ def hush_pillow() -> None:
 
 
 _HUSH = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as `warnings.filters` holds it
+
+
+def feed_from_pixels(pixels: NDArray[np.uint8], contract: Contract) -> NDArray[Any]:
+    """Return RGB images (N, H, W, 3) as the contract's input wants them."""
+    if contract.input.dtype == "uint8":
+        return pixels
+    return normalized(pixels, contract.preprocessing)
 
 
 def normalized(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

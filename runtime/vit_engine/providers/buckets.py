@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.providers.obstacles import import_onnxruntime
-from vit_engine.providers.sessions import RetiredError
+from vit_engine.providers.provider import RetiredError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -128,8 +128,7 @@ class _Slot:
     ) -> None:
         ort = import_onnxruntime()
         given, output = contract.input, contract.output
-        size = (given.height, given.width)
-        shape = (bucket, *size, 3) if given.layout == "NHWC" else (bucket, 3, *size)
+        shape = (bucket, *given.image_shape)
         allocated = ort.OrtValue.ortvalue_from_shape_and_type
         self.session: Any = session
         self.staging = np.zeros(shape, given.dtype)

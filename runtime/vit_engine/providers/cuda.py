@@ -1,11 +1,22 @@
 """The CUDA provider: its options, and a session behind CUDA graphs."""
 
+import logging
 from collections import Counter
 
+from vit_engine.artefact.contract import Precision
 from vit_engine.errors import ProviderError
-from vit_engine.providers.buckets import BucketSession, buckets_up_to
-from vit_engine.providers.obstacles import PROVIDERS, log
-from vit_engine.providers.sessions import Request, open_session, placements
+from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
+from vit_engine.providers.obstacles import nvidia_obstacle
+from vit_engine.providers.provider import Obstacle, Provider, ProviderName, Request
+from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
+
+log = logging.getLogger(__name__)
+
+GPU_BATCH = 128
+"""Images at once that keep a GPU busy."""
+
+GPU_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
+"""What the GPU providers have kernels for; int8's operators would all run on the CPU."""
 
 OPTIONS = {
     # Grow by what is asked for: doubling would run out of memory at half of it.
@@ -24,14 +35,14 @@ def open_on_cuda(request: Request, largest: int) -> BucketSession:
     """Open the artefact on CUDA for batches of up to `largest`."""
     graphs = request.cuda_graphs
     try:
-        session = open_session(request, ["cuda"], {"cuda": options(request, graphs=graphs)})
+        session = open_session(request, {"cuda": options(request, graphs=graphs)})
     except ProviderError as e:
         if not graphs or "cannot use the graph capture feature" not in str(e):
             raise
         # A node outside CUDA cannot be captured; what it is, is told below.
         log.warning("cuda runs without CUDA graphs: not all of the model is on the GPU")
         graphs = False
-        session = open_session(request, ["cuda"], {"cuda": options(request, graphs=graphs)})
+        session = open_session(request, {"cuda": options(request, graphs=graphs)})
     report_strays(placements(session), "cuda")
     return BucketSession(
         session,
@@ -42,10 +53,27 @@ def open_on_cuda(request: Request, largest: int) -> BucketSession:
     )
 
 
-def report_strays(found: dict[str, list[str]], provider: str) -> None:
+def report_strays(found: dict[str, list[str]], provider: ProviderName) -> None:
     """Warn of nodes that were placed elsewhere than on `provider`: they cost copies each run."""
     for name, operators in found.items():
-        if name != PROVIDERS[provider]:
+        if name != EXECUTION_PROVIDERS[provider]:
             kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(operators).most_common())
             total = sum(map(len, found.values()))
             log.warning("%d of %d nodes run on %s: %s", len(operators), total, name, kinds)
+
+
+def _obstacle(device: int) -> Obstacle | None:
+    return nvidia_obstacle(
+        EXECUTION_PROVIDERS["cuda"], extra="gpu", linked=("cuda",), device=device
+    )
+
+
+CUDA = Provider(
+    name="cuda",
+    kind="gpu",
+    precisions=GPU_PRECISIONS,
+    default_batch=lambda _threads: GPU_BATCH,
+    in_flight=IN_FLIGHT,
+    obstacle=_obstacle,
+    open=open_on_cuda,
+)

@@ -7,6 +7,7 @@ byte for byte what was built are thrown away.
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import stat
@@ -16,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from vit_engine.atomic import write_whole
 from vit_engine.errors import ProviderError
-from vit_engine.providers.obstacles import log
+from vit_engine.machine.cache import cache_folder
+
+log = logging.getLogger(__name__)
 
 SEAL = "sealed.json"
 """Written last: the key and the hashes of the files beside it."""
@@ -27,9 +31,11 @@ TIMING = ".timing"
 
 
 def root() -> Path:
-    """Return the folder of all engines, below XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vit-engine" / "tensorrt"
+    """Return the folder of all engines; ProviderError for a user without a home."""
+    folder = cache_folder("tensorrt")
+    if folder is None:
+        raise ProviderError("there is no home folder for TensorRT's engines; set XDG_CACHE_HOME")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,7 @@ class EngineCache:
         if not (files := self._hashes()):
             raise ProviderError(f"{self.folder}: TensorRT has kept no engine there")
         text = json.dumps({"key": dict(self.key), "files": files}, indent=2)
-        temporary = self.folder / f"{SEAL}.partial"
-        temporary.write_text(text)
-        temporary.replace(self.folder / SEAL)
+        write_whole(self.folder / SEAL, text.encode())
 
     def clear(self) -> None:
         """Throw away what the folder holds."""

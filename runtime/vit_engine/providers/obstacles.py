@@ -1,22 +1,13 @@
-"""Which execution provider runs a model, and the refusal in words when it is not there."""
+"""What keeps a GPU provider from running here, in words: the build, the driver, the libraries."""
 
-import logging
-from dataclasses import dataclass
+import os
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from vit_engine.errors import ProviderError, UsageError
+from vit_engine.errors import ProviderError, one_line
 from vit_engine.machine import libraries, nvidia
-
-PROVIDERS = {
-    "tensorrt": "TensorrtExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "cpu": "CPUExecutionProvider",
-}
-AUTO = "auto"
-CHOICES = (AUTO, *PROVIDERS)
-DEFAULT_PROVIDER = AUTO
+from vit_engine.providers.provider import Obstacle
 
 DRIVERS = {12: "r525", 13: "r580"}
 """By CUDA major version, the oldest driver branch that runs it."""
@@ -27,17 +18,24 @@ NVRTC, which cuDNN compiles kernels with."""
 
 NO_GPU_CURE = "use --provider cpu; on a machine with a GPU, pip install 'vit-engine[gpu]'"
 
-log = logging.getLogger("vit_engine")
-
 
 def import_onnxruntime() -> ModuleType:
-    """Return the onnxruntime module, or raise ProviderError with the extra to install."""
+    """Return the onnxruntime module, or raise ProviderError with the extra to install.
+
+    Its telemetry is off unless the user has set the variable to something else: since 1.32 it keeps
+    a database and a device number in the user's cache folder, to send usage to its maker.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read as the module is loaded
     try:
         import onnxruntime
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         raise ProviderError(
             "ONNX Runtime is not installed; pip install 'vit-engine[cpu]', "
             "or 'vit-engine[gpu]' on a machine with an NVIDIA GPU"
+        ) from e
+    except ImportError as e:
+        raise ProviderError(
+            f"ONNX Runtime is installed, and cannot be loaded: {one_line(e)}"
         ) from e
     module: ModuleType = onnxruntime
     return module
@@ -58,25 +56,16 @@ def provider_library(provider: str) -> Path:
     return folder / f"libonnxruntime_providers_{provider}.so"
 
 
-@dataclass(frozen=True)
-class Obstacle:
-    """Why a provider cannot run here, and the line to paste, or the step, that mends it."""
+def nvidia_obstacle(
+    execution_provider: str, *, extra: str, linked: tuple[str, ...], device: int
+) -> Obstacle | None:
+    """Return what keeps one of ONNX Runtime's NVIDIA providers from running here, if anything does.
 
-    reason: str
-    cure: str
-
-    def __str__(self) -> str:
-        return f"{self.reason}; {self.cure}"
-
-
-def obstacle(provider: str, device: int = 0) -> Obstacle | None:
-    """Return what keeps a GPU provider from running here, None if nothing does.
-
-    Loads the libraries that the provider is linked to, so that ONNX Runtime finds them.
+    `extra` is the extra that brings it, `linked` which of ONNX Runtime's provider libraries it
+    uses: what those are linked to is loaded, so that ONNX Runtime finds it.
     """
     ort = import_onnxruntime()
-    extra = "tensorrt" if provider == "tensorrt" else "gpu"
-    if PROVIDERS[provider] not in ort.get_available_providers():
+    if execution_provider not in ort.get_available_providers():
         owners = distributions()
         if len(owners) > 1:
             return Obstacle(overwritten(owners), reinstall(owners, extra))
@@ -84,22 +73,14 @@ def obstacle(provider: str, device: int = 0) -> Obstacle | None:
         if not nvidia.has_gpu():
             return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU_CURE)
         return Obstacle(reason, reinstall(owners, extra))
-    wanted = libraries_of(provider)
+    # In an order to load them in, each once.
+    wanted = list(dict.fromkeys(n for p in linked for n in libraries.wanted(provider_library(p))))
     cuda = max((int(n.rpartition(".")[2]) for n in wanted if n.startswith("libcudart")), default=0)
     found = _driver_obstacle(cuda, device) or _library_obstacle(wanted)
     if found is None:
         for name in (*OPTIONAL_LIBRARIES, f"libnvrtc.so.{cuda}"):
             libraries.load(name)
     return found
-
-
-def libraries_of(provider: str) -> list[str]:
-    """Return what a GPU provider is linked to, in an order to load it in.
-
-    TensorRT's includes CUDA's, which takes the nodes that TensorRT leaves over.
-    """
-    chain = ("cuda", provider) if provider == "tensorrt" else (provider,)
-    return list(dict.fromkeys(n for p in chain for n in libraries.wanted(provider_library(p))))
 
 
 def overwritten(owners: list[str]) -> str:
@@ -111,21 +92,6 @@ def reinstall(owners: list[str], extra: str) -> str:
     """Return the line that puts the ONNX Runtime of an extra in the place of the installed one."""
     packages = " ".join(owner.partition(" ")[0] for owner in owners) or "onnxruntime"
     return f"pip uninstall -y {packages} && pip install 'vit-engine[{extra}]'"
-
-
-def expects_gpu() -> bool:
-    """Return whether a GPU is there, or ONNX Runtime's GPU build: someone may count on it."""
-    if PROVIDERS["cuda"] in import_onnxruntime().get_available_providers():
-        return True
-    return nvidia.has_gpu()
-
-
-def check_choice(provider: str, device: int) -> None:
-    """Raise UsageError for an unknown provider, or a device that it cannot have."""
-    if provider not in CHOICES:
-        raise UsageError(f"provider {provider!r} is not one of {', '.join(CHOICES)}")
-    if device < 0 or (device and provider == "cpu"):
-        raise UsageError(f"device {device}: GPUs count from 0, and the cpu provider has none")
 
 
 def _driver_obstacle(cuda: int, device: int) -> Obstacle | None:

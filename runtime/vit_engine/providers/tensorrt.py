@@ -1,6 +1,7 @@
 """The TensorRT provider: its options, and engines that are built once and kept."""
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -8,23 +9,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vit_engine.artefact.attention import primitive, replace_attention
+from vit_engine.artefact.contract import Input
 from vit_engine.errors import ParityError, ProviderError
+from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia
+from vit_engine.parity import BOUNDS, check_parity, sample_pixels
 from vit_engine.providers import cuda
-from vit_engine.providers.buckets import BucketSession, buckets_up_to
+from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
+from vit_engine.providers.cpu import open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
-from vit_engine.providers.obstacles import PROVIDERS, import_onnxruntime, log
-from vit_engine.providers.sessions import (
-    PlainSession,
-    Request,
-    feed_from_pixels,
-    open_on_cpu,
-    open_session,
-    placements,
-)
+from vit_engine.providers.obstacles import import_onnxruntime, nvidia_obstacle
+from vit_engine.providers.provider import Obstacle, Provider, ProviderName, Request, Runner
+from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,19 +30,12 @@ if TYPE_CHECKING:
 TICK_S = 15.0
 """Seconds between two words on a build's progress."""
 
-PARITY_IMAGES = 8
-PARITY_SHARE = 1e-2
-"""A built engine's logits may differ from the CPU's by this share of their range.
-
-It is the bound of the exporter for fp16.
-"""
+log = logging.getLogger(__name__)
 
 
-def profile(request: Request, largest: int) -> dict[str, str]:
+def profile(given: Input, largest: int) -> dict[str, str]:
     """Return the shapes that an engine is built for: 1 to `largest` images, best at `largest`."""
-    given = request.contract.input
-    size = f"{given.height}x{given.width}"
-    image = f"{size}x3" if given.layout == "NHWC" else f"3x{size}"
+    image = "x".join(map(str, given.image_shape))
     return {
         f"trt_profile_{name}_shapes": f"{given.name}:{batch}x{image}"
         for name, batch in (("min", 1), ("opt", largest), ("max", largest))
@@ -64,7 +55,7 @@ def options(request: Request, largest: int, folder: str) -> dict[str, str]:
         "trt_engine_cache_path": folder,
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": folder,
-        **profile(request, largest),
+        **profile(request.contract.input, largest),
     }
 
 
@@ -97,11 +88,11 @@ def open_on_tensorrt(request: Request, largest: int) -> BucketSession:
     model = replace_attention(request.path.read_bytes(), primitive)
 
     def opened() -> "onnxruntime.InferenceSession":
-        chain = {
+        chain: dict[ProviderName, dict[str, str]] = {
             "tensorrt": options(request, largest, str(cache.folder)),
             "cuda": cuda.options(request, graphs=False),
         }
-        return open_session(request, list(chain), chain, model)
+        return open_session(request, chain, model)
 
     with cache.locked():
         if cache.sound():
@@ -115,7 +106,7 @@ def open_on_tensorrt(request: Request, largest: int) -> BucketSession:
         report_split(session)
         runner = _runner(session, request, largest)
         try:
-            check_parity(runner, request, largest)
+            check_engine(runner, request, largest)
         except ParityError:
             runner.close()
             raise
@@ -128,43 +119,31 @@ def report_split(session: "onnxruntime.InferenceSession") -> None:
     parts = [
         part
         for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == PROVIDERS["tensorrt"]
+        if part.ep_name == EXECUTION_PROVIDERS["tensorrt"]
     ]
     if len(parts) != 1:
         log.warning("TensorRT took the model in %d engines, not in one", len(parts))
     cuda.report_strays(placements(session), "tensorrt")
 
 
-def check_parity(runner: BucketSession | PlainSession, request: Request, largest: int) -> None:
+def check_engine(runner: Runner, request: Request, largest: int) -> None:
     """Raise ParityError unless the engine gives the CPU's logits, at both ends of its profile."""
     contract = request.contract
-    images = sample_images(contract.input.height, contract.input.width)
-    feed = feed_from_pixels(images, contract)
-    reference = open_on_cpu(request, PARITY_IMAGES)
+    feed = feed_from_pixels(sample_pixels(contract.input), contract)
+    reference = open_on_cpu(request, len(feed))
     expected = reference.run(feed)
     reference.close()
-    known = contract.parity.logit_range if contract.parity else 0.0
-    allowed = PARITY_SHARE * max(known, float(np.ptp(expected)))
-    for size in sorted({1, min(largest, PARITY_IMAGES)}):
+    for size in sorted({1, min(largest, len(feed))}):
         found = np.concatenate([runner.run(feed[i : i + size]) for i in range(0, len(feed), size)])
-        worst = float(np.abs(found - expected).max())
-        if not np.isfinite(found).all() or worst > allowed:
-            raise ParityError(
-                f"the TensorRT engine strays from the CPU at batch {size}: max |logit difference| "
-                f"{worst:.3g}, allowed {allowed:.3g}; use --provider cuda, or export with --fp32"
-            )
-
-
-def sample_images(height: int, width: int) -> NDArray[np.uint8]:
-    """Return smooth and noisy seeded images (PARITY_IMAGES, height, width, 3)."""
-    rng = np.random.default_rng(0)
-    images = []
-    for cells in (2, 4, 8, height):
-        for _ in range(PARITY_IMAGES // 4):
-            coarse = rng.integers(0, 256, (cells, cells, 3), np.uint8)
-            rows, columns = np.arange(height) * cells // height, np.arange(width) * cells // width
-            images.append(coarse[rows][:, columns])
-    return np.stack(images)
+        check_parity(
+            found,
+            expected,
+            BOUNDS["fp16"],
+            name=f"the TensorRT engine at batch {size}",
+            reference="the CPU",
+            cure="use --provider cuda, or export with --fp32",
+            known=contract.parity,
+        )
 
 
 @contextmanager
@@ -181,10 +160,10 @@ def announced(what: str) -> Iterator[None]:
     ticker.start()
     try:
         yield
-        log.warning("built in %.0f s", time.monotonic() - start)
     finally:
         done.set()
         ticker.join()
+    log.warning("built in %.0f s", time.monotonic() - start)
 
 
 def _runner(
@@ -197,3 +176,24 @@ def _runner(
         buckets=buckets_up_to(largest),
         graphs=False,
     )
+
+
+def _obstacle(device: int) -> Obstacle | None:
+    # CUDA's library too: CUDA takes the nodes that TensorRT leaves over.
+    return nvidia_obstacle(
+        EXECUTION_PROVIDERS["tensorrt"],
+        extra="tensorrt",
+        linked=("cuda", "tensorrt"),
+        device=device,
+    )
+
+
+TENSORRT = Provider(
+    name="tensorrt",
+    kind="gpu",
+    precisions=cuda.GPU_PRECISIONS,
+    default_batch=lambda _threads: cuda.GPU_BATCH,
+    in_flight=IN_FLIGHT,
+    obstacle=_obstacle,
+    open=open_on_tensorrt,
+)

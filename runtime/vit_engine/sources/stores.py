@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vit_engine.errors import ImageError, ProviderError, UsageError, printable
+from vit_engine.errors import ImageError, MachineError, UsageError, one_line, printable
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import LIMITS, Item, Limits
 from vit_engine.sources.signatures import EXTENSIONS
@@ -68,7 +68,7 @@ def _image_error(store: Any, name: str, e: Exception) -> ImageError:
             return ImageError("empty", "is empty")
     except Exception:  # noqa: BLE001  the first error tells more
         pass
-    return ImageError("missing", f"cannot be read: {' '.join(str(e).split())[:200]}")
+    return ImageError("missing", f"cannot be read: {one_line(e)}")
 
 
 def items_from_store(source: str) -> Iterator[Item]:
@@ -105,7 +105,7 @@ def _store(url: str) -> tuple[Any, str]:
     try:
         store, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as e:
-        raise ProviderError(f"{printable(url)}: {e}") from e
+        raise MachineError(f"{printable(url)}: {e}") from e
     except ValueError as e:
         raise UsageError(f"{printable(url)}: {e}; schemes are s3://, gs://, abfs:// ...") from e
     return store, str(path)

@@ -1,0 +1,69 @@
+"""The CPU provider: plain sessions, on a graph that suits the processor."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.cpu_graph import graph_for_cpu
+from vit_engine.errors import ArtefactError
+from vit_engine.machine import processor
+from vit_engine.providers.provider import Provider, Request, RetiredError
+from vit_engine.providers.sessions import open_session
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+BATCH = 4
+"""Images at once that keep a CPU of few cores busy: the activations of more leave its caches
+(2 cores of Zen 3, ViT-B/16: 5 % slower at 8). From there on one a core [est]."""
+
+
+class PlainSession:
+    """A session on the CPU: batches of up to `largest` images, each as it is. Thread-safe."""
+
+    def __init__(
+        self, session: "onnxruntime.InferenceSession", contract: Contract, largest: int
+    ) -> None:
+        self.largest = largest
+        self._session: onnxruntime.InferenceSession | None = session
+        self._contract = contract
+
+    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
+        """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
+        session = self._session
+        if session is None:
+            raise RetiredError
+        names = self._contract.input.name, self._contract.output.name
+        (logits,) = session.run([names[1]], {names[0]: feed})
+        result: NDArray[np.float32] = logits
+        return result
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def open_on_cpu(request: Request, largest: int) -> PlainSession:
+    """Open the artefact on the CPU provider for batches of up to `largest`."""
+    is_float = request.contract.identity.precision != "int8"
+    adapt = request.adapt and is_float and processor.is_x86()
+    before = request.path.stat()
+    model = graph_for_cpu(request.path) if adapt else None
+    session = open_session(request, {"cpu": {}}, model)
+    after = request.path.stat()
+    if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
+        raise ArtefactError(f"{request.path} was written to while it was opened; open it again")
+    return PlainSession(session, request.contract, largest)
+
+
+CPU = Provider(
+    name="cpu",
+    kind="cpu",
+    precisions=("fp16", "fp32", "int8"),
+    default_batch=lambda threads: max(BATCH, threads or processor.usable_cores()),
+    in_flight=1,
+    obstacle=lambda _device: None,
+    open=open_on_cpu,
+)

@@ -1,0 +1,73 @@
+"""What a provider is: a row of the table, what it is asked to open, and what it opens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_engine.artefact.contract import Contract, Precision
+
+ProviderName = Literal["tensorrt", "cuda", "cpu"]
+DeviceKind = Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be opened, and how; the batch sizes are the engine's to choose."""
+
+    path: Path
+    contract: Contract
+    device: int = 0
+    threads: int | None = None
+    cuda_graphs: bool = True
+    adapt: bool = True  # change the graph to what an x86 CPU runs faster
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a provider cannot run here, and the line to paste, or the step, that mends it."""
+
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.cure}"
+
+
+class RetiredError(Exception):
+    """The session was closed while this batch was on its way; its successor takes the batch."""
+
+
+class Runner(Protocol):
+    """An open session: feeds of up to `largest` images in, logits out. Thread-safe."""
+
+    @property
+    def largest(self) -> int:
+        """The most images in a feed."""
+
+    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
+        """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
+
+    def close(self) -> None:
+        """Free the session."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Where a model can run: all that the rest of the house knows of it."""
+
+    name: ProviderName
+    kind: DeviceKind
+    precisions: tuple[Precision, ...]
+    """Of artefacts whose operators it has."""
+    default_batch: Callable[[int | None], int]
+    """Images at once that keep it busy, by the number of threads asked for."""
+    in_flight: int
+    """Batches at once: more than one where copies go on under the compute of another batch."""
+    obstacle: Callable[[int], Obstacle | None]
+    """What keeps it from running here, on a device by number; loads the libraries that it needs."""
+    open: Callable[[Request, int], Runner]
+    """Opens an artefact for batches of up to a size."""

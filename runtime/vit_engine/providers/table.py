@@ -1,0 +1,75 @@
+"""The table of providers, and which of them a request may be opened on."""
+
+import logging
+from typing import Literal
+
+from vit_engine.errors import ProviderError, UsageError
+from vit_engine.machine import nvidia
+from vit_engine.providers.cpu import CPU
+from vit_engine.providers.cuda import CUDA
+from vit_engine.providers.obstacles import import_onnxruntime
+from vit_engine.providers.provider import Obstacle, Provider, ProviderName, Request
+from vit_engine.providers.sessions import EXECUTION_PROVIDERS
+from vit_engine.providers.tensorrt import TENSORRT
+
+log = logging.getLogger(__name__)
+
+PROVIDERS: dict[ProviderName, Provider] = {p.name: p for p in (TENSORRT, CUDA, CPU)}
+
+Choice = Literal["auto"] | ProviderName
+"""What a user may ask for: "auto" is CUDA where a session on it opens, else the CPU."""
+
+AUTO: Choice = "auto"
+CHOICES: tuple[Choice, ...] = (AUTO, *PROVIDERS)
+DEFAULT_PROVIDER: Choice = AUTO
+
+
+def candidates(choice: str, request: Request) -> tuple[Provider, ...]:
+    """Return the providers to open a request on, the next where the one before cannot.
+
+    A provider that was chosen by name is the only one. Raises UsageError for a choice that makes no
+    sense, ProviderError for one that is not there.
+    """
+    chosen = next((p for p in PROVIDERS.values() if p.name == choice), None)
+    if chosen is None and choice != AUTO:
+        raise UsageError(f"provider {choice!r} is not one of {', '.join(CHOICES)}")
+    if request.device < 0 or (request.device and not may_use_gpu(choice)):
+        raise UsageError(
+            f"device {request.device}: GPUs count from 0, and the cpu provider has none"
+        )
+    if chosen is not None:
+        if reason := _lacks_operators(chosen, request):
+            raise UsageError(f"{reason}; use --provider cpu, or export with --fp16")
+        if obstacle := chosen.obstacle(request.device):
+            raise ProviderError(f"provider {chosen.name} is not there: {obstacle}")
+        return (chosen,)
+    if not _may_have_gpu():
+        return (CPU,)
+    found: str | Obstacle | None = CUDA.obstacle(request.device) or _lacks_operators(CUDA, request)
+    if found is None:
+        return CUDA, CPU
+    tell_passed_over(CUDA, found)
+    return (CPU,)
+
+
+def tell_passed_over(provider: Provider, reason: object) -> None:
+    """Warn that "auto" does not take a provider that someone may count on."""
+    log.warning("on the CPU, %s is not used: %s", provider.name, reason)
+
+
+def may_use_gpu(choice: str) -> bool:
+    """Return whether a choice of provider can end on a GPU."""
+    return choice == AUTO or any(p.name == choice and p.kind == "gpu" for p in PROVIDERS.values())
+
+
+def _lacks_operators(provider: Provider, request: Request) -> str | None:
+    precision = request.contract.identity.precision
+    if precision in provider.precisions:
+        return None
+    return f"{request.path} is {precision}, whose operators {provider.name} does not have"
+
+
+def _may_have_gpu() -> bool:
+    """Return whether a GPU is there, or ONNX Runtime's GPU build: someone may count on it."""
+    available = import_onnxruntime().get_available_providers()
+    return EXECUTION_PROVIDERS["cuda"] in available or nvidia.has_gpu()
