@@ -30,6 +30,7 @@ from comparison.inputs.models import Model
 from comparison.measure import PARTS, Comparison
 from comparison.report import html_page, report_text, result_tables
 from comparison.report.result_rows import Result, rows_from_result
+from vit_engine.atomic import write_whole
 from vit_engine.errors import UsageError, VitError
 
 HERE = Path(__file__).resolve().parent
@@ -183,8 +184,8 @@ def show(result: Result, batch: int) -> None:
 def write(result: Result, path: Path) -> list[Path]:
     """Write Markdown and HTML beside the JSON; returns all three."""
     markdown, page = path.with_suffix(".md"), path.with_suffix(".html")
-    markdown.write_text(report_text.markdown(result), encoding="utf-8")
-    page.write_text(html_page.page(result), encoding="utf-8")
+    write_whole(markdown, report_text.markdown(result).encode())
+    write_whole(page, html_page.page(result).encode())
     return [path, markdown, page]
 
 

@@ -12,6 +12,7 @@ from comparison.contenders.entries import BASELINE
 from comparison.harness.plan import QUICK, Setting
 from comparison.inputs.models import Model
 from comparison.report.result_rows import Result
+from vit_engine.atomic import write_whole
 from vit_engine.errors import UsageError
 
 SCHEMA = 1
@@ -52,10 +53,7 @@ def read(path: Path, model: Model) -> Result:
 
 def store(result: Result, path: Path) -> None:
     """Write the result as JSON; the file is whole at any time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, (json.dumps(result, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def merged(result: Result, added: Result) -> Result:

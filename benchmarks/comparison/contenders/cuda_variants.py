@@ -34,7 +34,7 @@ def load(job: Job) -> Contender:
     options = cuda.options(request, graphs=True) | job.options["provider_options"]
     model = REWRITES[job.options["attention"]](path.read_bytes())
     try:
-        session = open_session(request, {"cuda": options}, model)
+        session = open_session(request, {"cuda": options}, model=model)
     except ProviderError as e:
         raise AbsentError(str(e)) from e
     buckets = buckets_up_to(job.max_batch)
