@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of the sessions that tests open by themselves
+
 TINY = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
