@@ -4,6 +4,7 @@ The process reads stdin and writes stdout, as `gzip -dc` does. What is wrong wit
 on stderr, as JSON of code and words, after it has written all that comes before.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -17,11 +18,11 @@ from vit_engine.errors import ImageError
 MEMORY = 2**30
 """Bytes of address space of the process: many times what zlib and a piece take."""
 
-BOMB_SIZE, BOMB_RATIO = 2**31, 200
+BOMB_SIZE, BOMB_RATIO = 2**31, 400
 """So many bytes in a row that come of so many times fewer are a bomb: no more is unpacked.
 
-Files that repeat one another shrink to 1/140 at best, as a copy of 258 bytes from kilobytes ago
-takes 15 bits: beyond that are runs of one value.
+Deflate turns runs of one value to 1/1032. Files that are alike come to 1/200 at best: a copy of
+258 bytes from a thousand bytes ago takes 10 bits.
 """
 
 _PACKED, _PIECE = 2**16, 2**20  # bytes that are read and written at a time
@@ -50,19 +51,19 @@ def unpacked(file: FileIO) -> Iterator[bytes]:
     first = True
     while packed:
         unpacker = zlib.decompressobj(_FORMAT)
-        begun = False
         while not unpacker.eof:
             ended = not packed and not (packed := file.read(_PACKED))
+            before = unpacker.copy()
             try:
                 piece = unpacker.decompress(packed, _PIECE)
             except zlib.error as e:
-                if not first and not begun:
-                    raise ImageError("decode", "other bytes follow its gzip data") from e
+                yield from _before_fault(before, packed)
                 reason = str(e).rpartition(": ")[2]
+                if reason == "incorrect header check" and not first:
+                    raise ImageError("decode", "other bytes follow its gzip data") from e
                 raise ImageError("decode", f"its gzip data is damaged ({reason})") from e
             if ended and not piece and not unpacker.eof:
                 raise ImageError("truncated", "its gzip data ends early")
-            begun = begun or bool(piece)
             rest = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
             taken += len(packed) - len(rest)
             given += len(piece)
@@ -78,3 +79,10 @@ def unpacked(file: FileIO) -> Iterator[bytes]:
         packed = packed.lstrip(b"\0")  # padding, as tapes have it
         while not packed and (packed := file.read(_PACKED)):
             packed = packed.lstrip(b"\0")
+
+
+def _before_fault(unpacker: "zlib._Decompress", packed: bytes) -> Iterator[bytes]:
+    """Yield what lies before the byte that cannot be unpacked: zlib drops it when it fails."""
+    with contextlib.suppress(zlib.error):
+        for byte in packed:
+            yield unpacker.decompress(bytes((byte,)))

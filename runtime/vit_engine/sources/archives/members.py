@@ -121,7 +121,7 @@ def _next_header(stream: Stream, block: bytes) -> tuple[bytes, bool]:
     this one where a piece of it was overwritten by zeros.
     """
     zeros = first_zeros = 0
-    other = False
+    other = len(block) < _BLOCK
     while len(block) == _BLOCK and zeros < _MAX_ZEROS:
         if block == _ZEROS:
             zeros += 1
