@@ -25,7 +25,7 @@ from vit_engine.errors import ImageError, UsageError
 from vit_engine.images.decode_pool import HELD, DecodePool, Job
 from vit_engine.sources.archives import gunzip, streams
 from vit_engine.sources.archives.members import MAX_EXTENSION, MAX_NAME, MAX_RECORDS
-from vit_engine.sources.item import LIMITS, Skipped
+from vit_engine.sources.item import Limits, Skipped
 from vit_engine.sources.read import bytes_from_item
 from vit_engine.sources.tars import check_tar, items_from_tar
 
@@ -253,12 +253,9 @@ def test_all_files_are_told_by_their_content(written):
     assert rows(written(data), all_files=True) == expected
 
 
-def test_members_past_the_limit_are_rows_and_are_not_held(written):
-    size = LIMITS.max_bytes + 1
-    path = written(A)
-    whole = header("big.png", size) + b"\x89PNG\r\n\x1a\n" + bytes(size - 8 + -size % BLOCK) + B
-    packed = gzip.compress(A) + gzip.compress(whole, 1)
-    Path(path).write_bytes(packed if path.endswith("gz") else A + whole)
+def test_members_past_the_limit_are_rows(written, monkeypatch):
+    monkeypatch.setattr("vit_engine.sources.tars.LIMITS", Limits(max_bytes=len(PNG)))
+    path = written(A + member("big.png", PNG + b"?") + B + END)
     expected = [("a.png", ""), ("big.png", "too_large"), ("b.png", "")]
     assert rows(path) == rows(path, all_files=True) == expected
 
@@ -319,11 +316,11 @@ def test_what_lies_before_a_fault_is_unpacked():
     data = random.Random(0).randbytes(300_000) + bytes(10**7) + b"end"
     packed = gzip.compress(data, mtime=0)
     for at in (20, 1000, 200_000, len(packed) - 20, len(packed) - 6):
-        given = b""
+        given = []
         with pytest.raises(ImageError):
             for piece in gunzip.unpacked(io.BytesIO(flipped(packed, at))):
-                given += piece
-        assert given.startswith(zlib.decompressobj(31).decompress(packed[:at]))
+                given.append(piece)  # noqa: PERF402  it raises
+        assert b"".join(given).startswith(zlib.decompressobj(31).decompress(packed[:at]))
 
 
 def test_a_bomb_is_unpacked_no_further(monkeypatch):
@@ -520,7 +517,6 @@ def peak_memory(statement: str, *arguments: str) -> list[int]:
     """MiB that a process and the largest of its children take for a statement."""
     script = f"""if True:
         import resource, sys
-        from vit_engine.classifier import Classifier
         from vit_engine.sources.tars import items_from_tar
         def peak(who): return resource.getrusage(who).ru_maxrss // 1024
         before = peak(resource.RUSAGE_SELF)
@@ -574,7 +570,8 @@ def test_large_members_wait_their_turn(tmp_path):
     big = zeros(200 * 2**20)
     members = [gzip.compress(header(f"{i}.png", 200 * 2**20)) + big for i in range(300)]
     path.write_bytes(gzip.compress(A) + b"".join(members) + gzip.compress(B))
-    label = """with Classifier.load("demo", provider="cpu") as vit:
+    label = """from vit_engine.classifier import Classifier
+        with Classifier.load("demo", provider="cpu") as vit:
             found = [p.error_code for batch in vit.stream(items_from_tar(sys.argv[1],
                      all_files=False)) for p in batch.predictions]
             assert found[0] is None and found[-1] == "too_large" and len(found) < 20, found"""
@@ -761,7 +758,7 @@ def test_what_gnu_tar_lists_is_a_row_or_told(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", [1, 2])
 def test_damage_of_any_kind_at_length(seed, tmp_path):
     fuzzed(10_000, seed, tmp_path / "shard.tar")
     fuzzed(500, seed, tmp_path / "shard.tar.gz")
