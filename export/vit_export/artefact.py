@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 from onnxscript import ir
 from PIL import Image
 
-from vit_engine.artefact.contract import KEY, Contract, Identity, Input, Output, Precision
+import vit_engine
+from vit_engine.artefact.contract import KEY, Contract, Identity, Output, Precision
 from vit_engine.artefact.integrity import content_sha256
 from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
 from vit_engine.artefact.protobuf import field
@@ -17,7 +17,9 @@ from vit_engine.atomic import replacing
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.parity import BOUNDS, Bounds
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.graph.vit import INPUTS, Linear, model_from_checkpoint
+from vit_export.graph.choices import DEFAULT_IO, Io, input_from_io
+from vit_export.graph.layers import Linear
+from vit_export.graph.model import OUTPUT, model_from_checkpoint
 from vit_export.quantization.recipe import Quantized
 from vit_export.verify import parity_of
 
@@ -29,8 +31,8 @@ def export(
     checkpoint: Checkpoint,
     path: Path,
     *,
-    precision: str,
-    io: str = "uint8",
+    precision: Precision,
+    io: Io = DEFAULT_IO,
     images: Iterable[Image.Image] | None,
     bounds: Bounds | None = None,
     rounded: Quantized | None = None,
@@ -67,21 +69,19 @@ def export(
         return stamp(temporary, contract, bare)
 
 
-def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str) -> Contract:
+def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io: Io) -> Contract:
     """Return the contract of an artefact whose parity nobody has measured yet."""
-    size = checkpoint.architecture.image_size
-    dtype, layout = {"uint8": ("uint8", "NHWC"), "hf": ("float32", "NCHW")}[io]
     return Contract(
         identity=Identity(
             model=checkpoint.model,
             revision=checkpoint.revision,
             weights_sha256=checkpoint.weights_sha256,
             precision=precision,
-            exporter=f"vit-engine {version('vit-engine')}",
+            exporter=f"vit-engine {vit_engine.__version__}",
         ),
-        input=Input(INPUTS[io], dtype, layout, size, size),
+        input=input_from_io(io, checkpoint.form.image_size),
         preprocessing=checkpoint.preprocessing,
-        output=Output("logits", checkpoint.labels),
+        output=Output(OUTPUT, checkpoint.labels),
         parity=None,
     )
 
