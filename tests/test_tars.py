@@ -12,17 +12,14 @@ import tarfile
 import threading
 import time
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import ROOT, Run
 from vit_engine.errors import ImageError, UsageError
-from vit_engine.images.decode_pool import HELD, DecodePool, Job
 from vit_engine.sources.archives import gunzip, streams
 from vit_engine.sources.archives.members import MAX_EXTENSION, MAX_NAME, MAX_RECORDS
 from vit_engine.sources.item import Limits, Skipped
@@ -440,77 +437,6 @@ def test_sparse_members_of_gnu_tar_are_told_by_their_names(options, tmp_path):
 
 
 # Memory.
-
-
-class _Sleeper:
-    """A decoder of images that are numbers of bytes; it adds up those that it is done with."""
-
-    def __init__(self, done: list[int]) -> None:
-        self._done = done
-
-    def decode(self, jobs: Sequence[Job[int]]) -> None:
-        time.sleep(0.002)
-        self._done += [job.image for job in jobs]
-
-    def cancel(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def test_bytes_that_wait_to_be_decoded_are_bounded():
-    sizes = [20 * 2**20] * 30 + [200 * 2**20, 0] * 5 + [0] * 50 + [1, HELD, HELD + 1] * 5
-    done: list[int] = []
-
-    def images() -> Iterator[int]:
-        asked = Counter[int]()
-        for size in sizes:
-            yield size
-            asked[size] += bool(size)
-            held = asked - Counter(done)
-            assert sum(held.elements()) <= HELD or held.total() == 1
-
-    pool = DecodePool(
-        np.zeros((400, 1, 1, 3), np.uint8),
-        lambda: _Sleeper(done),
-        batch=32,
-        workers=3,
-        size_of=lambda size: size,
-    )
-    with pool:
-        found = []
-        for batch in pool.batches(images()):
-            found += [job.image for job in batch.jobs]
-            pool.free(batch)
-    assert found == sizes
-
-
-def test_a_pool_that_waits_for_bytes_can_be_closed():
-    class Hung(_Sleeper):
-        def __init__(self) -> None:
-            self._cancelled = threading.Event()
-
-        def decode(self, jobs: Sequence[Job[int]]) -> None:
-            self._cancelled.wait(60)
-
-        def cancel(self) -> None:
-            self._cancelled.set()
-
-    fed = threading.Event()
-
-    def images() -> Iterator[int]:
-        yield HELD
-        fed.set()
-        yield HELD
-        raise AssertionError("never asked for")
-
-    pixels = np.zeros((8, 1, 1, 3), np.uint8)
-    begun = time.monotonic()
-    with DecodePool(pixels, Hung, batch=2, workers=1, size_of=lambda size: size) as pool:
-        for _ in pool.batches(images(), stopped=fed.is_set):
-            pass
-    assert time.monotonic() - begun < 30
 
 
 def peak_memory(statement: str, *arguments: str) -> list[int]:
