@@ -722,7 +722,7 @@ def test_leaving_while_bytes_are_waited_for() -> None:
 
     def each(number: int) -> None:
         if number >= 1:
-            wait_until(lambda: decoders.made[0].cancelled.is_set())
+            wait_until(decoders.made[0].cancelled.is_set)
 
     decoders.each = each
     pool = decoders.pool(1, 1, size_of=lambda _: HELD)
