@@ -725,8 +725,9 @@ def test_leaving_while_bytes_are_waited_for() -> None:
             wait_until(decoders.made[0].cancelled.is_set)
 
     decoders.each = each
-    pool = decoders.pool(1, 1, size_of=lambda _: HELD)
-    leave(pool, reader.images(), lambda: wait_until(lambda: reader.read == 3))
+    sizes = [0, HELD // 2, HELD // 2, HELD]  # the second is at a decoder, which the third awaits
+    pool = decoders.pool(1, 1, size_of=sizes.__getitem__)
+    leave(pool, reader.images(), lambda: wait_until(lambda: reader.read == 4))
     wait_for(reader.closed)
-    assert reader.read == 3
+    assert reader.read == 4
     decoders.assert_closed()
