@@ -10,10 +10,9 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from vit_engine.errors import ImageError, MachineError, VitError
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.preprocess import draft_size, pixels_from_image
+from vit_engine.machine.isolated import command_line, how_it_ended
 from vit_engine.sources.downloads import URL_TIMEOUT, is_url
 from vit_engine.sources.item import LIMITS, Item, Limits
 
@@ -35,10 +35,7 @@ MEMORY = 4 * 2**30
 _START_LIMIT = 60.0
 
 _SIZE = struct.Struct("<I")  # before each message; an empty answer means decoded
-_CHILD = (
-    "import sys; sys.path[:] = sys.argv[4:]; "
-    "from vit_engine.images.decoder_process import serve; serve(*map(int, sys.argv[1:4]))"
-)
+_CHILD = "from vit_engine.images.decoder_process import serve; serve(*map(int, sys.argv[1:4]))"
 
 
 @dataclass(frozen=True)
@@ -93,19 +90,22 @@ class DecoderProcess:
         self._start()
 
     def decode(self, jobs: Sequence[Job[Item]]) -> None:
-        """Fill the jobs' slots or set their errors: `timeout` and `crash` besides the decoder's."""
+        """Fill the jobs' slots or set their errors: `timeout` and `crash` besides the decoder's.
+
+        An image that has its answer lets go of the bytes that it came with.
+        """
         at = 0
         while at < len(jobs) and not self._closed:
             # After a crash, those that came after the culprit are handed to the new process.
             self._send(jobs[at:])
             try:
                 for job in jobs[at:]:
-                    job.error = self._answer(self._task.seconds_for(job.image))
+                    _settle(job, self._answer(self._task.seconds_for(job.image)))
                     at += 1
             except (EOFError, TimeoutError) as e:
                 if self._closed:
                     return
-                jobs[at].error = ImageError(*self._end(e))
+                _settle(jobs[at], ImageError(*self._end(e)))
                 at += 1
                 self._start()
 
@@ -126,15 +126,7 @@ class DecoderProcess:
         given = (request, answer, self._pixels.fd)
         try:
             self._child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-c",
-                    _CHILD,
-                    *map(str, given),
-                    *filter(None, sys.path),
-                ],
+                command_line(_CHILD, *map(str, given)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -168,7 +160,12 @@ class DecoderProcess:
 
     def _send(self, jobs: Sequence[Job[Item]]) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has died, as its missing answer will tell
-            _write(self._requests, pickle.dumps([(job.slot, job.image) for job in jobs]))
+            data = [job.image.data for job in jobs]
+            sizes = [None if d is None else len(d) for d in data]
+            bare = [(job.slot, replace(job.image, data=None)) for job in jobs]
+            _write(self._requests, pickle.dumps((bare, sizes)))
+            for part in filter(None, data):  # as they are: a copy may be of 256 MiB
+                _write_all(self._requests, part)
 
     def _answer(self, seconds: float) -> ImageError | None:
         """Return what became of the next image; EOFError or TimeoutError if no answer comes."""
@@ -188,29 +185,39 @@ class DecoderProcess:
             self._child.wait(1)  # its own end, before ours is put upon it
         code = self._child.returncode
         self._stop()
-        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return "crash", f"ended the decoder ({how})"
+        return "crash", f"ended the decoder ({how_it_ended(code)})"
+
+
+def _settle(job: Job[Item], error: ImageError | None) -> None:
+    job.error = error
+    job.image = replace(job.image, data=None)  # the bytes have done their part
 
 
 def serve(requests: int, answers: int, memory: int) -> None:
     """Decode what the parent asks for until it closes the pipe; the life of the child."""
-    task, shape = pickle.loads(_message(requests))
-    pixels = _mapped(memory, shape)
-    resource.setrlimit(resource.RLIMIT_AS, (task.memory + pixels.nbytes,) * 2)
-    _write(answers, b"")
-    while message := _message(requests):
-        for slot, item in pickle.loads(message):
-            # The parent ends us when we are late. Should it be gone, SIGALRM does.
-            signal.setitimer(signal.ITIMER_REAL, task.seconds_for(item) + 5)
-            answer = b""
-            try:
-                pixels[slot] = task.pixels(item)
-            except ImageError as e:
-                answer = json.dumps([e.code, str(e)]).encode()
-            except MemoryError:
-                answer = json.dumps(["too_large", "needs more memory than it may take"]).encode()
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            _write(answers, answer)
+    with os.fdopen(requests, "rb") as given:
+        task, shape = pickle.loads(_message(given))
+        pixels = _mapped(memory, shape)
+        resource.setrlimit(resource.RLIMIT_AS, (task.memory + pixels.nbytes,) * 2)
+        _write(answers, b"")
+        while message := _message(given):
+            jobs, sizes = pickle.loads(message)
+            data = [None if size is None else given.read(size) for size in sizes]
+            for slot, bare in jobs:
+                item = replace(bare, data=data.pop(0))
+                # The parent ends us when we are late. Should it be gone, SIGALRM does.
+                signal.setitimer(signal.ITIMER_REAL, task.seconds_for(item) + 5)
+                answer = b""
+                try:
+                    pixels[slot] = task.pixels(item)
+                except ImageError as e:
+                    answer = json.dumps([e.code, str(e)]).encode()
+                except MemoryError:
+                    answer = json.dumps(
+                        ["too_large", "needs more memory than it may take"]
+                    ).encode()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                _write(answers, answer)
 
 
 def _mapped(fd: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -218,17 +225,19 @@ def _mapped(fd: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _write(fd: int, message: bytes) -> None:
-    left = memoryview(_SIZE.pack(len(message)) + message)
+    _write_all(fd, _SIZE.pack(len(message)) + message)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]
 
 
-def _message(fd: int) -> bytes:
+def _message(file: BinaryIO) -> bytes:
     """Return the next message, empty at the end of the pipe."""
-    try:
-        return _read(fd, *_SIZE.unpack(_read(fd, _SIZE.size)))
-    except EOFError:
-        return b""
+    size = file.read(_SIZE.size)
+    return file.read(*_SIZE.unpack(size)) if len(size) == _SIZE.size else b""
 
 
 def _read(fd: int, size: int) -> bytes:

@@ -5,6 +5,9 @@ EXTENSIONS = frozenset(
 )
 """Names that folders are searched for, in lower case."""
 
+APPLE_DOUBLE = b"\0\x05\x16\x07"
+"""How the files begin that macOS leaves beside others, as `._NAME`: no images, whatever NAME is."""
+
 _SIGNATURES = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",
