@@ -169,9 +169,9 @@ class _Csv:
         self._file, self._separator = file, separator
         self._special = re.compile(b"[\r\n" + re.escape(separator) + b"]")
         file.seek(0)
-        self._window, self._at = file.read(_BLOCK), 0
-        if self._window.startswith(b"\xef\xbb\xbf"):
-            self._at = 3
+        if file.read(3) != b"\xef\xbb\xbf":
+            file.seek(0)
+        self._window, self._at = b"", 0
 
     def header(self) -> list[bytes]:
         """Return the first record's cells, none for an empty file; _DamagedError if it is none."""
@@ -340,7 +340,7 @@ def _parquet(file: BinaryIO, column: str) -> "pq.ParquetFile":
             file, pre_buffer=False, buffer_size=2**20, page_checksum_verification=True
         )
         names = [str(name) for name in table.schema_arrow.names]
-    except (pa.ArrowException, OSError) as e:
+    except (pa.ArrowException, OSError, ValueError) as e:  # a column's name may be no UTF-8
         raise ImageError("format", f"is not Parquet ({one_line(e)})") from e
     if names.count(column) != 1:
         raise _no_column(names, column)
