@@ -14,10 +14,12 @@ from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassificatio
 
 from vit_engine.errors import CheckpointError, UsageError
 from vit_engine.images.preprocess import pixels_from_image
-from vit_export.checkpoints.checkpoint import Architecture, load
+from vit_export.checkpoints.checkpoint import load
+from vit_export.families.form import Form
 
 SIZE = 24
 QUERY = "vit.encoder.layer.0.attention.attention.query"
+POSITIONS = "vit.embeddings.position_embeddings"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def tensors_of(folder):
 
 def test_the_numbers_and_names_of_a_saved_model(saved, model):
     checkpoint = load(str(saved))
-    assert checkpoint.architecture == Architecture(
+    assert checkpoint.form == Form(
         hidden_size=12,
         layers=2,
         heads=3,
@@ -104,7 +106,20 @@ def assert_same(found, expected):
 def test_names_in_memory_mean_the_same_as_names_on_disk(folder, model):
     expected = load(str(folder)).tensors
     save_file(model.state_dict(), folder / "model.safetensors")
+    assert "vit.layers.0.attention.q_proj.weight" in tensors_of(folder)
     assert_same(load(str(folder)).tensors, expected)
+
+
+def test_what_is_wrong_is_told_in_the_names_of_the_file(folder, model):
+    whole, name = model.state_dict(), "vit.layers.1.mlp.fc2.weight"
+    save_file({n: t for n, t in whole.items() if n != name}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} (12, 20) is missing")
+    save_file(whole | {name: torch.ones(20, 12)}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} has shape (20, 12), expected (12, 20)")
+    save_file(whole | {name: torch.full((12, 20), torch.nan)}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} holds NaN")
+    edit(folder, "config.json", num_hidden_layers=1)
+    refused(folder, "unexpected tensor vit.layers.1.")
 
 
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
@@ -150,29 +165,31 @@ def test_a_whole_pickle_is_read_but_its_code_is_not_run(folder):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_every_float_is_widened_without_loss(folder, dtype):
+    widest = torch.promote_types(dtype, torch.float32)
+    whole = load(str(folder)).tensors
+    expected = {n: torch.from_numpy(t).to(dtype).to(widest).numpy() for n, t in whole.items()}
     tensors = {name: tensor.to(dtype) for name, tensor in tensors_of(folder).items()}
     save_file(tensors, folder / "model.safetensors")
-    widest = torch.promote_types(dtype, torch.float32)
-    expected = {name: tensor.to(widest).numpy() for name, tensor in tensors.items()}
     found = load(str(folder)).tensors
     assert_same(found, expected)
     assert {t.dtype for t in found.values()} == {t.dtype for t in expected.values()}
 
 
-def test_a_pooler_is_passed_over(folder, model):
-    tensors = tensors_of(folder)
+def test_a_pooler_is_passed_over(folder):
+    tensors, expected = tensors_of(folder), load(str(folder)).tensors
     pooler = {"vit.pooler.dense.weight": torch.ones(12, 12), "vit.pooler.dense.bias": torch.ones(2)}
     save_file(tensors | pooler, folder / "model.safetensors")
-    assert load(str(folder)).tensors.keys() == tensors.keys()
+    assert_same(load(str(folder)).tensors, expected)
 
 
 def test_query_key_and_value_without_bias(folder):
-    tensors = tensors_of(folder)
+    tensors, expected = tensors_of(folder), load(str(folder)).tensors
     kept = {n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))}
     save_file(kept, folder / "model.safetensors")
     refused(folder, f"tensor {QUERY}.bias", "missing")
     edit(folder, "config.json", qkv_bias=False)
-    assert load(str(folder)).tensors.keys() == kept.keys()
+    biases = {f"blocks.{i}.{part}.bias" for i in (0, 1) for part in "qkv"}
+    assert_same(load(str(folder)).tensors, {n: t for n, t in expected.items() if n not in biases})
 
 
 def test_labels_that_the_config_leaves_out(folder):
@@ -253,6 +270,7 @@ def refused(folder, *words):
         ({"size": True}, ["size is True"]),
         ({"do_center_crop": True}, ["crop_size"]),
         ({"resample": 6}, ["resample is 6"]),
+        ({"resample": 2.0}, ["resample is 2.0", "0 to 5"]),
         ({"resample": "bicubic"}, ["resample", "0 to 5"]),
         ({"rescale_factor": 0}, ["rescale_factor"]),
         ({"image_mean": [0.5]}, ["image_mean", "three"]),
@@ -303,7 +321,7 @@ def test_configs_that_are_refused(folder, change, words):
 
 def test_a_square_given_as_two_numbers(folder):
     edit(folder, "config.json", image_size=[SIZE, SIZE], patch_size=[8, 8])
-    assert load(str(folder)).architecture.image_size == SIZE
+    assert load(str(folder)).form.image_size == SIZE
 
 
 @pytest.mark.parametrize(
@@ -311,12 +329,15 @@ def test_a_square_given_as_two_numbers(folder):
     [
         ({QUERY + ".weight": ...}, [f"tensor {QUERY}.weight (12, 12) is missing"]),
         ({QUERY + ".weight": torch.ones(12, 11)}, [QUERY, "(12, 11)", "(12, 12)"]),
+        ({QUERY + ".weight": torch.ones(144)}, [QUERY, "(144,)", "(12, 12)"]),
+        ({POSITIONS: torch.ones(1, 9, 12)}, [POSITIONS, "(1, 9, 12)", "(1, 10, 12)"]),
+        ({POSITIONS: torch.ones(2, 10, 12)}, [POSITIONS, "(2, 10, 12)", "(1, 10, 12)"]),
         ({"classifier.bias": torch.full((5,), torch.nan)}, ["classifier.bias holds NaN or Inf"]),
         ({"vit.layernorm.bias": torch.full((12,), -torch.inf)}, ["vit.layernorm.bias holds NaN"]),
         ({"vit.layernorm.bias": torch.ones(12, dtype=torch.int8)}, ["layernorm.bias is I8", "F16"]),
         ({"vit.embeddings.distillation_token": torch.ones(1, 1, 12)}, ["distillation_token"]),
         ({"distillation_classifier.bias": torch.ones(5)}, ["unexpected", "distillation_classif"]),
-        ({"vit.layers.0.attention.q_proj.bias": torch.ones(12)}, ["a second time"]),
+        ({"vit.layers.0.attention.q_proj.bias": torch.ones(12)}, ["a second time", QUERY]),
     ],
 )
 def test_weights_that_are_refused(folder, change, words):

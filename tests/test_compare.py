@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +117,7 @@ def test_a_sound_contender_answers(job: Job, tmp_path: Path) -> None:
     ("fault", "reason"),
     [
         ("crash", "crashed at 'time': exit 3; Illegal instruction"),
-        ("hang", "no answer to 'time' within 1 s"),
+        ("hang", "no answer to 'time' within 3 s"),
         ("nan", "ArithmeticError: NaN, infinity or rows missing in a timed answer"),
         ("raise", "ValueError: no such shape"),
     ],
@@ -131,7 +130,7 @@ def test_a_faulty_contender_is_a_failed_row(
         assert process
         assert field.ask(name, {"verb": "load"}, 30)
     requests = dict.fromkeys(("faulty", "sound"), timing())
-    answers = field.take_turns(requests, rounds=3, limit=1)
+    answers = field.take_turns(requests, rounds=3, limit=3)
     assert list(answers) == ["sound"], "the faulty one has no times, not even those before"
     assert len(answers["sound"]) == 3
     assert field.failures["faulty"].status == "failed"
@@ -187,11 +186,7 @@ def test_workers_end_with_their_controller(job: Job) -> None:
     pid = process.ask({"verb": "load"}, 30)["pid"]
     assert process._process.stdin
     process._process.stdin.close()
-    for _ in range(100):
-        if process._process.poll() is not None:
-            break
-        time.sleep(0.05)
-    assert process._process.returncode == 0, pid
+    assert process._process.wait(60) == 0, pid
     process.close()
 
 
@@ -255,7 +250,7 @@ def demo() -> inputs.Model:
 def test_gflop_of_vit_b(demo: inputs.Model) -> None:
     """35.1 GFLOP is what is published for ViT-B/16 at 224 pixels (2 x 17.56 G multiply-adds)."""
     base = replace(
-        demo.architecture,
+        demo.form,
         hidden_size=768,
         layers=12,
         heads=12,
@@ -263,7 +258,7 @@ def test_gflop_of_vit_b(demo: inputs.Model) -> None:
         image_size=224,
         patch_size=16,
     )
-    model = replace(demo, architecture=base, labels=("",) * 1000)
+    model = replace(demo, form=base, labels=("",) * 1000)
     assert model.gflop == pytest.approx(35.1, abs=0.1)
 
 
@@ -273,7 +268,7 @@ def test_drawn_photos_and_their_arrays(demo: inputs.Model, tmp_path: Path) -> No
     assert photos.classes[:3] == (0, 1, 2)
     arrays = inputs.arrays_from_photos(photos, demo, tmp_path)
     raw, floats = np.load(arrays.uint8), np.load(arrays.float32)
-    size = demo.architecture.image_size
+    size = demo.form.image_size
     assert (raw.dtype, raw.shape) == (np.uint8, (18, size, size, 3))
     expected = (raw.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
     assert np.allclose(floats, expected, atol=1e-6)

@@ -16,7 +16,8 @@ from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.parity import BOUNDS
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.verify import eager_logits, parity_from_logits, verification_images
+from vit_export.eager import eager_logits
+from vit_export.verify import parity_from_logits, verification_images
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from vit_engine.errors import ImageError, UsageError
 from vit_engine.images.decode import image_from_path
 from vit_engine.images.preprocess import normalized, pixels_from_image
 from vit_engine.sources.signatures import EXTENSIONS
-from vit_export.checkpoints.checkpoint import Architecture, load
+from vit_export.checkpoints.checkpoint import load
+from vit_export.families.form import Form
 
 DEMO = "demo"
 HELD_OUT = 320  # drawn images: 20 of each of the demo's classes
@@ -30,7 +31,7 @@ class Model:
     name: str
     folder: Path
     weights_sha256: str
-    architecture: Architecture
+    form: Form
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     random: bool = False
@@ -41,9 +42,8 @@ class Model:
 
         The whole architecture's, also for a contender that leaves out what no one reads.
         """
-        a = self.architecture
-        patches = (a.image_size // a.patch_size) ** 2
-        tokens, d = patches + 1, a.hidden_size
+        a = self.form
+        patches, tokens, d = a.grid**2, a.tokens, a.hidden_size
         block = 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * a.intermediate_size
         embed = patches * 3 * a.patch_size**2 * d
         return 2 * (embed + a.layers * block + d * len(self.labels)) / 1e9
@@ -56,7 +56,7 @@ class Model:
             "random": self.random,
             "gflop": self.gflop,
             "labels": len(self.labels),
-            **asdict(self.architecture),
+            **asdict(self.form),
         }
 
 
@@ -98,7 +98,7 @@ def model_from_name(model: str, *, named: str | None = None, random: bool = Fals
         named or found.model,
         found.folder,
         found.weights_sha256,
-        found.architecture,
+        found.form,
         found.preprocessing,
         found.labels,
         random,
@@ -107,7 +107,7 @@ def model_from_name(model: str, *, named: str | None = None, random: bool = Fals
 
 def noise(model: Model, count: int, folder: Path) -> Arrays:
     """Write `count` images of random pixels: not zeros, which some kernels are quick on."""
-    size = model.architecture.image_size
+    size = model.form.image_size
     random = np.random.default_rng(0)
     return _written(
         random.integers(0, 256, (count, size, size, 3), np.uint8), model, folder, "noise"

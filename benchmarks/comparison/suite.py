@@ -16,7 +16,7 @@ from comparison.inputs import Arrays, Model, Photos
 from comparison.job import Job
 from comparison.plan import Setting
 from comparison.round_robin import HERE, FailedError, Field, Process
-from vit_export.checkpoints.weights import weight_files
+from vit_export.checkpoints.weight_files import weight_files
 
 PEERS = HERE.parent / ".venv-peers/bin/python"
 CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.integrity import check_once
 from vit_engine.errors import ProviderError, UsageError, one_line
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
@@ -80,6 +81,7 @@ class Engine:
             raise UsageError(f"max_batch is {max_batch}, it must be at least 1")
         request = Request(path, contract, device, threads, cuda_graphs, adapt)
         first, *rest = candidates(provider, request)
+        check_once(path, contract)
         try:
             return cls._on(first, request, max_batch)
         except ProviderError as e:

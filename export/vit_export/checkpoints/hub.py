@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path, PurePosixPath
 
-from vit_engine.errors import CheckpointError
-from vit_export.checkpoints.weights import INDEX, PICKLE, SAFETENSORS, first_line, sha256_of
+from vit_engine.errors import CheckpointError, one_line
+from vit_export.checkpoints.weight_files import INDEX, PICKLE, SAFETENSORS, sha256_of
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUGGING_FACE = "hf:"
@@ -104,17 +104,17 @@ def _verified(folder: Path, hashes: Mapping[str, str | None]) -> Path:
 
 
 def _reason(error: BaseException) -> str:
-    """Put a client's error into one line that says what to do."""
+    """Return why a hub's client failed and what to do about it."""
     failed = getattr(error, "failed_files", None)  # modelscope's error for some of many files
     if failed:
         name, why = next(iter(failed.items()))
-        return f"{name} did not arrive whole ({first_line(_root(why)):.160}); try again"
+        return f"{name} did not arrive whole ({one_line(_root(why), 160)}); try again"
     for cause in _causes(error):
         response = getattr(cause, "response", None)
         if 404 in (getattr(cause, "status_code", None), getattr(response, "status_code", None)):
             return "the hub has no such model or revision (404)"
     return (
-        f"cannot be downloaded ({type(error).__name__}: {first_line(_root(error)):.160}); "
+        f"cannot be downloaded ({type(error).__name__}: {one_line(_root(error), 160)}); "
         "check the network and the hub's address"
     )
 

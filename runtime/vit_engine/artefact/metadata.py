@@ -6,6 +6,7 @@ them. Field numbers are those of onnx.proto3.
 """
 
 import mmap
+import stat
 from importlib import resources
 from pathlib import Path
 
@@ -16,12 +17,11 @@ from vit_engine.artefact.nodes import (
     ENTRY_VALUE,
     GRAPH_INITIALIZER,
     MODEL_GRAPH,
+    MODEL_METADATA,
     TENSOR_EXTERNAL,
 )
 from vit_engine.artefact.protobuf import MalformedError, fields
 from vit_engine.errors import ArtefactError
-
-_MODEL_METADATA = 14
 
 DEFAULT_MODEL = "vit.onnx"
 """What vit-export writes and vit-infer opens where nothing else is named."""
@@ -40,6 +40,8 @@ def path_from_name(name: str | Path) -> Path:
 def read_contract(path: Path) -> Contract:
     """Return the contract inside an ONNX file; `ArtefactError` if it is no artefact of ours."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for its writer
+            raise ArtefactError(f"{path}: is not a regular file; name an .onnx file of vit-export")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entries = _entries(data)
     except FileNotFoundError as e:
@@ -69,7 +71,7 @@ def _entries(data: mmap.mmap) -> dict[str, bytes]:
     entries: dict[str, bytes] = {}
     graphs = 0
     for number, start, end in fields(data, 0, len(data)):
-        if number == _MODEL_METADATA:
+        if number == MODEL_METADATA:
             pair = {n: data[a:b] for n, a, b in fields(data, start, end)}
             key = pair.get(ENTRY_KEY, b"").decode(errors="replace")
             entries[key] = pair.get(ENTRY_VALUE, b"")

@@ -1,10 +1,11 @@
 """What keeps a GPU provider from running here, in words: the build, the driver, the libraries."""
 
+import os
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from vit_engine.errors import ProviderError
+from vit_engine.errors import ProviderError, one_line
 from vit_engine.machine import libraries, nvidia
 from vit_engine.providers.provider import Obstacle
 
@@ -19,13 +20,22 @@ NO_GPU_CURE = "use --provider cpu; on a machine with a GPU, pip install 'vit-eng
 
 
 def import_onnxruntime() -> ModuleType:
-    """Return the onnxruntime module, or raise ProviderError with the extra to install."""
+    """Return the onnxruntime module, or raise ProviderError with the extra to install.
+
+    Its telemetry is off unless the user has set the variable to something else: since 1.32 it keeps
+    a database and a device number in the user's cache folder, to send usage to its maker.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read as the module is loaded
     try:
         import onnxruntime
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         raise ProviderError(
             "ONNX Runtime is not installed; pip install 'vit-engine[cpu]', "
             "or 'vit-engine[gpu]' on a machine with an NVIDIA GPU"
+        ) from e
+    except ImportError as e:
+        raise ProviderError(
+            f"ONNX Runtime is installed, and cannot be loaded: {one_line(e)}"
         ) from e
     module: ModuleType = onnxruntime
     return module

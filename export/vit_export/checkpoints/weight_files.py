@@ -1,32 +1,20 @@
-"""Weight files in a checkpoint folder, read into NumPy arrays under the classic on-disk names."""
+"""Weight files in a checkpoint folder, read into NumPy arrays under their names on disk."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.errors import CheckpointError
+from vit_engine.errors import CheckpointError, one_line
+from vit_export.checkpoints.json_file import read_json
 
 Tensor = NDArray[np.float32] | NDArray[np.float64]
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 INDEX = ".index.json"  # after either name: a table of shards
-
-# transformers 5 renamed the modules of its ViT in memory; its files mostly keep the older names.
-RENAMES = (
-    ("vit.layers.", "vit.encoder.layer."),
-    (".attention.q_proj.", ".attention.attention.query."),
-    (".attention.k_proj.", ".attention.attention.key."),
-    (".attention.v_proj.", ".attention.attention.value."),
-    (".attention.o_proj.", ".attention.output.dense."),
-    (".mlp.fc1.", ".intermediate.dense."),
-    (".mlp.fc2.", ".output.dense."),
-)
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -59,30 +47,11 @@ def tensors_from_files(files: tuple[Path, ...]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in files:
         pickled = path.suffix == ".bin"
-        for stored_name, tensor in _pickled(path) if pickled else _safetensors(path):
-            name = _classic(stored_name)
+        for name, tensor in _pickled(path) if pickled else _safetensors(path):
             if name in tensors:
-                raise CheckpointError(f"{path.name} holds {stored_name} a second time")
+                raise CheckpointError(f"{path.name} holds {name} a second time")
             tensors[name] = tensor
     return tensors
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; `CheckpointError` if the file is absent or something else."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise CheckpointError(f"{path.name} is missing; it is expected beside the weights") from e
-    except (OSError, ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path.name} is not readable JSON ({first_line(e)})") from e
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path.name} is a JSON {type(document).__name__}, not an object")
-    return document
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a library's message, or the name of the error if it has none."""
-    return next((s.strip() for s in str(error).splitlines() if s.strip()), type(error).__name__)
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -100,12 +69,6 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in names)
 
 
-def _classic(name: str) -> str:
-    for new, old in RENAMES:
-        name = name.replace(new, old)
-    return name
-
-
 def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     import ml_dtypes  # noqa: F401 - gives NumPy the bfloat16 that safetensors asks for
     from safetensors import SafetensorError, safe_open
@@ -119,7 +82,7 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                 tensor = file.get_tensor(name)
                 yield name, tensor if dtype == "F64" else tensor.astype(np.float32)
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path.name} is truncated or corrupt ({first_line(e)})") from e
+        raise CheckpointError(f"{path.name} is truncated or corrupt ({one_line(e)})") from e
 
 
 def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -131,7 +94,7 @@ def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a broken or hostile pickle raises almost anything
         raise CheckpointError(
-            f"{path.name} is corrupt, or holds more than weights ({first_line(e)})"
+            f"{path.name} is corrupt, or holds more than weights ({one_line(e)})"
         ) from e
     if not isinstance(state, dict):
         raise CheckpointError(f"{path.name} holds a {type(state).__name__}, not a table of weights")
