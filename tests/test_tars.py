@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from conftest import ROOT, Run
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources.archives import gunzip, streams
 from vit_engine.sources.archives.members import MAX_EXTENSION, MAX_NAME, MAX_RECORDS
-from vit_engine.sources.item import Limits, Skipped
+from vit_engine.sources.item import Limits
 from vit_engine.sources.read import bytes_from_item
 from vit_engine.sources.tars import check_tar, items_from_tar
 
@@ -90,10 +91,10 @@ def written(request, tmp_path) -> Callable[[bytes], str]:
     return write
 
 
-def rows(path: str, *, all_files: bool = False, skipped: Skipped | None = None):
+def rows(path: str, *, all_files: bool = False, passed_over: Counter[str] | None = None):
     """(name, code) of each item, None for the archive's own; the bytes of sound ones are read."""
     found = []
-    for item in items_from_tar(path, all_files=all_files, skipped=skipped):
+    for item in items_from_tar(path, all_files=all_files, passed_over=passed_over):
         try:
             data = bytes_from_item(item)
             code = "" if data == PNG else "other bytes"
@@ -225,20 +226,19 @@ def test_empty_archives_are_refused_where_nothing_else_is_given(written):
 
 
 def test_what_is_passed_over_is_counted(written):
-    apple = b"\0\x05\x16\x07" + bytes(200)
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
     data = (
-        member("._a.png", apple) + A + member("d/._a.png", apple) + member("._b.png")
-        + member("a.cls", b"7") + member("b.jpg", b"text") + END
+        member("._a.png") + A + member("d/._a.png") + member("d/.ipynb_checkpoints/a.png")
+        + member("a.cls", b"7") + member("b.jpg", b"text") + member("c.heic", heic) + END
     )  # fmt: skip
-    skipped = Skipped()
-    assert rows(written(data), skipped=skipped) == [
-        ("a.png", ""), ("._b.png", ""), ("b.jpg", "other bytes"),
-    ]  # fmt: skip
-    assert skipped == {"AppleDouble": 2, "no image's extension": 1}
-    skipped = Skipped()
-    found = rows(written(data), all_files=True, skipped=skipped)
-    assert found == [("a.png", ""), ("._b.png", "")]
-    assert skipped == {"AppleDouble": 2, "no image's signature": 2}
+    expected = {"AppleDouble": 2, "in .ipynb_checkpoints": 1, "HEIC (not supported)": 1}
+    passed_over = Counter[str]()
+    found = rows(written(data), passed_over=passed_over)
+    assert found == [("a.png", ""), ("b.jpg", "other bytes")]
+    assert passed_over == expected
+    passed_over.clear()
+    assert rows(written(data), all_files=True, passed_over=passed_over) == [("a.png", "")]
+    assert passed_over == expected
 
 
 def test_all_files_are_told_by_their_content(written):
