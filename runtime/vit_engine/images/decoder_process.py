@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import ImageError, MachineError, VitError
+from vit_engine.errors import ImageError, MachineError, limit_in_words
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.preprocess import draft_size, pixels_from_image
@@ -33,6 +33,7 @@ MEMORY = 4 * 2**30
 """Bytes of address space: four times what the largest image within the limits takes."""
 
 _START_LIMIT = 60.0
+_STARTS = 3
 
 _SIZE = struct.Struct("<I")  # before each message; an empty answer means decoded
 _CHILD = "from vit_engine.images.decoder_process import serve; serve(*map(int, sys.argv[1:4]))"
@@ -69,9 +70,8 @@ class SharedPixels:
             self.array = _mapped(self.fd, (slots, height, width, 3))
         except OSError as e:
             os.close(self.fd)
-            raise MachineError(
-                f"no memory to share for {slots} decoded images ({e.strerror}); try a smaller -b"
-            ) from e
+            words = limit_in_words(e) or f"{e.strerror}; try a smaller -b"
+            raise MachineError(f"no memory to share for {slots} decoded images: {words}") from e
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +120,18 @@ class DecoderProcess:
         self._stop()
 
     def _start(self) -> None:
+        """Start the child, again where it dies before it is ready: no image is to blame."""
+        for _ in range(_STARTS):
+            ended = self._started()
+            if ended is None or self._closed:
+                return
+        raise MachineError(
+            f"a decoder process did not start ({ended}, {_STARTS} times); "
+            "is enough memory free, and allowed (ulimit -v)?"
+        )
+
+    def _started(self) -> str | None:
+        """Start the child once and wait until it is ready; return how it ended if it did."""
         request, self._requests = os.pipe()
         self._answers, answer = os.pipe()
         self._pipes: tuple[int, ...] = (self._requests, self._answers)
@@ -135,19 +147,24 @@ class DecoderProcess:
                 process_group=0,  # ^C is for the parent, which ends its children in its own time
             )
         except OSError as e:
-            raise MachineError(f"no process could be started to decode in ({e.strerror})") from e
+            raise MachineError(
+                f"cannot start a process to decode images in: {limit_in_words(e) or e.strerror}"
+            ) from e
         finally:
             os.close(request)
             os.close(answer)
         if self._closed:
             self._child.kill()
-        _write(self._requests, pickle.dumps((self._task, self._pixels.array.shape)))
         try:
+            _write(self._requests, pickle.dumps((self._task, self._pixels.array.shape)))
             self._answer(_START_LIMIT)
-        except (EOFError, TimeoutError) as e:
-            how = self._end(e)[1]
-            if not self._closed:
-                raise VitError(f"a decoder process did not start: it {how}") from e
+        except (EOFError, TimeoutError, BrokenPipeError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(1)  # its own end, before ours is put upon it
+            code = self._child.poll()
+            self._stop()
+            return how_it_ended(code) if code is not None else f"not ready in {_START_LIMIT:g} s"
+        return None
 
     def _stop(self) -> None:
         """Reap the child; one that a kill cannot end (a hung disk) is left behind."""
@@ -198,7 +215,9 @@ def serve(requests: int, answers: int, memory: int) -> None:
     with os.fdopen(requests, "rb") as given:
         task, shape = pickle.loads(_message(given))
         pixels = _mapped(memory, shape)
-        resource.setrlimit(resource.RLIMIT_AS, (task.memory + pixels.nbytes,) * 2)
+        wanted, (_, allowed) = task.memory + pixels.nbytes, resource.getrlimit(resource.RLIMIT_AS)
+        most = wanted if allowed == resource.RLIM_INFINITY else min(wanted, allowed)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         _write(answers, b"")
         while message := _message(given):
             jobs, sizes = pickle.loads(message)

@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from vit_engine.errors import ProviderError, one_line
+from vit_engine.errors import ProviderError, limit_in_words, one_line
 from vit_engine.machine import libraries, nvidia
 from vit_engine.providers.provider import Obstacle
 
