@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tarfile
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +24,10 @@ from conftest import ROOT, Run
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources.archives import gunzip, streams
 from vit_engine.sources.archives.members import MAX_EXTENSION, MAX_NAME, MAX_RECORDS
-from vit_engine.sources.item import Limits, Skipped
+from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Limits
 from vit_engine.sources.read import bytes_from_item
-from vit_engine.sources.tars import check_tar, items_from_tar
+from vit_engine.sources.tars import items_from_tar
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -90,10 +93,10 @@ def written(request, tmp_path) -> Callable[[bytes], str]:
     return write
 
 
-def rows(path: str, *, all_files: bool = False, skipped: Skipped | None = None):
+def rows(path: str, *, all_files: bool = False, passed_over: Counter[str] | None = None):
     """(name, code) of each item, None for the archive's own; the bytes of sound ones are read."""
     found = []
-    for item in items_from_tar(path, all_files=all_files, skipped=skipped):
+    for item in items_from_tar(path, all_files=all_files, passed_over=passed_over):
         try:
             data = bytes_from_item(item)
             code = "" if data == PNG else "other bytes"
@@ -215,30 +218,36 @@ def test_errors_say_where_and_what(written):
 
 
 def test_empty_archives_are_refused_where_nothing_else_is_given(written):
-    with pytest.raises(UsageError, match=r"no image in this tar .* --all-files"):
-        check_tar(written(member("a.txt", b"text") + END), all_files=False)
-    with pytest.raises(UsageError, match="no member of this tar has an image's signature"):
-        check_tar(written(member("a.png", b"text") + END), all_files=True)
-    check_tar(written(A + b"damage"), all_files=False)
-    check_tar(written(b"damage"), all_files=False)
-    check_tar("absent.tar", all_files=False)
+    """Exit 2, as for a folder; among other sources an archive without an image is a row."""
+    empty = written(member("a.txt", b"text") + member("._a.png") + END)
+    expected = r"no image in this tar .* --all-files .*; passed over: 1 AppleDouble"
+    with pytest.raises(UsageError, match=expected):
+        items_from_sources([empty])
+    found = list(items_from_sources([empty, empty]))
+    assert [(item.path, item.error.code) for item in found] == [(empty, "empty")] * 2
+    assert re.search(expected, str(found[1].error))
+    text = written(member("a.png", b"text") + END)
+    with pytest.raises(UsageError, match=r"no file with an image's signature in this tar$"):
+        items_from_sources([text], all_files=True)
+    for damaged in (A + b"damage", b"damage"):
+        assert next(items_from_sources([written(damaged)]))
+    assert next(items_from_sources(["absent.tar"])).error
 
 
 def test_what_is_passed_over_is_counted(written):
-    apple = b"\0\x05\x16\x07" + bytes(200)
     data = (
-        member("._a.png", apple) + A + member("d/._a.png", apple) + member("._b.png")
-        + member("a.cls", b"7") + member("b.jpg", b"text") + END
+        member("._a.png") + A + member("d/._a.png") + member("a.cls", b"7") + member("a.heic")
+        + header("._l.png", 0, b"1", "a.png") + member(".ipynb_checkpoints/b.png") + END
     )  # fmt: skip
-    skipped = Skipped()
-    assert rows(written(data), skipped=skipped) == [
-        ("a.png", ""), ("._b.png", ""), ("b.jpg", "other bytes"),
-    ]  # fmt: skip
-    assert skipped == {"AppleDouble": 2, "no image's extension": 1}
-    skipped = Skipped()
-    found = rows(written(data), all_files=True, skipped=skipped)
-    assert found == [("a.png", ""), ("._b.png", "")]
-    assert skipped == {"AppleDouble": 2, "no image's signature": 2}
+    path = written(data)
+    passed_over = Counter[str]({"AppleDouble": 1})
+    assert rows(path, passed_over=passed_over) == [("a.png", "")]
+    assert passed_over == {
+        "AppleDouble": 4, "HEIC (not supported)": 1, "in .ipynb_checkpoints": 1
+    }  # fmt: skip
+    passed_over.clear()
+    assert list(items_from_sources([path], passed_over=passed_over))
+    assert passed_over.total() == 5
 
 
 def test_all_files_are_told_by_their_content(written):

@@ -1,8 +1,6 @@
 """One image to be: where it lies, and what it may cost to read and decode."""
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 from vit_engine.errors import ImageError
 
@@ -41,10 +39,3 @@ class Item:
     data: bytes | None = None  # set where the source has been read already
     span: Span | None = None  # set where the image lies within a file
     error: ImageError | None = None  # set where there is nothing to read
-
-
-Reason = Literal["AppleDouble", "no image's extension", "no image's signature"]
-"""Why a file is passed over. AppleDouble files, `._NAME`, hold what macOS knows of NAME."""
-
-Skipped = Counter[Reason]
-"""How many files were passed over, by the reason."""

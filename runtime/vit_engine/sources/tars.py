@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterator
 from io import FileIO
 from typing import Protocol
@@ -10,11 +11,11 @@ from vit_engine.errors import ImageError, UsageError, one_line, printable
 from vit_engine.sources.archives.members import Member, members
 from vit_engine.sources.archives.streams import GunzippedStream, PlainStream, Stream
 from vit_engine.sources.files import open_regular, read_error, too_many_bytes
-from vit_engine.sources.item import LIMITS, Item, Skipped, Span
-from vit_engine.sources.signatures import APPLE_DOUBLE, EXTENSIONS, is_image
+from vit_engine.sources.folders import by_name, in_words, why_passed_over
+from vit_engine.sources.item import LIMITS, Item, Span
+from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
 _GZIP = b"\x1f\x8b"
-_HEAD = 16  # bytes that tell what a file is
 
 _REMEMBERED = 2**15
 """Members of late that a link may name, and as many before them: some megabytes of names."""
@@ -25,46 +26,54 @@ _READ_AGAIN = 2**32
 _Place = tuple[int, int]  # where a member's data begin, and how many bytes they are
 
 
-def items_from_tar(path: str, *, all_files: bool, skipped: Skipped | None = None) -> Iterator[Item]:
+def items_from_tar(
+    path: str, *, all_files: bool, passed_over: Counter[str] | None = None
+) -> Iterator[Item]:
     """Yield a tar's images in its order, by extension or signature, as `path`/member.
 
     A member of a plain tar is a span of it. Those of a gzipped one come with their bytes, up to the
     limit. What is wrong with the tar is an item `path` with an error, in its place among the
-    members; so is a tar that holds no image. Members that are passed over are counted in `skipped`.
+    members; so is a tar that holds no image. `passed_over` is that of `folders.walked`.
     """
+    counts = Counter[str]() if passed_over is None else passed_over
+    before = counts.copy()
     found = False
-    for item in _items(
-        path, all_files=all_files, skipped=Skipped() if skipped is None else skipped
-    ):
+    for item in _items(path, all_files=all_files, passed_over=counts):
         found = True
         yield item
     if not found:
-        yield Item(path, error=ImageError("empty", _no_image(all_files=all_files)))
+        words = _no_image(all_files=all_files, passed_over=counts - before)
+        yield Item(path, error=ImageError("empty", words))
 
 
 def check_tar(path: str, *, all_files: bool) -> None:
     """Raise UsageError for a tar that is sound and holds no image; read as far as its first."""
-    if next(_items(path, all_files=all_files, skipped=Skipped()), None) is None:
-        raise UsageError(f"{printable(path)}: {_no_image(all_files=all_files)}")
+    counts = Counter[str]()
+    if next(_items(path, all_files=all_files, passed_over=counts), None) is None:
+        words = _no_image(all_files=all_files, passed_over=counts)
+        raise UsageError(f"{printable(path)}: {words}")
 
 
-def _no_image(*, all_files: bool) -> str:
-    if all_files:
-        return "no member of this tar has an image's signature"
-    return "no image in this tar (searched by extension; --all-files looks inside)"
+def _no_image(*, all_files: bool, passed_over: Counter[str]) -> str:
+    kinds = "file with an image's signature" if all_files else "image"
+    more = "" if all_files else " (searched by extension; --all-files looks inside)"
+    also = f"; passed over: {in_words(passed_over)}" if passed_over else ""
+    return f"no {kinds} in this tar{more}{also}"
 
 
-def _items(path: str, *, all_files: bool, skipped: Skipped) -> Iterator[Item]:
+def _items(path: str, *, all_files: bool, passed_over: Counter[str]) -> Iterator[Item]:
     try:
         with open_regular(path) as file:
             if os.pread(file.fileno(), len(_GZIP), 0) == _GZIP:
                 with GunzippedStream(file) as stream:
                     tar = _GzippedTar(path, stream)
-                    yield from _images(tar, all_files=all_files, skipped=skipped)
+                    yield from _images(tar, all_files=all_files, passed_over=passed_over)
                     while stream.skip(2**20):  # the checksum is at its end
                         pass
             else:
-                yield from _images(_PlainTar(path, file), all_files=all_files, skipped=skipped)
+                yield from _images(
+                    _PlainTar(path, file), all_files=all_files, passed_over=passed_over
+                )
     except ImageError as e:
         yield Item(path, error=e)
     except OSError as e:
@@ -94,7 +103,7 @@ class _PlainTar:
 
     def head(self, place: _Place) -> bytes:
         start, size = place
-        return os.pread(self._fd, min(_HEAD, size), start)
+        return os.pread(self._fd, min(HEAD, size), start)
 
     def item(self, name: str, place: _Place) -> Item:
         return Item(name, span=Span(self.path, *place))
@@ -110,7 +119,7 @@ class _GzippedTar:
 
     def head(self, place: _Place) -> bytes:
         start, size = place
-        self._heads = {place: self._read(start, min(_HEAD, size))}
+        self._heads = {place: self._read(start, min(HEAD, size))}
         return self._heads[place]
 
     def item(self, name: str, place: _Place) -> Item:
@@ -157,7 +166,7 @@ class _Names:
         return self._new.get(name) or self._old.get(name)
 
 
-def _images(tar: _Tar, *, all_files: bool, skipped: Skipped) -> Iterator[Item]:
+def _images(tar: _Tar, *, all_files: bool, passed_over: Counter[str]) -> Iterator[Item]:
     names = _Names()
     for member in members(tar.stream):
         if isinstance(member, ImageError):
@@ -167,25 +176,20 @@ def _images(tar: _Tar, *, all_files: bool, skipped: Skipped) -> Iterator[Item]:
         if place is not None:
             names.add(member.name, place)
         name = f"{tar.path}/{member.name}"
-        named = posixpath.splitext(name)[1].lower() in EXTENSIONS
-        may_be_apple = name.rpartition("/")[2].startswith("._")
-        if not named and not all_files:
-            skipped["no image's extension"] += 1
+        wanted, unread = by_name(name)
+        if all_files and place is not None:
+            head = tar.head(place)
+            wanted, unread = is_image(head), unread_format(head)
+        if reason := why_passed_over(member.name, wanted=wanted, unread=unread):
+            passed_over[reason] += 1
+        elif not wanted:
+            continue
         elif place is None:
-            if named:
-                yield Item(name, error=_no_data(member))
-            else:
-                skipped["no image's signature"] += 1
+            yield Item(name, error=_no_data(member))
+        elif place[1] > LIMITS.max_bytes:
+            yield Item(name, error=too_many_bytes(place[1], LIMITS))
         else:
-            head = tar.head(place) if all_files or may_be_apple else b""
-            if may_be_apple and head.startswith(APPLE_DOUBLE):
-                skipped["AppleDouble"] += 1
-            elif all_files and not is_image(head):
-                skipped["no image's signature"] += 1
-            elif place[1] > LIMITS.max_bytes:
-                yield Item(name, error=too_many_bytes(place[1], LIMITS))
-            else:
-                yield tar.item(name, place)
+            yield tar.item(name, place)
 
 
 def _place(member: Member, names: _Names) -> _Place | None:
