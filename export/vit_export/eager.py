@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vit_engine.errors import CheckpointError, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
 
 BATCH = 8
@@ -26,11 +27,29 @@ def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[n
 
 
 def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """Return the model, of the class that the family names, and its PIL image processor."""
-    import torch
+    """Return the model, of the class that the family names, and its PIL image processor.
+
+    CheckpointError with what transformers says where it does not load them.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    try:
+        model, processor = _loaded(checkpoint)
+    except MemoryError:
+        raise
+    except Exception as e:  # of any kind: transformers' own checks, and those of what it calls
+        raise CheckpointError(
+            f"{checkpoint.model}: transformers cannot load it ({type(e).__name__}: {one_line(e)})"
+        ) from e
+    model.eval()
+    return model, processor
+
+
+def _loaded(checkpoint: Checkpoint) -> tuple[Any, Any]:
+    import torch
+    import transformers
+
     pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
     processor = transformers.AutoImageProcessor.from_pretrained(
         checkpoint.folder, local_files_only=True, **pil
@@ -41,7 +60,6 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
         dtype=torch.float32,
         attn_implementation="eager",
     )
-    model.eval()
     return model, processor
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import CheckpointError, UsageError
+from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_export.checkpoints import hub
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.json_file import read_json
+from vit_export.checkpoints.other_kinds import file_in_words, refuse_other_kinds
 from vit_export.checkpoints.preprocessor import preprocessing_from_config
 from vit_export.checkpoints.weight_files import (
     Tensor,
@@ -50,20 +51,31 @@ def load(model: str, *, revision: str | None = None, offline: bool = False) -> C
     is_folder = model != "" and Path(model).is_dir()  # Path("") is the current folder
     if model == "demo" or is_folder:
         if revision is not None:
-            raise UsageError(f"{model} lies on this machine and has no revision {revision!r}")
+            raise UsageError(
+                f"{printable(model)} is on this machine; --revision is for models on a hub"
+            )
         folder = DEMO if model == "demo" else Path(model)
-        name = model if model == "demo" else folder.resolve().name
+        name = model if model == "demo" else printable(folder.resolve().name)
+    elif Path(model).is_file():
+        raise CheckpointError(f"{printable(model)} {file_in_words(Path(model))}")
     else:
         folder, revision = hub.download(model, revision=revision, offline=offline)
         name = model
     try:
         return _read(folder, name, revision)
     except CheckpointError as e:
-        raise CheckpointError(f"{model}: {e}") from e
+        raise CheckpointError(f"{printable(model)}: {e}") from e
 
 
 def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
+    refuse_other_kinds(path.name for path in folder.iterdir())
     config = read_json(folder / "config.json")
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise CheckpointError(
+            f"config.json has a quantization_config ({method}): the weights are quantised already; "
+            "export the model that they were made from"
+        )
     family = family_from_config(config)
     form = family.form(config)
     labels = labels_from_config(config)
