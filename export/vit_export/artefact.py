@@ -57,7 +57,8 @@ def export(
         write(model, contract.identity.precision, temporary)
         bare = temporary.stat().st_size
         stamp(temporary, contract, bare)
-        onnx.checker.check_model(temporary, full_check=True)
+        # Of the bytes: given a path, the checker takes only one that is UTF-8.
+        onnx.checker.check_model(temporary.read_bytes(), full_check=True)
         if images is not None:
             try:
                 parity = parity_of(temporary, checkpoint, images, bounds or BOUNDS[precision])

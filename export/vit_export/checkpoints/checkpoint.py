@@ -1,5 +1,6 @@
 """A ViT classifier as it was published, from a hub or a folder, checked and ready to export."""
 
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +49,13 @@ def load(model: str, *, revision: str | None = None, offline: bool = False) -> C
     CheckpointError says what was found and what is supported; UsageError that a folder has no
     revisions.
     """
-    is_folder = model != "" and Path(model).is_dir()  # Path("") is the current folder
-    if model == "demo" or is_folder:
+    if folder := folder_on_this_machine(model):
         if revision is not None:
             raise UsageError(
                 f"{printable(model)} is on this machine; --revision is for models on a hub"
             )
-        folder = DEMO if model == "demo" else Path(model)
         name = model if model == "demo" else printable(folder.resolve().name)
-    elif Path(model).is_file():
+    elif _kind_on_this_machine(model) == stat.S_IFREG:
         raise CheckpointError(f"{printable(model)} {file_in_words(Path(model))}")
     else:
         folder, revision = hub.download(model, revision=revision, offline=offline)
@@ -65,6 +64,23 @@ def load(model: str, *, revision: str | None = None, offline: bool = False) -> C
         return _read(folder, name, revision)
     except CheckpointError as e:
         raise CheckpointError(f"{printable(model)}: {e}") from e
+
+
+def folder_on_this_machine(model: str) -> Path | None:
+    """Return the folder of `"demo"`, or the folder that `model` is; None for a model on a hub."""
+    if model == "demo":
+        return DEMO
+    return Path(model) if _kind_on_this_machine(model) == stat.S_IFDIR else None
+
+
+def _kind_on_this_machine(model: str) -> int:
+    """Return the kind of what lies under that name, as `stat` has it; 0 if nothing can."""
+    if model == "":  # Path("") is the current folder
+        return 0
+    try:
+        return stat.S_IFMT(Path(model).stat().st_mode)
+    except OSError:
+        return 0
 
 
 def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:

@@ -12,7 +12,9 @@ from urllib.request import getproxies_environment
 
 from vit_engine.errors import limit_in_words, one_line, printable
 
-ADDRESS = re.compile(r"(https?|socks(4a?|5h?))://([^/@]*@)?[^/:@\s]+(:\d+)?/?[^@\s]*", re.IGNORECASE)
+ADDRESS = re.compile(
+    r"(https?|socks(4a?|5h?))://([^/@]*@)?[^/:@\s]+(:\d+)?/?[^@\s]*", re.IGNORECASE
+)
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 HTTP_CLIENTS = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2"}
 """Packages whose own errors speak of the connection, where nothing else explains them."""
