@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -455,7 +456,9 @@ def test_a_pickle_of_something_else_is_named(folder, model):
     refused(folder, "is a training checkpoint, with 'model'", "torch.load('pytorch_model.bin')")
     torch.save(weights | {"epoch": 3}, path)
     refused(folder, "holds 'epoch', which is not a tensor with a name")
-    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
     refused(folder, "a TorchScript program")
 
 

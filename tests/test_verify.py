@@ -105,7 +105,7 @@ def test_fp16_that_overflows_leaves_nothing_behind(tmp_path: Path, run_command: 
     ("file", "change"),
     [
         ("config.json", {"dtype": "float99"}),
-        ("preprocessor_config.json", {"image_mean": 0.5, "resample": 3, "size": [32, 32, 32]}),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5]}),
         ("config.json", {"pruned_heads": 5, "id2label": {"0": "a"}, "num_labels": "many"}),
     ],
 )

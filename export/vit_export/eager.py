@@ -1,7 +1,9 @@
 """The reference: transformers' own model and image processor, in fp32, eager, on the CPU."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,18 +40,32 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
 
     transformers.utils.logging.disable_progress_bar()
     pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
-    with _told(checkpoint, "load"):
+    with _told(checkpoint, "load"), _in_utf8(checkpoint.folder) as folder:
         processor = transformers.AutoImageProcessor.from_pretrained(
-            checkpoint.folder, local_files_only=True, **pil
+            folder, local_files_only=True, **pil
         )
         model = getattr(transformers, checkpoint.family.architecture).from_pretrained(
-            checkpoint.folder,
+            folder,
             local_files_only=True,
             dtype=torch.float32,
             attn_implementation="eager",
         )
     model.eval()
     return model, processor
+
+
+@contextmanager
+def _in_utf8(folder: Path) -> Iterator[Path]:
+    """Yield a path of the folder that transformers can open: one that is UTF-8."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as other:
+            link = Path(other) / "checkpoint"
+            link.symlink_to(folder.absolute())
+            yield link
+    else:
+        yield folder
 
 
 @contextmanager
