@@ -1,9 +1,7 @@
 """The reference: transformers' own model and image processor, in fp32, eager, on the CPU."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image
 
 from vit_engine.errors import CheckpointError, limit_in_words, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.utf8_path import in_utf8
 
 BATCH = 8
 """Images in PyTorch's memory at once."""
@@ -40,7 +39,7 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
 
     transformers.utils.logging.disable_progress_bar()
     pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
-    with _told(checkpoint, "load"), _in_utf8(checkpoint.folder) as folder:
+    with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, **pil
         )
@@ -52,20 +51,6 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
         )
     model.eval()
     return model, processor
-
-
-@contextmanager
-def _in_utf8(folder: Path) -> Iterator[Path]:
-    """Yield a path of the folder that transformers can open: one that is UTF-8."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as other:
-            link = Path(other) / "checkpoint"
-            link.symlink_to(folder.absolute())
-            yield link
-    else:
-        yield folder
 
 
 @contextmanager

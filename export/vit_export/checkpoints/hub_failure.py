@@ -1,5 +1,6 @@
 """Why a hub's client failed, in words: this machine's own causes before the network's."""
 
+import errno
 import os
 import re
 import ssl
@@ -13,8 +14,9 @@ from urllib.request import getproxies_environment
 from vit_engine.errors import limit_in_words, one_line, printable
 
 ADDRESS = re.compile(
-    r"(https?|socks(4a?|5h?))://([^/@]*@)?[^/:@\s]+(:\d+)?/?[^@\s]*", re.IGNORECASE
+    r"(https?|socks(4a?|5h?))://([^/@]*@)?(\[[^\]]+\]|[^/:@\s\[]+)(:\d+)?(/[^@\s]*)?", re.IGNORECASE
 )
+"""A proxy's or a hub's: scheme, perhaps user and password, host, port, path."""
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 HTTP_CLIENTS = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2"}
 """Packages whose own errors speak of the connection, where nothing else explains them."""
@@ -82,7 +84,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _storage(cause: BaseException, hub: Hub) -> str | None:
     """Say what is wrong with the cache on this machine's disk."""
     if limit := limit_in_words(cause):
-        return f"{limit}; the cache can lie elsewhere: set {_cache(hub)}"
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"{limit}; make room, or set {_cache(hub)} to another folder" if full else limit
     if isinstance(cause, OSError) and cause.filename is not None:  # of a socket there is none
         return (
             f"the cache cannot be used: {printable(os.fsdecode(cause.filename))} "
@@ -142,10 +145,10 @@ def _settings(hub: Hub) -> str | None:
                 f"with its scheme; set {variable}={scheme}://{host}"
             )
     for variable in CERTIFICATES:
-        value = os.environ.get(variable)
-        if value and not Path(value).exists():
+        file = os.environ.get(variable)
+        if file and not Path(file).exists():
             return (
-                f"cannot be downloaded: {variable} is {value!r}, and there is no such file; "
+                f"cannot be downloaded: {variable} is {file!r}, and there is no such file; "
                 f"name one, or unset {variable}"
             )
     return None
