@@ -11,8 +11,9 @@ from PIL import Image
 import vit_engine
 from vit_engine.artefact.contract import KEY, Contract, Identity, Output, Precision
 from vit_engine.artefact.integrity import content_sha256
+from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
-from vit_engine.artefact.protobuf import field
+from vit_engine.artefact.protobuf import field, fields
 from vit_engine.atomic import replacing
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.parity import BOUNDS, Bounds
@@ -108,3 +109,21 @@ def stamp(path: Path, contract: Contract, size: int) -> Contract:
         entry = field(ENTRY_KEY, KEY) + field(ENTRY_VALUE, contract.dumps())
         file.write(field(MODEL_METADATA, entry))
     return contract
+
+
+def restamp(path: Path) -> None:
+    """Have the contract in a file vouch for the file as it is now, after a change to its graph.
+
+    A contract without a sha256, as older exporters wrote them, stays as it is.
+    """
+    contract, model = read_contract(path), path.read_bytes()
+    if contract.content_sha256 is None:
+        return
+    bare, position = [], 0
+    for kind, start, end in fields(model, 0, len(model)):
+        entry = fields(model, start, end) if kind == MODEL_METADATA else ()
+        if (ENTRY_KEY, KEY.encode()) not in [(n, model[a:b]) for n, a, b in entry]:
+            bare.append(model[position:end])
+        position = end
+    path.write_bytes(b"".join(bare))
+    stamp(path, contract, path.stat().st_size)
