@@ -57,7 +57,8 @@ def export(
         write(model, contract.identity.precision, temporary)
         bare = temporary.stat().st_size
         stamp(temporary, contract, bare)
-        onnx.checker.check_model(temporary, full_check=True)
+        # Of the bytes: given a path, the checker takes only one that is UTF-8.
+        onnx.checker.check_model(temporary.read_bytes(), full_check=True)
         if images is not None:
             try:
                 parity = parity_of(temporary, checkpoint, images, bounds or BOUNDS[precision])
@@ -90,9 +91,10 @@ def write(model: ir.Model, precision: Precision, path: Path) -> None:
     """Write the model without a contract; CheckpointError if one ONNX file cannot hold it."""
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if size > MAX_BYTES:
+        cure = "; export with --fp16" if precision == "fp32" else ""
         raise CheckpointError(
-            f"{precision} weights are {size / 2**30:.1f} GiB, one ONNX file holds "
-            "2 GiB at most; export with --fp16"
+            f"the {precision} weights take {size / 2**30:.1f} GiB, an ONNX file holds at most "
+            f"2 GiB{cure}"
         )
     ir.save(model, path)
 

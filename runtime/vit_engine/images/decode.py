@@ -12,17 +12,22 @@ from vit_engine.images.preprocess import hush_pillow
 from vit_engine.sources.files import bytes_from_path
 from vit_engine.sources.item import LIMITS, Item, Limits
 from vit_engine.sources.read import bytes_from_item
-from vit_engine.sources.signatures import is_image
+from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """What is decoded, by Pillow's names; AVIF only where Pillow was built with it."""
 
 
 def image_from_item(
-    item: Item, *, limits: Limits = LIMITS, draft: tuple[int, int] | None = None
+    item: Item,
+    *,
+    limits: Limits = LIMITS,
+    draft: tuple[int, int] | None = None,
+    private_redirects: bool = False,
 ) -> Image.Image:
     """Read or download, and decode as `image_from_bytes`; `ImageError` where that cannot be."""
-    return image_from_bytes(bytes_from_item(item, limits=limits), limits=limits, draft=draft)
+    data = bytes_from_item(item, limits=limits, private_redirects=private_redirects)
+    return image_from_bytes(data, limits=limits, draft=draft)
 
 
 def image_from_path(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> Image.Image:
@@ -51,7 +56,11 @@ def image_from_bytes(
     except ImageError:
         raise
     except UnidentifiedImageError as e:
-        if is_image(data):
+        if unread := unread_format(data[:HEAD]):
+            raise ImageError(
+                "format", f"is {unread}, which is not read ({', '.join(_formats())} are)"
+            ) from e
+        if is_image(data[:HEAD]):
             raise ImageError("decode", "has a damaged header") from e
         raise ImageError(
             "format", f"is not an image of a known format ({', '.join(_formats())})"

@@ -48,11 +48,14 @@ class Task:
     time_limit: float = TIME_LIMIT
     memory: int = MEMORY
     fast: bool = False  # decode JPEGs at reduced size
+    private_redirects: bool = False  # follow redirects of URLs to addresses that are not public
 
     def pixels(self, item: Item) -> NDArray[np.uint8]:
         """Return the model's input for one item, or raise its ImageError."""
         draft = draft_size(self.preprocessing) if self.fast else None
-        image = image_from_item(item, limits=self.limits, draft=draft)
+        image = image_from_item(
+            item, limits=self.limits, draft=draft, private_redirects=self.private_redirects
+        )
         return pixels_from_image(image, self.preprocessing)
 
     def seconds_for(self, item: Item) -> float:
