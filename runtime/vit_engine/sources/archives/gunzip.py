@@ -72,7 +72,8 @@ def unpacked(file: FileIO) -> Iterator[bytes]:
             if given >= BOMB_SIZE:
                 if given > BOMB_RATIO * taken:
                     raise ImageError(
-                        "too_large", f"is a bomb: {taken} bytes of it unpack to {given}"
+                        "too_large",
+                        f"is a bomb, read no further: {taken} bytes of it unpack to {given}",
                     )
                 taken = given = 0
         first = False
