@@ -1,7 +1,10 @@
 """Decoding ahead of the engine: a bounded pool fills preallocated batches, in input order."""
 
+import contextlib
+import math
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +80,7 @@ class DecodePool(Generic[Image]):
         self._free = threading.Semaphore(len(pixels))
         self._tasks: queue.SimpleQueue[_Chunk[Image] | None] = queue.SimpleQueue()
         self._order: queue.SimpleQueue[_Chunk[Image] | None] = queue.SimpleQueue()
+        self._first: _Chunk[Image] | None = None  # of the order, perhaps still being decoded
         self._failure: BaseException | None = None
         self._closed = False
         self._new_decoder = new_decoder
@@ -102,15 +106,18 @@ class DecodePool(Generic[Image]):
         ready: deque[Job[Image]] = deque()
         ended = False
         while not ended or ready:
+            due = math.inf
             while len(ready) < self._batch and not ended:
                 try:
-                    chunk = self._next(stopped, linger if ready else None)
-                except queue.Empty:
+                    chunk = self._next(stopped, due)
+                except TimeoutError:
                     break
                 if chunk is None:
                     ended = True
                 else:
                     ready.extend(chunk.jobs)
+                    if linger is not None:
+                        due = min(due, time.monotonic() + linger)
             if stopped() or self._closed:
                 return
             if ready:
@@ -127,24 +134,24 @@ class DecodePool(Generic[Image]):
             return self._pixels[slots[0] : slots[-1] + 1]
         return self._pixels[slots]  # a copy: an error left a hole, or the buffer's end is between
 
-    def _next(self, stopped: Callable[[], bool], linger: float | None) -> "_Chunk[Image] | None":
-        """Return the next decoded chunk, None at the end or once stopped; queue.Empty if late."""
+    def _next(self, stopped: Callable[[], bool], due: float) -> "_Chunk[Image] | None":
+        """Return the next decoded chunk, None at the end or once stopped; TimeoutError when due."""
         while True:
             self._raise_failure()
             if stopped() or self._closed:
                 return None
-            try:
-                chunk = self._order.get(timeout=_POLL if linger is None else linger)
-                break
-            except queue.Empty:
-                if linger is not None:
-                    raise
-        self._raise_failure()
-        while chunk is not None and not chunk.done.wait(_POLL):
-            self._raise_failure()
-            if stopped() or self._closed:
-                return None
-        return chunk
+            wait = max(0.0, min(_POLL, due - time.monotonic()))
+            if self._first is None:
+                with contextlib.suppress(queue.Empty):
+                    self._first = self._order.get(timeout=wait)
+                    if self._first is None:
+                        return None
+                    continue
+            elif self._first.done.wait(wait):
+                chunk, self._first = self._first, None
+                return chunk
+            if time.monotonic() >= due:
+                raise TimeoutError
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -163,7 +170,8 @@ class DecodePool(Generic[Image]):
                 if len(chunk.jobs) == self._chunk:
                     self._submit(chunk)
                     chunk = _Chunk()
-            self._submit(chunk)
+            if chunk.jobs:
+                self._submit(chunk)
             self._order.put(None)
         except BaseException as e:  # noqa: BLE001  raised again where the batches are read
             self._failure = e
@@ -215,35 +223,35 @@ def ahead(
 
     Once `stopped`, what is under way is waited for no longer than a few seconds.
     """
-    found: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
+    found: queue.SimpleQueue[tuple[Item] | BaseException | None] = queue.SimpleQueue()
     closed = threading.Event()
 
     def work() -> None:
         try:
             for item in source:
-                found.put((item, None))
+                found.put((item,))
                 if closed.is_set():
                     return
-            found.put((None, None))
+            found.put(None)
         except BaseException as e:  # noqa: BLE001  raised again in the caller's thread
-            found.put((None, e))
+            found.put(e)
 
     threading.Thread(target=work, daemon=True).start()
     patience = _PATIENCE
     try:
         while True:
             try:
-                item, error = found.get(timeout=_POLL)
+                result = found.get(timeout=_POLL)
             except queue.Empty:
                 patience -= _POLL * stopped()
                 if patience < 0:
                     return
                 continue
-            if error is not None:
-                raise error
-            if item is None:
+            if result is None:
                 return
-            yield item
+            if isinstance(result, BaseException):
+                raise result
+            yield result[0]
     finally:
         closed.set()
 
