@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(DEVICE)
 
-.PHONY: demo test test-slow check setup clean peers benchmark readme-table
+.PHONY: demo test test-slow test-gpu-build check setup clean peers benchmark readme-table
 
 demo: setup
 	$(BIN)/vit-export demo --fp16 -o demo.onnx
@@ -15,8 +15,19 @@ demo: setup
 test: setup
 	$(BIN)/pytest
 
+# Kills, fuzzing, Ray: minutes
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# ONNX Runtime's GPU build in an environment of its own, on a GPU that computes nothing
+test-gpu-build: setup .venv-gpu/.installed
+	VIT_GPU_PYTHON=$(CURDIR)/.venv-gpu/bin/python $(BIN)/pytest tests/test_cuda.py
+
+# Without NVIDIA's libraries, which tests/standin stands for
+.venv-gpu/.installed: pyproject.toml constraints.txt
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable . onnxruntime-gpu
+	touch $@
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -48,4 +59,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo.onnx .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-gpu demo.onnx .mypy_cache .ruff_cache .pytest_cache .hypothesis

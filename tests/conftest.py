@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of the sessions that tests open by themselves
 
 TINY = {
     "hidden_size": 32,
@@ -81,6 +84,14 @@ def tiny_artefact(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("artefact") / "vit.onnx"
     export(load(str(tiny_folder)), path, precision="fp32", images=None)
     return path
+
+
+def wait_until(so: Callable[[], bool]) -> None:
+    """Wait for what takes milliseconds on an idle machine; after half a minute, fail."""
+    end = time.monotonic() + 30
+    while not so():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -28,6 +28,8 @@ RUNTIME = (
     "scores",
     "machine",
     "atomic",
+    "ending",
+    "arguments",
     "errors",
 )
 """The rooms and single files of vit_engine, from the top down: imports go down, never up."""
@@ -46,7 +48,8 @@ EXPORTER = (
 
 SEEN_BY_THE_EXPORTER = {
     *("artefact", "atomic", "engine", "errors", "images", "parity", "scores", "sources"),
-    "commands.ending",  # how a command ends
+    "arguments",
+    "ending",  # what command lines share
     "providers.sessions",  # the session setting that keeps int8 products exact
     "providers.tensorrt",  # the profile that Triton's configuration repeats
 }

@@ -88,6 +88,10 @@ def test_a_refused_checkpoint_spares_the_old_artefact(tmp_path: Path, run_comman
         (["demo", "--fp16", "--fp32"], "not allowed with"),
         (["demo", "--verify-images", "absent"], "absent"),
         (["demo", "--revision", "v1"], "has no revision"),
+        (["demo", "--triton-tensorrt"], "only makes sense together with --triton DIR"),
+        (["demo", "--int8", "--min-agreement", "2"], "'2' is not a share from 0 to 1"),
+        (["demo", "--int8", "--min-agreement", "-1"], "'-1' is not a share from 0 to 1"),
+        (["demo", "--int8", "--min-agreement", "nan"], "'nan' is not a share from 0 to 1"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

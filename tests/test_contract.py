@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vit_engine.artefact import contract
@@ -23,6 +23,7 @@ EXAMPLE = Contract(
 )
 
 
+@settings(deadline=None)
 @given(
     labels=st.lists(st.text(), min_size=1).map(tuple),
     revision=st.none() | st.text(),

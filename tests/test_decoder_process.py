@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, wait_until
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import VitError
 from vit_engine.images.decode_pool import Job
@@ -79,7 +79,8 @@ def test_a_decoder_that_takes_too_long_is_ended(slow):
 
 def test_a_decoder_that_dies_is_replaced(slow):
     def kill(decoder):
-        time.sleep(0.3)
+        wait_until(decoder._pixels.array[0].any)
+        time.sleep(0.1)  # the first image is answered, the second under way
         decoder._child.send_signal(signal.SIGSEGV)
 
     jobs, pixels = decoded([EXAMPLES[0], slow, EXAMPLES[1]], meanwhile=kill)

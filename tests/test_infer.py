@@ -1,6 +1,7 @@
 """vit-infer as a user meets it: one row for each image, in order, and the truth at the end."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -13,12 +14,15 @@ import subprocess
 import sys
 import tarfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from conftest import ROOT, Run
+from vit_engine.artefact.metadata import path_from_name, read_contract
+from vit_engine.commands.infer_options import command_line
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 PROGRAM = str(Path(sys.executable).with_name("vit-infer"))
@@ -120,22 +124,74 @@ def test_formats_agree(infer, tmp_path, mixed):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "rows.txt"], "--format table|jsonl|csv|parquet"),
+        (["-o", "rows.dat"], "from the name rows.dat; add --format table|jsonl|csv|parquet"),
         (["--format", "parquet"], "Parquet needs a file"),
         (["--resume"], "name it with -o"),
         (["-o", "."], "is a folder"),
-        (["--max-errors", "many"], "invalid"),
-        (["--timeout", "0"], "--timeout"),
-        (["-k", "0"], "must be at least 1"),
-        (["-b", "0"], "must be at least 1"),
+        (["--threads", "-3"], "'-3' is not a whole number of threads, 1 or more"),
         (["--html", "absent/sheet.html"], "no folder absent"),
+        (["-o", "s3://bucket/rows.jsonl"], "writing there needs --ray"),
+        (["--ray-gpus", "1"], "--ray-gpus only makes sense together with --ray"),
+        (["--ray", "-o", "rows", "--html", "x.html"], "--html does not work with --ray"),
+        (["--ray", "-o", "rows", "--device", "1"], "--device does not work with --ray"),
     ],
 )
 def test_senseless_options_are_refused_in_a_line(infer, arguments, words, tmp_path):
     done = infer(EXAMPLES[0], *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr.splitlines()[-1]
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+IMAGES, PERCENTAGE = "a whole number of images, 1 or more", "or a percentage such as 5%"
+SECONDS, GPUS = "a number of seconds above 0", "a number of GPUs: 0, a share of one"
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "expected"),
+    [
+        ("-b", ["0", "-3", "x", "1.5", ""], IMAGES),
+        ("--batch", ["99999999999"], "a whole number of images, 2,147,483,647 at most"),
+        ("-k", ["0", "all"], "a whole number of labels, 1 or more"),
+        ("--threads", ["0", "-3", "x"], "a whole number of threads, 1 or more"),
+        ("--device", ["-1", "cuda"], "the number of a GPU, 0 or more"),
+        ("--timeout", ["0", "-1", "-.5", "-1e5", "nan", "inf", "abc", "1e9"], SECONDS),
+        ("--max-errors", ["5x", "-1", "-5%", "101%", "nan%", "many", "1.5", "%"], PERCENTAGE),
+        ("--ray-actors", ["0", "two"], "a whole number of models, 1 or more"),
+        ("--ray-gpus", ["-1", "1.5", "nan", "inf"], GPUS),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_in_a_line(option, values, expected, monkeypatch, capsys):
+    """Also those that begin with a minus, which argparse takes for options beside -0."""
+    for value in values:
+        monkeypatch.setattr(sys, "argv", ["vit-infer", str(EXAMPLES[0]), option, value])
+        with pytest.raises(SystemExit) as ended:
+            command_line().parse()
+        shown = capsys.readouterr()
+        assert (ended.value.code, shown.out) == (2, "")
+        (line,) = shown.err.splitlines()
+        assert re.fullmatch(
+            rf"vit-infer: argument [-a-z/]*{option}[-a-z/]*: '{re.escape(value)}' is not .*; "
+            "'vit-infer --help' lists the options",
+            line,
+        )
+        assert expected in line
+
+
+def test_options_take_their_bounds_and_names_that_look_like_numbers(monkeypatch):
+    line = "vit-infer -0 -b 1 --threads 1 --device 0 --timeout .5 --max-errors 0% --ray-gpus 0.5"
+    monkeypatch.setattr(sys, "argv", [*line.split(), "--", "-3"])
+    found = command_line().parse()
+    assert found.sources == ["-3"] and found.null
+    assert (found.batch, found.threads, found.device, found.timeout) == (1, 1, 0, 0.5)
+    assert (found.max_errors.most, found.ray_gpus) == (0, 0.5)
+
+
+@pytest.mark.parametrize("command", ["vit-infer", "vit-export"])
+def test_the_version_is_that_of_the_package(command, run_command):
+    done = run_command(command, "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{command} {metadata.version('vit-engine')}\n"
 
 
 def test_lists_tars_tables_and_urls_are_sources(infer, tmp_path):
@@ -287,41 +343,115 @@ def broken_off(infer, mixed, tmp_path) -> Path:
 def test_what_was_broken_off_is_not_overwritten(infer, mixed, broken_off):
     done = infer(mixed, "-b", 4, "-o", broken_off)
     assert done.returncode == 2
-    assert "24 rows of a run that was broken off; go on with --resume" in done.stderr
+    assert "24 rows of a run that was interrupted; continue it with --resume" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["-k", "3"], "was begun with top_k 5, not 3"),
-        (["-b", "8"], "was begun with batch 4, not 8"),
-        (["--fast-decode"], "was begun with fast_decode false, not true"),
+        (["-k", "3"], "was begun with --top-k 5, this run has --top-k 3"),
+        (["-b", "8"], "was begun with --batch 4, this run has --batch 8"),
+        (["--fast-decode"], "was begun with --fast-decode false, this run has --fast-decode true"),
+        (["--column", "file"], "was begun with --column path, this run has --column file"),
     ],
 )
 def test_other_options_are_not_resumed(infer, mixed, broken_off, options, words):
+    partial = broken_off.with_name("r.jsonl.partial")
+    before = partial.read_bytes()
     done = infer(mixed, "-b", "4", *options, "-o", broken_off, "--resume")
     assert done.returncode == 2 and words in done.stderr
+    assert partial.read_bytes() == before
+    assert infer(mixed, "-b", "4", "-o", broken_off, "--resume").returncode == 3
 
 
 def test_another_model_is_not_resumed(run_command, tiny_artefact, mixed, broken_off):
     line = ["-m", tiny_artefact, "--provider", "cpu", mixed, "-b", 4, "-o", broken_off, "--resume"]
     done = run_command("vit-infer", *line)
-    assert done.returncode == 2 and "was begun with model" in done.stderr
+    assert done.returncode == 2 and "was begun with a model of sha256" in done.stderr
+
+
+def test_other_weights_under_the_same_contract_are_not_resumed(
+    run_command, mixed, broken_off, tmp_path
+):
+    import onnx
+
+    model = onnx.load(path_from_name("demo"))
+    model.doc_string = "another file"
+    onnx.save(model, tmp_path / "other.onnx")
+    assert read_contract(tmp_path / "other.onnx") == read_contract(path_from_name("demo"))
+    line = ["-m", tmp_path / "other.onnx", "--provider", "cpu", mixed, "-b", 4]
+    done = run_command("vit-infer", *line, "-o", broken_off, "--resume")
+    assert done.returncode == 2 and "was begun with a model of sha256" in done.stderr
 
 
 def test_other_sources_are_not_resumed(infer, mixed, broken_off):
     (mixed / "00.jpg").rename(mixed / "000.jpg")
     done = infer(mixed, "-b", 4, "-o", broken_off, "--resume")
-    assert done.returncode == 2 and "are not the first of these sources" in done.stderr
+    assert done.returncode == 2 and "are not those of the first 24 images" in done.stderr
+
+
+def test_a_model_that_does_not_open_leaves_the_rows_alone(infer, mixed, broken_off):
+    kept = {p.name: p.read_bytes() for p in broken_off.parent.glob("*partial*")}
+    assert len(kept) == 2
+    done = infer(mixed, "-m", "absent.onnx", "-o", broken_off, "--resume")
+    assert done.returncode == 2 and "absent.onnx: no such file" in done.stderr
+    assert {p.name: p.read_bytes() for p in broken_off.parent.glob("*partial*")} == kept
+
+
+def test_a_deleted_partial_file_starts_over(infer, mixed, broken_off):
+    """As the messages say, whether or not --resume is given."""
+    partial = broken_off.with_name("r.jsonl.partial")
+    for more in ([], ["--resume"]):
+        shutil.copy(f"{partial}.state", f"{partial}.kept")
+        partial.unlink()
+        assert infer(mixed, "-b", 4, "-o", broken_off, *more).returncode == 3
+        assert len(rows_of(broken_off.read_bytes())) == 60
+        partial.write_bytes(b"")
+        Path(f"{partial}.kept").rename(f"{partial}.state")
 
 
 def test_resuming_gives_the_rows_of_a_clean_run(infer, mixed, broken_off, tmp_path):
     infer(mixed, "-b", 4, "-o", tmp_path / "clean.jsonl")
-    done = infer(mixed, "-b", 4, "-o", broken_off, "--resume")
+    done = infer(mixed, "-b", 4, "--threads", 1, "-o", broken_off, "--resume")
     assert done.returncode == 3
     assert "60 images, 15 failed" in done.stderr
     assert broken_off.read_bytes() == (tmp_path / "clean.jsonl").read_bytes()
     assert not list(tmp_path.glob("*partial*"))
+
+
+def test_what_was_resolved_is_recorded_and_resumed_by_any_spelling(run_command, mixed, tmp_path):
+    """Defaults first, then what they came to by name: other words for the same rows."""
+    out = tmp_path / "r.jsonl"
+    line = ["vit-infer", mixed, "-o", out]
+    assert run_command(*line, "-m", "demo", "--max-errors", 5, "-k", 1000).returncode == 1
+    state = json.loads((tmp_path / "r.jsonl.partial.state").read_text())
+    found = state["settings"]
+    assert found["--provider"] in ("cpu", "cuda") and found["--batch"] >= 1
+    assert found["--top-k"] == 16 and found["--format"] == "jsonl"
+    assert state["notes"]["--threads"] == len(os.sched_getaffinity(0))
+    path = path_from_name("demo")
+    assert found["a model of sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    options = [
+        word for name in ("--provider", "--batch", "--top-k") for word in (name, found[name])
+    ]
+    done = run_command(*line, "-m", path, *options, "--format", "jsonl", "--resume")
+    assert done.returncode == 3, done.stderr
+    assert len(rows_of(out.read_bytes())) == 60
+
+
+def test_a_run_that_ended_before_its_state_was_deleted_is_whole(infer, mixed, broken_off):
+    """Killed between the two: --resume finds nothing to do, and a new run is not held up."""
+    state = broken_off.with_name("r.jsonl.partial.state")
+    assert infer(mixed, "-b", 4, "-o", broken_off, "--max-errors", 5, "--resume").returncode == 1
+    whole = broken_off.with_name("r.jsonl.partial").rename(broken_off).read_bytes()
+    before, rows = state.read_bytes(), len(rows_of(whole))
+    done = infer(mixed, "-b", 4, "-o", broken_off, "--resume")
+    assert done.returncode == 3 and f"{rows} images, " in done.stderr
+    assert broken_off.read_bytes() == whole
+    assert not list(broken_off.parent.glob("*partial*"))
+    state.write_bytes(before)
+    assert infer(mixed, "-b", 4, "-o", broken_off).returncode == 3
+    assert len(rows_of(broken_off.read_bytes())) == 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -332,14 +462,17 @@ def test_a_signal_ends_the_run_soon_and_resumably(infer, mixed, tmp_path, number
         assert run.stdin and run.stderr
         names = [f"{p}\n" for p in sorted(mixed.iterdir())]
         state = tmp_path / "r.jsonl.partial.state"
-        for name in names[:50]:  # a chunk is synced when it is old enough and a row comes
+        for i, name in enumerate(names[:50]):  # a row is synced when it is old enough, with a later
             run.stdin.write(name)
             run.stdin.flush()
-            time.sleep(0.06)
-        assert json.loads(state.read_text())["rows"] >= 4
+            time.sleep(0.06 if i < 25 else 0.5)
+            if state.exists() and json.loads(state.read_text())["rows"] >= 4:
+                break
+        else:
+            pytest.fail("no rows are synced")
         run.send_signal(number)
         assert run.wait(10) == 128 + number
-        assert "go on with --resume" in run.stderr.read()
+        assert "continue with --resume" in run.stderr.read()
     assert infer("-", "-b", 4, "-o", out, "--resume", input="".join(names)).returncode == 3
     assert len(rows_of(out.read_bytes())) == 60
 
@@ -390,13 +523,16 @@ def artefact_with_infinite_logits(path: Path) -> Path:
     return path
 
 
-def on_a_terminal(*arguments: str | Path, **environment: str) -> str:
+def on_a_terminal(*arguments: str | Path, stdin: Path | None = None, **environment: str) -> str:
     """Run vit-infer with a terminal for stdout and stderr; return what it shows."""
     ours, theirs = pty.openpty()
     line = [PROGRAM, "-m", "demo", "--provider", "cpu", *map(str, arguments)]
     variables = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | environment
     shown = b""
-    with subprocess.Popen(line, stdout=theirs, stderr=theirs, env=variables):
+    with (
+        (stdin or Path(os.devnull)).open() as given,
+        subprocess.Popen(line, stdin=given, stdout=theirs, stderr=theirs, env=variables),
+    ):
         os.close(theirs)
         try:
             while part := os.read(ours, 4096):
@@ -418,3 +554,27 @@ def test_a_terminal_gets_a_table_progress_and_colour(mixed):
     plain = on_a_terminal(mixed, "-q", NO_COLOR="1")
     assert "\x1b" not in plain and "images/s" not in plain
     assert len(plain.splitlines()) == 60
+
+
+def test_progress_counts_no_other_images_for_a_list_on_stdin(mixed, tmp_path, monkeypatch):
+    monkeypatch.chdir(mixed)
+    names = [p for p in sorted(mixed.iterdir()) if p.stat().st_size > 100]
+    (tmp_path / "names").write_text("".join(f"{name}\n" for name in names * 8))
+    shown = on_a_terminal("-", "-b", 1, "-o", tmp_path / "r.jsonl", stdin=tmp_path / "names")
+    assert re.search(r"\r\x1b\[K\d+ images, 0 failed, [\d.]+ images/s", shown)
+    assert " of " not in shown
+    shown = on_a_terminal(*names * 8, "-b", 1, "-o", tmp_path / "r.jsonl")
+    assert f" of {8 * len(names)} images, 0 failed, " in shown
+
+
+def test_a_source_that_breaks_is_told_once_on_a_terminal(tmp_path):
+    """The count of the images meets the error too, in a thread of its own."""
+    table = tmp_path / "list.csv"
+    table.write_text(f"path\n{EXAMPLES[0]}\n{'x' * 200_000}\n")
+    shown = on_a_terminal(table, "-o", tmp_path / "r.jsonl")
+    assert shown.count("is not CSV (field larger than field limit") == 1
+    assert "Traceback" not in shown
+
+
+def test_one_image_is_no_images(infer):
+    assert infer(EXAMPLES[0]).stderr.startswith("1 image, 0 failed, ")

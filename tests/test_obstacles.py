@@ -1,6 +1,7 @@
 """Where a model runs, and the words of refusal when it cannot run there."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def test_int8_is_for_the_cpu(tiny_artefact: Path, tmp_path: Path, provider: str)
     (entry,) = model.metadata_props
     document = json.loads(entry.value)
     document["identity"]["precision"] = "int8"
+    document["content_sha256"] = None
     entry.value = json.dumps(document)
     path = tmp_path / "int8.onnx"
     onnx.save(model, path)
@@ -180,3 +182,17 @@ def test_limits_of_the_machine() -> None:
     assert 1 <= processor.usable_cores() <= cpu.affinity
     assert cpu.memory > 2**28
     assert set(cpu.features) <= set(processor.CPU_FEATURES)
+
+
+def test_onnxruntime_keeps_no_records_of_its_use(tiny_artefact: Path, tmp_path: Path) -> None:
+    """Its telemetry would leave a database and a device number in the home folder."""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    program = Path(sys.executable).with_name("vit-infer")
+    line = [program, ROOT / "examples/star-01.png", "-m", tiny_artefact]
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    left = [p.relative_to(tmp_path).parts[:2] for p in tmp_path.rglob("*") if p.is_file()]
+    assert set(left) <= {("cache", "vit-engine")}

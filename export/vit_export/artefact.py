@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 from onnxscript import ir
 from PIL import Image
 
-from vit_engine.artefact import contract
-from vit_engine.artefact.contract import Contract, Identity, Input, Output
+import vit_engine
+from vit_engine.artefact.contract import KEY, Contract, Identity, Input, Output, Precision
+from vit_engine.artefact.integrity import content_sha256
+from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
+from vit_engine.artefact.protobuf import field
 from vit_engine.atomic import replacing
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.parity import BOUNDS, Bounds
@@ -50,7 +52,9 @@ def export(
     if rounded:
         contract = replace(contract, calibration=rounded.calibration)
     with replacing(path) as temporary:
-        write(model, contract, temporary)
+        write(model, contract.identity.precision, temporary)
+        bare = temporary.stat().st_size
+        stamp(temporary, contract, bare)
         onnx.checker.check_model(temporary, full_check=True)
         if images is not None:
             try:
@@ -60,8 +64,7 @@ def export(
                     raise
                 raise ParityError(f"{e}; {rounded.most_sensitive()}") from e
             contract = replace(contract, parity=parity)
-            write(model, contract, temporary)
-    return contract
+        return stamp(temporary, contract, bare)
 
 
 def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str) -> Contract:
@@ -74,7 +77,7 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str)
             revision=checkpoint.revision,
             weights_sha256=checkpoint.weights_sha256,
             precision=precision,
-            exporter=f"vit-engine {version('vit-engine')}",
+            exporter=f"vit-engine {vit_engine.__version__}",
         ),
         input=Input(INPUTS[io], dtype, layout, size, size),
         preprocessing=checkpoint.preprocessing,
@@ -83,16 +86,23 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: str, io: str)
     )
 
 
-def write(model: ir.Model, stamp: Contract, path: Path) -> None:
-    """Write the model to `path` with `stamp` as its one metadata entry of ours.
-
-    CheckpointError if it is over the 2 GiB that one ONNX file can hold.
-    """
+def write(model: ir.Model, precision: Precision, path: Path) -> None:
+    """Write the model without a contract; CheckpointError if one ONNX file cannot hold it."""
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if size > MAX_BYTES:
         raise CheckpointError(
-            f"{stamp.identity.precision} weights are {size / 2**30:.1f} GiB, one ONNX file holds "
+            f"{precision} weights are {size / 2**30:.1f} GiB, one ONNX file holds "
             "2 GiB at most; export with --fp16"
         )
-    model.metadata_props[contract.KEY] = stamp.dumps()
     ir.save(model, path)
+
+
+def stamp(path: Path, contract: Contract, size: int) -> Contract:
+    """Put a contract behind the model's `size` bytes, in place of any other; return it whole."""
+    with path.open("r+b") as file:
+        file.truncate(size)  # fields of a protobuf message may stand in any order
+        file.seek(size)
+        contract = replace(contract, content_sha256=content_sha256(path, contract))
+        entry = field(ENTRY_KEY, KEY) + field(ENTRY_VALUE, contract.dumps())
+        file.write(field(MODEL_METADATA, entry))
+    return contract

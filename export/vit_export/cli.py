@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vit_engine import ending
+from vit_engine.arguments import Parser, number
 from vit_engine.artefact.contract import Parity
-from vit_engine.commands import ending
+from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.errors import UsageError
 from vit_engine.parity import BOUNDS
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL, Checkpoint, load
@@ -23,18 +25,20 @@ if TYPE_CHECKING:
     from vit_export.quantization.recipe import Quantized
 
 HF_FILES = {"fp16": "model_fp16.onnx", "fp32": "model.onnx", "int8": "model_int8.onnx"}
-"""By precision, the file names that Optimum and transformers.js look for; the first is default."""
-PRECISIONS = {  # and what they are for
-    "fp16": "half precision: for GPUs, and half the size (default)",
-    "fp32": "full precision: the same numbers as PyTorch",
-    "int8": "for CPUs: several times faster, labels nearly the same",
+"""By precision, the file names that Optimum and transformers.js look for."""
+PRECISIONS = {
+    "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
+    "fp32": "full precision: PyTorch's numbers but for rounding",
+    "int8": "8-bit integers, for CPUs alone: a quarter of the size and mostly the fastest, nearly "
+    "PyTorch's labels",
 }
+"""What each is for."""
 DEFAULT_PRECISION = "fp16"
 
 
 def main() -> int:
     """Run vit-export; returns the exit code."""
-    arguments = _parser().parse_args()
+    arguments = _parser().parse()
 
     def body() -> int:
         with _stdout_on_stderr():
@@ -43,12 +47,12 @@ def main() -> int:
     return ending.run("vit-export", body)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vit-export",
+def _parser() -> Parser:
+    parser = Parser(
+        "vit-export",
         description="Turn a ViT classifier into one verified, self-describing ONNX file.",
         epilog="exit codes: 0 done, 2 bad usage or checkpoint, 4 output cannot be written, "
-        "5 parity not met, 130/143 interrupted",
+        "5 differs from PyTorch by more than the precision allows, 130/143 interrupted",
     )
     add = parser.add_argument
     add(
@@ -72,66 +76,78 @@ def _parser() -> argparse.ArgumentParser:
         "--io",
         choices=("uint8", "hf"),
         default="uint8",
-        help="input: raw RGB bytes NHWC (default), or Hugging Face's normalised pixel_values; "
-        "hf writes a folder in the onnx/model_fp16.onnx layout",
+        help="the graph's input: uint8, RGB bytes in NHWC order (default), or hf, Hugging Face's "
+        "normalised pixel_values; hf writes a folder with onnx/model_fp16.onnx in it",
     )
-    add("-o", "--output", type=Path, help="file, or with --io hf folder (default vit.onnx, vit)")
-    add("--revision", help="of the model on its hub")
-    add("--offline", action="store_true", help="use what has been downloaded before")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help=f"file to write (default {DEFAULT_OUTPUT}), or with --io hf folder (default vit)",
+    )
+    add("--revision", help="branch, tag or commit of the model on its hub")
+    add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
         "--triton",
         type=Path,
         metavar="DIR",
-        help="write the model repository of a Triton server as well",
+        help="also write a model repository for NVIDIA's Triton server",
     )
     add(
         "--triton-tensorrt",
         action="store_true",
-        help="let Triton build a TensorRT engine of it, on a GPU",
+        help="with --triton: have the server run the model on TensorRT, which needs a GPU",
     )
     verify = parser.add_mutually_exclusive_group()
     verify.add_argument(
         "--verify-images",
         metavar="SOURCE",
         action="append",
-        help="hold the artefact against PyTorch on these images (default: drawn ones)",
+        help="compare the artefact with PyTorch on these images (default: shapes that are drawn "
+        "for it); may be given more than once",
     )
-    verify.add_argument("--no-verify", action="store_true", help="the artefact will say so")
+    verify.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="do not compare it with PyTorch; the artefact records that",
+    )
     add(
         "--calibrate",
-        metavar="DIR",
-        help="with --int8: images like those to come, 100 or so; a part calibrates, others judge "
-        "(default: drawn ones)",
+        metavar="SOURCE",
+        help="with --int8: about 100 images like those to be labelled later; some set the "
+        "rounding, the others measure what it costs (default: shapes that are drawn for it)",
     )
     add(
         "--min-agreement",
-        type=float,
+        type=number("a share from 0 to 1", accepts=lambda share: 0 <= share <= 1),
         metavar="SHARE",
-        help="with --int8: of images labelled as PyTorch does, else exit 5 (default 0.98)",
+        help="with --int8: the share of images that must keep PyTorch's label, or nothing is "
+        "written and the exit code is 5 (default 0.98)",
     )
     return parser
 
 
 def _export(arguments: argparse.Namespace) -> int:
     hf = arguments.io == "hf"
-    output = arguments.output or Path("vit" if hf else "vit.onnx")
+    output = arguments.output or Path("vit" if hf else DEFAULT_OUTPUT)
     if not hf and output.is_dir():
-        raise UsageError(f"{output} is a folder; -o takes a file, such as {output / 'vit.onnx'}")
+        raise UsageError(
+            f"{output} is a folder; -o takes a file, such as {output / DEFAULT_OUTPUT}"
+        )
     if hf and output.is_file():
         raise UsageError(f"{output} is a file; with --io hf -o takes a folder")
     if arguments.triton_tensorrt and not arguments.triton:
-        raise UsageError("--triton-tensorrt is of a repository; add --triton DIR")
+        raise UsageError("--triton-tensorrt only makes sense together with --triton DIR")
     if arguments.precision != "int8":
         for option in ("calibrate", "min_agreement"):
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
-    if arguments.min_agreement is not None and not 0 <= arguments.min_agreement <= 1:
-        raise UsageError(f"--min-agreement is {arguments.min_agreement}, a share from 0 to 1")
     path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
     checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
-    # Here, since they import torch's world, which takes seconds: a mistake in the command line or
-    # the checkpoint is told at once.
+    # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
+    # or the checkpoint is reported before.
     from vit_export.artefact import export
     from vit_export.verify import verification_images
 
@@ -162,26 +178,26 @@ def _export(arguments: argparse.Namespace) -> int:
         from vit_export import triton
 
         model = triton.write(path, arguments.triton, with_tensorrt=arguments.triton_tensorrt)
-        say(f"wrote {model}, for tritonserver --model-repository {arguments.triton}")
+        say(f"wrote {model}; serve it with tritonserver --model-repository {arguments.triton}")
     return 0
 
 
 def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, Iterator[Image]]":
-    """Round the checkpoint to int8; return it and the images to judge it on."""
+    """Round the checkpoint to int8; return it and the images to compare it with PyTorch on."""
     from vit_export.quantization import calibration
     from vit_export.quantization.recipe import quantized
 
     if source is None:
         say(
-            "warning: calibrating on drawn images; --calibrate DIR, with a hundred images like "
-            "those to come, keeps more of the accuracy"
+            "warning: calibrating on drawn images; --calibrate SOURCE, with about 100 images "
+            "like those to be labelled later, keeps more of the accuracy"
         )
     images, judged = calibration.split(source)
     rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
     in_float = rounded.sensitivity.keys() - rounded.layers.keys()
     say(
-        f"calibrated on {len(images)} images: {len(rounded.layers)} products in int8, "
-        f"{len(in_float)} of the most sensitive in float"
+        f"calibrated on {len(images)} images: {len(rounded.layers)} matrix products in int8, "
+        f"the {len(in_float)} most sensitive in float"
     )
     return rounded, judged
 
@@ -205,13 +221,13 @@ def _verdict(parity: Parity | None) -> str:
 
 
 def say(text: str) -> None:
-    """Tell the user something, on stderr."""
+    """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _stdout_on_stderr() -> Iterator[None]:
-    """Send to stderr what the libraries print, from Python or from C++."""
+    """Send to stderr what libraries print to stdout, from Python or from C++."""
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)

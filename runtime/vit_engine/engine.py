@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.integrity import check_once
 from vit_engine.errors import ArtefactError, ProviderError, UsageError, one_line
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
@@ -116,6 +117,7 @@ class Engine:
             )
 
         first, *rest = candidates(provider, request)
+        check_once(path, contract)
         try:
             return on(first)
         except ProviderError as e:

@@ -98,6 +98,7 @@ class Contract:
     """Everything the runtime needs to know of an artefact.
 
     `parity` is None if it was never checked, `calibration` if no image had a part in the weights.
+    `content_sha256` is that of `integrity.content_sha256`.
     """
 
     identity: Identity
@@ -106,6 +107,7 @@ class Contract:
     output: Output
     parity: Parity | None
     calibration: Calibration | None = None
+    content_sha256: str | None = None
     schema: int = SCHEMA
 
     def dumps(self) -> str:

@@ -16,12 +16,11 @@ from vit_engine.artefact.nodes import (
     ENTRY_VALUE,
     GRAPH_INITIALIZER,
     MODEL_GRAPH,
+    MODEL_METADATA,
     TENSOR_EXTERNAL,
 )
 from vit_engine.artefact.protobuf import MalformedError, fields
 from vit_engine.errors import ArtefactError
-
-_MODEL_METADATA = 14
 
 DEFAULT_MODEL = "vit.onnx"
 """What vit-export writes and vit-infer opens where nothing else is named."""
@@ -69,7 +68,7 @@ def _entries(data: mmap.mmap) -> dict[str, bytes]:
     entries: dict[str, bytes] = {}
     graphs = 0
     for number, start, end in fields(data, 0, len(data)):
-        if number == _MODEL_METADATA:
+        if number == MODEL_METADATA:
             pair = {n: data[a:b] for n, a, b in fields(data, start, end)}
             key = pair.get(ENTRY_KEY, b"").decode(errors="replace")
             entries[key] = pair.get(ENTRY_VALUE, b"")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_engine.artefact.protobuf import Buffer, field, fields, number, numbers
 
-MODEL_GRAPH = 7
+MODEL_GRAPH, MODEL_METADATA = 7, 14
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_VALUE_INFO = 1, 5, 13
 TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2

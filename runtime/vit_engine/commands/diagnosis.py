@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 
+import vit_engine
 from vit_engine.engine import Engine
 from vit_engine.errors import ProviderError
 from vit_engine.machine import libraries, nvidia, processor
@@ -86,7 +86,7 @@ def examine(model: str, device: int) -> Report:
         trials = tuple(_trial(p, model, device) for p in reversed(PROVIDERS.values()))
         problems += _problems(owners, trials, driver)
     return Report(
-        version=_own_version(),
+        version=vit_engine.__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         onnxruntime=version,
@@ -170,7 +170,10 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
 
 
 def _engine_cache() -> str:
-    folder = engine_cache.root()
+    try:
+        folder = engine_cache.root()
+    except ProviderError as e:
+        return str(e)
     engines = [p for p in folder.glob(f"*/{engine_cache.SEAL}") if p.is_file()]
     size = 0
     with contextlib.suppress(OSError):
@@ -202,10 +205,3 @@ def _advice(trials: tuple[Trial, ...], cpu: Cpu) -> Iterator[str]:
             "for this CPU: vit-export --fp16; without int8 instructions --int8 is faster by "
             "a third, and labels less exactly"
         )
-
-
-def _own_version() -> str:
-    try:
-        return metadata.version("vit-engine")
-    except metadata.PackageNotFoundError:
-        return "(not installed, run from its sources)"

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from vit_engine import ending
 from vit_engine.artefact import metadata
-from vit_engine.commands import ending
 from vit_engine.commands.diagnosis import Report, examine, try_provider
-from vit_engine.errors import ProviderError
+from vit_engine.errors import MachineError
 from vit_engine.machine import processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.providers.table import PROVIDERS
@@ -40,7 +40,7 @@ def main() -> int:
             sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
         else:
             sys.stdout.write("\n".join(text(report)) + "\n")
-        return ProviderError.exit_code if report.problems else 0
+        return MachineError.exit_code if report.problems else 0
 
     return ending.run("vit-doctor", body)
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to finish: the first is a flag, the second ends the process."""
+"""SIGINT and SIGTERM as a request to stop soon: the first sets a flag, a second one ends all."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Interrupt:
-    """The first signal that came, 0 until one does."""
+    """The number of the first signal that came, 0 until one does."""
 
     signum: int = 0
 
@@ -25,13 +25,13 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """What a command ends with after the signal."""
+        """The exit code of a command that the signal has stopped."""
         return 128 + self.signum
 
 
 @contextmanager
 def interrupts() -> Iterator[Interrupt]:
-    """Turn the two signals into a flag while the context lasts; for the main thread."""
+    """Turn the two signals into a flag while the context lasts; main thread only."""
     interrupt = Interrupt()
 
     def handle(signum: int, _: FrameType | None) -> None:

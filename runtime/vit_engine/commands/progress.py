@@ -1,15 +1,16 @@
 """How far a run is: a line on a terminal while it goes on, and the summary at its end."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
-_EVERY = 0.1  # seconds between two looks of the line
+_EVERY = 0.1  # seconds between two updates of the line
 
 
 class Progress:
-    """Counts a run's rows, those of an earlier run that it resumes included."""
+    """Counts a run's rows, those of an interrupted run that it resumes included."""
 
     def __init__(self, *, done: int = 0, failed: int = 0) -> None:
         self.done, self.failed = done, failed
@@ -20,7 +21,8 @@ class Progress:
         """Find out how many rows there will be, in a thread of its own."""
 
         def work() -> None:
-            self._total = sum(1 for _ in images())
+            with contextlib.suppress(Exception):  # the run meets the same error, and reports it
+                self._total = sum(1 for _ in images())
 
         threading.Thread(target=work, daemon=True).start()
 
@@ -40,9 +42,14 @@ class Progress:
     def line(self) -> str:
         """Return "1,200 of 5,000 images, 3 failed, 81.2 images/s, 0:47 left"."""
         rate = (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
-        of, left = "", ""
+        images, left = number_of_images(self.done), ""
         if self._total is not None and self._total > self.done:
-            of = f" of {self._total:,}"
+            images = f"{self.done:,} of {number_of_images(self._total)}"
             minutes, seconds = divmod(round((self._total - self.done) / max(rate, 1e-9)), 60)
             left = f", {minutes}:{seconds:02} left" if rate else ""
-        return f"{self.done:,}{of} images, {self.failed:,} failed, {rate:.1f} images/s{left}"
+        return f"{images}, {self.failed:,} failed, {rate:.1f} images/s{left}"
+
+
+def number_of_images(count: int) -> str:
+    """Return "1 image", "2,000 images"."""
+    return f"{count:,} image{'s' * (count != 1)}"

@@ -19,6 +19,7 @@ from typing import Self
 
 from vit_engine.atomic import write_whole
 from vit_engine.errors import ProviderError
+from vit_engine.machine.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,11 @@ TIMING = ".timing"
 
 
 def root() -> Path:
-    """Return the folder of all engines, below XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vit-engine" / "tensorrt"
+    """Return the folder of all engines; ProviderError for a user without a home."""
+    folder = cache_folder("tensorrt")
+    if folder is None:
+        raise ProviderError("there is no home folder for TensorRT's engines; set XDG_CACHE_HOME")
+    return folder
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What keeps a GPU provider from running here, in words: the build, the driver, the libraries."""
 
+import os
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,12 @@ NO_GPU_CURE = "use --provider cpu; on a machine with a GPU, pip install 'vit-eng
 
 
 def import_onnxruntime() -> ModuleType:
-    """Return the onnxruntime module, or raise ProviderError with the extra to install."""
+    """Return the onnxruntime module, or raise ProviderError with the extra to install.
+
+    Its telemetry is off unless the user has set the variable to something else: since 1.32 it keeps
+    a database and a device number in the user's cache folder, to send usage to its maker.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read as the module is loaded
     try:
         import onnxruntime
     except ImportError as e:

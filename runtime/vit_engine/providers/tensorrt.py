@@ -160,10 +160,10 @@ def announced(what: str) -> Iterator[None]:
     ticker.start()
     try:
         yield
-        log.warning("built in %.0f s", time.monotonic() - start)
     finally:
         done.set()
         ticker.join()
+    log.warning("built in %.0f s", time.monotonic() - start)
 
 
 def _runner(

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.artefact.contract import Contract
+from vit_engine.atomic import write_whole
 from vit_engine.classifier import LabelledBatch
-from vit_engine.errors import ProviderError, printable
+from vit_engine.errors import printable
 
 MAX_IMAGES, MAX_ERRORS = 600, 600
-"""What a sheet shows at most: of more images a random sample, of more errors the first."""
+"""The most that a sheet shows: a random sample of more images, the first of more errors."""
 
 SIDE = 144
 """Pixels of a thumbnail's side; about 5 KB each."""
@@ -26,8 +27,8 @@ SIDE = 144
 class ContactSheet:
     """Takes a run's batches as they come and keeps a bounded sample of them.
 
-    A thumbnail is the model's own input, so it shows what the crop and the squash left of an image.
-    `before` is how many images an earlier run had labelled: the sheet says that it lacks them.
+    A thumbnail is the model's own input: it shows what resizing and cropping left of an image.
+    `before` is how many rows a resumed run had already: the sheet says that it lacks their images.
     """
 
     def __init__(self, contract: Contract, *, before: int = 0) -> None:
@@ -38,7 +39,7 @@ class ContactSheet:
         self._random = random.Random(0)
 
     def add(self, labelled: LabelledBatch) -> None:
-        """Take a batch; an image's thumbnail is made only if it enters the sample."""
+        """Add a batch; a thumbnail is made only of an image that enters the sample."""
         for prediction, pixels in zip(labelled.predictions, labelled.pixels, strict=True):
             order = self._labelled + self._failed
             name = printable(prediction.path or "-")
@@ -72,12 +73,7 @@ class ContactSheet:
         page = resources.files("vit_engine.rows").joinpath("contact_sheet.html").read_text("utf-8")
         # Within a script element only "<" could end the text.
         text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-        new = path.with_name(path.name + ".new")
-        try:
-            new.write_text(page.replace("__DATA__", text), "utf-8")
-            new.replace(path)
-        except OSError as e:
-            raise ProviderError(f"{path}: cannot be written ({e.strerror})") from e
+        write_whole(path, page.replace("__DATA__", text).encode())
 
     def _place(self) -> int | None:
         """Return where the newest labelled image enters the sample (reservoir sampling)."""

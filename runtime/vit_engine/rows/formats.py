@@ -25,7 +25,11 @@ _ROWS_A_GROUP = 65_536
 
 @dataclass(frozen=True)
 class Format:
-    """How rows are written; `convert` makes the file of those lines where it is not they alone."""
+    """How rows are written: a header, then a line for each.
+
+    `convert` writes the final file (second path) from the file of those lines (first path), for a
+    format that is not made of lines; with None the lines are the format.
+    """
 
     line: Callable[[Prediction], bytes]
     header: bytes = b""
@@ -33,14 +37,14 @@ class Format:
 
 
 def jsonl_line(prediction: Prediction) -> bytes:
-    """Return one JSON document; a path's undecodable bytes are lone surrogate escapes."""
+    """Return one JSON document; bytes of a path that are not UTF-8 are lone surrogates in it."""
     return json.dumps(prediction.to_dict()).encode() + b"\n"
 
 
 def csv_line(prediction: Prediction) -> bytes:
-    """Return one CSV record; `topk` is JSON in its cell, a path's bytes are as they are on disk.
+    """Return one CSV record: `topk` is JSON within its cell, a path has the bytes it has on disk.
 
-    A text cell that a spreadsheet would run as a formula gets an apostrophe before it.
+    A text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
     row = prediction.to_dict()
     row["topk"] = json.dumps(row["topk"]) if row["topk"] else None
@@ -74,9 +78,10 @@ def parquet_from_jsonl(lines: Path, path: Path) -> None:
 
 
 def arrow_path(path: str) -> dict[str, Any]:
-    """Return the columns of a path: `raw` has the bytes of one that is not UTF-8, else None.
+    """Return the columns `path` and `raw` of a path.
 
-    Such a path's `path` has them escaped.
+    Of a path that is not UTF-8, `raw` has the bytes and `path` shows them escaped; else `raw` is
+    None.
     """
     raw = os.fsencode(path)
     if _is_utf8(raw):
@@ -85,7 +90,10 @@ def arrow_path(path: str) -> dict[str, Any]:
 
 
 def format_from_name(name: str, *, colour: bool = False) -> Format:
-    """Return a format of FORMATS, for a terminal in `colour`; UsageError if its extra is absent."""
+    """Return the format of a name in FORMATS; `colour` marks errors in red, in a table.
+
+    UsageError for Parquet where pyarrow is not installed.
+    """
     if name == "table":
         return Format(partial(table_line, colour=colour))
     if name == "parquet":
@@ -99,7 +107,7 @@ def format_from_name(name: str, *, colour: bool = False) -> Format:
 
 
 def arrow_schema() -> "pa.Schema":
-    """Return the columns of a row in Parquet."""
+    """Return the columns of Parquet: those of a row, and `raw`."""
     import pyarrow as pa
 
     score = [("label", pa.string()), ("index", pa.int64()), ("score", pa.float64())]
@@ -136,4 +144,4 @@ _FORMATS = {
     "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
 }
 FORMATS = tuple(_FORMATS)
-"""Their names."""
+"""The names of the formats."""

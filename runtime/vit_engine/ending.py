@@ -1,4 +1,4 @@
-"""What the commands share: how they end."""
+"""How every command ends: the exit code, and one line on stderr that says why."""
 
 import errno
 import os
@@ -6,14 +6,14 @@ import signal
 import sys
 from collections.abc import Callable
 
-from vit_engine.errors import ProviderError, VitError
+from vit_engine.errors import VitError, WriteError
 
 
 def run(name: str, body: Callable[[], int]) -> int:
-    """Return the exit code of `body`, and tell a foreseen failure in one line on stderr.
+    """Run `body` and return its exit code, or that of its VitError, whose text goes to stderr.
 
     130 and 143 after SIGINT and SIGTERM, which both unwind the stack; 141 where the reader of
-    stdout has gone, as for any program that SIGPIPE ends.
+    stdout has gone, as for any program that SIGPIPE ends; 4 where a disk is full.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -41,12 +41,12 @@ def _code(name: str, body: Callable[[], int]) -> int:
         if e.errno != errno.ENOSPC:
             raise
         sys.stderr.write(f"{name}: {e.strerror}\n")
-        return ProviderError.exit_code
+        return WriteError.exit_code
     return code
 
 
 def _empty_stdout() -> None:
-    """Drop what is left for a stdout that takes nothing more: Python would exit with 120 of it."""
+    """Discard what stdout no longer takes: Python would try again at exit, and end with 120."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,0 +1,167 @@
+"""The options of vit-infer."""
+
+from pathlib import Path
+
+from vit_engine.arguments import Parser, number, whole_number
+from vit_engine.artefact.metadata import DEFAULT_MODEL
+from vit_engine.commands.error_limit import ErrorLimit
+from vit_engine.images.decoder_process import TIME_LIMIT
+from vit_engine.providers.table import CHOICES, DEFAULT_PROVIDER
+from vit_engine.rows.formats import FORMATS
+from vit_engine.scores import DEFAULT_TOP_K
+from vit_engine.sources.find import DEFAULT_COLUMN
+from vit_engine.sources.stores import is_store
+
+LONGEST = 1_000_000
+"""Seconds that --timeout takes at most: poll(2) counts milliseconds in 32 bits."""
+
+
+def command_line() -> Parser:
+    """Return the parser of vit-infer's command line."""
+    parser = Parser(
+        "vit-infer",
+        description="Label images with a model that vit-export wrote.",
+        epilog="exit codes: 0 done, 1 too many errors, 2 bad usage or artefact, 3 done but some "
+        "images failed, 4 provider or disk not available, 130/143 interrupted",
+    )
+    add = parser.add_argument_group("images").add_argument
+    add(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="file, folder, 'glob', http(s) URL, .tar[.gz] of images, .csv or .parquet with a "
+        "column of paths, or - for a list on stdin",
+    )
+    add("-0", "--null", action="store_true", help="the list on stdin is NUL-separated")
+    add(
+        "--column",
+        default=DEFAULT_COLUMN,
+        help="the column of a .csv or .parquet that has the paths (default %(default)s)",
+    )
+    add("--all-files", action="store_true", help="find images by content, not by extension")
+    add("--follow-links", action="store_true", help="search linked folders too, each once")
+    add(
+        "--fast-decode",
+        action="store_true",
+        help="decode large JPEGs at a reduced size: faster, and a few labels may differ",
+    )
+    add(
+        "--timeout",
+        type=number(
+            f"a number of seconds above 0, {LONGEST:,} at most", accepts=lambda s: 0 < s <= LONGEST
+        ),
+        default=TIME_LIMIT,
+        metavar="S",
+        help="seconds to decode one image (default %(default)g)",
+    )
+    add = parser.add_argument_group("model").add_argument
+    add(
+        "-m",
+        "--model",
+        default=DEFAULT_MODEL,
+        help="artefact, or 'demo' for the bundled one (default %(default)s)",
+    )
+    add(
+        "--provider",
+        choices=CHOICES,
+        default=DEFAULT_PROVIDER,
+        help="where to run the model (default %(default)s: on CUDA where it opens, else the CPU)",
+    )
+    add(
+        "--device",
+        type=whole_number("the number of a GPU", least=0),
+        default=0,
+        metavar="N",
+        help="which GPU (default %(default)s)",
+    )
+    add("--no-cuda-graphs", action="store_true", help="launch CUDA's kernels one by one")
+    add(
+        "--build-only",
+        action="store_true",
+        help="open the model, building what the provider needs, such as TensorRT's engine; stop",
+    )
+    add(
+        "-b",
+        "--batch",
+        type=whole_number("a whole number of images", least=1),
+        metavar="N",
+        help="images at once (default: what keeps the provider busy)",
+    )
+    add(
+        "--threads",
+        type=whole_number("a whole number of threads", least=1),
+        metavar="N",
+        help="compute threads (default: the cores that this process may use)",
+    )
+    add(
+        "--describe",
+        nargs="?",
+        const="text",
+        choices=("text", "json"),
+        help="print what the artefact says of itself, as text or json, and stop",
+    )
+    add = parser.add_argument_group("rows").add_argument
+    add(
+        "-k",
+        "--top-k",
+        type=whole_number("a whole number of labels", least=1),
+        default=DEFAULT_TOP_K,
+        metavar="K",
+        help="labels of each image, best first (default %(default)s)",
+    )
+    add(
+        "--format",
+        choices=FORMATS,
+        help="format of the rows (default: by the extension of -o FILE; without one jsonl, and "
+        "table on a terminal)",
+    )
+    add(
+        "-o",
+        "--output",
+        type=_output_path,
+        metavar="FILE",
+        help="write the rows to this file, not to stdout",
+    )
+    add("--resume", action="store_true", help="continue the -o FILE of an interrupted run")
+    add(
+        "--max-errors",
+        type=ErrorLimit.parse,
+        metavar="N|P%",
+        help="stop with exit code 1 once more than N images have failed, or more than P percent "
+        "of 100 or more",
+    )
+    add("--html", type=Path, metavar="FILE", help="write a contact sheet to look at as well")
+    add("-q", "--quiet", action="store_true", help="no progress and no summary")
+    add = parser.add_argument_group(
+        "past one machine",
+        "With --ray, SOURCE may also be a Parquet manifest, and -o names a folder; both may be in "
+        "an object store, s3:// or gs://.",
+    ).add_argument
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on the Ray cluster there (default $RAY_ADDRESS, else a Ray that is started on "
+        "this machine for the run)",
+    )
+    add(
+        "--ray-actors",
+        type=whole_number("a whole number of models", least=1),
+        metavar="N",
+        help="models at most (default: one for each GPU; without GPUs one for each node)",
+    )
+    add(
+        "--ray-gpus",
+        type=number(
+            "a number of GPUs: 0, a share of one such as 0.5, or a whole number",
+            accepts=lambda gpus: 0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer()),
+        ),
+        metavar="X",
+        help="GPUs of each model, such as 1 or 0.5",
+    )
+    return parser
+
+
+def _output_path(text: str) -> Path | str:
+    return text if is_store(text) else Path(text)
