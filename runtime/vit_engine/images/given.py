@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 from vit_engine.errors import ImageError, one_line
 from vit_engine.images.pillow import AlteredPillowError, image_errors
 from vit_engine.images.preprocess import is_loaded, rgb_from_image
-from vit_engine.sources.item import MAX_BYTES, Item
+from vit_engine.sources.item import MAX_BYTES, MAX_PIXELS, Item
 
 
 class ReadableFile(Protocol):
@@ -60,12 +60,12 @@ class Given:
     """One image as it was when it was taken: what its owner does to it later changes nothing.
 
     `path` is what its prediction shows, None for an image without a name. `image` is an item to be
-    read, an image to be loaded, an upright RGB image or a uint8 array (H, W) or (H, W, 3); None
-    once it is decoded, and where it has an `error`.
+    read, an image to be loaded, or an upright RGB image; None once it is decoded, and where it has
+    an `error`.
     """
 
     path: str | None
-    image: Item | Unloaded | Image.Image | NDArray[np.uint8] | None
+    image: Item | Unloaded | Image.Image | None
     error: ImageError | None = None
 
 
@@ -80,18 +80,19 @@ def images_from(given: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
         return cast(Iterable[ImageLike], given) if several else [given]
     if _is_one(given):
         return [cast(ImageLike, given)]
-    name = _name_of(given)
     if isinstance(given, Mapping):
-        raise TypeError(f"images is a {name}: give its values or its keys as a list")
-    if isinstance(given, set | frozenset):
-        raise TypeError(f"images is a {name}, which has no order: give a list")
-    if hasattr(type(given), "columns"):
-        raise TypeError(f"images is a {name}: give one of its columns, as in table['path']")
-    if _is_tensor(given):
-        raise TypeError(f"images is a {name}: {_HOW_TO_CONVERT}")
-    if not isinstance(given, Iterable) and not hasattr(type(given), "__getitem__"):
-        raise TypeError(f"images is a {name}: give an image or an iterable of them; {_KINDS}")
-    return cast(Iterable[ImageLike], given)
+        words = "give its keys or its values as a list"
+    elif isinstance(given, set | frozenset):
+        words = "it has no order, give a list"
+    elif hasattr(type(given), "columns"):
+        words = "give one of its columns, as in table['path']"
+    elif _is_tensor(given):
+        words = _HOW_TO_CONVERT
+    elif not isinstance(given, Iterable) and not hasattr(type(given), "__getitem__"):
+        words = f"give an image or an iterable of images; {_KINDS}"
+    else:
+        return cast(Iterable[ImageLike], given)
+    raise TypeError(f"images is of type {_name_of(given)}: {words}")
 
 
 def taken(images: Iterable[ImageLike]) -> Iterator[Given]:
@@ -117,20 +118,20 @@ def given_from(image: object, name: str) -> Given:
             if isinstance(image, Item):
                 return Given(image.path, image)
             if isinstance(image, str | os.PathLike):
-                path = os.fsdecode(os.fspath(image))
+                path = str.__str__(os.fsdecode(image))  # a plain one: NumPy's are of a subclass
                 return Given(path, Item(path))
             return Given(None, _contents(image, name))
     except ImageError as e:
         return Given(None, None, e)
 
 
-def _contents(image: object, name: str) -> Item | Image.Image | NDArray[np.uint8]:
+def _contents(image: object, name: str) -> Item | Image.Image:
     if isinstance(image, bytes | bytearray | memoryview):
         return _item(bytes(image))
     if isinstance(image, Image.Image):
         return loaded(image)
     if isinstance(image, np.ndarray):
-        return _array(image, name)
+        return _image_from_array(image, name)
     if _is_file(image):
         return _item(_bytes_from_file(cast(ReadableFile, image), name))
     found = one_line(str(image), 40) if isinstance(image, bool | int | float | complex) else ""
@@ -155,8 +156,8 @@ def loaded(image: Image.Image) -> Item | Image.Image:
         return _item(data)
 
 
-def _array(array: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
-    """Return a copy as uint8 (H, W) or (H, W, 3)."""
+def _image_from_array(array: NDArray[np.generic], name: str) -> Image.Image:
+    """Return a copy of an array as an RGB image."""
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise ImageError(
@@ -164,10 +165,15 @@ def _array(array: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
             f"{name} is a {array.dtype} array of shape {array.shape}; an array must be uint8 "
             "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4), with values from 0 to 255",
         )
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(
+            "too_large", f"{name} is an array of shape {array.shape}, of over {MAX_PIXELS} pixels"
+        )
     if not array.size:
         raise ImageError("format", f"{name} is an array of shape {array.shape}, without a pixel")
-    part = array if array.ndim == 2 else array[..., 0] if channels == 1 else array[..., :3]
-    return np.array(part, np.uint8)
+    if channels == 1:  # Pillow takes a grey array's memory for its own, and copies it here
+        return Image.fromarray(array.reshape(array.shape[:2])).convert("RGB")
+    return Image.fromarray(array[..., :3])
 
 
 def _bytes_from_file(file: ReadableFile, name: str) -> bytes:

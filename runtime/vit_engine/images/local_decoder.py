@@ -63,8 +63,6 @@ class LocalDecoder:
                 image = loaded(image.image)
         if isinstance(image, Image.Image):
             return pixels_from_rgb(image, self._preprocessing)
-        if isinstance(image, np.ndarray):
-            return pixels_from_image(Image.fromarray(image), self._preprocessing)
         assert image is not None
         data = bytes_from_item(image)
         try:
