@@ -186,7 +186,10 @@ class Classifier:
         with contextlib.closing(ahead(running(), stopped)) as results, pool:
             for batch, logits in results:
                 self.engine.check_open()
-                found = self.predictions(logits.result(), top_k)
+                try:
+                    found = self.predictions(logits.result(), top_k)
+                finally:
+                    del logits  # it holds its error, whose traceback holds this frame, and the pool
                 decoded = iter(batch.pixels)
                 pairs = [
                     (replace(next(found), path=job.image.path), next(decoded))

@@ -265,7 +265,8 @@ def ahead(
                     return
             found.put(None)
         except BaseException as e:  # noqa: BLE001  raised again in the caller's thread
-            found.put(e)
+            assert e.__traceback__ is not None
+            found.put(e.with_traceback(e.__traceback__.tb_next))  # less this frame, which holds it
 
     thread, pid = threading.Thread(target=work, daemon=True), os.getpid()
     thread.start()
@@ -298,7 +299,7 @@ def _join(thread: threading.Thread, seconds: float | None = None) -> None:
     """Wait for a thread, unless that could never end.
 
     Garbage collection may close an iteration on one of its own threads, or when the interpreter
-    has stopped all but one.
+    has stopped all but one, which Python 3.13 takes for running still.
     """
     if thread is not threading.current_thread() and not sys.is_finalizing():
         thread.join(seconds)
