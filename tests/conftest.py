@@ -38,16 +38,24 @@ def test_data() -> Path:
     return path
 
 
-def write_checkpoint(folder: Path, *, seed: int = 0, spread: float = 0.5, **config: Any) -> Path:
-    """Write a random ViT as transformers does; `spread` is the weights' standard deviation.
+def write_checkpoint(
+    folder: Path,
+    *,
+    architecture: str = "ViTForImageClassification",
+    seed: int = 0,
+    spread: float = 0.5,
+    **config: Any,
+) -> Path:
+    """Write a random model as transformers does; `spread` is the weights' standard deviation.
 
     Above transformers' own 0.02, so that the logits differ from image to image.
     """
     import torch
-    from transformers import ViTConfig, ViTForImageClassification
+    import transformers
 
     torch.manual_seed(seed)
-    model = ViTForImageClassification(ViTConfig(**(TINY | config)))
+    make = getattr(transformers, architecture)
+    model = make(make.config_class(**(TINY | config)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:

@@ -38,11 +38,15 @@ EXPORTER = (
     "cli",
     "triton",
     "artefact",
-    "quantization",
     "verify",
+    "eager",
+    "quantization",
+    "samples",
     "graph",
     "checkpoints",
+    "families",
     "demo",
+    "utf8_path",
 )
 """The same of vit_export."""
 
@@ -50,6 +54,7 @@ SEEN_BY_THE_EXPORTER = {
     *("artefact", "atomic", "engine", "errors", "images", "parity", "scores", "sources"),
     "arguments",
     "ending",  # what command lines share
+    "providers.obstacles",  # ONNX Runtime, as it is imported with its telemetry off
     "providers.sessions",  # the session setting that keeps int8 products exact
     "providers.tensorrt",  # the profile that Triton's configuration repeats
 }

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassificatio
 
 from vit_engine.errors import CheckpointError, UsageError
 from vit_engine.images.preprocess import pixels_from_image
-from vit_export.checkpoints.checkpoint import Architecture, load
+from vit_export.checkpoints.checkpoint import load
+from vit_export.families.form import Form
 
 SIZE = 24
 QUERY = "vit.encoder.layer.0.attention.attention.query"
+POSITIONS = "vit.embeddings.position_embeddings"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def tensors_of(folder):
 
 def test_the_numbers_and_names_of_a_saved_model(saved, model):
     checkpoint = load(str(saved))
-    assert checkpoint.architecture == Architecture(
+    assert checkpoint.form == Form(
         hidden_size=12,
         layers=2,
         heads=3,
@@ -104,7 +107,20 @@ def assert_same(found, expected):
 def test_names_in_memory_mean_the_same_as_names_on_disk(folder, model):
     expected = load(str(folder)).tensors
     save_file(model.state_dict(), folder / "model.safetensors")
+    assert "vit.layers.0.attention.q_proj.weight" in tensors_of(folder)
     assert_same(load(str(folder)).tensors, expected)
+
+
+def test_what_is_wrong_is_told_in_the_names_of_the_file(folder, model):
+    whole, name = model.state_dict(), "vit.layers.1.mlp.fc2.weight"
+    save_file({n: t for n, t in whole.items() if n != name}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} (12, 20) is missing")
+    save_file(whole | {name: torch.ones(20, 12)}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} has shape (20, 12), expected (12, 20)")
+    save_file(whole | {name: torch.full((12, 20), torch.nan)}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} holds NaN")
+    edit(folder, "config.json", num_hidden_layers=1)
+    refused(folder, "unexpected tensor vit.layers.1.")
 
 
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
@@ -150,29 +166,31 @@ def test_a_whole_pickle_is_read_but_its_code_is_not_run(folder):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_every_float_is_widened_without_loss(folder, dtype):
+    widest = torch.promote_types(dtype, torch.float32)
+    whole = load(str(folder)).tensors
+    expected = {n: torch.from_numpy(t).to(dtype).to(widest).numpy() for n, t in whole.items()}
     tensors = {name: tensor.to(dtype) for name, tensor in tensors_of(folder).items()}
     save_file(tensors, folder / "model.safetensors")
-    widest = torch.promote_types(dtype, torch.float32)
-    expected = {name: tensor.to(widest).numpy() for name, tensor in tensors.items()}
     found = load(str(folder)).tensors
     assert_same(found, expected)
     assert {t.dtype for t in found.values()} == {t.dtype for t in expected.values()}
 
 
-def test_a_pooler_is_passed_over(folder, model):
-    tensors = tensors_of(folder)
+def test_a_pooler_is_passed_over(folder):
+    tensors, expected = tensors_of(folder), load(str(folder)).tensors
     pooler = {"vit.pooler.dense.weight": torch.ones(12, 12), "vit.pooler.dense.bias": torch.ones(2)}
     save_file(tensors | pooler, folder / "model.safetensors")
-    assert load(str(folder)).tensors.keys() == tensors.keys()
+    assert_same(load(str(folder)).tensors, expected)
 
 
 def test_query_key_and_value_without_bias(folder):
-    tensors = tensors_of(folder)
+    tensors, expected = tensors_of(folder), load(str(folder)).tensors
     kept = {n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))}
     save_file(kept, folder / "model.safetensors")
     refused(folder, f"tensor {QUERY}.bias", "missing")
     edit(folder, "config.json", qkv_bias=False)
-    assert load(str(folder)).tensors.keys() == kept.keys()
+    biases = {f"blocks.{i}.{part}.bias" for i in (0, 1) for part in "qkv"}
+    assert_same(load(str(folder)).tensors, {n: t for n, t in expected.items() if n not in biases})
 
 
 def test_labels_that_the_config_leaves_out(folder):
@@ -247,12 +265,13 @@ def refused(folder, *words):
         ({"do_normalize": 1}, ["do_normalize", "true or false"]),
         ({"size": 32}, ["(32, 32)", "(24, 24)"]),
         ({"size": {"height": 24, "width": 32}}, ["(24, 32)"]),
-        ({"size": {"shortest_edge": 24}}, ["shortest_edge", "no crop"]),
+        ({"size": {"shortest_edge": 24}}, ["shortest_edge without a crop"]),
         ({"size": {"longest_edge": 24}}, ["longest_edge", "supported"]),
         ({"size": "24"}, ["size is '24'"]),
         ({"size": True}, ["size is True"]),
         ({"do_center_crop": True}, ["crop_size"]),
         ({"resample": 6}, ["resample is 6"]),
+        ({"resample": 2.0}, ["resample is 2.0", "0 to 5"]),
         ({"resample": "bicubic"}, ["resample", "0 to 5"]),
         ({"rescale_factor": 0}, ["rescale_factor"]),
         ({"image_mean": [0.5]}, ["image_mean", "three"]),
@@ -303,7 +322,7 @@ def test_configs_that_are_refused(folder, change, words):
 
 def test_a_square_given_as_two_numbers(folder):
     edit(folder, "config.json", image_size=[SIZE, SIZE], patch_size=[8, 8])
-    assert load(str(folder)).architecture.image_size == SIZE
+    assert load(str(folder)).form.image_size == SIZE
 
 
 @pytest.mark.parametrize(
@@ -311,12 +330,15 @@ def test_a_square_given_as_two_numbers(folder):
     [
         ({QUERY + ".weight": ...}, [f"tensor {QUERY}.weight (12, 12) is missing"]),
         ({QUERY + ".weight": torch.ones(12, 11)}, [QUERY, "(12, 11)", "(12, 12)"]),
+        ({QUERY + ".weight": torch.ones(144)}, [QUERY, "(144,)", "(12, 12)"]),
+        ({POSITIONS: torch.ones(1, 9, 12)}, [POSITIONS, "(1, 9, 12)", "(1, 10, 12)"]),
+        ({POSITIONS: torch.ones(2, 10, 12)}, [POSITIONS, "(2, 10, 12)", "(1, 10, 12)"]),
         ({"classifier.bias": torch.full((5,), torch.nan)}, ["classifier.bias holds NaN or Inf"]),
         ({"vit.layernorm.bias": torch.full((12,), -torch.inf)}, ["vit.layernorm.bias holds NaN"]),
         ({"vit.layernorm.bias": torch.ones(12, dtype=torch.int8)}, ["layernorm.bias is I8", "F16"]),
         ({"vit.embeddings.distillation_token": torch.ones(1, 1, 12)}, ["distillation_token"]),
         ({"distillation_classifier.bias": torch.ones(5)}, ["unexpected", "distillation_classif"]),
-        ({"vit.layers.0.attention.q_proj.bias": torch.ones(12)}, ["a second time"]),
+        ({"vit.layers.0.attention.q_proj.bias": torch.ones(12)}, ["a second time", QUERY]),
     ],
 )
 def test_weights_that_are_refused(folder, change, words):
@@ -355,7 +377,7 @@ def test_weights_that_are_absent_or_broken(folder, kept):
 )
 def test_names_that_are_no_checkpoint(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="is no folder and no model id; expected"):
+    with pytest.raises(CheckpointError, match="is neither a folder nor a model id; expected"):
         load(name)
 
 
@@ -364,8 +386,115 @@ def test_a_folder_wins_over_an_id_and_has_no_revision(saved, tmp_path, monkeypat
     shutil.copytree(saved, tmp_path / "owner/name")
     monkeypatch.chdir(tmp_path)
     assert load("owner/name").model == "name"
-    with pytest.raises(UsageError, match="no revision 'v1'"):
+    with pytest.raises(UsageError, match="--revision is for models on a hub"):
         load("owner/name", revision="v1")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_git_lfs_pointer_is_named(folder, file):
+    (folder / file).write_bytes(POINTER)
+    refused(folder, f"{file} is a Git LFS pointer, not the ", f"run git lfs pull in {folder}")
+
+
+def test_a_git_lfs_pointer_in_place_of_a_pickle_or_a_shard(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    table = {"weight_map": {"x": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(table))
+    (folder / "model-00001-of-00001.safetensors").write_bytes(POINTER)
+    refused(folder, "model-00001-of-00001.safetensors is a Git LFS pointer, not the weights")
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "pytorch_model.bin").write_bytes(POINTER)
+    refused(folder, "pytorch_model.bin is a Git LFS pointer, not the weights")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("adapter_config.json", ["an adapter (LoRA)", "merge_and_unload"]),
+        ("adapter_model.safetensors", ["an adapter (LoRA)", "merge_and_unload"]),
+        ("model_index.json", ["diffusers pipeline"]),
+        ("modules.json", ["sentence-transformers"]),
+    ],
+)
+def test_a_file_that_makes_the_folder_something_else(folder, file, words):
+    (folder / file).write_text("{}")
+    refused(folder, file, *words)
+    (folder / "config.json").unlink()
+    refused(folder, file, *words)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("tf_model.h5", "TensorFlow's weights"),
+        ("flax_model.msgpack", "Flax's weights"),
+        ("best.pth", "state_dict"),
+        ("checkpoint.pt", "state_dict"),
+        ("vit.gguf", "a GGUF model"),
+        ("model.onnx", "an ONNX model"),
+        ("other.safetensors", "another name, expected model.safetensors"),
+    ],
+)
+def test_weights_in_a_file_that_is_not_read(folder, file, words):
+    (folder / "model.safetensors").rename(folder / file)
+    refused(folder, "no model.safetensors and no pytorch_model.bin", f"{file} holds ", words)
+
+
+def test_a_pickle_of_something_else_is_named(folder, model):
+    weights = model.state_dict()
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    for whole in (model, {"model": model}):
+        torch.save(whole, path)
+        refused(folder, "a whole model", "ViTForImageClassification", "model.state_dict()")
+    torch.save({"epoch": 3, "optimizer": {"lr": 1}, "state_dict": weights}, path)
+    refused(folder, "is a training checkpoint, with 'epoch', 'optimizer'", "['state_dict']")
+    torch.save({"model": weights}, path)
+    refused(folder, "is a training checkpoint, with 'model'", "torch.load('pytorch_model.bin')")
+    torch.save(weights | {"epoch": 3}, path)
+    refused(folder, "holds 'epoch', which is not a tensor with a name")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    refused(folder, "a TorchScript program")
+
+
+def test_a_quantised_checkpoint_is_named(folder):
+    edit(folder, "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    refused(folder, "quantization_config (bitsandbytes)", "quantised already")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("vit.gguf", b"GGUF\3\0", "is a GGUF model"),
+        ("vit.onnx", b"\x08\x07", "is an ONNX model"),
+        ("model.safetensors", b"", "is a file"),
+        ("model.safetensors", POINTER, "is a Git LFS pointer"),
+    ],
+)
+def test_a_file_in_place_of_a_folder(tmp_path, file, content, words):
+    (tmp_path / file).write_bytes(content)
+    refused(tmp_path / file, file, words)
+
+
+def test_texts_that_are_not_utf8(folder):
+    path = folder / "config.json"
+    whole = path.read_text()
+    path.write_bytes(whole.replace('"ant"', '"caf\xe9"').encode("latin-1"))
+    refused(folder, "config.json is not readable JSON: it is not UTF-8", "save it as UTF-8")
+    path.write_text(whole.replace('"ant"', r'"\ud800"'))
+    refused(folder, "config.json is not readable JSON: it is not UTF-8")
+    path.write_text(whole.replace('"ant"', r'"\ud83d\ude00"'))  # a pair is a character
+    assert load(str(folder)).labels[0] == "\N{GRINNING FACE}"
+
+
+def test_a_name_too_long_for_a_file_is_no_folder():
+    with pytest.raises(CheckpointError, match="is neither a folder nor a model id"):
+        load("x" * 5000)
 
 
 def test_importing_is_free():

@@ -14,7 +14,11 @@ from vit_engine.engine import Engine
 from vit_engine.images.preprocess import normalized
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
-from vit_export.verify import eager_model
+from vit_export.eager import eager_model
+from vit_export.graph.layers import Linear
+from vit_export.graph.model import model_from_checkpoint
+from vit_export.graph.product import Product
+from vit_export.graph.weights import Weights
 
 
 @st.composite
@@ -49,11 +53,11 @@ def test_logits_are_those_of_transformers(
     checkpoint = load(str(folder))
     path = folder / "vit.onnx"
     export(checkpoint, path, precision=precision, io=io, images=None)
-    size = checkpoint.architecture.image_size
+    size = checkpoint.form.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     with Engine.open(path, provider="cpu") as engine:
         found = engine.run(pixels)
-    model, _ = eager_model(folder)
+    model, _ = eager_model(checkpoint)
     with torch.inference_mode():
         images = torch.from_numpy(normalized(pixels, checkpoint.preprocessing))
         expected = model(images).logits.numpy()
@@ -87,6 +91,36 @@ def test_twelve_layers_take_few_nodes_and_one_dynamic_axis(tmp_path: Path, io: s
     assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["batch", 5]
     floats = [i for i in model.graph.initializer if i.data_type != onnx.TensorProto.INT64]
     assert {i.data_type for i in floats} == {onnx.TensorProto.FLOAT16}
+
+
+def test_the_products_of_two_blocks(tiny_folder: Path) -> None:
+    """16 patches and CLS; the last block computes CLS alone."""
+    found = []
+
+    def remember(weights: Weights, product: Product) -> Linear:
+        found.append(product)
+        return Linear(weights, product)
+
+    checkpoint = load(str(tiny_folder))
+    model_from_checkpoint(checkpoint, precision="fp32", io="uint8", linear=remember)
+    q, k, v = (f"blocks.0.{name}" for name in "qkv")
+    first = [
+        Product("qkv", 0, (q, k, v), tokens=17, reads="blocks.0.norm1"),
+        Product("out", 0, ("blocks.0.out",), tokens=17, reads=v),
+        Product("fc1", 0, ("blocks.0.fc1",), tokens=17, reads="blocks.0.norm2"),
+        Product("fc2", 0, ("blocks.0.fc2",), tokens=17, reads=None, after_gelu=True),
+    ]
+    q, k, v = (f"blocks.1.{name}" for name in "qkv")
+    last = [
+        Product("q", 1, (q,), tokens=1, reads="blocks.1.norm1"),
+        Product("kv", 1, (k, v), tokens=17, reads="blocks.1.norm1"),
+        Product("out", 1, ("blocks.1.out",), tokens=1, reads=v),
+        Product("fc1", 1, ("blocks.1.fc1",), tokens=1, reads="blocks.1.norm2"),
+        Product("fc2", 1, ("blocks.1.fc2",), tokens=1, reads=None, after_gelu=True),
+    ]
+    head = Product("head", None, ("head",), tokens=1, reads="norm")
+    assert found == [*first, *last, head]
+    assert [str(p) for p in (first[3], head)] == ["block 0 fc2", "head"]
 
 
 def test_an_hf_artefact_serves_a_client_that_is_not_ours(test_data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, Run
 from vit_engine.artefact import integrity
 from vit_engine.artefact.integrity import check_integrity, check_once
-from vit_engine.artefact.metadata import read_contract
+from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError
 
@@ -90,3 +90,10 @@ def test_without_a_cache_it_is_hashed_each_time(
     flipped(artefact, artefact.stat().st_size // 2)
     with pytest.raises(ArtefactError, match="damaged"):
         check_once(artefact, contract)
+
+
+def test_the_bundled_artefact_is_whole() -> None:
+    demo = path_from_name("demo")
+    contract = read_contract(demo)
+    assert contract.content_sha256
+    check_integrity(demo, contract)

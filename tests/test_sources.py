@@ -1,25 +1,26 @@
 """What a user names becomes the same images in the same order every time, and nothing is lost."""
 
+import contextlib
 import io
 import os
-import subprocess
+import random
 import sys
-import tempfile
 import threading
-import time
+import tracemalloc
+from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from PIL import Image
 
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.images.decode import image_from_item
-from vit_engine.sources.downloads import bytes_from_url
 from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.item import Item, Limits
+from vit_engine.sources.item import Item
 from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.tables import LONGEST
 
 _FILE = io.BytesIO()
 Image.new("RGB", (9, 7), "teal").save(_FILE, "PNG")
@@ -69,25 +70,6 @@ def test_files_are_taken_as_named_even_when_absent(tree):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("*.jp*g", ["a.jpeg", "b.jpg"]),
-        ("a/*", ["a/10.webp", "a/2.PNG"]),
-        ("*/*.PNG", ["a/2.PNG"]),
-        ("**/*.tiff", ["a/deep/x.tiff"]),
-        ("**/?*.[jt]*", ["a.jpeg", "a/deep/x.tiff", "b.jpg", "c.txt"]),
-        ("a/**/x.tiff", ["a/deep/x.tiff"]),
-        (".h/*", [".h/y.gif"]),
-    ],
-)
-def test_globs_give_files_in_order(tree, pattern, expected, monkeypatch):
-    assert sorted(below(tree, f"{tree}/{pattern}")) == sorted(expected)
-    assert below(tree, f"{tree}/{pattern}") == below(tree, f"{tree}/{pattern}")
-    monkeypatch.chdir(tree)
-    assert sorted(paths(pattern)) == sorted(expected)
-
-
-@pytest.mark.parametrize(
     ("source", "words"),
     [
         ("none", "no image in this folder"),
@@ -107,59 +89,26 @@ def test_no_source_and_stdin_twice_are_refused():
         items_from_sources(["-", "-"])
 
 
-def test_links_to_folders_are_followed_on_demand_and_loops_end(tree):
-    (tree / "a/loop").symlink_to("..")
-    (tree / "a/file.jpg").symlink_to("../b.jpg")
-    (tree / "a/broken.jpg").symlink_to("absent")
-    (tree / "a/self.jpg").symlink_to("self.jpg")
-    without = below(tree, str(tree / "a"))
-    assert without == [
-        "a/10.webp", "a/2.PNG", "a/broken.jpg", "a/deep/x.tiff", "a/file.jpg", "a/self.jpg",
-    ]  # fmt: skip
-    followed = below(tree, str(tree / "a"), follow_links=True)
-    assert set(followed) == {*without, "a/loop/.h/y.gif", "a/loop/a.jpeg", "a/loop/b.jpg"}
-    assert len(followed) == len(set(followed))
-
-
-def test_a_very_deep_tree_is_searched(tmp_path):
-    here = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1500):  # deeper than Python's stack, within PATH_MAX
-        os.mkdir("d", dir_fd=here)
-        here, old = os.open("d", os.O_RDONLY, dir_fd=here), here
-        os.close(old)
-    os.close(os.open("x.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
-    os.close(here)
-    (found,) = paths(str(tmp_path))
-    # Python's own clean-up of the folder would recurse as deep.
-    subprocess.run(["rm", "-r", tmp_path / "d"], check=True)
-    assert found.endswith("/d/d/x.png")
-
-
-def test_a_folder_that_cannot_be_listed_is_a_row():
-    code = """if True:
-        import os, sys
-        from vit_engine.sources.find import items_from_sources
-        if os.getuid() == 0:
-            os.setuid(65534)
-        for item in items_from_sources(sys.argv[1:]):
-            print(item.path.removeprefix(sys.argv[1]), item.error and item.error.code)
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        Path(folder, "shut").mkdir(mode=0)
-        Path(folder, "z.png").write_bytes(PNG)
-        done = subprocess.run(
-            [sys.executable, "-c", code, folder],
-            capture_output=True, text=True, check=True, timeout=60,
-        )  # fmt: skip
-    assert done.stdout == "/shut/ permission\n/z.png None\n"
-
-
-def stdin_of(data: bytes):
+@contextmanager
+def stdin_of(data: bytes) -> Iterator[BinaryIO]:
+    """A pipe that the data comes through, while it is read."""
     read, write = os.pipe()
-    os.write(write, data)
-    os.close(write)
-    return os.fdopen(read, "rb")
+
+    def work() -> None:
+        with contextlib.suppress(BrokenPipeError), os.fdopen(write, "wb") as out:
+            out.write(data)
+
+    writer = threading.Thread(target=work)
+    writer.start()
+    with os.fdopen(read, "rb") as stdin:
+        yield stdin
+    writer.join()
+
+
+def listed(data: bytes, **options) -> list[tuple[str, str | None]]:
+    with stdin_of(data) as stdin:
+        items = list(items_from_sources(["-"], stdin=stdin, **options))
+    return [(item.path, item.error and item.error.code) for item in items]
 
 
 def test_a_list_on_stdin():
@@ -169,10 +118,109 @@ def test_a_list_on_stdin():
 
 
 def test_a_nul_separated_list_on_stdin():
-    with stdin_of(b"a\nb.jpg\0c\r\0") as stdin:
-        assert paths("-", stdin=stdin, null=True) == ["a\nb.jpg", "c\r"]
-    with stdin_of(b"a.jpg\0b.jpg\0") as stdin, pytest.raises(UsageError, match="-0"):
-        paths("-", stdin=stdin)
+    assert listed(b"a\nb.jpg\0c\r\0\0", null=True) == [("a\nb.jpg", None), ("c\r", None)]
+    assert listed(b"\xef\xbb\xbfa\0", null=True) == [("\ufeffa", None)]  # as find writes it
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"a.jpg\0b.jpg\0", "NUL-separated; add -0"),
+        (b"a.jpg\0b.jpg\n", "NUL-separated; add -0"),
+        ("a.jpg\n".encode("utf-16"), "UTF-16"),
+        ("\ufeffa.jpg\r\n".encode("utf-16-be"), "UTF-16"),
+    ],
+)
+def test_a_list_of_another_kind_is_refused_with_its_first_line(data, words):
+    with pytest.raises(UsageError, match=words):
+        listed(data)
+
+
+def test_a_list_may_have_a_byte_order_mark_and_dos_lines():
+    assert listed(b"\xef\xbb\xbfa.jpg\r\nb.jpg\r\n\r\n") == [("a.jpg", None), ("b.jpg", None)]
+    assert listed(b"\xef\xbb\xbf") == []
+    assert listed(b"a\n\xef\xbb\xbfb\n") == [("a", None), ("\ufeffb", None)]
+    assert listed(b"a\rb\n") == [("a\rb", None)]  # no end of a line on Linux
+
+
+def test_lines_that_are_no_names_are_rows():
+    long = b"x" * LONGEST
+    data = b"first\n" + b"y" * 3_000_000 + b"\na\0b\n" + long + b"\n" + long + b"x\nlast"
+    assert listed(data) == [
+        ("first", None), ("-:2", "too_large"), ("-:3", "missing"), (long.decode(), None),
+        ("-:5", "too_large"), ("last", None),
+    ]  # fmt: skip
+
+
+def test_a_line_of_any_length_takes_little_memory():
+    with stdin_of(b"y" * 50_000_000 + b"\na\n") as stdin:
+        tracemalloc.start()
+        found = list(items_from_sources(["-"], stdin=stdin))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert [item.path for item in found] == ["-:1", "a"]
+    assert most < 2_000_000
+
+
+def test_stdin_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    with os.fdopen(os.dup(0), "rb") as stdin:
+        os.dup2(descriptor, stdin.fileno())
+        with pytest.raises(UsageError, match="Is a directory"):
+            list(items_from_sources(["-"], stdin=stdin))
+    os.close(descriptor)
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="stdin is closed"):
+        items_from_sources(["-"])
+
+
+def test_a_list_that_breaks_off_is_a_row(monkeypatch):
+    real, calls = os.read, []
+
+    def failing(descriptor, size):
+        calls.append(size)
+        if len(calls) > 1:
+            raise OSError(5, "Input/output error")
+        return real(descriptor, size)
+
+    with stdin_of(b"a\nb\nc") as stdin:
+        items = items_from_sources(["-", "z"], stdin=stdin)
+        monkeypatch.setattr(os, "read", failing)
+        found = [(item.path, item.error and item.error.code) for item in items]
+    assert found == [("a", None), ("b", None), ("-:3", "truncated"), ("z", None)]
+
+
+def test_stdin_that_does_not_block_is_waited_for():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    with os.fdopen(read, "rb", buffering=0) as stdin:
+        timer = threading.Timer(0.1, lambda: [os.write(write, b"a\nb"), os.close(write)])
+        timer.start()
+        assert [i.path for i in items_from_sources(["-"], stdin=stdin)] == ["a", "b"]
+        timer.join()
+
+
+@pytest.mark.parametrize("inputs", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_fuzzed_lists(inputs):
+    """Each line is a row in its place, whatever the others hold."""
+    draw = random.Random(inputs)
+    bits = [b"a.jpg", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b" ", b"\t", b"", b"x" * 70_000, b"/"]
+    for _ in range(inputs):
+        null = draw.random() < 0.3
+        end = b"\0" if null else b"\n"
+        names = [b"".join(draw.choices(bits, k=draw.randint(0, 3))) for _ in range(20)]
+        names = [b"first", *(name.replace(end, b"") for name in names)]
+        expected = []
+        for number, name in enumerate(names, 1):
+            name = name if null else name.removesuffix(b"\r")  # noqa: PLW2901
+            if len(name) > LONGEST:
+                expected.append((f"-:{number}", "too_large"))
+            elif b"\0" in name:
+                expected.append((f"-:{number}", "missing"))
+            elif name:
+                expected.append((os.fsdecode(name), None))
+        last = end if draw.random() < 0.5 else b""
+        assert listed(end.join(names) + last, null=null) == expected
 
 
 def test_a_list_on_stdin_streams():
@@ -209,78 +257,3 @@ def test_the_first_image_comes_before_the_walk_ends(tmp_path):
     assert next(items).path.endswith("/000/x.png")
     (tmp_path / "199/new.png").write_bytes(PNG)
     assert [i.path for i in items][-2].endswith("/199/new.png")
-
-
-class _Server(BaseHTTPRequestHandler):
-    def do_GET(self):
-        kind = self.path.strip("/")
-        if kind in ("301", "ftp", "loop"):
-            self.send_response(301)
-            targets = {"301": "/image", "ftp": "ftp://127.0.0.1/x", "loop": "/loop"}
-            self.send_header("Location", targets[kind])
-            self.end_headers()
-            return
-        if kind.isdigit():
-            self.send_error(int(kind))
-            return
-        body = {"image": PNG, "cut": PNG[:20], "empty": b"", "big": b"x" * 5000}.get(kind, PNG)
-        self.send_response(200)
-        if kind != "unsized":
-            self.send_header("Content-Length", str(len(PNG) if kind == "cut" else len(body)))
-        self.end_headers()
-        if kind == "slow":
-            for byte in body:
-                self.wfile.write(bytes([byte]))
-                time.sleep(0.05)
-        elif kind == "hung":
-            time.sleep(1)
-        else:
-            self.wfile.write(b"x" * 5000 if kind == "unsized" else body)
-
-    def log_message(self, *args):
-        pass
-
-
-@contextmanager
-def loopback():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def test_urls_are_downloaded(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with loopback() as url:
-        for path in ("image", "301"):
-            (item,) = items_from_sources([f"{url}/{path}"])
-            assert bytes_from_item(item) == PNG
-
-
-@pytest.mark.parametrize(
-    ("path", "code"),
-    [
-        ("404", "missing"), ("500", "missing"), ("403", "permission"), ("loop", "missing"),
-        ("ftp", "missing"), ("cut", "truncated"), ("empty", "empty"), ("big", "too_large"),
-        ("unsized", "too_large"), ("slow", "timeout"), ("hung", "timeout"),
-    ],
-)  # fmt: skip
-def test_downloads_that_fail_have_their_code(path, code, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    seconds = 0.4 if code == "timeout" else 30.0
-    with loopback() as url, pytest.raises(ImageError) as refusal:
-        bytes_from_url(f"{url}/{path}", limits=Limits(max_bytes=4000), timeout=seconds)
-    assert refusal.value.code == code
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://", "http://[::bad/x", "https://?"])
-def test_urls_that_lead_nowhere_are_missing(url, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with pytest.raises(ImageError) as refusal:
-        bytes_from_item(Item(url))
-    assert refusal.value.code == "missing"

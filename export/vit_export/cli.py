@@ -9,31 +9,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from vit_engine import ending
 from vit_engine.arguments import Parser, number
-from vit_engine.artefact.contract import Parity
+from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
-from vit_engine.errors import UsageError
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.errors import ArtefactError, UsageError, printable
 from vit_engine.parity import BOUNDS
-from vit_export.checkpoints.checkpoint import DEFAULT_MODEL, Checkpoint, load
+from vit_export.checkpoints.checkpoint import (
+    DEFAULT_MODEL,
+    Checkpoint,
+    folder_on_this_machine,
+    load,
+)
+from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vit_export.quantization.recipe import Quantized
 
-HF_FILES = {"fp16": "model_fp16.onnx", "fp32": "model.onnx", "int8": "model_int8.onnx"}
-"""By precision, the file names that Optimum and transformers.js look for."""
-PRECISIONS = {
+HF_FILES: dict[Precision, str] = {
+    "fp16": "model_fp16.onnx",
+    "fp32": "model.onnx",
+    "int8": "model_int8.onnx",
+}
+"""The file names that Optimum and transformers.js look for."""
+CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
+"""How the names of a checkpoint's files end."""
+HF_CONFIGS = ("config.json", "preprocessor_config.json")
+"""What lies beside their folder onnx/."""
+PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
     "fp32": "full precision: PyTorch's numbers but for rounding",
     "int8": "8-bit integers, for CPUs alone: a quarter of the size and mostly the fastest, nearly "
     "PyTorch's labels",
 }
 """What each is for."""
-DEFAULT_PRECISION = "fp16"
 
 
 def main() -> int:
@@ -74,8 +88,8 @@ def _parser() -> Parser:
         )
     add(
         "--io",
-        choices=("uint8", "hf"),
-        default="uint8",
+        choices=get_args(Io),
+        default=DEFAULT_IO,
         help="the graph's input: uint8, RGB bytes in NHWC order (default), or hf, Hugging Face's "
         "normalised pixel_values; hf writes a folder with onnx/model_fp16.onnx in it",
     )
@@ -85,6 +99,11 @@ def _parser() -> Parser:
         type=Path,
         metavar="PATH",
         help=f"file to write (default {DEFAULT_OUTPUT}), or with --io hf folder (default vit)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace files that are in the way even where they are not artefacts of vit-export",
     )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
@@ -123,7 +142,7 @@ def _parser() -> Parser:
         type=number("a share from 0 to 1", accepts=lambda share: 0 <= share <= 1),
         metavar="SHARE",
         help="with --int8: the share of images that must keep PyTorch's label, or nothing is "
-        "written and the exit code is 5 (default 0.98)",
+        f"written and the exit code is 5 (default {BOUNDS['int8'].min_agreement})",
     )
     return parser
 
@@ -144,7 +163,12 @@ def _export(arguments: argparse.Namespace) -> int:
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
     path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
+    written = [path, *(output / name for name in HF_CONFIGS)] if hf else [path]
+    if folder := folder_on_this_machine(arguments.model):
+        _spare_checkpoint(written, folder)
+    _spare_others(written, overwrite=arguments.overwrite)
     checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
+    _spare_checkpoint(written, checkpoint.folder)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
     # or the checkpoint is reported before.
@@ -169,7 +193,7 @@ def _export(arguments: argparse.Namespace) -> int:
         rounded=rounded,
     )
     if hf:
-        for name in ("config.json", "preprocessor_config.json"):
+        for name in HF_CONFIGS:
             shutil.copyfile(checkpoint.folder / name, output / name)
     say(_verdict(contract.parity))
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
@@ -180,6 +204,44 @@ def _export(arguments: argparse.Namespace) -> int:
         model = triton.write(path, arguments.triton, with_tensorrt=arguments.triton_tensorrt)
         say(f"wrote {model}; serve it with tritonserver --model-repository {arguments.triton}")
     return 0
+
+
+def _spare_checkpoint(written: list[Path], folder: Path) -> None:
+    """Refuse to write over the files of the checkpoint in `folder`; UsageError."""
+    own = [path for path in folder.iterdir() if path.suffix in CHECKPOINT_FILES]
+    for path in filter(os.path.exists, written):
+        for file in filter(os.path.exists, own):
+            if path.samefile(file):
+                raise UsageError(
+                    f"{printable(str(path))} is a file of the checkpoint itself; -o must name "
+                    "another place"
+                )
+
+
+def _spare_others(written: list[Path], *, overwrite: bool) -> None:
+    """Refuse to write over files that no export has made, unless `overwrite`; UsageError.
+
+    The first of `written` is an artefact, others are configs that lie beside the folder of it and
+    are an export's where any artefact is in that folder.
+    """
+    artefacts = [written[0], *(written[0].with_name(name) for name in HF_FILES.values())]
+    for path in filter(os.path.exists, written):
+        if not path.is_file():
+            raise UsageError(f"{printable(str(path))} is not a regular file; -o must name another")
+        candidates = artefacts if path.name in HF_CONFIGS else [path]
+        if not overwrite and not any(map(_is_artefact, candidates)):
+            raise UsageError(
+                f"{printable(str(path))} is there already, and is not an artefact of vit-export; "
+                "name another file with -o, or add --overwrite"
+            )
+
+
+def _is_artefact(path: Path) -> bool:
+    try:
+        read_contract(path)
+    except ArtefactError:
+        return False
+    return True
 
 
 def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, Iterator[Image]]":
@@ -194,16 +256,16 @@ def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, It
         )
     images, judged = calibration.split(source)
     rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
-    in_float = rounded.sensitivity.keys() - rounded.layers.keys()
+    in_float = rounded.sensitivity.keys() - rounded.products.keys()
     say(
-        f"calibrated on {len(images)} images: {len(rounded.layers)} matrix products in int8, "
+        f"calibrated on {len(images)} images: {len(rounded.products)} matrix products in int8, "
         f"the {len(in_float)} most sensitive in float"
     )
     return rounded, judged
 
 
 def _summary(checkpoint: Checkpoint) -> str:
-    a = checkpoint.architecture
+    a = checkpoint.form
     return (
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
         f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels"

@@ -2,45 +2,29 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vit_engine.artefact.contract import Parity
 from vit_engine.engine import Engine
-from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.images.decode import image_from_item
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.parity import Bounds, Logits, check_parity
 from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
+from vit_export.eager import eager_logits, eager_versions
+from vit_export.samples import drawn_samples, sample_from_item
+from vit_export.utf8_path import in_utf8
 
-EAGER_BATCH = 8  # images in PyTorch's memory at once
 
-
-def verification_images(
-    sources: Iterable[str] | None, *, drawn: int = len(draw.LABELS)
-) -> Iterator[Image.Image]:
-    """Yield the images of the sources; with None, `drawn` drawn ones and black, white and noise."""
-    if sources is not None:
-        for item in items_from_sources(sources):
-            yield opened(item, "--verify-images")
+def verification_images(sources: Iterable[str] | None) -> Iterator[Image.Image]:
+    """Yield the images of the sources, or drawn ones; UsageError where one cannot be read."""
+    if sources is None:
+        yield from drawn_samples(len(draw.LABELS))
         return
-    yield from (image for image, _ in draw.samples(drawn))
-    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
-    for array in (np.zeros_like(noise), np.full_like(noise, 255), noise):
-        yield Image.fromarray(array)
-
-
-def opened(item: Item, option: str) -> Image.Image:
-    """Return the image that the command's `option` led to; UsageError where it cannot be read."""
-    try:
-        return image_from_item(item)
-    except ImageError as e:
-        raise UsageError(f"{option}: {printable(item.path)} {e}") from e
+    for item in items_from_sources(sources):
+        yield sample_from_item(item, "--verify-images")
 
 
 def parity_of(
@@ -53,7 +37,7 @@ def parity_of(
     """
     rgb = [rgb_from_image(image) for image in images]
     expected = eager_logits(checkpoint, rgb)
-    with Engine.open(path, provider="cpu", adapt=False) as engine:
+    with in_utf8(path) as readable, Engine.open(readable, provider="cpu", adapt=False) as engine:
         contract = engine.contract
         pixels = [pixels_from_image(i, contract.preprocessing) for i in rgb]
         found = engine.run(np.stack(pixels))
@@ -71,46 +55,12 @@ def parity_of(
 
 def parity_from_logits(found: Logits, expected: Logits) -> Parity:
     """Compare two sets of logits (N, labels)."""
-    import torch
-    import transformers
-
     difference = np.abs(found - expected)
     return Parity(
-        reference=f"transformers {transformers.__version__}, torch {torch.__version__}, "
-        "eager fp32 on the CPU",
+        reference=eager_versions(),
         images=len(expected),
         top1_agreement=float((found.argmax(1) == expected.argmax(1)).mean()),
         max_abs_diff=float(difference.max()),
         mean_abs_diff=float(difference.mean()),
         logit_range=float(np.ptp(expected)),
     )
-
-
-def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> Logits:
-    """Return the logits (N, labels) of transformers' own model and processor, fp32 on the CPU."""
-    import torch
-
-    model, processor = eager_model(checkpoint.folder)
-    logits = []
-    with torch.inference_mode():
-        for i in range(0, len(images), EAGER_BATCH):
-            batch = processor(images=images[i : i + EAGER_BATCH], return_tensors="pt")
-            logits.append(model(**batch).logits.numpy())
-    return np.concatenate(logits)
-
-
-def eager_model(folder: Path) -> tuple[Any, Any]:
-    """Return transformers' own model (fp32, eager attention) and its PIL image processor."""
-    import torch
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
-    processor = transformers.AutoImageProcessor.from_pretrained(
-        folder, local_files_only=True, **pil
-    )
-    model = transformers.ViTForImageClassification.from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
-    )
-    model.eval()
-    return model, processor

@@ -161,7 +161,11 @@ class Classifier:
         def streamed() -> Iterator[LabelledBatch]:
             with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
                 pool = DecodePool(
-                    shared.array, lambda: DecoderProcess(shared, task), batch=batch, workers=workers
+                    shared.array,
+                    lambda: DecoderProcess(shared, task),
+                    batch=batch,
+                    workers=workers,
+                    size_of=lambda item: len(item.data or b""),
                 )
                 yield from self._labelled(pool, items, top_k, linger=linger, stopped=stopped)
 

@@ -1,20 +1,46 @@
-"""How every command ends: the exit code, and one line on stderr that says why."""
+"""What the commands share: how they start and how they end."""
 
-import errno
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TextIO
 
-from vit_engine.errors import VitError, WriteError
+from vit_engine.errors import MachineError, VitError, limit_in_words
+
+
+def start(module: str) -> int:
+    """Import a command and run its `main`; a signal before that ends the process at once.
+
+    Nothing is to be kept until then, and a traceback out of an import would tell nobody anything.
+    """
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.SIG_DFL)
+    try:
+        main: Callable[[], int] = import_module(module).main
+    except (OSError, MemoryError) as e:
+        if (words := limit_in_words(e)) is None:
+            raise
+        sys.stderr.write(f"{module}: {words}\n")
+        return MachineError.exit_code
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return main()
 
 
 def run(name: str, body: Callable[[], int]) -> int:
-    """Run `body` and return its exit code, or that of its VitError, whose text goes to stderr.
+    """Return the exit code of `body`, and tell a foreseen failure in one line on stderr.
 
     130 and 143 after SIGINT and SIGTERM, which both unwind the stack; 141 where the reader of
-    stdout has gone, as for any program that SIGPIPE ends; 4 where a disk is full.
+    stdout has gone, as for any program that SIGPIPE ends. A standard stream that is closed or full
+    never takes the place of the failure that is told.
     """
+    _open_closed_streams()
+    sys.stderr = _Told(sys.stderr)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _code(name, body)
@@ -37,20 +63,61 @@ def _code(name: str, body: Callable[[], int]) -> int:
         return 128 + signal.SIGTERM
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
-    except OSError as e:
-        if e.errno != errno.ENOSPC:
+    except (OSError, MemoryError, RuntimeError) as e:
+        if (words := limit_in_words(e)) is None:
             raise
-        sys.stderr.write(f"{name}: {e.strerror}\n")
-        return WriteError.exit_code
+        sys.stderr.write(f"{name}: {words}\n")
+        return MachineError.exit_code
     return code
 
 
+def _open_closed_streams() -> None:
+    """Put a stream on each standard descriptor that is closed, so that no other file gets there.
+
+    Reading finds nothing, and writing fails as it would have.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDONLY)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+class _Told:
+    """stderr as what is told goes to: where it takes nothing more, nothing more is told."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write and flush the text."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            _drop(2)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def _empty_stdout() -> None:
-    """Discard what stdout no longer takes: Python would try again at exit, and end with 120."""
+    """Drop what is left for a stdout that takes nothing more: Python would exit with 120 of it."""
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(1)
+
+
+def _drop(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
 
 
 class _TerminatedError(BaseException):

@@ -1,5 +1,18 @@
 """The errors that a user can meet, with the exit codes of the commands, and how they are worded."""
 
+import errno
+
+_LIMITS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would be larger than allowed; raise the limit with ulimit -f",
+    errno.EMFILE: "too many open files; raise the limit with ulimit -n",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ENOMEM: "not enough memory",
+    errno.EAGAIN: "no more processes or threads are allowed; raise the limit with ulimit -u",
+}
+"""What an error of the operating system says of the machine's or the user's limits."""
+
 
 class VitError(Exception):
     """Any failure that the project foresees; its text is the one line that a user is shown."""
@@ -68,3 +81,18 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
     """Return an error's message, or its type's name, on one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def limit_in_words(error: BaseException) -> str | None:
+    """Say which limit of the machine or the user an error comes from, None if from none."""
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, OSError):
+        if error.errno == errno.EBADF and error.filename is None:
+            return "stdout is closed"
+        words = _LIMITS.get(error.errno or 0)
+        return f"{words} ({one_line(error)})" if words else None
+    text = str(error)
+    if "can't start new thread" in text:
+        return f"{_LIMITS[errno.EAGAIN]} ({text})"
+    return "not enough memory" if "bad_alloc" in text else None

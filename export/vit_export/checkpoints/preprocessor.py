@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from vit_engine.artefact.contract import FILTERS, Preprocessing
+from vit_engine.artefact.contract import FILTERS, Filter, Preprocessing
 from vit_engine.errors import CheckpointError
 
 # What transformers assumes for an absent key (ViTImageProcessorPil, DeiTImageProcessorPil).
@@ -23,23 +23,31 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def preprocessing_from_config(config: dict[str, Any], image_size: int) -> Preprocessing:
+def preprocessing_from_config(
+    config: dict[str, Any], image_size: int, *, default_processor: str
+) -> Preprocessing:
     """Resolve a preprocessor config; the result is always `image_size` pixels square.
+
+    `default_processor` is transformers' image processor where the config names none.
 
     Other rescale factors r are folded in: `(u8 * r - mean) / std` is
     `(u8 / 255 - mean / (255 r)) / (std / (255 r))`. `CheckpointError` for what is unsupported.
     """
     given = {key: value for key, value in config.items() if value is not None}
-    options = DEFAULTS[_family(given)] | given
+    options = DEFAULTS[_kind(given, default_processor)] | given
     if not _flag(options, "do_resize"):
         raise CheckpointError("the preprocessor does not resize (do_resize false); it must")
     if _flag(options, "do_pad"):
-        raise CheckpointError("the preprocessor pads (do_pad true); only resize and crop will do")
+        raise CheckpointError(
+            "the preprocessor pads (do_pad true); only resizing and cropping are supported"
+        )
 
     resize, shortest_edge = _size(options["size"])
     crop = _crop(options) if _flag(options, "do_center_crop") else None
     if shortest_edge and crop is None:
-        raise CheckpointError("size is a shortest_edge and no crop follows: no fixed shape")
+        raise CheckpointError(
+            "size is a shortest_edge without a crop, so images would differ in shape"
+        )
     if (crop or resize) != (image_size, image_size):
         raise CheckpointError(
             f"the preprocessor gives {crop or resize}, the model takes {(image_size, image_size)}"
@@ -62,10 +70,8 @@ def preprocessing_from_config(config: dict[str, Any], image_size: int) -> Prepro
     )
 
 
-def _family(config: dict[str, Any]) -> str:
-    name = config.get("image_processor_type", config.get("feature_extractor_type"))
-    if name is None:  # the model type decides then, and it is vit
-        return "ViT"
+def _kind(config: dict[str, Any], default: str) -> str:
+    name = config.get("image_processor_type", config.get("feature_extractor_type", default))
     found = re.fullmatch(r"(ViT|DeiT)(ImageProcessor(Fast|Pil)?|FeatureExtractor)", str(name))
     if not found:
         raise CheckpointError(
@@ -106,8 +112,8 @@ def _crop(options: dict[str, Any]) -> tuple[int, int]:
     return crop
 
 
-def _filter(resample: Any) -> str:
-    if isinstance(resample, bool) or resample not in range(len(FILTERS)):
+def _filter(resample: Any) -> Filter:
+    if type(resample) is not int or resample not in range(len(FILTERS)):
         raise CheckpointError(f"resample is {resample!r}, expected 0 to 5 (Pillow's filters)")
     return FILTERS[resample]
 

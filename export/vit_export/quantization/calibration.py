@@ -11,7 +11,7 @@ from vit_engine.errors import UsageError
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.sources.find import items_from_sources
 from vit_export.demo import draw
-from vit_export.verify import opened, verification_images
+from vit_export.samples import drawn_samples, sample_from_item
 
 MOST = 40
 """Images to calibrate on: 7,880 tokens of ViT-B/16."""
@@ -24,23 +24,23 @@ def split(source: str | None) -> tuple[list[Image.Image], Iterator[Image.Image]]
     """Return the images to calibrate on and those to judge on.
 
     Of a source's images every n-th calibrates, up to MOST and to half of them; others judge. With
-    None, both are drawn.
+    None, both are drawn. UsageError for a source of fewer than two, or an image that is unreadable.
     """
     if source is None:
         examples = draw.samples(len(draw.LABELS), first=draw.EXAMPLES)
-        return [image for image, _ in examples], verification_images(None, drawn=JUDGED)
+        return [image for image, _ in examples], drawn_samples(JUDGED)
     items = list(items_from_sources([source]))
     if len(items) < 2:
         raise UsageError(
-            f"--calibrate: {source} holds {len(items)} images; some calibrate and others judge, "
-            "so give at least 2, better 100"
+            f"--calibrate: {source} holds {len(items)} images; one part is for calibration and "
+            "one for checking: give at least 2, about 100 is good"
         )
     step = max(2, -(-len(items) // MOST))
     rest = [item for i, item in enumerate(items) if i % step]
     judged = rest[:: -(-len(rest) // JUDGED)]
     return (
-        [opened(item, "--calibrate") for item in items[::step]],
-        (opened(item, "--calibrate") for item in judged),
+        [sample_from_item(item, "--calibrate") for item in items[::step]],
+        (sample_from_item(item, "--calibrate") for item in judged),
     )
 
 

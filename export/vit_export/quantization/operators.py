@@ -1,16 +1,21 @@
-"""The int8 form of a Linear: weights by output channel, activations by token.
+"""The modules of an int8 artefact's products: weights by output channel, activations by token.
 
 `MatMulIntegerToFloat` is ONNX Runtime's own operator (domain com.microsoft). The standard
 MatMulInteger, Cast, Mul, or QuantizeLinear and DequantizeLinear around a MatMul, end in the same
 kernel only in part: the file is for the CPU provider alone, and says what is to run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxscript import OpBuilder, ir, nn
+
+from vit_export.graph.layers import Linear
+from vit_export.graph.product import Product
+from vit_export.graph.weights import LinearFactory, Weights, matrix_of
 
 DOMAIN = "com.microsoft"
 LEVELS = 127
@@ -26,7 +31,7 @@ least GELU_MIN / 28, that of a token whose largest value is 1.4; the other 227 g
 
 @dataclass(frozen=True, eq=False)
 class Int8Weights:
-    """x @ (matrix * scale) + bias, rounded: matrix int8 (K, N), scale and bias float64 (N,)."""
+    """x @ (matrix * scale) + bias, rounded: matrix int8 (K, M), scale and bias float64 (M,)."""
 
     matrix: NDArray[np.int8]
     scale: NDArray[np.float64]
@@ -37,13 +42,14 @@ class Int8Linear(nn.Module):
     """x (N, T, K) -> x @ W + b, with x in uint8 by a step of each token's own.
 
     No token's rounding depends on its neighbours, so neither does an image's label on the rest of
-    its batch. `after_gelu` says that x is a GELU's output.
+    its batch.
     """
 
-    def __init__(self, weights: Int8Weights, *, tokens: int, after_gelu: bool) -> None:
+    def __init__(self, weights: Int8Weights, product: Product) -> None:
         super().__init__()
         self.inputs, self.outputs = weights.matrix.shape
-        self.tokens, self.after_gelu = tokens, after_gelu
+        self.tokens = product.tokens
+        self.after_gelu = after_gelu = product.after_gelu
         self.weight = _parameter(weights.matrix)
         self.scale = _parameter(weights.scale.astype(np.float32))
         self.weight_zero = _parameter(np.zeros(self.outputs, np.int8))
@@ -70,6 +76,32 @@ class Int8Linear(nn.Module):
         y = op.Add(op.Mul(y, op.Unsqueeze(step, [1])), self.bias)
         result: ir.Value = op.Reshape(y, [-1, self.tokens, self.outputs])
         return result
+
+
+class _HalfStored(Linear):
+    """A Linear that keeps half a file's bytes; ONNX Runtime widens the weights when it loads."""
+
+    def __init__(self, weights: Weights, product: Product) -> None:
+        super().__init__(weights, product)
+        self.weight = _parameter(matrix_of(product, weights.tensors).astype(np.float16))
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """Emit the product."""
+        y: ir.Value = op.MatMul(x, op.Cast(self.weight, to=ir.DataType.FLOAT))
+        if self.bias is not None:
+            y = op.Add(y, self.bias)
+        return y
+
+
+def linear_with_int8(rounded: Mapping[Product, Int8Weights]) -> LinearFactory:
+    """Return what makes the products of an int8 graph: those `rounded` in int8, others in float."""
+
+    def linear(weights: Weights, product: Product) -> nn.Module:
+        if product in rounded:
+            return Int8Linear(rounded[product], product)
+        return _HalfStored(weights, product)
+
+    return linear
 
 
 def _parameter(array: NDArray[Any] | np.generic) -> nn.Parameter:

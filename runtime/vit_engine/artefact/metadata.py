@@ -6,6 +6,7 @@ them. Field numbers are those of onnx.proto3.
 """
 
 import mmap
+import stat
 from importlib import resources
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def path_from_name(name: str | Path) -> Path:
 def read_contract(path: Path) -> Contract:
     """Return the contract inside an ONNX file; `ArtefactError` if it is no artefact of ours."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for its writer
+            raise ArtefactError(f"{path}: is not a regular file; name an .onnx file of vit-export")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entries = _entries(data)
     except FileNotFoundError as e:

@@ -17,14 +17,19 @@ from vit_engine.images.pillow import (
 from vit_engine.sources.files import bytes_from_path
 from vit_engine.sources.item import LIMITS, Item, Limits
 from vit_engine.sources.read import bytes_from_item
-from vit_engine.sources.signatures import is_image
+from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
 
 def image_from_item(
-    item: Item, *, limits: Limits = LIMITS, draft: tuple[int, int] | None = None
+    item: Item,
+    *,
+    limits: Limits = LIMITS,
+    draft: tuple[int, int] | None = None,
+    private_redirects: bool = False,
 ) -> Image.Image:
     """Read or download, and decode as `image_from_bytes`; `ImageError` where that cannot be."""
-    return image_from_bytes(bytes_from_item(item, limits=limits), limits=limits, draft=draft)
+    data = bytes_from_item(item, limits=limits, private_redirects=private_redirects)
+    return image_from_bytes(data, limits=limits, draft=draft)
 
 
 def image_from_path(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> Image.Image:
@@ -64,11 +69,13 @@ def _opened(data: bytes) -> tuple[ImageFile.ImageFile, tuple[Setting, ...]]:
             continue
         except Exception:  # it is damaged; or it is no image, where the WebP of Pillow 11 says so
             check_settings(SETTINGS[name])
-            if is_image(data):
+            if is_image(data[:HEAD]):
                 raise
-    if is_image(data):
-        raise ImageError("decode", "has a damaged header")
     known = ", ".join(image_classes())
+    if unread := unread_format(data[:HEAD]):
+        raise ImageError("format", f"is {unread}, which is not read ({known} are)")
+    if is_image(data[:HEAD]):
+        raise ImageError("decode", "has a damaged header")
     raise ImageError("format", f"is not an image of a known format ({known})")
 
 

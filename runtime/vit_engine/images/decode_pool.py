@@ -22,6 +22,12 @@ GivenT = TypeVar("GivenT")
 
 ResultT = TypeVar("ResultT")
 
+HELD = 64 * 2**20
+"""Bytes of images that come with them and wait to be decoded; a larger image waits alone.
+
+What one gzipped archive unpacks to in a tenth of a second and more: decoders do not starve.
+"""
+
 _POLL = 0.1  # seconds between looks at whether to stop
 _PATIENCE = 3.0  # seconds for a batch that is in the engine when we stop
 _MOMENT = 0.2  # seconds for a thread that runs code which is not ours to end
@@ -77,14 +83,39 @@ class Decoder(Protocol[GivenT]):
 @dataclass(eq=False)
 class _Chunk(Generic[GivenT]):
     jobs: list[Job[GivenT]] = field(default_factory=list)
+    size: int = 0  # bytes that came with its images
     done: threading.Event = field(default_factory=threading.Event)
+
+
+class _Allowance:
+    """Bytes that may be held at a time. Who wants more than there are in all waits for all."""
+
+    def __init__(self, size: int) -> None:
+        self._all = self._left = size
+        self._changed = threading.Condition()
+
+    def take(self, size: int, *, wait: bool) -> bool:
+        with self._changed:
+            while self._left < min(size, self._all):
+                if not wait:
+                    return False
+                self._changed.wait()
+            self._left -= size
+            return True
+
+    def give(self, size: int) -> None:
+        with self._changed:
+            self._left += size
+            self._changed.notify_all()
 
 
 class DecodePool(Generic[GivenT]):
     """A context manager over `workers` decoders and their threads.
 
     `pixels` (slots, H, W, 3) is the buffer that the decoders write to, `slots_for` says how long.
-    It belongs to the process that made it: in a forked child `batches` and `free` raise UsageError.
+    `size_of` tells how many bytes come with an image, of which its decoder lets go: HELD at most
+    are taken from the input at a time. The pool belongs to the process that made it: in a forked
+    child `batches` and `free` raise UsageError.
     """
 
     def __init__(
@@ -94,8 +125,10 @@ class DecodePool(Generic[GivenT]):
         *,
         batch: int,
         workers: int,
+        size_of: Callable[[GivenT], int] = lambda _: 0,
     ) -> None:
         self._pixels, self._batch, self._pid = pixels, batch, os.getpid()
+        self._size_of, self._held = size_of, _Allowance(HELD)
         self._chunk = _chunk_for(batch, workers)
         self._free = threading.Semaphore(len(pixels))
         self._tasks: queue.SimpleQueue[_Chunk[GivenT] | None] = queue.SimpleQueue()
@@ -188,9 +221,17 @@ class DecodePool(Generic[GivenT]):
         try:
             for image in images:
                 self._free.acquire()
+                size = self._size_of(image)
+                if size and not self._held.take(size, wait=False):
+                    if chunk.jobs:  # they may be what is waited for
+                        self._submit(chunk)
+                        chunk = _Chunk()
+                    self._held.take(size, wait=True)
                 if self._closed:
                     return
                 chunk.jobs.append(Job(image, slot))
+                chunk.size += size
+                del image  # and its bytes, which the job's decoder lets go of
                 slot = (slot + 1) % len(self._pixels)
                 if len(chunk.jobs) == self._chunk:
                     self._submit(chunk)
@@ -216,6 +257,7 @@ class DecodePool(Generic[GivenT]):
                     self._decoders.append(decoder)
                 while chunk is not None and not self._closed:
                     decoder.decode(chunk.jobs)
+                    self._held.give(chunk.size)
                     chunk.done.set()
                     chunk = self._tasks.get()
             finally:
@@ -240,6 +282,7 @@ class DecodePool(Generic[GivenT]):
             self._tasks.put(None)
         self._order.put(None)
         self._free.release(self._chunk + 1)
+        self._held.give(2**62)
         for thread in self._threads:
             _join(thread)
         if self._feeder is not None:

@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from vit_engine.errors import ProviderError
+from vit_engine.errors import ProviderError, limit_in_words, one_line
 from vit_engine.machine import libraries, nvidia
 from vit_engine.providers.provider import Obstacle
 
@@ -28,11 +28,14 @@ def import_onnxruntime() -> ModuleType:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read as the module is loaded
     try:
         import onnxruntime
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         raise ProviderError(
             "ONNX Runtime is not installed; pip install 'vit-engine[cpu]', "
             "or 'vit-engine[gpu]' on a machine with an NVIDIA GPU"
         ) from e
+    except ImportError as e:
+        words = limit_in_words(e) or one_line(e)
+        raise ProviderError(f"ONNX Runtime is installed, and cannot be loaded: {words}") from e
     module: ModuleType = onnxruntime
     return module
 

@@ -1,7 +1,9 @@
 """From what a user names to single images, streaming: files, folders, globs, URLs, lists."""
 
 import os
+import select
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -10,8 +12,8 @@ from vit_engine.sources import folders
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import is_store, items_from_store
-from vit_engine.sources.tables import check_column, items_from_table
-from vit_engine.sources.tars import items_from_tar
+from vit_engine.sources.tables import LONGEST, check_table, item_from_name, items_from_table
+from vit_engine.sources.tars import check_tar, items_from_tar
 
 TARS = (".tar", ".tar.gz", ".tgz")
 """Names of files that hold images."""
@@ -31,6 +33,7 @@ def items_from_sources(
     null: bool = False,
     column: str = DEFAULT_COLUMN,
     stdin: BinaryIO | None = None,
+    passed_over: Counter[str] | None = None,
 ) -> Iterator[Item]:
     """Yield the images that the sources name, in order, found while the caller works.
 
@@ -38,22 +41,44 @@ def items_from_sources(
     with `all_files` by signature), a glob (files alone), an http(s) URL, an object store's URL
     (a folder there is searched by extension), a tar of images, a CSV or Parquet file with a
     `column` of paths, or `-`: a list of files and URLs on stdin, one a line, or NUL-terminated with
-    `null`. A file that is absent is an item all the same. `UsageError`, before the first item, for
-    no source at all, a folder without an image, a glob without a match and a table without the
-    column.
+    `null`. A file that is absent is an item all the same, and so is a folder, a row or a table that
+    cannot be read when its turn comes.
+
+    `UsageError`, before the first item, for no source at all, a folder without an image, a glob
+    without a match, a tar without an image where it is the only source, and a table that is named
+    and cannot be read or has no rows with the column; with the list's first line for a list that
+    is NUL-terminated or UTF-16 unasked.
+
+    In `passed_over` are counted, while folders and tars are searched, the images there that are
+    not for labelling, by the reason, for `folders.in_words`.
     """
     sources = list(sources)
     if not sources:
         raise UsageError("no source given; name a file, a folder, a glob, a URL, or - for stdin")
     if sources.count("-") > 1:
         raise UsageError("- is given twice, and stdin can be read only once")
+    if "-" in sources and stdin is None and sys.stdin is None:
+        raise UsageError("- is a list on stdin, and stdin is closed")
 
     def in_file(path: str) -> Iterator[Item]:
         if path.lower().endswith(TARS):
-            return items_from_tar(path, all_files=all_files)
+            return items_from_tar(path, all_files=all_files, passed_over=passed_over)
         if path.lower().endswith(TABLES):
             return items_from_table(path, column)
         return iter((Item(path),))
+
+    def in_folder(path: str, counts: Counter[str] | None) -> Iterator[Item]:
+        walk = folders.walked(
+            path, all_files=all_files, follow_links=follow_links, passed_over=counts
+        )
+        return (Item(path, error=_unlisted(e)) for path, e in walk)
+
+    def matching(pattern: str) -> Iterator[Item]:
+        for path, e in folders.globbed(pattern):
+            if e is None:
+                yield from in_file(path)
+            else:
+                yield Item(path, error=_unlisted(e))
 
     def found(source: str) -> Iterator[Item]:
         if source == "-":
@@ -61,27 +86,30 @@ def items_from_sources(
         if is_url(source):
             return iter((Item(source),))
         if is_store(source):
-            return items_from_store(source)
+            return items_from_store(source, passed_over=passed_over)
         if os.path.isdir(source):  # noqa: PTH112  a Path would tidy the user's spelling
-            walk = folders.walked(source, all_files=all_files, follow_links=follow_links)
-            return (Item(path, error=_unlisted(e)) for path, e in walk)
+            return in_folder(source, passed_over)
         if folders.is_pattern(source):
-            return (item for path in folders.globbed(source) for item in in_file(path))
+            return matching(source)
         return in_file(source)
 
     for source in sources:
         if source == "-" or is_url(source) or is_store(source):
             continue
         if os.path.isdir(source):  # noqa: PTH112
-            if next(found(source), None) is None:
+            counts: Counter[str] = Counter()
+            if next(in_folder(source, counts), None) is None:
                 kinds = "file with an image's signature" if all_files else "image"
                 more = "" if all_files else " (searched by extension; --all-files looks inside)"
-                raise UsageError(f"{printable(source)}: no {kinds} in this folder{more}")
+                also = f"; passed over: {folders.in_words(counts)}" if counts else ""
+                raise UsageError(f"{printable(source)}: no {kinds} in this folder{more}{also}")
         elif folders.is_pattern(source):
             if next(folders.globbed(source), None) is None:
                 raise UsageError(f"{printable(source)}: no file matches this pattern")
         elif source.lower().endswith(TABLES):
-            check_column(source, column)
+            check_table(source, column)
+        elif source.lower().endswith(TARS) and len(sources) == 1:  # among others it has a row
+            check_tar(source, all_files=all_files)
     return (item for part in [found(source) for source in sources] for item in part)
 
 
@@ -93,19 +121,42 @@ def _unlisted(e: OSError | None) -> ImageError | None:
 
 
 def _listed(stdin: BinaryIO, *, null: bool) -> Iterator[Item]:
-    end = b"\0" if null else b"\n"
+    number = 0
+    try:
+        for number, line in enumerate(_lines(stdin, b"\0" if null else b"\n"), 1):
+            name = line if null else _name_in(line, first=number == 1)
+            if name:
+                yield item_from_name(name, f"-:{number}")
+    except OSError as e:
+        words = f"the list on stdin cannot be read ({e.strerror})"
+        if not number:
+            raise UsageError(words) from e
+        yield Item(f"-:{number + 1}", error=ImageError("truncated", words))
+
+
+def _name_in(line: bytes, *, first: bool) -> bytes:
+    if first:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UsageError("the list on stdin is UTF-16; it has to be UTF-8 (iconv -f UTF-16)")
+        if b"\0" in line:
+            raise UsageError("the list on stdin is NUL-separated; add -0")
+    return line.removesuffix(b"\r")
+
+
+def _lines(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
+    """Yield the lines as they come, one over LONGEST bytes cut, to more than LONGEST."""
     rest = b""
-    while block := os.read(stdin.fileno(), 2**16):
-        *names, rest = (rest + block).split(end)
-        yield from _named(names, null=null)
-    yield from _named([rest], null=null)
+    while block := _block(stdin.fileno()):
+        *lines, rest = (rest + block).split(end)
+        yield from lines
+        rest = rest[: LONGEST + 1]
+    yield rest
 
 
-def _named(names: list[bytes], *, null: bool) -> Iterator[Item]:
-    for name in names:
-        if not null:
-            if b"\0" in name:
-                raise UsageError("the list on stdin is NUL-separated; add -0")
-            name = name.removesuffix(b"\r")  # noqa: PLW2901
-        if name:
-            yield Item(os.fsdecode(name))
+def _block(descriptor: int) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, 2**16)
+        except BlockingIOError:  # another program has made it so
+            select.select([descriptor], [], [])

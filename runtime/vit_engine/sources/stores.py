@@ -2,20 +2,36 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from vit_engine.errors import ImageError, MachineError, UsageError, one_line, printable
+from vit_engine.errors import (
+    ImageError,
+    MachineError,
+    UsageError,
+    VitError,
+    one_line,
+    printable,
+)
 from vit_engine.sources.downloads import is_url
+from vit_engine.sources.files import bytes_from_path
+from vit_engine.sources.folders import WILD, by_name, in_words, why_passed_over
 from vit_engine.sources.item import LIMITS, Item, Limits
-from vit_engine.sources.signatures import EXTENSIONS
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
+SCHEMES = (
+    "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "hf", "hdfs", "file", "memory",
+)  # fmt: skip
+"""Of the URLs that are read through fsspec, in lower case."""
+
+_EXTRA = "pip install 'vit-engine[ray]' brings fsspec, s3fs and pyarrow"
+
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_WILD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -36,8 +52,10 @@ def is_store(path: str) -> bool:
 
 def folder_from_path(path: str) -> Folder:
     """Return the folder that a path or an object store's URL names; it need not exist."""
-    from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
-
+    try:
+        from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+    except ImportError as e:
+        raise MachineError(f"{printable(path)}: needs pyarrow; {_EXTRA}") from e
     if not is_store(path):
         return Folder(LocalFileSystem(), os.path.abspath(path))  # noqa: PTH100  as pyarrow spells it
     store, root = _store(path)
@@ -46,7 +64,12 @@ def folder_from_path(path: str) -> Folder:
 
 def bytes_from_store(path: str, *, limits: Limits = LIMITS) -> bytes:
     """Read one object with one request, up to the limit; `ImageError` where that cannot be."""
-    store, name = _store(path)
+    try:
+        store, name = _store(path)
+    except VitError as e:
+        raise ImageError("missing", f"cannot be read: {e}") from e
+    if "file" in store.protocol:
+        return bytes_from_path(name, limits=limits)
     try:
         data: bytes = store.cat_file(name, start=0, end=limits.max_bytes + 1)
     except Exception as e:  # each store raises its own
@@ -68,44 +91,91 @@ def _image_error(store: Any, name: str, e: Exception) -> ImageError:
             return ImageError("empty", "is empty")
     except Exception:  # noqa: BLE001  the first error tells more
         pass
-    return ImageError("missing", f"cannot be read: {one_line(e)}")
+    return ImageError("missing", f"cannot be read: {printable(one_line(e))}")
 
 
-def items_from_store(source: str) -> Iterator[Item]:
-    """Yield the objects that a URL, a prefix or a pattern names; one level's names in memory."""
+def items_from_store(source: str, *, passed_over: Counter[str] | None = None) -> Iterator[Item]:
+    """Yield the objects that a URL, a prefix or a pattern names; one level's names in memory.
+
+    UsageError or MachineError, at once, for one that names none or that cannot be listed; a prefix
+    that fails later is an item with its error. `passed_over` is that of `folders.walked`.
+    """
     store, root = _store(source)
-    if _WILD.search(root):
-        paths: Iterable[str] = sorted(store.glob(root))
-        if not paths:
-            raise UsageError(f"{printable(source)}: no object matches this pattern")
-    elif source.endswith("/") or store.isdir(root):
-        paths = _walked(store, root)
-    else:
-        return iter((Item(source),))
-    return (Item(store.unstrip_protocol(path)) for path in paths)
+    try:
+        if WILD.search(root):
+            found = store.glob(root, detail=True)
+            names = sorted(name for name, info in found.items() if info["type"] != "directory")
+            if not names:
+                raise UsageError(f"{printable(source)}: no object matches this pattern")
+            return (Item(store.unstrip_protocol(name)) for name in names)
+        if not source.endswith("/") and not store.isdir(root):
+            return iter((Item(source),))
+        listing = store.ls(root, detail=True)
+    except VitError:
+        raise
+    except FileNotFoundError:
+        listing = []
+    except Exception as e:  # each store raises its own
+        raise MachineError(f"{printable(source)}: cannot be listed ({one_line(e)})") from e
+    counts = Counter[str]() if passed_over is None else passed_over
+    items = _walked(store, root, listing, counts)
+    first = next(items, None)
+    if first is None:
+        more = f"; passed over: {in_words(counts)}" if counts else ""
+        raise UsageError(
+            f"{printable(source)}: no image below this prefix (searched by extension){more}"
+        )
+    return chain((first,), items)
 
 
-def _walked(store: Any, root: str) -> Iterator[str]:
+def _walked(
+    store: Any, root: str, listing: list[dict[str, Any]], passed_over: Counter[str]
+) -> Iterator[Item]:
     """Search depth first, names sorted: the order must be the same each time."""
-    found = False
-    for folder, folders, files in store.walk(root, detail=False):
-        folders.sort()
-        for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in EXTENSIONS:  # noqa: PTH122
-                found = True
-                yield f"{folder}/{name}"
-    if not found:
-        raise UsageError(f"{printable(root)}: no image below this prefix (searched by extension)")
+    stack = [root]
+    while stack:
+        folder = stack.pop()
+        if folder != root:
+            try:
+                listing = store.ls(folder, detail=True)
+            except Exception as e:  # noqa: BLE001  each store raises its own; the others go on
+                path = store.unstrip_protocol(folder) + "/"
+                yield Item(
+                    path, error=ImageError("missing", f"cannot be listed: {printable(one_line(e))}")
+                )
+                continue
+        below = []
+        for name, kind in sorted((info["name"].rstrip("/"), info["type"]) for info in listing):
+            if name.strip("/") == folder.strip("/"):  # what marks a folder in some stores
+                continue
+            if kind == "directory":
+                below.append(name)
+                continue
+            wanted, unread = by_name(name)
+            reason = why_passed_over(name[len(root) :], wanted=wanted, unread=unread)
+            if reason:
+                passed_over[reason] += 1
+            if wanted and not reason:
+                yield Item(store.unstrip_protocol(name))
+        stack += reversed(below)
 
 
 def _store(url: str) -> tuple[Any, str]:
     """Return fsspec's file system and the path in it; its listings are not kept in memory."""
-    import fsspec
-
+    scheme, rest = url.split("://", 1)
+    if scheme.lower() not in SCHEMES:
+        raise UsageError(
+            f"{printable(url)}: {scheme}:// is not supported; http://, https:// and "
+            f"{', '.join(f'{name}://' for name in SCHEMES)} are"
+        )
     try:
-        store, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        import fsspec
+
+        store, path = fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}", use_listings_cache=False)
     except ImportError as e:
-        raise MachineError(f"{printable(url)}: {e}") from e
-    except ValueError as e:
-        raise UsageError(f"{printable(url)}: {e}; schemes are s3://, gs://, abfs:// ...") from e
+        raise MachineError(
+            f"{printable(url)}: {scheme}:// needs another package ({one_line(e)}); {_EXTRA}"
+        ) from e
+    except (ValueError, OSError) as e:
+        raise UsageError(f"{printable(url)}: cannot be opened ({one_line(e)})") from e
     return store, str(path)

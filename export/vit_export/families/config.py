@@ -1,0 +1,86 @@
+"""Values out of a config.json, each checked: a CheckpointError says what stands there instead."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vit_engine.errors import CheckpointError
+from vit_export.families.form import HiddenAct
+
+Config = Mapping[str, Any]
+
+# gelu_pytorch_tanh is gelu_new's formula in PyTorch's own kernel.
+ACTIVATIONS: dict[str, HiddenAct] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "quick_gelu": "quick_gelu",
+}
+"""What we compute for each name of transformers' `ACT2FN` that we know."""
+
+
+def count(config: Config, key: str, default: int) -> int:
+    """Return a whole number above 0."""
+    value = config.get(key, default)
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"{key} is {value!r}, expected a whole number above 0")
+    return value
+
+
+def side(config: Config, key: str, default: int) -> int:
+    """Return the side of a square, given as one number of pixels or as two equal ones."""
+    value = config.get(key, default)
+    if isinstance(value, list) and len(value) == 2:
+        if value[0] != value[1]:
+            raise CheckpointError(f"{key} is {value}; supported are squares")
+        return count({key: value[0]}, key, default)
+    return count(config, key, default)
+
+
+def flag(config: Config, key: str, default: bool) -> bool:
+    """Return true or false."""
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{key} is {value!r}, expected true or false")
+    return value
+
+
+def epsilon(config: Config, key: str, default: float) -> float:
+    """Return a finite number above 0."""
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise CheckpointError(f"{key} is {value!r}, expected a number above 0")
+    return float(value)
+
+
+def activation(config: Config, key: str, default: str) -> HiddenAct:
+    """Return a non-linearity that the graph has."""
+    value = config.get(key, default)
+    if not isinstance(value, str) or value not in ACTIVATIONS:
+        raise CheckpointError(f"{key} is {value!r}; supported are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[value]
+
+
+def require_rgb(config: Config) -> None:
+    """Refuse a model of other than 3 channels."""
+    if (channels := config.get("num_channels", 3)) != 3:
+        raise CheckpointError(f"num_channels is {channels!r}; supported is 3 (RGB)")
+
+
+def labels_from_config(config: Config) -> tuple[str, ...]:
+    """Return the label of each logit, in order; refuse a model that gives an image several."""
+    if config.get("problem_type") not in (None, "single_label_classification"):
+        raise CheckpointError(
+            f"problem_type is {config['problem_type']!r}; only one label per image is supported"
+        )
+    named = config.get("id2label")
+    if named is None:  # transformers names nameless labels so, and takes two where nothing is said
+        return tuple(f"LABEL_{i}" for i in range(count(config, "num_labels", 2)))
+    if (
+        not isinstance(named, dict)
+        or set(named) != {str(i) for i in range(len(named))}
+        or not all(isinstance(label, str) for label in named.values())
+        or not named
+    ):
+        raise CheckpointError('id2label is not a table {"0": label, "1": label, ...} without gaps')
+    return tuple(named[str(i)] for i in range(len(named)))

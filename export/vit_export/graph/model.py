@@ -1,0 +1,71 @@
+"""The whole classifier: a checkpoint in, an ONNX model out."""
+
+from onnxscript import GraphBuilder, OpBuilder, ir, nn
+
+from vit_engine.artefact.contract import Precision, Preprocessing
+from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.families.form import Form
+from vit_export.graph.block import Block
+from vit_export.graph.choices import Io, input_from_io
+from vit_export.graph.embedding import PatchEmbedding
+from vit_export.graph.layers import LayerNorm, Linear
+from vit_export.graph.product import Product
+from vit_export.graph.weights import DTYPES, LinearFactory, Weights
+
+OPSET = 23  # the first with the standard Attention operator
+IR_VERSION = 11  # the one that goes with opset 23
+OUTPUT = "logits"
+
+
+class ViT(nn.Module):
+    """Image -> logits (N, labels) in float32.
+
+    The classifier reads the CLS token alone, so the last block computes nothing else: exact, and
+    6.9 % fewer multiply-adds in ViT-B/16.
+    """
+
+    def __init__(self, weights: Weights, form: Form, preprocessing: Preprocessing, io: Io) -> None:
+        super().__init__("vit")
+        last = form.layers - 1
+        self.embeddings = PatchEmbedding(weights, form, preprocessing, io)
+        self.blocks = nn.ModuleList(
+            [Block(weights, form, i, cls_only=i == last) for i in range(form.layers)]
+        )
+        self.norm = LayerNorm(weights, "norm", form.layer_norm_eps)
+        self.classifier = weights.linear(
+            Product("head", None, ("head",), tokens=1, reads="norm")  # x is (N, D)
+        )
+
+    def forward(self, op: OpBuilder, image: ir.Value) -> ir.Value:
+        x = self.embeddings(op, image)
+        for block in self.blocks:
+            x = block(op, x)
+        logits = self.classifier(op, self.norm(op, op.Squeeze(x, [1])))
+        return op.Cast(logits, to=ir.DataType.FLOAT)
+
+
+def model_from_checkpoint(
+    checkpoint: Checkpoint, *, precision: Precision, io: Io, linear: LinearFactory = Linear
+) -> ir.Model:
+    """Return the ONNX model; `linear` makes its products, all in float unless told otherwise.
+
+    Input: uint8 `pixels` [batch, H, W, 3], or for "hf" float32 `pixel_values` [batch, 3, H, W].
+    Output: float32 `logits` [batch, labels].
+    """
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="vit")
+    builder = GraphBuilder(graph)
+    given = input_from_io(io, checkpoint.form.image_size)
+    image = builder.input(
+        given.name,
+        ir.DataType.UINT8 if given.dtype == "uint8" else ir.DataType.FLOAT,
+        ["batch", *given.image_shape],
+    )
+    weights = Weights(checkpoint.tensors, DTYPES[precision], linear)
+    vit = ViT(weights, checkpoint.form, checkpoint.preprocessing, io)
+    logits = vit(builder.op, image)
+    logits.shape = ir.Shape(["batch", len(checkpoint.labels)])
+    logits.type = ir.TensorType(ir.DataType.FLOAT)
+    builder.add_output(logits, OUTPUT)
+    for node in graph:
+        graph.opset_imports.setdefault(node.domain, 1)  # int8 has an operator of ONNX Runtime's own
+    return ir.Model(graph, ir_version=IR_VERSION, producer_name="vit-engine")

@@ -1,0 +1,99 @@
+"""What the products read: a float pass over the calibration images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxscript import OpBuilder, ir, nn
+
+from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.graph.layers import Linear
+from vit_export.graph.model import model_from_checkpoint
+from vit_export.graph.product import Product
+from vit_export.graph.weights import Array, Weights
+from vit_export.quantization.trial import trial_session
+
+CLS_SHARE = 0.3
+"""The CLS token's part in the statistics: the logits are read from it alone, and feel its rounding
+as much as that of a hundred others."""
+
+BATCH = 4
+"""Images at once in the float pass."""
+
+
+@dataclass(eq=False)
+class Statistics:
+    """Of one product's input x over the calibration images, with tokens weighed by CLS_SHARE."""
+
+    total: Array  # (K,) sum of x
+    products: NDArray[np.float32]  # (K, K) x' x
+    weight: float = 0.0  # of all tokens
+
+    @classmethod
+    def empty(cls, channels: int) -> "Statistics":
+        """Return the statistics of no tokens."""
+        return cls(np.zeros(channels), np.zeros((channels, channels), np.float32))
+
+    def add(self, x: NDArray[np.float32]) -> None:
+        """Count the tokens of x (images, tokens, K) in, CLS first."""
+        cls = CLS_SHARE / (1 - CLS_SHARE) * (x.shape[1] - 1)
+        self.total += x[:, 1:].sum((0, 1), dtype=np.float64) + cls * x[:, 0].sum(0)
+        rows = x.reshape(-1, x.shape[-1]).copy()
+        rows[:: x.shape[1]] *= np.sqrt(cls)
+        self.products += rows.T @ rows
+        self.weight += len(x) * (x.shape[1] - 1 + cls)
+
+    def scaled(self, scale: Array) -> "Statistics":
+        """Return the statistics of x * scale, for a scale (K,)."""
+        products = (self.products * np.outer(scale, scale)).astype(np.float32)
+        return Statistics(self.total * scale, products, self.weight)
+
+    def size(self) -> Array:
+        """Return each channel's root mean square (K,)."""
+        return np.asarray(np.sqrt(self.products.diagonal() / self.weight))
+
+    def mean(self) -> Array:
+        """Return each channel's mean (K,)."""
+        return np.asarray(self.total / self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """All products of a graph, and what those over every token of an image read."""
+
+    products: tuple[Product, ...]
+    statistics: Mapping[Product, Statistics]
+
+
+def activations_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> Activations:
+    """Run the float graph on the images (N, H, W, 3) and look at what its products read."""
+    tapped: dict[Product, _Tapped] = {}
+
+    def tap(weights: Weights, product: Product) -> nn.Module:
+        tapped[product] = _Tapped(weights, product)
+        return tapped[product]
+
+    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8", linear=tap)
+    inputs = {p: m.input for p, m in tapped.items() if p.tokens == checkpoint.form.tokens}
+    for value in inputs.values():
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        model.graph.outputs.append(value)
+    session = trial_session(model)
+    names = [str(value.name) for value in inputs.values()]
+    statistics: dict[Product, Statistics] = {}
+    for start in range(0, len(pixels), BATCH):
+        found = session.run(names, {"pixels": pixels[start : start + BATCH]})
+        for product, x in zip(inputs, found, strict=True):
+            statistics.setdefault(product, Statistics.empty(x.shape[-1])).add(x)
+    return Activations(tuple(tapped), statistics)
+
+
+class _Tapped(Linear):
+    """A Linear that remembers the value it read."""
+
+    input: ir.Value
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        self.input = x
+        return super().forward(op, x)

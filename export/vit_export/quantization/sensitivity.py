@@ -1,0 +1,63 @@
+"""How much the logits feel each product's rounding, and which products are worth their float."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.graph.model import model_from_checkpoint
+from vit_export.graph.product import Product
+from vit_export.graph.weights import Array
+from vit_export.quantization.operators import Int8Weights, linear_with_int8
+from vit_export.quantization.trial import trial_session
+
+PROBES = 8
+"""Calibration images that sensitivity is measured on."""
+
+FLOAT_SHARE = 0.06
+"""Of the multiply-adds of the products that could run in int8, what may stay in float: an estimated
+8 % of the time."""
+
+
+def sensitivity_of(
+    checkpoint: Checkpoint, rounded: Mapping[Product, Int8Weights], pixels: NDArray[np.uint8]
+) -> dict[Product, float]:
+    """Return what each product alone in int8 does to the labels, the most sensitive first.
+
+    It is the mean Kullback-Leibler divergence, in nats, from the probabilities of the float graph,
+    over PROBES of the images (N, H, W, 3).
+    """
+    probes = pixels[:: -(-len(pixels) // PROBES)]
+    true = _log_probabilities(checkpoint, {}, probes)
+    found = {}
+    for product, weights in rounded.items():
+        alone = _log_probabilities(checkpoint, {product: weights}, probes)
+        found[product] = float((np.exp(true) * (true - alone)).sum(1).mean())
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def worth_float(
+    rounded: Mapping[Product, Int8Weights], sensitivity: Mapping[Product, float]
+) -> set[Product]:
+    """Return the products whose place in float buys most, as many as FLOAT_SHARE pays for."""
+    cost = {product: weights.matrix.size for product, weights in rounded.items()}
+    left = FLOAT_SHARE * sum(cost.values())
+    chosen = set()
+    for product in sorted(cost, key=lambda p: -sensitivity[p] / cost[p]):
+        if cost[product] <= left:
+            left -= cost[product]
+            chosen.add(product)
+    return chosen
+
+
+def _log_probabilities(
+    checkpoint: Checkpoint, rounded: Mapping[Product, Int8Weights], pixels: NDArray[np.uint8]
+) -> Array:
+    """Return the log-softmax (N, labels) of the graph with those products in int8."""
+    model = model_from_checkpoint(
+        checkpoint, precision="int8", io="uint8", linear=linear_with_int8(rounded)
+    )
+    logits = trial_session(model).run(None, {"pixels": pixels})[0].astype(np.float64)
+    logits -= logits.max(1, keepdims=True)
+    return np.asarray(logits - np.log(np.exp(logits).sum(1, keepdims=True)))

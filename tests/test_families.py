@@ -1,0 +1,177 @@
+"""Every family: its files come out as transformers' own model computes them."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnxscript import OpBuilder, ir, nn
+from safetensors.torch import load_file, save_file
+
+from conftest import write_checkpoint
+from vit_engine.engine import Engine
+from vit_export.artefact import export
+from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.eager import eager_logits, eager_model
+from vit_export.families.family import Family
+from vit_export.families.known import FAMILIES
+from vit_export.graph.layers import Linear
+from vit_export.graph.model import model_from_checkpoint
+from vit_export.graph.product import Product
+from vit_export.graph.weights import Weights
+from vit_export.quantization.calibration import pixels_of
+from vit_export.quantization.operators import GELU_MIN
+from vit_export.quantization.recipe import quantized
+from vit_export.samples import drawn_samples
+
+CASES: dict[str, dict[str, Any]] = {"ViTForImageClassification": {}}
+"""By architecture, what a tiny model's config needs besides conftest.TINY."""
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.architecture)
+def checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Checkpoint:
+    family: Family = request.param
+    folder = tmp_path_factory.mktemp("family")
+    write_checkpoint(folder, architecture=family.architecture, **CASES[family.architecture])
+    found = load(str(folder))
+    assert found.family is family
+    return found
+
+
+def test_logits_are_those_of_transformers(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    images = list(drawn_samples(5))
+    export(checkpoint, tmp_path / "vit.onnx", precision="fp32", images=None)
+    expected = eager_logits(checkpoint, images)
+    with Engine.open(tmp_path / "vit.onnx", provider="cpu") as engine:
+        found = engine.run(pixels_of(images, checkpoint.preprocessing))
+    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_int8_stays_close(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    images = list(drawn_samples(13))
+    pixels = pixels_of(images, checkpoint.preprocessing)
+    rounded = quantized(checkpoint, pixels[:8])
+    assert rounded.products
+    export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, rounded=rounded)
+    expected = eager_logits(checkpoint, images[8:])
+    with Engine.open(tmp_path / "vit.onnx", provider="cpu") as engine:
+        found = engine.run(pixels[8:])
+    assert np.abs(found - expected).mean() < 0.01 * np.ptp(expected)
+
+
+def test_names_in_memory_mean_the_same_as_names_on_disk(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    in_memory = eager_model(checkpoint)[0].state_dict()
+    assert in_memory.keys() != load_file(weights).keys()
+    save_file(in_memory, weights)
+    found = load(str(tmp_path)).tensors
+    assert found.keys() == checkpoint.tensors.keys()
+    for name, tensor in found.items():
+        np.testing.assert_array_equal(tensor, checkpoint.tensors[name])
+
+
+def test_products_are_what_the_graph_says(checkpoint: Checkpoint) -> None:
+    products, inputs = read_by_products(checkpoint)
+    assert list(faults(checkpoint, products, inputs)) == []
+    assert {name for p in products for name in p.layers} == matrices(checkpoint)
+
+
+def test_what_a_product_is_not_is_found(checkpoint: Checkpoint) -> None:
+    """So that the test before this one can fail: a wrong word about any product."""
+    products, inputs = read_by_products(checkpoint)
+    width = {name: len(checkpoint.tensors[f"{name}.weight"]) for name in layers(checkpoint)}
+    for i, product in enumerate(products):
+        channels = inputs[i].shape[-1]
+        own = {product.reads, *product.layers}
+        others = [name for name in width if width[name] == channels and name not in own]
+        wrong = [
+            replace(product, tokens=product.tokens + 1),
+            replace(product, after_gelu=not product.after_gelu),
+            *(replace(product, reads=name) for name in (others[0], others[-1])),
+        ]
+        for other in wrong:
+            claimed = [*products[:i], other, *products[i + 1 :]]
+            assert next(faults(checkpoint, claimed, inputs), None), f"{product} passes as {other}"
+
+
+def layers(checkpoint: Checkpoint) -> list[str]:
+    return [n.removesuffix(".weight") for n in checkpoint.tensors if n.endswith(".weight")]
+
+
+def matrices(checkpoint: Checkpoint) -> set[str]:
+    return {n for n in layers(checkpoint) if checkpoint.tensors[f"{n}.weight"].ndim == 2}
+
+
+class Tap(Linear):
+    input: ir.Value
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        self.input = x
+        return super().forward(op, x)
+
+
+def read_by_products(checkpoint: Checkpoint) -> tuple[list[Product], list[Floats]]:
+    """The products of the float graph, and what each of them reads."""
+    taps: dict[Product, Tap] = {}
+
+    def tap(weights: Weights, product: Product) -> nn.Module:
+        taps[product] = Tap(weights, product)
+        return taps[product]
+
+    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8", linear=tap)
+    values = [module.input for module in taps.values()]
+    for value in dict.fromkeys(values):
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        model.graph.outputs.append(value)
+    names = [str(value.name) for value in values]
+    return list(taps), session(model).run(names, {"pixels": pixels(checkpoint)})
+
+
+def faults(checkpoint: Checkpoint, products: list[Product], inputs: list[Floats]) -> Iterator[str]:
+    """Hold what is said of the products against what they read, and against the logits."""
+    for product, x in zip(products, inputs, strict=True):
+        if product.tokens != (x.shape[1] if x.ndim == 3 else 1):
+            yield f"{product} reads {x.shape}"
+        if product.after_gelu != (x.min() >= -GELU_MIN):
+            yield f"{product} reads {x.min()}"
+    expected = logits(checkpoint)
+    for producer in dict.fromkeys(p.reads for p in products if p.reads):
+        tensors = {name: tensor.astype(np.float64) for name, tensor in checkpoint.tensors.items()}
+        made = tensors[f"{producer}.weight"]
+        scale = np.random.default_rng(0).uniform(0.5, 2, len(made))
+        tensors[f"{producer}.weight"] = (made.T / scale).T
+        tensors[f"{producer}.bias"] /= scale
+        for name in (n for p in products if p.reads == producer for n in p.layers):
+            tensors[f"{name}.weight"] *= scale
+        if np.abs(logits(replace(checkpoint, tensors=tensors)) - expected).max() > 1e-3:
+            yield f"the channels of {producer} are read by others"
+
+
+def pixels(checkpoint: Checkpoint) -> NDArray[np.uint8]:
+    size = checkpoint.form.image_size
+    return np.random.default_rng(1).integers(0, 256, (4, size, size, 3), np.uint8)
+
+
+def logits(checkpoint: Checkpoint) -> Floats:
+    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
+    found: Floats = session(model).run(["logits"], {"pixels": pixels(checkpoint)})[0]
+    return found
+
+
+def session(model: ir.Model) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(
+        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
