@@ -308,7 +308,8 @@ def ahead(
                     return
             found.put(None)
         except BaseException as e:  # noqa: BLE001  raised again in the caller's thread
-            found.put(e)
+            assert e.__traceback__ is not None
+            found.put(e.with_traceback(e.__traceback__.tb_next))  # less this frame, which holds it
 
     thread, pid = threading.Thread(target=work, daemon=True), os.getpid()
     thread.start()
