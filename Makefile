@@ -26,7 +26,8 @@ test-gpu-build: setup .venv-gpu/.installed
 # Without NVIDIA's libraries, which tests/standin stands for
 .venv-gpu/.installed: pyproject.toml constraints.txt
 	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable . onnxruntime-gpu
+	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable . onnxruntime-gpu \
+		|| { echo 'onnxruntime-gpu could not be installed: nothing guards the GPU path' >&2; exit 1; }
 	touch $@
 
 check: setup

@@ -2,30 +2,35 @@
 
     python benchmarks/compare.py --quick
     python benchmarks/compare.py --model FOLDER --data IMAGES
+    python benchmarks/compare.py --device cuda --budget 480
 
 Without arguments: ViT-B/16 with seeded random weights for speed (weights do not change it), the
 demo checkpoint for accuracy. Writes JSON, Markdown and one HTML page.
 """
 
 import argparse
+import importlib.util
 import json
+import math
 import os
 import re
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 
-from comparison import html, inputs, machine, report, stages, tables
-from comparison.contenders import BASELINE, CONTENDERS, Entry
-from comparison.inputs import Model
-from comparison.plan import FULL, QUICK, Setting
-from comparison.rows import Result, rows_from_result
-from comparison.stages import Comparison
+from comparison import host, stored_result
+from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
+from comparison.harness.plan import FULL, GPU, QUICK, Plan, Setting
+from comparison.inputs import models
+from comparison.inputs.models import Model
+from comparison.measure import PARTS, Comparison
+from comparison.report import html_page, report_text, result_tables
+from comparison.report.result_rows import Result, rows_from_result
+from vit_engine.atomic import write_whole
 from vit_engine.errors import UsageError, VitError
 
 HERE = Path(__file__).resolve().parent
@@ -36,6 +41,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        if not importlib.util.find_spec("matplotlib"):
+            raise UsageError("the page needs matplotlib: pip install 'vit-engine[bench]'")
         if arguments.render:
             write(json.loads(arguments.render.read_text()), arguments.render)
             return 0
@@ -59,14 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="for everyone (default: the cores this process may use)")
     add("--cache", type=Path, default=_cache(), help="converted models (default %(default)s)")
     add("-o", "--output", type=Path, default=HERE / "out", help="folder (default %(default)s)")
+    add("--budget", type=float, metavar="S", help="leave out what does not fit into S seconds")
     add("--resume", action="store_true", help="measure only what the stored JSON lacks")
-    add(
-        "--only",
-        nargs="+",
-        choices=stages.PARTS,
-        default=stages.PARTS,
-        help="parts to measure (default: all)",
-    )
+    add("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
     add("--add", nargs="+", metavar="NAME", help="measure these and add them to the stored JSON")
     add("--render", type=Path, metavar="JSON", help="write Markdown and HTML of a stored result")
     return parser
@@ -78,44 +80,50 @@ def _cache() -> Path:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    begun = time.monotonic()
     if arguments.data and not arguments.model:
         raise UsageError("--data needs --model: random weights know no classes")
-    partly = arguments.contenders or arguments.resume or arguments.only != stages.PARTS
-    if arguments.add and partly:
-        raise UsageError("--add goes with neither --contenders, --resume nor --only")
-    plan = QUICK if arguments.quick else FULL
-    if arguments.batches:
-        if min(arguments.batches) < 1:
-            raise UsageError(f"--batches {min(arguments.batches)}: at least 1")
-        plan = replace(plan, batches=tuple(sorted(set(arguments.batches))))
+    partly = arguments.contenders or arguments.resume or arguments.only != PARTS
+    if arguments.add and (partly or arguments.budget):
+        raise UsageError("--add goes with neither --contenders, --resume, --only nor --budget")
     device = arguments.device
     if device == "auto":
-        device = "cuda" if machine.gpu() else "cpu"
+        device = "cuda" if host.gpu() else "cpu"
     cache = arguments.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
         setting = Setting(
-            entries=_entries(arguments.add or arguments.contenders),
+            entries=_entries(arguments.add or arguments.contenders, device),
             device=device,
             threads=arguments.threads or len(os.sched_getaffinity(0)),
             cache=cache,
             scratch=Path(scratch),
-            plan=plan,
+            plan=_plan(arguments, device),
             say=progress,
             tell=tell,
+            end=begun + (arguments.budget or math.inf),
         )
         return _run(arguments, setting, _model(arguments, cache))
 
 
+def _plan(arguments: argparse.Namespace, device: str) -> Plan:
+    plan = QUICK if arguments.quick else GPU if device == "cuda" else FULL
+    if not arguments.batches:
+        return plan
+    if min(arguments.batches) < 1:
+        raise UsageError(f"--batches {min(arguments.batches)}: at least 1")
+    return replace(plan, batches=tuple(sorted(set(arguments.batches))), few_batches=None)
+
+
 def _model(arguments: argparse.Namespace, cache: Path) -> Model:
     if arguments.model:
-        return inputs.model_from_name(arguments.model)
+        return models.model_from_name(arguments.model)
     tell("no --model: random weights, made once")
-    return inputs.random_model("ViT-Ti/16" if arguments.quick else "ViT-B/16", cache)
+    return models.random_model("ViT-Ti/16" if arguments.quick else "ViT-B/16", cache)
 
 
 def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
-    result = stages.started(setting, model)
+    result = stored_result.begun(setting, model)
     path = arguments.output / f"{_file_name(result, setting)}.json"
     tell(f"{model.name} on {setting.device}; first all is converted, for minutes where not cached")
     begun = time.monotonic()
@@ -123,11 +131,11 @@ def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
         code, result = _add(setting, model, arguments.data, path, result)
     else:
         if arguments.resume and path.exists():
-            result = stages.resumed(path, setting, model)
+            result = stored_result.read(path, model) | {"plan": asdict(setting.plan)}
         code = Comparison(
             setting, model, arguments.data, result, path=path, parts=arguments.only, show=show
         ).run()
-    for name, note, table in report.sections(result):
+    for name, note, table in report_text.sections(result):
         print(f"\n{name}. {note}\n{table.text()}")
     tell(f"\n{time.monotonic() - begun:.0f} s; {', '.join(map(str, write(result, path)))}")
     return code
@@ -137,7 +145,7 @@ def _add(
     setting: Setting, model: Model, data: Path | None, path: Path, result: Result
 ) -> tuple[int, Result]:
     """Measure the chosen beside the baseline; into the stored result if nothing interrupts."""
-    target = stages.stored(path, model)
+    target = stored_result.read(path, model)
     plan = replace(setting.plan, batches=tuple(target["plan"]["batches"]))
     setting = replace(setting, plan=plan)
     aside = setting.scratch / "added.json"
@@ -145,40 +153,40 @@ def _add(
     if code:
         tell("interrupted: nothing is added")
         return code, target
-    merged = stages.merged(target, result)
-    stages.store(merged, path)
+    merged = stored_result.merged(target, result)
+    stored_result.store(merged, path)
     return 0, merged
 
 
 def _file_name(result: Result, setting: Setting) -> str:
     model = re.sub(r"[^a-z0-9]+", "-", result["speed"]["model"]["name"].lower()).strip("-")
     quick = "-quick" if setting.plan.name == QUICK.name else ""
-    return f"{model}-on-{machine.name(result['machine'])}{quick}"
+    return f"{model}-on-{host.name(result['machine'])}{quick}"
 
 
-def _entries(names: list[str] | None) -> tuple[Entry, ...]:
+def _entries(names: list[str] | None, device: str) -> tuple[Entry, ...]:
+    """Return the baseline and the contenders named, or all that are for the device."""
+    if not names:
+        return tuple(entry for entry in CONTENDERS if device in entry.devices)
     known = {entry.name for entry in CONTENDERS}
-    unknown = set(names or ()) - known
+    unknown = set(names) - known
     if unknown:
         raise UsageError(f"no contender {min(unknown)!r}; there are {', '.join(sorted(known))}")
-    return tuple(e for e in CONTENDERS if not names or e.name in {*names, BASELINE})
+    return tuple(entry for entry in CONTENDERS if entry.name in {*names, BASELINE})
 
 
 def show(result: Result, batch: int) -> None:
     """Print what a batch size has brought, as soon as it is timed."""
     progress("")
-    print(tables.at_batch(rows_from_result(result), batch).text() + "\n", flush=True)
+    print(result_tables.at_batch(rows_from_result(result), batch).text() + "\n", flush=True)
 
 
 def write(result: Result, path: Path) -> list[Path]:
     """Write Markdown and HTML beside the JSON; returns all three."""
-    renderers: dict[str, Callable[[Result], str]] = {
-        ".md": report.markdown,
-        ".html": html.page,
-    }
-    for suffix, render in renderers.items():
-        path.with_suffix(suffix).write_text(render(result), encoding="utf-8")
-    return [path, *(path.with_suffix(suffix) for suffix in renderers)]
+    markdown, page = path.with_suffix(".md"), path.with_suffix(".html")
+    write_whole(markdown, report_text.markdown(result).encode())
+    write_whole(page, html_page.page(result).encode())
+    return [path, markdown, page]
 
 
 def progress(text: str) -> None:

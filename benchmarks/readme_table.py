@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comparison import tables
-from comparison.rows import TITLES, Row, rows_from_result
+from comparison.report import result_tables as tables
+from comparison.report.result_rows import TITLES, Result, Row, rows_from_result
 
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks/results"
@@ -22,7 +22,7 @@ class Stored:
 
     letter: str
     path: Path
-    result: dict[str, Any]
+    result: Result
     rows: dict[str, Row]
 
     @property

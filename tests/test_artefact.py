@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from conftest import Run
+from conftest import ROOT, Run
 from vit_engine.artefact import contract
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, kind: str, run_command: Run)
         path.chmod(0)
         if os.access(path, os.R_OK):
             pytest.skip("this user reads files whatever their mode")
-    ended = run_command("vit-infer", "-m", path, "x.jpg")
+    ended = run_command("vit-infer", "-m", path, ROOT / "examples/star-01.png")
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr.startswith(f"vit-infer: {path}: ")

@@ -1,5 +1,6 @@
 """The controller, the statistics and the inputs, with contenders small enough to see through."""
 
+import ast
 import json
 import os
 import shutil
@@ -7,8 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +22,51 @@ ROOT = Path(__file__).parents[1]
 COMPARE = ROOT / "benchmarks/compare.py"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from comparison import accuracy, inputs, machine, stats  # noqa: E402
+from comparison import host, measure, stored_result  # noqa: E402
 from comparison.contenders import gemm  # noqa: E402
-from comparison.folders import whole  # noqa: E402
+from comparison.contenders.entries import BASELINE, CONTENDERS, PROFILED, Entry  # noqa: E402
+from comparison.harness import label_accuracy  # noqa: E402
+from comparison.harness.plan import FULL, QUICK, Setting  # noqa: E402
+from comparison.harness.round_robin import Field, rotated  # noqa: E402
+from comparison.harness.suite import Suite  # noqa: E402
+from comparison.harness.worker_process import FailedError, Process  # noqa: E402
+from comparison.inputs import arrays, labelled_images, models  # noqa: E402
+from comparison.inputs.labelled_images import Photos  # noqa: E402
+from comparison.inputs.models import Model  # noqa: E402
 from comparison.job import AbsentError, Job  # noqa: E402
-from comparison.plan import FULL  # noqa: E402
-from comparison.round_robin import FailedError, Field, Process, rotated  # noqa: E402
+from comparison.report import paired_medians  # noqa: E402
+from comparison.report.paired_medians import Latency, Spread  # noqa: E402
+from comparison.whole_folder import whole  # noqa: E402
 from vit_engine.errors import UsageError  # noqa: E402
 
 TINY = """
     import os, sys, time
     import numpy as np
-    from comparison.job import AbsentError
+    from comparison.job import AbsentError, Contender
 
     def load(job):
         if job.options.get("absent"):
             raise AbsentError("needs a part that is not here")
-        return Tiny(job.options.get("fault"))
+        fault, runs = job.options.get("fault"), []
 
-    class Tiny:
-        takes = "uint8"
-
-        def __init__(self, fault):
-            self.fault, self.runs = fault, 0
-
-        def run(self, batch):
-            self.runs += 1
+        def run(batch):
+            runs.append(len(batch))
             print("a library that prints to stdout")
             logits = batch.reshape(len(batch), -1)[:, :4].astype(np.float32)
-            if self.runs > 2:
-                if self.fault == "crash":
+            if len(runs) > 2:
+                if fault == "crash":
                     print("Illegal instruction", file=sys.stderr, flush=True)
                     os._exit(3)
-                if self.fault == "hang":
+                if fault == "hang":
                     time.sleep(600)
-                if self.fault == "nan":
+                if fault == "nan":
                     logits[0, 0] = np.nan
-                if self.fault == "raise":
+                if fault == "raise":
                     raise ValueError("no such\\nshape")
             return logits
 
-        def describe(self):
-            return {"precision": "fp32", "threads": os.environ["OMP_NUM_THREADS"]}
+        about = {"compute": "fp32", "threads": os.environ["OMP_NUM_THREADS"]}
+        return Contender("uint8", run, about)
 """
 
 
@@ -103,7 +109,7 @@ def timing(batch: int = 2, runs: int = 3) -> dict[str, object]:
 def test_a_sound_contender_answers(job: Job, tmp_path: Path) -> None:
     with start(job) as process:
         loaded = process.ask({"verb": "load"}, 30)
-        assert loaded["about"] == {"precision": "fp32", "threads": "1"}
+        assert loaded["about"] == {"compute": "fp32", "threads": "1"}
         assert loaded["seconds"] > 0
         assert len(process.ask(timing(), 30)["seconds"]) == 3
         assert process.ask({"verb": "memory"}, 30)["bytes"] > 1e6
@@ -159,7 +165,7 @@ def test_a_field_that_is_closed_starts_no_more(job: Job, field: Field) -> None:
 def test_a_product_without_instructions_is_no_ceiling(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fp32 = replace(job, options={"precision": "fp32"})
+    fp32 = replace(job, options={"precision": "fp32", "library": "torch"})
     monkeypatch.setattr(gemm, "PATIENCE", 0.0)
     with pytest.raises(AbsentError, match="no fast fp32 product here"):
         gemm.load(fp32)
@@ -183,11 +189,21 @@ def test_a_hung_process_is_gone_afterwards(job: Job) -> None:
 
 def test_workers_end_with_their_controller(job: Job) -> None:
     process = start(job)
-    pid = process.ask({"verb": "load"}, 30)["pid"]
-    assert process._process.stdin
-    process._process.stdin.close()
-    assert process._process.wait(60) == 0, pid
+    process.ask({"verb": "load"}, 30)
+    process._pipe.close()
+    assert process._process.wait(60) == 0
     process.close()
+
+
+def test_who_needs_longer_than_the_budget_has_not_failed(job: Job, tmp_path: Path) -> None:
+    late = time.monotonic() + 1
+    setting = Setting((), "cpu", 1, tmp_path, tmp_path, FULL, print, print, end=late)
+    suite = Suite(setting, None, None, None)
+    with start(job, fault="hang") as process:
+        process.ask({"verb": "load"}, 30)
+        with pytest.raises(FailedError, match="not done with 'time' in the 0 s that --b") as caught:
+            suite._ask(process, timing(), 300, slow=True)
+    assert caught.value.status == "absent"
 
 
 def test_turns_rotate(job: Job, field: Field) -> None:
@@ -213,23 +229,14 @@ def test_turns_fit_their_budget() -> None:
 
 def test_results_are_called_after_the_machine() -> None:
     card = {"cpu": "AMD EPYC", "cpu_family": "family 25 model 1", "cores": 2, "gpu": None}
-    assert machine.name(card) == "amd-epyc-25-1-2-cores"
-    assert machine.name({**card, "gpu": "NVIDIA H200, 143771 MiB, 580.1"}) == "nvidia-h200"
-
-
-def test_quantiles_are_numpys() -> None:
-    samples = list(np.random.default_rng(1).lognormal(size=137))
-    for q in (0, 0.25, 0.5, 0.9, 0.99, 1):
-        assert stats.quantile(samples, q) == pytest.approx(np.quantile(samples, q), rel=1e-12)
-    assert stats.quantile([3.0], 0.9) == 3.0
-    with pytest.raises(ValueError, match="at least one"):
-        stats.quantile([], 0.5)
+    assert host.name(card) == "amd-epyc-25-1-2-cores"
+    assert host.name({**card, "gpu": "NVIDIA H200, 143771 MiB, 580.1"}) == "nvidia-h200"
 
 
 def test_percentiles_want_enough_samples() -> None:
-    assert stats.latency([1.0] * 9) == stats.Latency(1.0, None, None, 9)
-    assert stats.latency([1.0] * 99) == stats.Latency(1.0, 1.0, None, 99)
-    hundred = stats.latency([float(i) for i in range(1, 101)])
+    assert paired_medians.latency([1.0] * 9) == Latency(1.0, None, None)
+    assert paired_medians.latency([1.0] * 99) == Latency(1.0, 1.0, None)
+    hundred = paired_medians.latency([float(i) for i in range(1, 101)])
     assert (hundred.p50, hundred.p90, hundred.p99) == pytest.approx((50.5, 90.1, 99.01))
 
 
@@ -237,17 +244,17 @@ def test_speedup_is_paired_by_round() -> None:
     # the machine slows down threefold midway; each pair still says twice as fast
     baseline = [[2.0, 2.2, 2.1], [6.0, 6.6, 6.3], [2.0, 2.2, 2.1]]
     contender = [[1.0, 1.1, 1.05], [3.0, 3.3, 3.15], [1.0, 1.1, 1.05]]
-    assert stats.paired_speedup(baseline, contender) == stats.Spread(2.0, 2.0, 2.0, 3)
-    mixed = stats.paired_speedup([[1.0]] * 4, [[1.0], [0.5], [0.25], [1.0]])
+    assert paired_medians.paired_speedup(baseline, contender) == Spread(2.0, 2.0, 2.0)
+    mixed = paired_medians.paired_speedup([[1.0]] * 4, [[1.0], [0.5], [0.25], [1.0]])
     assert (mixed.low, mixed.median, mixed.high) == (1.0, 1.5, 2.5)
 
 
 @pytest.fixture(scope="module")
-def demo() -> inputs.Model:
-    return inputs.model_from_name("demo")
+def demo() -> Model:
+    return models.model_from_name("demo")
 
 
-def test_gflop_of_vit_b(demo: inputs.Model) -> None:
+def test_gflop_of_vit_b(demo: Model) -> None:
     """35.1 GFLOP is what is published for ViT-B/16 at 224 pixels (2 x 17.56 G multiply-adds)."""
     base = replace(
         demo.form,
@@ -262,16 +269,37 @@ def test_gflop_of_vit_b(demo: inputs.Model) -> None:
     assert model.gflop == pytest.approx(35.1, abs=0.1)
 
 
-def test_drawn_photos_and_their_arrays(demo: inputs.Model, tmp_path: Path) -> None:
-    photos = inputs.drawn_photos(18, tmp_path / "drawn")
+def test_drawn_photos_and_their_arrays(demo: Model, tmp_path: Path) -> None:
+    photos = labelled_images.drawn_photos(18, tmp_path / "drawn")
     assert [demo.labels[c] in f.name for f, c in zip(photos.files, photos.classes, strict=True)]
     assert photos.classes[:3] == (0, 1, 2)
-    arrays = inputs.arrays_from_photos(photos, demo, tmp_path)
-    raw, floats = np.load(arrays.uint8), np.load(arrays.float32)
+    written = arrays.arrays_from_photos(photos, demo, tmp_path)
+    raw, floats = np.load(written.uint8), np.load(written.float32)
     size = demo.form.image_size
     assert (raw.dtype, raw.shape) == (np.uint8, (18, size, size, 3))
     expected = (raw.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
     assert np.allclose(floats, expected, atol=1e-6)
+
+
+def test_what_does_not_fit_into_the_budget_is_left_out(
+    job: Job, demo: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Entry, "path", property(lambda entry: job.module))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(measure, "CEILINGS_S", 2000.0)
+    told: list[str] = []
+    plan = replace(QUICK, batches=(1,))
+    end = time.monotonic() + 1000
+    entries = tuple(e for e in CONTENDERS if e.name in (BASELINE, PROFILED))
+    setting = Setting(entries, "cuda", 1, tmp_path, tmp_path, plan, print, told.append, end)
+    result, path = stored_result.begun(setting, demo), tmp_path / "result.json"
+    parts, show = ("speed", "kernels", "ceilings"), lambda *_: None
+    run = measure.Comparison(setting, demo, None, result, path=path, parts=parts, show=show).run
+    assert run() == 0
+    assert told[-1].startswith("ceilings: left out, 2000 s in the ")
+    result = json.loads(path.read_text())
+    assert (result["done"], result["no_time_for"]) == (["speed 1", "kernels"], ["ceilings"])
+    assert {row["status"] for row in result["speed"]["rows"].values()} == {"ok"}
 
 
 def labelled(folder: Path, names: list[str]) -> Path:
@@ -285,7 +313,7 @@ def labelled(folder: Path, names: list[str]) -> Path:
 def test_a_labelled_set_by_table(tmp_path: Path) -> None:
     folder = labelled(tmp_path, ["b.png", "a.png"])
     (folder / "labels.csv").write_text("file,index,more\nb.png,2,x\na.png,0,y\n")
-    photos = inputs.photos_from_folder(folder, ("cat", "dog", "owl"))
+    photos = labelled_images.photos_from_folder(folder, ("cat", "dog", "owl"))
     assert [p.name for p in photos.files] == ["b.png", "a.png"]
     assert photos.classes == (2, 0)
 
@@ -301,7 +329,7 @@ def test_a_labelled_set_by_table(tmp_path: Path) -> None:
 def test_a_labelled_set_by_folders(
     tmp_path: Path, names: list[str], classes: tuple[int, ...]
 ) -> None:
-    photos = inputs.photos_from_folder(labelled(tmp_path, names), ("cat", "dog", "owl"))
+    photos = labelled_images.photos_from_folder(labelled(tmp_path, names), ("cat", "dog", "owl"))
     assert photos.classes == classes
 
 
@@ -323,15 +351,15 @@ def test_a_set_that_makes_no_sense_is_refused(
     if table:
         (folder / "labels.csv").write_text(table)
     with pytest.raises(UsageError, match=words):
-        inputs.photos_from_folder(folder, ("cat", "dog", "owl"))
+        labelled_images.photos_from_folder(folder, ("cat", "dog", "owl"))
 
 
 def test_accuracy_of_known_logits() -> None:
-    photos = inputs.Photos("made up", Path(), tuple(map(Path, ("a", "b", "c", "d"))), (0, 1, 2, 5))
+    photos = Photos("made up", Path(), tuple(map(Path, ("a", "b", "c", "d"))), (0, 1, 2, 5))
     expected = np.eye(7, dtype=np.float32)[[0, 1, 2, 3]] * 10
     found = expected.copy()
     found[1] = [0, 4, 5, 0, 0, 0, 0]  # second best is right, and not the baseline's answer
-    row = accuracy.row(found, expected, photos, tuple("ABCDEFG"))
+    row = label_accuracy.row(found, expected, photos, tuple("ABCDEFG"))
     assert (row["top1"], row["top5"], row["agreement"]) == (0.5, 0.75, 0.75)
     assert row["max_diff"] == 6
     assert row["mean_diff"] == pytest.approx(11 / 28)
@@ -450,8 +478,8 @@ def test_a_checkpoint_in_two_pickled_shards(tmp_path: Path) -> None:
     assert rows["pytorch"]["file_bytes"] == size
 
 
-def test_class_folders_from_images_to_accuracy(demo: inputs.Model, tmp_path: Path) -> None:
-    photos = inputs.drawn_photos(20, tmp_path / "drawn")
+def test_class_folders_from_images_to_accuracy(demo: Model, tmp_path: Path) -> None:
+    photos = labelled_images.drawn_photos(20, tmp_path / "drawn")
     for path, index in zip(photos.files, photos.classes, strict=True):
         (tmp_path / "set" / demo.labels[index]).mkdir(parents=True, exist_ok=True)
         path.rename(tmp_path / "set" / demo.labels[index] / "same name.png")
@@ -474,3 +502,26 @@ def test_of_two_makers_of_a_folder_the_first_stays(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), whole(tmp_path / "other"):
         raise RuntimeError
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["cache", "made", "model"]
+
+
+def test_imports_make_no_circle() -> None:
+    """Neither between files nor between folders."""
+    root = ROOT / "benchmarks"
+    files, rooms = TopologicalSorter[str](), TopologicalSorter[str]()
+    for path in (root / "comparison").rglob("*.py"):
+        own = ".".join(path.relative_to(root).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for name in {node.module, *(f"{node.module}.{n.name}" for n in node.names)}:
+                    target = root / name.replace(".", "/")
+                    if target.with_suffix(".py").is_file():
+                        files.add(own, name)
+                        if room_of(own) != room_of(name):
+                            rooms.add(room_of(own), room_of(name))
+    assert len(list(files.static_order())) > 20
+    assert {"comparison.harness", "comparison.report"} < set(rooms.static_order())
+
+
+def room_of(module: str) -> str:
+    """Return the folder of a module, or the module where it lies beside the folders."""
+    return ".".join(module.split(".")[:2])

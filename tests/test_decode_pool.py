@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from conftest import wait_until
 from vit_engine.errors import ImageError
 from vit_engine.images import decode_pool
-from vit_engine.images.decode_pool import Batch, DecodePool, Job, ahead, slots_for
+from vit_engine.images.decode_pool import HELD, Batch, DecodePool, Job, ahead, slots_for
 
 PATIENCE = 30.0
 """Seconds for what takes milliseconds on an idle machine."""
@@ -91,8 +91,8 @@ class Decoders:
         decoder.started = True
         return decoder
 
-    def pool(self, batch: int, workers: int) -> DecodePool[int]:
-        return DecodePool(self.pixels, self.new, batch=batch, workers=workers)
+    def pool(self, batch: int, workers: int, **options: Any) -> DecodePool[int]:
+        return DecodePool(self.pixels, self.new, batch=batch, workers=workers, **options)
 
     def assert_closed(self) -> None:
         assert [decoder.closed for decoder in self.made] == [d.started for d in self.made]
@@ -693,3 +693,41 @@ def test_slots_are_whole_batches_for_the_engine_and_the_workers(batch: int, work
     assert slots >= 4 * batch
     assert slots >= 3 * batch + 2 * workers
     assert slots <= 4 * batch + 2 * max(batch, workers)
+
+
+def test_bytes_that_come_with_images_are_bounded() -> None:
+    """HELD wait to be decoded, or one image of more; those that come with none never wait."""
+    mib = 2**20
+    sizes = [20 * mib] * 30 + [200 * mib, 0] * 5 + [0] * 50 + [1, HELD, HELD + 1] * 5
+    decoders = Decoders(400)
+
+    def images() -> Iterator[int]:
+        for number in range(len(sizes)):
+            yield number
+            decoded = set(decoders.decoded)
+            held = [sizes[i] for i in range(number + 1) if sizes[i] and i not in decoded]
+            assert sum(held) <= HELD or len(held) == 1
+
+    with decoders.pool(batch=32, workers=3, size_of=sizes.__getitem__) as pool:
+        found = []
+        for batch in pool.batches(images()):
+            found += [job.image for job in batch.jobs]
+            pool.free(batch)
+    assert found == list(range(len(sizes)))
+
+
+def test_leaving_while_bytes_are_waited_for() -> None:
+    decoders = Decoders(slots_for(1, 1))
+    reader = Reader(decoders, 1000)
+
+    def each(number: int) -> None:
+        if number >= 1:
+            wait_until(decoders.made[0].cancelled.is_set)
+
+    decoders.each = each
+    sizes = [0, HELD // 2, HELD // 2, HELD]  # the second is at a decoder, which the third awaits
+    pool = decoders.pool(1, 1, size_of=sizes.__getitem__)
+    leave(pool, reader.images(), lambda: wait_until(lambda: reader.read == 4))
+    wait_for(reader.closed)
+    assert reader.read == 4
+    decoders.assert_closed()

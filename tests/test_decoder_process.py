@@ -15,7 +15,8 @@ from PIL import Image
 
 from conftest import ROOT, wait_until
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import VitError
+from vit_engine.errors import MachineError
+from vit_engine.images import decoder_process
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
 from vit_engine.sources.item import Item
@@ -137,5 +138,34 @@ def test_children_end_with_a_parent_that_is_killed():
 
 def test_a_decoder_that_cannot_start_is_no_images_fault(monkeypatch):
     monkeypatch.setattr("vit_engine.images.decoder_process._CHILD", "raise SystemExit(7)")
-    with SharedPixels(1, 64, 64) as shared, pytest.raises(VitError, match="exit code 7"):
+    with SharedPixels(1, 64, 64) as shared, pytest.raises(MachineError, match="exit code 7"):
+        DecoderProcess(shared, Task(PRE))
+
+
+def test_a_decoder_killed_while_it_starts_is_started_again(monkeypatch: pytest.MonkeyPatch):
+    started = []
+
+    class KilledAtFirst(subprocess.Popen):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            started.append(self)
+            if len(started) <= 2:
+                self.kill()
+
+    monkeypatch.setattr(decoder_process.subprocess, "Popen", KilledAtFirst)
+    with SharedPixels(1, 64, 64) as shared:
+        decoder = DecoderProcess(shared, Task(PRE))
+        job = Job(Item(str(ROOT / "examples/star-01.png")), 0)
+        decoder.decode([job])
+        decoder.close()
+    assert job.error is None
+    assert len(started) == 3
+
+
+def test_a_decoder_that_never_starts_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoder_process, "_CHILD", "sys.exit(7)")
+    with (
+        SharedPixels(1, 64, 64) as shared,
+        pytest.raises(MachineError, match=r"did not start \(exit code 7, 3 times\)"),
+    ):
         DecoderProcess(shared, Task(PRE))

@@ -145,8 +145,13 @@ def test_what_an_engine_refuses(tiny_artefact: Path, tmp_path: Path) -> None:
         engine.run(images(1))
     with pytest.raises(UsageError, match="closed"):
         engine.submit(images(1))
-    with pytest.raises(UsageError, match="max_batch is 0"):
-        Engine.open(tiny_artefact, provider="cpu", max_batch=0)
+    for name, least in (("max_batch", 1), ("threads", 1), ("device", 0)):
+        with pytest.raises(UsageError, match=f"{name} is -1, it must be at least {least}"):
+            Engine.open(tiny_artefact, provider="cpu", **{name: -1})
+        with pytest.raises(TypeError, match=rf"{name} is 1.0 \(float\), it must be a whole number"):
+            Engine.open(tiny_artefact, provider="cpu", **{name: 1.0})
+    with pytest.raises(TypeError, match="model is of type bytes"):
+        Engine.open(b"vit.onnx")
     with pytest.raises(ArtefactError, match="no such file"):
         Engine.open(tmp_path / "absent.onnx", provider="cpu")
 

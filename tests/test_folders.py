@@ -265,14 +265,14 @@ def test_what_folders_hold_besides_is_counted(tmp_path):
     counts: Counter[str] = Counter()
     assert below(tmp_path, str(tmp_path), passed_over=counts) == ["a.jpg", "b/c.jpg"]
     assert counts == {
-        "AppleDouble (._*)": 1,
+        "AppleDouble": 1,
         "HEIC (not supported)": 2,
         "in .ipynb_checkpoints": 2,
         "camera raw (not supported)": 1,
         "SVG (not supported)": 1,
     }
     assert in_words(counts).startswith(
-        "2 in .ipynb_checkpoints, 2 HEIC (not supported), 1 AppleDouble (._*)"
+        "2 in .ipynb_checkpoints, 2 HEIC (not supported), 1 AppleDouble"
     )
     checkpoints = str(tmp_path / ".ipynb_checkpoints")  # which was named itself
     assert below(tmp_path, checkpoints) == [".ipynb_checkpoints/a-checkpoint.jpg"]

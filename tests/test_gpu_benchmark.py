@@ -1,83 +1,130 @@
-"""The GPU benchmark's own logic; what it measures needs a GPU."""
+"""The parts of the comparison that are for GPUs, as far as a CPU can tell them right or wrong."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from conftest import ROOT
-from vit_engine.artefact.attention import replace_attention
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.artefact.protobuf import field
+from vit_engine.engine import Engine
+from vit_engine.providers.buckets import BucketSession, buckets_up_to
 from vit_engine.providers.provider import Request
 from vit_engine.providers.sessions import open_session
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import gpu
-import gpu_stages
-import gpu_variants
+from comparison.contenders import ours
+from comparison.contenders.cuda_variants import REWRITES
+from comparison.contenders.entries import CONTENDERS, PROFILED
+from comparison.harness.hardware import kernels
+from comparison.harness.plan import FULL, GPU, Setting
+from comparison.harness.suite import Suite
+from comparison.harness.worker import Session
+from comparison.harness.worker_process import Process
+from comparison.job import Contender, Job
 
 
-def row(batch: int, images: float, submitted: float) -> gpu.Row:
-    return {"batch": batch, "run": {"images_s": images}, "submit_images_s": submitted}
+def pictures(count: int) -> NDArray[np.uint8]:
+    """Images of coarse coloured cells, whose logits differ plainly."""
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
 
 
-def test_the_verdict_takes_the_best_of_what_was_measured() -> None:
-    stages = {
-        "speed cuda, graphs": {"rows": [row(1, 2000, 9000), row(32, 20000, 0), row(64, 9e3, 14e3)]},
-        "torch.compile fp16, max-autotune": {"rows": [{"batch": 64, "run": {"images_s": 12e3}}]},
-        "speed tensorrt": {"absent": "no libnvinfer"},
-    }
-    assert gpu.verdict(stages) == {
-        "latency_ms": 0.5,
-        "images_s": 14e3,
-        "latency_met": True,
-        "images_met": True,
-        "ahead_of_max_autotune": True,
-    }
-    nothing = gpu.verdict({"speed cuda, graphs": {"failed": "x"}})
-    assert not nothing["latency_met"] and nothing["ahead_of_max_autotune"] is None
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    np.save(tmp_path / "uint8.npy", pictures(64))
+    return Job(
+        contender="ours-cuda-pipelined",
+        module="comparison.contenders.ours",
+        options={"precision": "fp32", "pipelined": True},
+        model="",
+        cache=str(tmp_path),
+        threads=1,
+        device="cpu",
+        max_batch=8,
+        uint8=str(tmp_path / "uint8.npy"),
+        float32="",
+    )
 
 
-def test_stages_that_fail_hang_or_come_too_late_are_rows(tmp_path: Path) -> None:
-    bench = gpu.Bench(tmp_path / "result.json", 60)
-    python = sys.executable
-    assert bench.stage("right", 20, python, "-c", "print('{\"a\": 1}')")["a"] == 1
-    error = "import sys; sys.exit('provider cuda is not there: no GPU')"
-    assert "no GPU" in bench.stage("absent", 20, python, "-c", error)["absent"]
-    assert bench.stage("wrong", 20, python, "-c", "1 / 0")["failed"].startswith("ZeroDivision")
-    hang = "import time; time.sleep(60)"
-    assert bench.stage("hangs", 0.5, python, "-c", hang)["failed"] == "not done in 0 s"
-    bench.end = 0.0
-    assert bench.stage("late", 20, python, "-c", "print('{}')")["failed"] == "no time left"
-    assert set(bench.result["stages"]) == {"right", "absent", "wrong", "hangs", "late"}
-    assert (tmp_path / "result.json").is_file()
-    assert any("ZeroDivision" in line for line in gpu.table(bench.result))
-
-
-@pytest.mark.parametrize("variant", ["contrib", "skip"])
-def test_the_variants_give_the_same_logits_on_the_cpu(tiny_artefact: Path, variant: str) -> None:
+@pytest.mark.parametrize("rewrite", sorted(REWRITES))
+def test_the_variants_give_the_same_logits_on_the_cpu(tiny_artefact: Path, rewrite: str) -> None:
     request = Request(tiny_artefact, read_contract(tiny_artefact))
-    data = tiny_artefact.read_bytes()
-    if variant == "contrib":
-        data = replace_attention(data, gpu_variants.contrib)
-        data += field(8, field(1, "com.microsoft") + field(2, 1))
-    else:
-        data = gpu_variants.with_skip_layer_norm(data)
-        assert data.count(b"SkipLayerNormalization") >= 3
-    feed = {"pixels": gpu_stages.pictures(str(tiny_artefact), 5)}
+    data = REWRITES[rewrite](tiny_artefact.read_bytes())
+    named = {"contrib": b"MultiHeadAttention", "skip": b"SkipLayerNormalization"}.get(rewrite)
+    assert named is None or data.count(named) >= 2
+    feed = {"pixels": pictures(5)}
     (expected,) = open_session(request, {"cpu": {}}).run(None, feed)
     (found,) = open_session(request, {"cpu": {}}, model=data).run(None, feed)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_answers_of_other_images_are_noticed(tiny_artefact: Path) -> None:
-    from vit_engine.engine import Engine
+def test_batches_that_overlap_get_their_own_answers(
+    tiny_artefact: Path, job: Job, tmp_path: Path
+) -> None:
+    """Through the buffers of a GPU session, with two batches on their way and more waiting."""
+    contract = read_contract(tiny_artefact)
 
-    pixels = gpu_stages.pictures(str(tiny_artefact), 48)
-    with Engine.open(tiny_artefact, provider="cpu") as engine:
-        expected = engine.run(pixels)
-        assert gpu_stages.mixed_up(engine, pixels, expected) == 0
-        assert gpu_stages.mixed_up(engine, pixels[::-1], expected) > 0
+    def bucketed(largest: int) -> BucketSession:
+        session = open_session(Request(tiny_artefact, contract), {"cpu": {}})
+        return BucketSession(
+            session,
+            contract,
+            device=("cpu", 0),
+            buckets=buckets_up_to(largest),
+            graphs=False,
+        )
+
+    with Engine(contract, "cpu", bucketed, max_batch=8, in_flight=2) as engine:
+        session = Session(job)
+        session.contender = ours.contender(job, engine)
+        session.images = np.load(job.uint8)
+        files = {"uint8": job.uint8, "float32": "", "out": str(tmp_path / "logits.npy")}
+        assert session.predict(batch=5, **files) == {"images": 64}
+        expected = np.concatenate([engine.run(image[None]) for image in pictures(64)])
+        assert np.ptp(expected, axis=0).min() > 0.1, "a wrong image would be noticed"
+        np.testing.assert_allclose(np.load(files["out"]), expected, atol=1e-4)
+        timed = session.time(batch=4, runs=20)
+        assert len(timed["seconds"]) == 1, "one turn's mean, no latencies"
+
+
+def test_a_profile_names_where_the_time_goes(job: Job) -> None:
+    torch = pytest.importorskip("torch")
+
+    def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        side = torch.ones(64, 64)
+        return np.asarray((side @ side)[: len(batch)])
+
+    session = Session(job)
+    session.contender, session.images = Contender("uint8", run, {}), np.load(job.uint8)
+    (found,) = session.kernels(batch=2, runs=4).values()
+    by_name = {row["kernel"]: row for row in found}
+    assert by_name["aten::mm"]["calls"] == 1
+    assert by_name["aten::mm"]["microseconds"] > 0
+    times = [row["microseconds"] for row in found]
+    assert times == sorted(times, reverse=True)
+
+
+def test_a_profiler_that_fails_costs_no_row(job: Job, tmp_path: Path) -> None:
+    setting = Setting((), "cpu", 1, tmp_path, tmp_path, GPU, print, print)
+    suite = Suite(setting, None, None, None, {PROFILED: {"status": "ok"}})
+    broken = replace(job, module="no_such_contender")
+    with suite:
+        suite.field.add(PROFILED, lambda: Process(broken, sys.executable))
+        found = kernels(suite, [1, 64])
+    assert suite.rows == {PROFILED: {"status": "ok"}}
+    assert found["batches"] == {}
+    assert found["excluded"][PROFILED][0] == "failed"
+
+
+def test_a_gpu_plan_compiles_for_few_batch_sizes() -> None:
+    entries = {entry.name: entry for entry in CONTENDERS}
+    assert entries[PROFILED].options["cuda_graphs"] is False, "graphs hide their kernels' names"
+    assert all(GPU.takes(entries["ours-cuda-graphs"], batch) for batch in GPU.batches)
+    for name in ("pytorch-compile-max", "variant-flash"):
+        assert [b for b in GPU.batches if GPU.takes(entries[name], b)] == [1, 64]
+    assert FULL.takes(entries["pytorch-compile"], 2), "on a CPU all are timed at all sizes"

@@ -594,5 +594,12 @@ def test_a_count_that_meets_an_error_is_quiet(monkeypatch):
     assert told == [] and progress.line().startswith("1 image, 0 failed, ")
 
 
+def test_a_table_that_is_damaged_is_counted_all_the_same(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text(f"path\n{EXAMPLES[0]}\n{'x' * 200_000}\n")
+    shown = on_a_terminal(table, "-o", tmp_path / "r.jsonl")
+    assert "2 images, 1 failed" in shown and "Traceback" not in shown
+
+
 def test_one_image_is_no_images(infer):
     assert infer(EXAMPLES[0]).stderr.startswith("1 image, 0 failed, ")

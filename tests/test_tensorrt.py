@@ -1,6 +1,6 @@
 """TensorRT without a GPU: the cache of engines, and the built engine's check.
 
-The provider itself is not here to be run; benchmarks/gpu.py does that where one is.
+The provider itself is not here to be run; `compare.py --device cuda` does that where one is.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""Contenders side by side: processes that take turns, statistics of their times, a report."""
+"""The comparison of vit-engine with its peers: measure.py is a run, report tells it."""

@@ -1,14 +1,15 @@
-"""What a contender is told, and the one way in which it says that it cannot run here."""
+"""What a contender is told, what it must know, and how it says that it cannot run here."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Batch = NDArray[np.uint8] | NDArray[np.float32]
+Logits = NDArray[np.float32]
 
 
 class AbsentError(Exception):
@@ -20,10 +21,10 @@ class Job:
     """One contender's task: the same model folder, threads and inputs as every other's."""
 
     contender: str
-    module: str  # in comparison.contenders, or an importable name
+    module: str  # its importable name
     options: dict[str, Any]
     model: str  # a Hugging Face checkpoint folder; "" for a contender that needs none
-    cache: str  # converted artefacts live here
+    cache: str  # converted models live here
     threads: int
     device: str  # "cpu" or "cuda"
     max_batch: int
@@ -32,6 +33,7 @@ class Job:
     weights: tuple[str, ...] = ()  # the checkpoint's files that hold them
     calibration: str = ""  # .npy like float32, for contenders that quantise by example
     calibration_files: str = ""  # the folder of the same images, where they are image files
+    vnni: bool = False  # whether the CPU has fast int8 products
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `Job(**...)` takes back."""
@@ -53,13 +55,27 @@ class Job:
         return Path(self.cache, f"{shared or self.contender}-{key}")
 
 
-class Contender(Protocol):
-    """The verbs that all contenders share. The constructor is the load; it takes a `Job`."""
+@dataclass(frozen=True)
+class Contender:
+    """What a contender's module returns from `load(job)`: a model that answers images.
 
-    takes: str  # "uint8" or "float32": which of the job's inputs `run` wants
+    `run` takes a batch of what `takes` says and returns logits (n, labels) in host memory, which
+    the next run may write over. `about` holds compute (the precision of the ceiling to hold it to),
+    runtime, files, and perhaps a note. A module may also have `convert(job)`, which runs before, in
+    a process of its own.
+    """
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits in host memory, (n, labels) float32: synchronised by that."""
+    takes: Literal["uint8", "float32"]
+    run: Callable[[Any], Logits]
+    about: dict[str, Any]
+    label: Callable[[list[str], int], Sequence[Any]] | None = None
+    """From image files, in batches of a size, to class indices."""
+    decode: Callable[[list[str], int], None] | None = None
+    """The part of `label` before the model."""
+    run_pipelined: Callable[[Sequence[Any]], list[Logits]] | None = None
+    """Runs batches that overlap; it is timed in the place of `run`."""
 
-    def describe(self) -> dict[str, Any]:
-        """Return precision, compute (the ceiling to hold it to), runtime, versions, files."""
+
+def versions_of(*modules: Any) -> str:
+    """Return "torch 2.13.0, transformers 5.23.0" of the modules."""
+    return ", ".join(f"{module.__name__} {module.__version__}" for module in modules)

@@ -20,7 +20,13 @@ def start(module: str) -> int:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.SIG_DFL)
-    main: Callable[[], int] = import_module(module).main
+    try:
+        main: Callable[[], int] = import_module(module).main
+    except (OSError, MemoryError) as e:
+        if (words := limit_in_words(e)) is None:
+            raise
+        sys.stderr.write(f"{module}: {words}\n")
+        return MachineError.exit_code
     for number, handler in before.items():
         signal.signal(number, handler)
     return main()

@@ -4,12 +4,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from comparison import machine
-from comparison.folders import whole
-from comparison.job import AbsentError, Job
+from comparison.job import AbsentError, Contender, Job, Logits
+from comparison.whole_folder import whole
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -25,16 +21,18 @@ def convert(job: Job) -> None:
     model = ORTModelForImageClassification.from_pretrained(job.model, export=True)
     with whole(folder) as partial:
         if job.options.get("int8"):
-            made = getattr(AutoQuantizationConfig, _preset())(is_static=False, per_channel=True)
+            preset = getattr(AutoQuantizationConfig, _preset(job))
             ORTQuantizer.from_pretrained(model).quantize(
-                save_dir=partial, quantization_config=made, file_suffix=None
+                save_dir=partial,
+                quantization_config=preset(is_static=False, per_channel=True),
+                file_suffix=None,
             )
         else:
             model.save_pretrained(partial)
 
 
-def load(job: Job) -> "Optimum":
-    """Open the exported model."""
+def load(job: Job) -> Contender:
+    """Open the exported model: the drop-in class that takes and returns torch tensors."""
     import onnxruntime
     import torch
     from optimum.onnxruntime import ORTModelForImageClassification
@@ -48,47 +46,28 @@ def load(job: Job) -> "Optimum":
     model = ORTModelForImageClassification.from_pretrained(
         _folder(job), provider=provider, session_options=options
     )
-    if model.model.get_providers()[0] != provider:
-        raise AbsentError(
-            f"asked for {provider}, ONNX Runtime opened {model.model.get_providers()}"
-        )
-    return Optimum(job, model)
+    found = model.model.get_providers()
+    if found[0] != provider:
+        raise AbsentError(f"asked for {provider}, ONNX Runtime opened {found}")
+
+    def run(batch: Any) -> Logits:
+        logits = model(pixel_values=torch.from_numpy(batch).to(job.device)).logits
+        found: Logits = logits.cpu().numpy()
+        return found
+
+    packages = ("optimum-onnx", "onnxruntime")
+    about: dict[str, Any] = {
+        "compute": "int8" if job.options.get("int8") else "fp32",
+        "runtime": ", ".join(f"{name} {version(name)}" for name in packages),
+        "files": [str(_folder(job) / "model.onnx")],
+    }
+    if about["compute"] == "int8":
+        about["note"] = f"dynamic, its preset {_preset(job)}, a scale for each channel"
+    return Contender("float32", run, about)
 
 
-class Optimum:
-    """The drop-in class that takes and returns torch tensors."""
-
-    takes = "float32"
-
-    def __init__(self, job: Job, model: Any) -> None:
-        self.job, self.model = job, model
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits."""
-        import torch
-
-        pixels = torch.from_numpy(batch).to(self.job.device)
-        result: NDArray[np.float32] = self.model(pixel_values=pixels).logits.cpu().numpy()
-        return result
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        precision = "int8" if self.job.options.get("int8") else "fp32"
-        about: dict[str, Any] = {
-            "precision": precision,
-            "compute": precision,
-            "runtime": f"optimum-onnx {version('optimum-onnx')}, "
-            f"onnxruntime {version('onnxruntime')}",
-            "files": [str(_folder(self.job) / "model.onnx")],
-        }
-        if precision == "int8":
-            about["note"] = f"dynamic, its preset {_preset()}, a scale for each channel"
-        return about
-
-
-def _preset() -> str:
-    has_vnni = {"avx512_vnni", "avx_vnni"} & machine.cpu_features()
-    return "avx512_vnni" if has_vnni else "avx2"
+def _preset(job: Job) -> str:
+    return "avx512_vnni" if job.vnni else "avx2"
 
 
 def _folder(job: Job) -> Path:

@@ -2,21 +2,23 @@
 
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from comparison.job import AbsentError, Contender, Job, Logits, versions_of
 
-from comparison.job import AbsentError, Job
+if TYPE_CHECKING:
+    from vit_engine.engine import Engine
 
 EXPORTER = Path(__file__).parents[3] / "export/vit_export"
 
 
 def convert(job: Job) -> None:
     """Run vit-export, its check against eager PyTorch included."""
-    path = _path(job)
+    path = artefact_path(job)
     if path.exists():
         return
     flags = [f"--{job.options['precision']}"]
@@ -34,76 +36,88 @@ def convert(job: Job) -> None:
         raise RuntimeError(words[-1])
 
 
-def load(job: Job) -> "Ours":
-    """Open the artefact."""
+def load(job: Job) -> Contender:
+    """Open the artefact; the engine normalises in the graph, so its input is uint8."""
     from vit_engine.engine import Engine
     from vit_engine.errors import ProviderError, UsageError
 
     provider = job.options.get("provider", "cpu")
-    # on the CPU the default stands: larger batches are run in parts of it
-    largest = None if provider == "cpu" else job.max_batch
-    graphs = job.options.get("cuda_graphs", True)
     try:
         engine = Engine.open(
-            _path(job),
+            artefact_path(job),
             provider=provider,
             threads=job.threads,
-            max_batch=largest,
-            cuda_graphs=graphs,
+            # on the CPU the default stands: larger batches are run in parts of it
+            max_batch=None if provider == "cpu" else job.max_batch,
+            cuda_graphs=job.options.get("cuda_graphs", True),
         )
     except (ProviderError, UsageError) as e:
         raise AbsentError(str(e)) from e
-    return Ours(job, engine)
+    return contender(job, engine)
 
 
-class Ours:
-    """The engine; it normalises in the graph, so its input is uint8."""
+def contender(job: Job, engine: "Engine") -> Contender:
+    """Return what an open engine does."""
+    import onnxruntime
 
-    takes = "uint8"
+    from vit_engine.classifier import Classifier
+    from vit_engine.images.decode_pool import DecodePool, slots_for
+    from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+    from vit_engine.machine.processor import usable_cores
+    from vit_engine.sources.find import items_from_sources
 
-    def __init__(self, job: Job, engine: Any) -> None:
-        self.job, self.engine = job, engine
+    task = Task(engine.contract.preprocessing, fast=job.options.get("fast", False))
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits."""
-        result: NDArray[np.float32] = self.engine.run(batch)
-        return result
-
-    def label(self, paths: list[str], batch: int) -> list[int | None]:
+    def label(paths: list[str], batch: int) -> list[int | None]:
         """Label files as vit-infer does: decoded in processes of their own, ahead of the engine."""
-        from vit_engine.classifier import Classifier
-        from vit_engine.sources.find import items_from_sources
-
-        stream = Classifier(self.engine).stream(items_from_sources(paths), batch=batch)
+        stream = Classifier(engine).stream(items_from_sources(paths), batch=batch, task=task)
         return [p.index for labelled in stream for p in labelled.predictions]
 
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        import onnxruntime
+    def decode(paths: list[str], batch: int) -> None:
+        """Fill batches as `label` does, with no engine behind them."""
+        given, workers = engine.contract.input, usable_cores()
+        with (
+            SharedPixels(slots_for(batch, workers), given.height, given.width) as shared,
+            DecodePool(
+                shared.array, lambda: DecoderProcess(shared, task), batch=batch, workers=workers
+            ) as pool,
+        ):
+            for filled in pool.batches(items_from_sources(paths)):
+                pool.free(filled)
 
-        provider = self.engine.provider
-        precision = self.engine.contract.identity.precision
+    def run_pipelined(batches: Sequence[Any]) -> list[Logits]:
+        """Copy one batch under the compute of another, as vit-infer does; one more waits."""
+        waiting: deque[Any] = deque()
+        answers: list[Logits] = []
+        for batch in batches:
+            if len(waiting) > engine.in_flight:
+                answers.append(waiting.popleft().result())
+            waiting.append(engine.submit(batch))
+        return [*answers, *(answer.result() for answer in waiting)]
+
+    precision = engine.contract.identity.precision
+    runtime = f"vit-engine {version('vit-engine')}, {versions_of(onnxruntime)}, {engine.provider}"
+    about: dict[str, Any] = {
         # ONNX Runtime's CPU kernels multiply fp16 weights in fp32
-        compute = "fp32" if (provider, precision) == ("cpu", "fp16") else precision
-        about: dict[str, Any] = {
-            "precision": precision,
-            "compute": compute,
-            "runtime": f"vit-engine {version('vit-engine')}, "
-            f"onnxruntime {onnxruntime.__version__}, {provider}",
-            "files": [str(_path(self.job))],
-        }
-        if precision == "int8":
-            about["note"] = (
-                "calibrated on part of the comparison's own images"
-                if self.job.calibration_files
-                else "calibrated on drawn images"
-            )
-        return about
+        "compute": "fp32" if (engine.provider, precision) == ("cpu", "fp16") else precision,
+        "runtime": runtime,
+        "files": [str(artefact_path(job))],
+    }
+    if precision == "int8":
+        images = "part of the comparison's own" if job.calibration_files else "drawn"
+        about["note"] = f"calibrated on {images} images"
+    if not job.options.get("pipelined"):
+        return Contender("uint8", engine.run, about, label, decode)
+    about["pipelined"] = True
+    about["note"] = "times are those of a turn of overlapping batches, divided by their number"
+    return Contender("uint8", engine.run, about, run_pipelined=run_pipelined)
 
 
-def _path(job: Job) -> Path:
+def artefact_path(job: Job) -> Path:
+    """Return where the artefact of the job's precision is, or will be."""
     # an exporter under development converts again after every change
-    images = job.calibration_stamp() if job.options["precision"] == "int8" else ""
-    sources = sorted(EXPORTER.glob("*.py"))
-    stamp = [str(p.stat().st_mtime_ns) for p in sources]
-    return job.artefact(version("vit-engine"), images, *stamp) / "vit.onnx"
+    precision, sources = job.options["precision"], sorted(EXPORTER.rglob("*.py"))
+    images = job.calibration_stamp() if precision == "int8" else ""
+    stamps = [str(p.stat().st_mtime_ns) for p in sources]
+    folder = job.artefact(version("vit-engine"), images, *stamps, shared=f"ours-{precision}")
+    return folder / "vit.onnx"

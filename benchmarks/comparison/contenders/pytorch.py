@@ -4,17 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from comparison.job import AbsentError, Contender, Job, Logits, versions_of
 
-from comparison.job import AbsentError, Job
-
-SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def load(job: Job) -> "PyTorch":
+def load(job: Job) -> Contender:
     """Load the checkpoint; compiling is part of it, as it is of every process that compiles."""
-    mode = job.options.get("compile")
+    mode, precision = job.options.get("compile"), job.options["precision"]
     if mode:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(job.cache, "inductor"))
         if job.device == "cpu":
@@ -25,73 +22,54 @@ def load(job: Job) -> "PyTorch":
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(job.threads)
-    if job.device == "cuda" and not torch.cuda.is_available():
-        raise AbsentError("PyTorch sees no CUDA device")
-    dtype = job.options.get("dtype", "float32")
-    model = transformers.ViTForImageClassification.from_pretrained(
-        job.model, local_files_only=True, dtype=getattr(torch, dtype)
+    if job.device == "cuda":
+        if not torch.cuda.is_available():
+            raise AbsentError("PyTorch sees no CUDA device")
+        # On by default, and for convolutions alone: fp32 is what all others are held to.
+        torch.backends.cudnn.allow_tf32 = False
+    dtype = getattr(torch, DTYPES[precision])
+    eager = transformers.ViTForImageClassification.from_pretrained(
+        job.model, local_files_only=True, dtype=dtype
     )
-    model.eval().to(job.device)
-    run: Any = model
+    model: Any = eager.eval().to(job.device)
     if mode:
         torch._dynamo.config.recompile_limit = 64  # one graph for each batch size
-        run = torch.compile(model, dynamic=False, mode=None if mode == "default" else mode)
-    return PyTorch(job, run, dtype, model.config._attn_implementation)
+        model = torch.compile(model, dynamic=False, mode=None if mode == "default" else mode)
 
-
-class PyTorch:
-    """A model that takes normalised images on the host and returns logits there."""
-
-    takes = "float32"
-
-    def __init__(self, job: Job, model: Any, dtype: str, attention: str) -> None:
-        import torch
-
-        self.torch, self.job, self.model = torch, job, model
-        self.dtype, self.attention = getattr(torch, dtype), attention
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(batch: Any) -> Logits:
         """Return the logits; the copies to the device and back are in it."""
-        torch = self.torch
         with torch.inference_mode():
-            pixels = torch.from_numpy(batch).to(self.job.device, self.dtype)
-            logits = self.model(pixel_values=pixels).logits
-            result: NDArray[np.float32] = logits.to("cpu", torch.float32).numpy()
-        return result
+            logits = model(pixel_values=torch.from_numpy(batch).to(job.device, dtype)).logits
+            found: Logits = logits.to("cpu", torch.float32).numpy()
+        return found
 
-    def label(self, paths: list[str], batch: int) -> NDArray[np.intp]:
-        """Label files with a DataLoader whose workers decode and preprocess."""
-        torch = self.torch
-        files = _Files(paths, _processor(self.job.model))
-        loader = torch.utils.data.DataLoader(files, batch_size=batch, num_workers=self.job.threads)
-        return np.concatenate([self.run(pixels.numpy()).argmax(1) for pixels in loader])
+    def loader(paths: list[str], batch: int) -> Any:
+        # the PIL one: every contender decodes and resizes with the same Pillow
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            job.model, local_files_only=True, backend="pil"
+        )
+        files: Any = _Files(paths, processor)
+        return torch.utils.data.DataLoader(files, batch_size=batch, num_workers=job.threads)
 
-    def describe(self) -> dict[str, Any]:
-        """Say what runs."""
-        import transformers
+    def label(paths: list[str], batch: int) -> list[int]:
+        return [
+            i for pixels in loader(paths, batch) for i in run(pixels.numpy()).argmax(1).tolist()
+        ]
 
-        precision = SHORT[str(self.dtype).removeprefix("torch.")]
-        about: dict[str, Any] = {
-            "precision": precision,
-            "compute": precision,
-            "runtime": f"torch {self.torch.__version__}, transformers {transformers.__version__}, "
-            f"{self.attention} attention",
-            "files": list(self.job.weights),
-        }
-        if self.job.options.get("compile"):
-            about["note"] = "one graph for each batch size" + (
-                ", TORCHINDUCTOR_FREEZING=1" if self.job.device == "cpu" else ""
-            )
-        return about
+    def decode(paths: list[str], batch: int) -> None:
+        for _ in loader(paths, batch):
+            pass
 
-
-def _processor(model: str) -> Any:
-    import transformers
-
-    # the PIL one: every contender decodes and resizes with the same Pillow
-    return transformers.AutoImageProcessor.from_pretrained(
-        model, local_files_only=True, backend="pil"
-    )
+    about: dict[str, Any] = {
+        "compute": precision,
+        "runtime": f"{versions_of(torch, transformers)}, "
+        f"{eager.config._attn_implementation} attention",
+        "files": list(job.weights),
+    }
+    if mode:
+        frozen = ", TORCHINDUCTOR_FREEZING=1" if job.device == "cpu" else ""
+        about["note"] = f"one graph for each batch size{frozen}"
+    return Contender("float32", run, about, label, decode)
 
 
 class _Files:

@@ -73,12 +73,14 @@ def label(
     resume: bool = False,
     timeout: float = TIME_LIMIT,
     fast: bool = False,
+    private_redirects: bool = False,
     block: int = BLOCK,
     find: Callable[[Sequence[str]], Iterator[Item]] = items_from_sources,
 ) -> Tally:
     """Write a row for each image of a manifest, or of what `find` finds in the sources.
 
-    `address` is that of `connection.connected`, `timeout` and `fast` are those of `Task`.
+    `address` is that of `connection.connected`, `timeout`, `fast` and
+    `private_redirects` are those of `Task`.
     UsageError where `output` has another run in it, VitError where the cluster failed for good:
     what is written stays, for `resume`.
     """
@@ -93,10 +95,19 @@ def label(
         "top_k": min(top_k, len(contract.output.labels)),
         "timeout": timeout,
         "fast": fast,
+        "private_redirects": private_redirects,
     }
     out = folder_from_path(output)
     images, total = _images(out, run, find, resume=resume)
-    given, task = contract.input, Task(contract.preprocessing, time_limit=timeout, fast=fast)
+    given, task = (
+        contract.input,
+        Task(
+            contract.preprocessing,
+            time_limit=timeout,
+            fast=fast,
+            private_redirects=private_redirects,
+        ),
+    )
     with connection.connected(address, workers) as capacity:
         import ray
 

@@ -157,6 +157,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         timeout=arguments.timeout,
         fast=arguments.fast_decode,
+        private_redirects=arguments.allow_private_redirects,
         find=_finder(arguments, passed_over),
     )
     if not arguments.quiet:
@@ -201,7 +202,10 @@ def _stream(
         items,
         top_k=arguments.top_k,
         task=Task(
-            vit.contract.preprocessing, time_limit=arguments.timeout, fast=arguments.fast_decode
+            vit.contract.preprocessing,
+            time_limit=arguments.timeout,
+            fast=arguments.fast_decode,
+            private_redirects=arguments.allow_private_redirects,
         ),
         linger=LINGER if live else None,
         stopped=interrupt,
@@ -252,6 +256,7 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "--all-files": arguments.all_files,
             "--follow-links": arguments.follow_links,
             "--fast-decode": arguments.fast_decode,
+            "--allow-private-redirects": arguments.allow_private_redirects,
             "--timeout": arguments.timeout,
             "a model of sha256": digest,
             "--provider": vit.engine.provider,

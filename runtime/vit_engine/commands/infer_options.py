@@ -41,6 +41,11 @@ def command_line() -> Parser:
     add("--all-files", action="store_true", help="find images by content, not by extension")
     add("--follow-links", action="store_true", help="search linked folders too, each once")
     add(
+        "--allow-private-redirects",
+        action="store_true",
+        help="follow redirects of URLs to addresses that are not public, such as 10.0.0.1",
+    )
+    add(
         "--fast-decode",
         action="store_true",
         help="decode large JPEGs at a reduced size: faster, and a few labels may differ",

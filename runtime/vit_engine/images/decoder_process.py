@@ -10,19 +10,19 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import ImageError, MachineError, VitError
+from vit_engine.errors import ImageError, MachineError, limit_in_words
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.preprocess import draft_size, pixels_from_image
+from vit_engine.machine.isolated import command_line, how_it_ended
 from vit_engine.sources.downloads import URL_TIMEOUT, is_url
 from vit_engine.sources.item import LIMITS, Item, Limits
 
@@ -33,12 +33,10 @@ MEMORY = 4 * 2**30
 """Bytes of address space: four times what the largest image within the limits takes."""
 
 _START_LIMIT = 60.0
+_STARTS = 3
 
 _SIZE = struct.Struct("<I")  # before each message; an empty answer means decoded
-_CHILD = (
-    "import sys; sys.path[:] = sys.argv[4:]; "
-    "from vit_engine.images.decoder_process import serve; serve(*map(int, sys.argv[1:4]))"
-)
+_CHILD = "from vit_engine.images.decoder_process import serve; serve(*map(int, sys.argv[1:4]))"
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,14 @@ class Task:
     time_limit: float = TIME_LIMIT
     memory: int = MEMORY
     fast: bool = False  # decode JPEGs at reduced size
+    private_redirects: bool = False  # follow redirects of URLs to addresses that are not public
 
     def pixels(self, item: Item) -> NDArray[np.uint8]:
         """Return the model's input for one item, or raise its ImageError."""
         draft = draft_size(self.preprocessing) if self.fast else None
-        image = image_from_item(item, limits=self.limits, draft=draft)
+        image = image_from_item(
+            item, limits=self.limits, draft=draft, private_redirects=self.private_redirects
+        )
         return pixels_from_image(image, self.preprocessing)
 
     def seconds_for(self, item: Item) -> float:
@@ -72,9 +73,8 @@ class SharedPixels:
             self.array = _mapped(self.fd, (slots, height, width, 3))
         except OSError as e:
             os.close(self.fd)
-            raise MachineError(
-                f"no memory to share for {slots} decoded images ({e.strerror}); try a smaller -b"
-            ) from e
+            words = limit_in_words(e) or f"{e.strerror}; try a smaller -b"
+            raise MachineError(f"no memory to share for {slots} decoded images: {words}") from e
 
     def __enter__(self) -> Self:
         return self
@@ -93,19 +93,22 @@ class DecoderProcess:
         self._start()
 
     def decode(self, jobs: Sequence[Job[Item]]) -> None:
-        """Fill the jobs' slots or set their errors: `timeout` and `crash` besides the decoder's."""
+        """Fill the jobs' slots or set their errors: `timeout` and `crash` besides the decoder's.
+
+        An image that has its answer lets go of the bytes that it came with.
+        """
         at = 0
         while at < len(jobs) and not self._closed:
             # After a crash, those that came after the culprit are handed to the new process.
             self._send(jobs[at:])
             try:
                 for job in jobs[at:]:
-                    job.error = self._answer(self._task.seconds_for(job.image))
+                    _settle(job, self._answer(self._task.seconds_for(job.image)))
                     at += 1
             except (EOFError, TimeoutError) as e:
                 if self._closed:
                     return
-                jobs[at].error = ImageError(*self._end(e))
+                _settle(jobs[at], ImageError(*self._end(e)))
                 at += 1
                 self._start()
 
@@ -120,21 +123,25 @@ class DecoderProcess:
         self._stop()
 
     def _start(self) -> None:
+        """Start the child, again where it dies before it is ready: no image is to blame."""
+        for _ in range(_STARTS):
+            ended = self._started()
+            if ended is None or self._closed:
+                return
+        raise MachineError(
+            f"a decoder process did not start ({ended}, {_STARTS} times); "
+            "is enough memory free, and allowed (ulimit -v)?"
+        )
+
+    def _started(self) -> str | None:
+        """Start the child once and wait until it is ready; return how it ended if it did."""
         request, self._requests = os.pipe()
         self._answers, answer = os.pipe()
         self._pipes: tuple[int, ...] = (self._requests, self._answers)
         given = (request, answer, self._pixels.fd)
         try:
             self._child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-c",
-                    _CHILD,
-                    *map(str, given),
-                    *filter(None, sys.path),
-                ],
+                command_line(_CHILD, *map(str, given)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -143,19 +150,24 @@ class DecoderProcess:
                 process_group=0,  # ^C is for the parent, which ends its children in its own time
             )
         except OSError as e:
-            raise MachineError(f"no process could be started to decode in ({e.strerror})") from e
+            raise MachineError(
+                f"cannot start a process to decode images in: {limit_in_words(e) or e.strerror}"
+            ) from e
         finally:
             os.close(request)
             os.close(answer)
         if self._closed:
             self._child.kill()
-        _write(self._requests, pickle.dumps((self._task, self._pixels.array.shape)))
         try:
+            _write(self._requests, pickle.dumps((self._task, self._pixels.array.shape)))
             self._answer(_START_LIMIT)
-        except (EOFError, TimeoutError) as e:
-            how = self._end(e)[1]
-            if not self._closed:
-                raise VitError(f"a decoder process did not start: it {how}") from e
+        except (EOFError, TimeoutError, BrokenPipeError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(1)  # its own end, before ours is put upon it
+            code = self._child.poll()
+            self._stop()
+            return how_it_ended(code) if code is not None else f"not ready in {_START_LIMIT:g} s"
+        return None
 
     def _stop(self) -> None:
         """Reap the child; one that a kill cannot end (a hung disk) is left behind."""
@@ -168,7 +180,12 @@ class DecoderProcess:
 
     def _send(self, jobs: Sequence[Job[Item]]) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has died, as its missing answer will tell
-            _write(self._requests, pickle.dumps([(job.slot, job.image) for job in jobs]))
+            data = [job.image.data for job in jobs]
+            sizes = [None if d is None else len(d) for d in data]
+            bare = [(job.slot, replace(job.image, data=None)) for job in jobs]
+            _write(self._requests, pickle.dumps((bare, sizes)))
+            for part in filter(None, data):  # as they are: a copy may be of 256 MiB
+                _write_all(self._requests, part)
 
     def _answer(self, seconds: float) -> ImageError | None:
         """Return what became of the next image; EOFError or TimeoutError if no answer comes."""
@@ -188,29 +205,41 @@ class DecoderProcess:
             self._child.wait(1)  # its own end, before ours is put upon it
         code = self._child.returncode
         self._stop()
-        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return "crash", f"ended the decoder ({how})"
+        return "crash", f"ended the decoder ({how_it_ended(code)})"
+
+
+def _settle(job: Job[Item], error: ImageError | None) -> None:
+    job.error = error
+    job.image = replace(job.image, data=None)  # the bytes have done their part
 
 
 def serve(requests: int, answers: int, memory: int) -> None:
     """Decode what the parent asks for until it closes the pipe; the life of the child."""
-    task, shape = pickle.loads(_message(requests))
-    pixels = _mapped(memory, shape)
-    resource.setrlimit(resource.RLIMIT_AS, (task.memory + pixels.nbytes,) * 2)
-    _write(answers, b"")
-    while message := _message(requests):
-        for slot, item in pickle.loads(message):
-            # The parent ends us when we are late. Should it be gone, SIGALRM does.
-            signal.setitimer(signal.ITIMER_REAL, task.seconds_for(item) + 5)
-            answer = b""
-            try:
-                pixels[slot] = task.pixels(item)
-            except ImageError as e:
-                answer = json.dumps([e.code, str(e)]).encode()
-            except MemoryError:
-                answer = json.dumps(["too_large", "needs more memory than it may take"]).encode()
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            _write(answers, answer)
+    with os.fdopen(requests, "rb") as given:
+        task, shape = pickle.loads(_message(given))
+        pixels = _mapped(memory, shape)
+        wanted, (_, allowed) = task.memory + pixels.nbytes, resource.getrlimit(resource.RLIMIT_AS)
+        most = wanted if allowed == resource.RLIM_INFINITY else min(wanted, allowed)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        _write(answers, b"")
+        while message := _message(given):
+            jobs, sizes = pickle.loads(message)
+            data = [None if size is None else given.read(size) for size in sizes]
+            for slot, bare in jobs:
+                item = replace(bare, data=data.pop(0))
+                # The parent ends us when we are late. Should it be gone, SIGALRM does.
+                signal.setitimer(signal.ITIMER_REAL, task.seconds_for(item) + 5)
+                answer = b""
+                try:
+                    pixels[slot] = task.pixels(item)
+                except ImageError as e:
+                    answer = json.dumps([e.code, str(e)]).encode()
+                except MemoryError:
+                    answer = json.dumps(
+                        ["too_large", "needs more memory than it may take"]
+                    ).encode()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                _write(answers, answer)
 
 
 def _mapped(fd: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -218,17 +247,19 @@ def _mapped(fd: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _write(fd: int, message: bytes) -> None:
-    left = memoryview(_SIZE.pack(len(message)) + message)
+    _write_all(fd, _SIZE.pack(len(message)) + message)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]
 
 
-def _message(fd: int) -> bytes:
+def _message(file: BinaryIO) -> bytes:
     """Return the next message, empty at the end of the pipe."""
-    try:
-        return _read(fd, *_SIZE.unpack(_read(fd, _SIZE.size)))
-    except EOFError:
-        return b""
+    size = file.read(_SIZE.size)
+    return file.read(*_SIZE.unpack(size)) if len(size) == _SIZE.size else b""
 
 
 def _read(fd: int, size: int) -> bytes:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vit_engine.errors import ImageError, one_line
+from vit_engine.errors import ImageError, one_line, printable
 from vit_engine.sources.item import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -66,10 +66,15 @@ def bytes_from_url(
     except TimeoutError as e:
         raise ImageError("timeout", f"was not downloaded within {timeout:g} s") from e
     except http.client.HTTPException as e:
-        reason = f"the server's answer is not HTTP ({one_line(e)})"
-        raise ImageError("missing", f"cannot be downloaded: {reason}") from e
+        words = f"the server's answer is not HTTP ({_shown(e)})"
+        raise ImageError("missing", f"cannot be downloaded: {words}") from e
     except (OSError, ValueError) as e:
-        raise ImageError("missing", f"cannot be downloaded: {one_line(e)}") from e
+        raise ImageError("missing", f"cannot be downloaded: {_shown(e)}") from e
+
+
+def _shown(found: Exception | str) -> str:
+    """Return what a server or a library says, fit for a row."""
+    return printable(one_line(found, 120))
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def _target(place: _Place, answer: "HTTPResponse") -> str:
     # http.client takes the bytes of headers for Latin-1, browsers for UTF-8.
     url = urljoin(place.url, location.encode("latin-1").decode("utf-8", "surrogateescape"))
     if not is_url(url):
-        words = f"was redirected to {one_line(url, 80)}, which is not http or https"
+        words = f"was redirected to {_shown(url)}, which is not http or https"
         raise ImageError("missing", words)
     return url
 
@@ -372,7 +377,7 @@ def _body(answer: "HTTPResponse", limits: Limits) -> bytes:
     except TimeoutError:
         raise
     except (http.client.HTTPException, OSError, ValueError) as e:
-        words = f"the download broke off after {size} bytes ({one_line(e)})"
+        words = f"the download broke off after {size} bytes ({_shown(e)})"
         raise ImageError("truncated", words) from e
     if expected is not None and size < expected:
         raise ImageError("truncated", f"the download ended after {size} of {expected} bytes")
@@ -383,4 +388,4 @@ def _body(answer: "HTTPResponse", limits: Limits) -> bytes:
 
 def _refusal(answer: "HTTPResponse", who: str) -> ImageError:
     code = "permission" if answer.status in (401, 403, 407) else "missing"
-    return ImageError(code, f"{who} answered {one_line(f'{answer.status} {answer.reason}', 80)}")
+    return ImageError(code, f"{who} answered {_shown(f'{answer.status} {answer.reason}')}")

@@ -18,29 +18,44 @@ def bytes_from_path(
     Anything that is no regular file is refused without opening it.
     """
     try:
-        check_regular(Path(path).stat())
-        # The name may have become a FIFO since: O_NONBLOCK returns at once, and fstat tells.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            found = os.fstat(descriptor)
-            check_regular(found)
-            start, size = part or (0, found.st_size)
+        with open_regular(path) as file:
+            start, size = part or (0, os.fstat(file.fileno()).st_size)
             if size > limits.max_bytes:
-                raise _too_many_bytes(size, limits)
+                raise too_many_bytes(size, limits)
             file.seek(start)
             data = _read(file, size if part else limits.max_bytes + 1)
     except OSError as e:
-        code = "permission" if e.errno in (errno.EACCES, errno.EPERM) else "missing"
-        raise ImageError(code, f"cannot be read: {e.strerror or e}") from e
-    except ValueError as e:  # a NUL in the name
-        raise ImageError("missing", f"cannot be read: {e}") from e
+        raise read_error(e) from e
     if not data:
         raise ImageError("empty", "is empty")
     if len(data) > limits.max_bytes:  # it has grown since
-        raise _too_many_bytes(len(data), limits)
+        raise too_many_bytes(len(data), limits)
     if part and len(data) < size:
         raise ImageError("truncated", f"is cut short: {len(data)} of {size} bytes are there")
     return data
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open a regular file to be read, unbuffered; OSError or ImageError where that cannot be."""
+    try:
+        check_regular(Path(path).stat())
+        # The name may have become a FIFO since: O_NONBLOCK returns at once, and fstat tells.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as e:  # a NUL in the name
+        raise ImageError("missing", f"cannot be read: {e}") from e
+    file = io.FileIO(descriptor)
+    try:
+        check_regular(os.fstat(descriptor))
+    except ImageError:
+        file.close()
+        raise
+    return file
+
+
+def read_error(e: OSError) -> ImageError:
+    """Return the error of an image, or of a file of images, that cannot be opened or read."""
+    code = "permission" if e.errno in (errno.EACCES, errno.EPERM) else "missing"
+    return ImageError(code, f"cannot be read: {e.strerror or e}")
 
 
 def check_regular(found: os.stat_result) -> None:
@@ -56,7 +71,8 @@ def check_regular(found: os.stat_result) -> None:
         raise ImageError("not_regular", f"is {kind}, not a regular file")
 
 
-def _too_many_bytes(found: int, limits: Limits) -> ImageError:
+def too_many_bytes(found: int, limits: Limits) -> ImageError:
+    """Return the error of an image that is larger than what is read."""
     return ImageError("too_large", f"has {found} bytes, the limit is {limits.max_bytes}")
 
 

@@ -13,7 +13,7 @@ from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import is_store, items_from_store
 from vit_engine.sources.tables import LONGEST, check_table, item_from_name, items_from_table
-from vit_engine.sources.tars import items_from_tar
+from vit_engine.sources.tars import check_tar, items_from_tar
 
 TARS = (".tar", ".tar.gz", ".tgz")
 """Names of files that hold images."""
@@ -45,11 +45,12 @@ def items_from_sources(
     cannot be read when its turn comes.
 
     `UsageError`, before the first item, for no source at all, a folder without an image, a glob
-    without a match and a table that is named and cannot be read or has no rows with the column;
-    with the list's first line for a list that is NUL-terminated or UTF-16 unasked.
+    without a match, a tar without an image where it is the only source, and a table that is named
+    and cannot be read or has no rows with the column; with the list's first line for a list that
+    is NUL-terminated or UTF-16 unasked.
 
-    In `passed_over` are counted, while folders are searched, the images there that are not for
-    labelling, by the reason, for `folders.in_words`.
+    In `passed_over` are counted, while folders and tars are searched, the images there that are
+    not for labelling, by the reason, for `folders.in_words`.
     """
     sources = list(sources)
     if not sources:
@@ -61,7 +62,7 @@ def items_from_sources(
 
     def in_file(path: str) -> Iterator[Item]:
         if path.lower().endswith(TARS):
-            return items_from_tar(path, all_files=all_files)
+            return items_from_tar(path, all_files=all_files, passed_over=passed_over)
         if path.lower().endswith(TABLES):
             return items_from_table(path, column)
         return iter((Item(path),))
@@ -107,6 +108,8 @@ def items_from_sources(
                 raise UsageError(f"{printable(source)}: no file matches this pattern")
         elif source.lower().endswith(TABLES):
             check_table(source, column)
+        elif source.lower().endswith(TARS) and len(sources) == 1:  # among others it has a row
+            check_tar(source, all_files=all_files)
     return (item for part in [found(source) for source in sources] for item in part)
 
 

@@ -86,12 +86,12 @@ def why_passed_over(below: str, *, wanted: bool, unread: str | None) -> str:
     if ".ipynb_checkpoints" in folders:
         return "in .ipynb_checkpoints"
     if name.startswith("._"):
-        return "AppleDouble (._*)"
+        return "AppleDouble"
     return f"{unread} (not supported)" if unread else ""
 
 
 def in_words(passed_over: Counter[str]) -> str:
-    """Return "2 AppleDouble (._*), 1 HEIC (not supported)", the most first; "" for none."""
+    """Return "2 AppleDouble, 1 HEIC (not supported)", the most first; "" for none."""
     return ", ".join(f"{n:,} {reason}" for reason, n in passed_over.most_common())
 
 

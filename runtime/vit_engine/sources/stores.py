@@ -25,21 +25,11 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEMES = (
-    "s3",
-    "s3a",
-    "gs",
-    "gcs",
-    "abfs",
-    "abfss",
-    "az",
-    "adl",
-    "oss",
-    "hdfs",
-    "hf",
-    "file",
-    "memory",
-)
+    "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "hf", "hdfs", "file", "memory",
+)  # fmt: skip
 """Of the URLs that are read through fsspec, in lower case."""
+
+_EXTRA = "pip install 'vit-engine[ray]' brings fsspec, s3fs and pyarrow"
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -62,8 +52,10 @@ def is_store(path: str) -> bool:
 
 def folder_from_path(path: str) -> Folder:
     """Return the folder that a path or an object store's URL names; it need not exist."""
-    from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
-
+    try:
+        from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+    except ImportError as e:
+        raise MachineError(f"{printable(path)}: needs pyarrow; {_EXTRA}") from e
     if not is_store(path):
         return Folder(LocalFileSystem(), os.path.abspath(path))  # noqa: PTH100  as pyarrow spells it
     store, root = _store(path)
@@ -99,7 +91,7 @@ def _image_error(store: Any, name: str, e: Exception) -> ImageError:
             return ImageError("empty", "is empty")
     except Exception:  # noqa: BLE001  the first error tells more
         pass
-    return ImageError("missing", f"cannot be read: {one_line(e)}")
+    return ImageError("missing", f"cannot be read: {printable(one_line(e))}")
 
 
 def items_from_store(source: str, *, passed_over: Counter[str] | None = None) -> Iterator[Item]:
@@ -125,10 +117,11 @@ def items_from_store(source: str, *, passed_over: Counter[str] | None = None) ->
         listing = []
     except Exception as e:  # each store raises its own
         raise MachineError(f"{printable(source)}: cannot be listed ({one_line(e)})") from e
-    items = _walked(store, root, listing, passed_over)
+    counts = Counter[str]() if passed_over is None else passed_over
+    items = _walked(store, root, listing, counts)
     first = next(items, None)
     if first is None:
-        more = f"; passed over: {in_words(passed_over)}" if passed_over else ""
+        more = f"; passed over: {in_words(counts)}" if counts else ""
         raise UsageError(
             f"{printable(source)}: no image below this prefix (searched by extension){more}"
         )
@@ -136,7 +129,7 @@ def items_from_store(source: str, *, passed_over: Counter[str] | None = None) ->
 
 
 def _walked(
-    store: Any, root: str, listing: list[dict[str, Any]], passed_over: Counter[str] | None
+    store: Any, root: str, listing: list[dict[str, Any]], passed_over: Counter[str]
 ) -> Iterator[Item]:
     """Search depth first, names sorted: the order must be the same each time."""
     stack = [root]
@@ -147,7 +140,9 @@ def _walked(
                 listing = store.ls(folder, detail=True)
             except Exception as e:  # noqa: BLE001  each store raises its own; the others go on
                 path = store.unstrip_protocol(folder) + "/"
-                yield Item(path, error=ImageError("missing", f"cannot be listed: {one_line(e)}"))
+                yield Item(
+                    path, error=ImageError("missing", f"cannot be listed: {printable(one_line(e))}")
+                )
                 continue
         below = []
         for name, kind in sorted((info["name"].rstrip("/"), info["type"]) for info in listing):
@@ -158,7 +153,7 @@ def _walked(
                 continue
             wanted, unread = by_name(name)
             reason = why_passed_over(name[len(root) :], wanted=wanted, unread=unread)
-            if reason and passed_over is not None:
+            if reason:
                 passed_over[reason] += 1
             if wanted and not reason:
                 yield Item(store.unstrip_protocol(name))
@@ -179,8 +174,7 @@ def _store(url: str) -> tuple[Any, str]:
         store, path = fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}", use_listings_cache=False)
     except ImportError as e:
         raise MachineError(
-            f"{printable(url)}: {scheme}:// needs another package ({one_line(e)}); "
-            "pip install 'vit-engine[ray]' brings fsspec and s3fs"
+            f"{printable(url)}: {scheme}:// needs another package ({one_line(e)}); {_EXTRA}"
         ) from e
     except (ValueError, OSError) as e:
         raise UsageError(f"{printable(url)}: cannot be opened ({one_line(e)})") from e

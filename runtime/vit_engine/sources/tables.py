@@ -1,13 +1,13 @@
 """Paths in the columns of CSV and Parquet files, as they are read."""
 
+import io
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
-from vit_engine.sources.files import check_regular
+from vit_engine.sources.files import open_regular, read_error
 from vit_engine.sources.item import Item
 
 if TYPE_CHECKING:
@@ -81,21 +81,10 @@ def item_from_name(name: bytes, place: str) -> Item:
 
 
 def _opened(path: str) -> BinaryIO:
-    """Open a regular file; ImageError for anything else, which is not waited for."""
     try:
-        check_regular(Path(path).stat())
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            check_regular(os.fstat(descriptor))
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return os.fdopen(descriptor, "rb")
+        return io.BufferedReader(open_regular(path))
     except OSError as e:
-        code = "permission" if isinstance(e, PermissionError) else "missing"
-        raise ImageError(code, f"cannot be read ({e.strerror or e})") from e
-    except ValueError as e:  # a NUL in the name
-        raise ImageError("missing", f"cannot be read ({e})") from e
+        raise read_error(e) from e
 
 
 def _rows(path: str, file: BinaryIO, column: str) -> Iterator[Row]:
@@ -169,9 +158,9 @@ class _Csv:
         self._file, self._separator = file, separator
         self._special = re.compile(b"[\r\n" + re.escape(separator) + b"]")
         file.seek(0)
-        self._window, self._at = file.read(_BLOCK), 0
-        if self._window.startswith(b"\xef\xbb\xbf"):
-            self._at = 3
+        if file.read(3) != b"\xef\xbb\xbf":
+            file.seek(0)
+        self._window, self._at = b"", 0
 
     def header(self) -> list[bytes]:
         """Return the first record's cells, none for an empty file; _DamagedError if it is none."""
@@ -340,7 +329,7 @@ def _parquet(file: BinaryIO, column: str) -> "pq.ParquetFile":
             file, pre_buffer=False, buffer_size=2**20, page_checksum_verification=True
         )
         names = [str(name) for name in table.schema_arrow.names]
-    except (pa.ArrowException, OSError) as e:
+    except (pa.ArrowException, OSError, ValueError) as e:  # a column's name may be no UTF-8
         raise ImageError("format", f"is not Parquet ({one_line(e)})") from e
     if names.count(column) != 1:
         raise _no_column(names, column)

@@ -1,0 +1,143 @@
+"""Who takes part: one entry each, in the order of the report. A contender's code is its module."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+CPU, CUDA = ("cpu",), ("cuda",)
+BOTH = CPU + CUDA
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the comparison; `devices` is where it can run at all."""
+
+    name: str  # its first word is the row's family: a colour in the plots
+    title: str
+    module: str
+    options: dict[str, Any] = field(default_factory=dict)
+    devices: tuple[str, ...] = BOTH
+    peer: bool = False  # lives in the peers' environment
+    slow_start: bool = False  # converts or compiles for minutes: not in --quick
+    files: bool = False  # has a path from files to labels
+    files_only: bool = False  # and takes part in nothing else
+
+    @property
+    def path(self) -> str:
+        """Return the module's importable name."""
+        return f"{__package__}.{self.module}"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether each batch size costs a compilation, about the time that loading takes."""
+        return "compile" in self.options
+
+    @property
+    def few_batches(self) -> bool:
+        """Whether a plan may keep this row to some of its batch sizes."""
+        return self.compiles or self.family == "variant"
+
+    @property
+    def family(self) -> str:
+        """Return the group of rows that this is one of."""
+        return self.name.partition("-")[0]
+
+
+BASELINE = "pytorch"
+PROFILED = "ours-cuda"  # without CUDA graphs, which hide their kernels' names
+
+
+def _eager(name: str, precision: str, *, files: bool = False) -> Entry:
+    options = {"precision": precision}
+    return Entry(name, f"PyTorch eager {precision}", "pytorch", options, files=files)
+
+
+def _compiled(name: str, precision: str, devices: tuple[str, ...], mode: str = "default") -> Entry:
+    words = "" if mode == "default" else f" {mode}"
+    options = {"precision": precision, "compile": mode}
+    return Entry(
+        name, f"torch.compile {precision}{words}", "pytorch", options, devices, slow_start=True
+    )
+
+
+def _ours(
+    name: str, title: str, devices: tuple[str, ...] = CPU, *, files: bool = False, **options: Any
+) -> Entry:
+    options["precision"] = title.partition(",")[0]
+    slow = options["precision"] == "int8" or options.get("provider") == "tensorrt"
+    return Entry(
+        name, f"vit-engine {title}", "ours", options, devices, slow_start=slow, files=files
+    )
+
+
+def _variant(name: str, title: str, attention: str, **provider: str) -> Entry:
+    options = {"precision": "fp16", "attention": attention, "provider_options": provider}
+    return Entry(f"variant-{name}", f"CUDA variant: {title}", "cuda_variants", options, CUDA)
+
+
+def _peer(
+    name: str, title: str, module: str, devices: tuple[str, ...] = CPU, **options: Any
+) -> Entry:
+    return Entry(name, title, module, options, devices, peer=True, slow_start="int8" in options)
+
+
+def _product(name: str, title: str, devices: tuple[str, ...] = BOTH) -> Entry:
+    _, precision, library = name.split("-")
+    return Entry(name, title, "gemm", {"precision": precision, "library": library}, devices)
+
+
+CONTENDERS = (
+    _eager(BASELINE, "fp32", files=True),
+    _eager("pytorch-bf16", "bf16", files=True),
+    _eager("pytorch-fp16", "fp16"),
+    _compiled("pytorch-compile", "fp32", CPU),
+    _compiled("pytorch-compile-bf16", "bf16", CPU),
+    _compiled("pytorch-compile-fp16", "fp16", CUDA),
+    _compiled("pytorch-compile-max", "fp16", CUDA, "max-autotune"),
+    Entry(
+        "pytorch-pipeline",
+        "transformers pipeline",
+        "transformers_pipeline",
+        files=True,
+        files_only=True,
+    ),
+    _ours("ours-fp32", "fp32", files=True),
+    _ours("ours-fp16", "fp16", files=True),
+    _ours("ours-int8", "int8", files=True),
+    replace(
+        _ours("ours-fast-decode", "fp16, --fast-decode", files=True, fast=True), files_only=True
+    ),
+    _ours("ours-cuda-fp32", "fp32, CUDA graphs", CUDA, provider="cuda"),
+    _ours(PROFILED, "fp16, CUDA", CUDA, provider="cuda", cuda_graphs=False),
+    _ours("ours-cuda-graphs", "fp16, CUDA graphs", CUDA, provider="cuda", files=True),
+    _ours("ours-cuda-pipelined", "fp16, CUDA pipelined", CUDA, provider="cuda", pipelined=True),
+    _ours("ours-tensorrt", "fp16, TensorRT", CUDA, provider="tensorrt"),
+    _ours(
+        "ours-tensorrt-pipelined",
+        "fp16, TensorRT pipelined",
+        CUDA,
+        provider="tensorrt",
+        pipelined=True,
+    ),
+    _variant("contrib", "MultiHeadAttention", "contrib"),
+    _variant("primitive", "MatMul, Softmax, MatMul", "primitive"),
+    _variant("skip", "SkipLayerNormalization", "skip"),
+    _variant("flash", "Attention, flash", "standard", sdpa_kernel="1"),
+    _variant("cudnn", "Attention, cuDNN", "standard", sdpa_kernel="8"),
+    _variant("contrib-flash", "MultiHeadAttention, flash", "contrib", sdpa_kernel="1"),
+    _variant("contrib-cudnn", "MultiHeadAttention, cuDNN", "contrib", sdpa_kernel="8"),
+    _variant("strict", "strict LayerNorm", "standard", enable_skip_layer_norm_strict_mode="1"),
+    _peer("optimum", "Optimum ONNX Runtime fp32", "optimum", BOTH),
+    _peer("optimum-int8", "Optimum int8 (dynamic)", "optimum", int8=True),
+    _peer("openvino", "OpenVINO f32", "openvino_nncf", hint="f32"),
+    _peer("openvino-bf16", "OpenVINO bf16", "openvino_nncf", hint="bf16"),
+    _peer("openvino-int8", "OpenVINO int8 (NNCF)", "openvino_nncf", hint="f32", int8=True),
+)
+
+CEILINGS = (
+    _product("gemm-fp32-torch", "fp32 GEMM, PyTorch"),
+    _product("gemm-fp32-ort", "fp32 GEMM, ONNX Runtime", CPU),
+    _product("gemm-bf16-torch", "bf16 GEMM, PyTorch"),
+    _product("gemm-fp16-torch", "fp16 GEMM, PyTorch", CUDA),
+    _product("gemm-int8-torch", "int8 GEMM, PyTorch"),
+    _product("gemm-int8-ort", "int8 GEMM, ONNX Runtime", CPU),
+)

@@ -1,0 +1,99 @@
+"""OpenVINO: the checkpoint converted from PyTorch, in f32, bf16, or int8 by NNCF."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comparison.job import AbsentError, Contender, Job, Logits
+from comparison.whole_folder import whole
+
+CALIBRATION = 128  # images at most
+
+
+def convert(job: Job) -> None:
+    """Write OpenVINO's own format; int8 is quantised with NNCF's preset for transformers."""
+    folder = _folder(job)
+    if folder.exists():
+        return
+    import openvino
+    import torch
+    from transformers import ViTForImageClassification
+
+    torch.set_num_threads(job.threads)
+    model = ViTForImageClassification.from_pretrained(job.model, local_files_only=True).eval()
+    size = model.config.image_size
+    example = torch.zeros(2, 3, size, size)
+    converted = openvino.convert_model(_logits_of(model), example_input=example)
+    converted.reshape([-1, 3, size, size])
+    if job.options.get("int8"):
+        converted = _quantised(converted, job)
+    with whole(folder) as partial:
+        openvino.save_model(converted, partial / "model.xml", compress_to_fp16=False)
+
+
+def load(job: Job) -> Contender:
+    """Compile for the CPU with the latency hint: one request at a time, all threads on it."""
+    import openvino
+
+    core = openvino.Core()
+    if "CPU" not in core.available_devices:
+        raise AbsentError(f"OpenVINO offers no CPU device here, only {core.available_devices}")
+    hint = job.options["hint"]
+    if hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise AbsentError("OpenVINO offers no bf16 on this CPU")
+    options = {
+        "INFERENCE_NUM_THREADS": str(job.threads),
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+    }
+    model = core.compile_model(_folder(job) / "model.xml", "CPU", options)
+    request = model.create_infer_request()
+
+    def run(batch: Any) -> Logits:
+        found: Logits = request.infer(batch, share_inputs=True)[0]
+        return found
+
+    about: dict[str, Any] = {
+        "compute": "fp32" if hint == "f32" else hint,
+        "runtime": f"openvino {version('openvino')}",
+        "files": [str(_folder(job) / f"model.{end}") for end in ("xml", "bin")],
+    }
+    if job.options.get("int8"):
+        about["compute"] = "int8"
+        about["runtime"] += f", nncf {version('nncf')}"
+        about["note"] = f"calibrated on up to {CALIBRATION} of the comparison's own images"
+    return Contender("float32", run, about)
+
+
+def _logits_of(model: Any) -> Any:
+    """Return the model as a module with one output."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values: Any) -> Any:
+            return self.model(pixel_values).logits
+
+    return Logits().eval()
+
+
+def _quantised(converted: Any, job: Job) -> Any:
+    import nncf
+
+    images = np.load(job.calibration, mmap_mode="r")[:CALIBRATION]
+    data = nncf.Dataset([np.ascontiguousarray(image[None]) for image in images])
+    return nncf.quantize(
+        converted, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images)
+    )
+
+
+def _folder(job: Job) -> Path:
+    if not job.options.get("int8"):  # f32 and bf16 share one file; the hint tells them apart
+        return job.artefact(version("openvino"), shared="openvino-f32")
+    return job.artefact(version("openvino"), version("nncf"), job.calibration_stamp())

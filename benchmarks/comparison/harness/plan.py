@@ -1,0 +1,96 @@
+"""How much one comparison measures, of whom, and on what."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from comparison.contenders.entries import Entry
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured; the defaults are a full run on a CPU."""
+
+    name: str = "full"
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    few_batches: tuple[int, ...] | None = None  # of them, for entries that say so; None: all
+    rounds: tuple[int, int] = (5, 12)  # fewest and most turns of each contender at a batch size
+    budget_s: float = 90  # for one batch size, within those bounds
+    latency_rounds: int = 20  # at batch 1
+    latency_runs: int = 5  # at batch 1, in each turn
+    turn_s: float = 0.3  # a turn goes on for this long, or one run
+    files_s: float = 8  # a turn of the baseline from files to labels
+    files_rounds: int = 3
+    files_batch: int = 8
+    ceiling_rounds: int = 5  # of which the fastest product counts
+    held_out: int = 320  # drawn images for accuracy
+    slow_starts: bool = True
+
+    def rounds_of(self, batch: int, expected: dict[str, float]) -> int:
+        """Return the turns at one batch size, from each contender's seconds for one run of it."""
+        if batch == 1:
+            return self.latency_rounds
+        one = sum(max(seconds, self.turn_s) for seconds in expected.values())
+        fewest, most = self.rounds
+        return min(max(fewest, int(self.budget_s / max(one, 1e-9))), most)
+
+    def runs_of(self, batch: int, seconds: float) -> int:
+        """Return the runs of one turn, from the seconds that one takes."""
+        fewest = self.latency_runs if batch == 1 else 1
+        return min(max(math.ceil(self.turn_s / seconds), fewest), MOST_RUNS)
+
+    def takes(self, entry: Entry, batch: int) -> bool:
+        """Return whether an entry is timed at a batch size."""
+        return not entry.few_batches or self.few_batches is None or batch in self.few_batches
+
+
+FULL = Plan()
+QUICK = Plan(
+    "quick",
+    batches=(1, 8),
+    rounds=(3, 3),
+    latency_rounds=4,
+    latency_runs=3,
+    turn_s=0.1,
+    files_s=1,
+    files_rounds=2,
+    ceiling_rounds=2,
+    held_out=96,
+    slow_starts=False,
+)
+GPU = Plan(
+    "gpu",
+    batches=(1, 8, 32, 64, 256),
+    few_batches=(1, 64),  # a graph compiled with max-autotune takes about a minute [est]
+    rounds=(5, 5),
+    latency_rounds=10,
+    turn_s=0.1,
+    files_s=4,
+    files_batch=64,
+)
+
+MOST_RUNS = 50
+"""Of a turn: the others wait."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one run of the comparison is about."""
+
+    entries: tuple[Entry, ...]
+    device: str
+    threads: int
+    cache: Path
+    scratch: Path
+    plan: Plan
+    say: Say  # what is going on now
+    tell: Say  # what is to stay on the screen
+    end: float = math.inf  # of the budget, on time.monotonic's clock
+
+    def left(self) -> float:
+        """Return the seconds until the budget ends."""
+        return max(0.0, self.end - time.monotonic())

@@ -1,0 +1,95 @@
+"""A contender's process, which answers one request at a time or is ended."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from comparison.job import Job
+
+ROOT = Path(__file__).parents[2]
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""A contender loads the folder it is given; no library may go and look for another."""
+
+Request = dict[str, Any]
+
+
+class FailedError(Exception):
+    """A contender that is out; `status` is "failed" (it erred) or "absent" (cannot run here)."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class LateError(FailedError):
+    """It gave no answer in time, and was ended."""
+
+
+class Process:
+    """A worker process that answers one request at a time; a context manager."""
+
+    def __init__(self, job: Job, python: str) -> None:
+        threads = dict.fromkeys(THREAD_VARIABLES, str(job.threads))
+        path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._pipe, theirs = multiprocessing.Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [python, "-m", "comparison.harness.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._errors,
+                stderr=self._errors,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **threads, **OFFLINE, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is the controller's to handle
+            )
+        self._send(job.as_dict())
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def ask(self, request: Request, limit: float) -> dict[str, Any]:
+        """Return the answer to one request; `FailedError` after `limit` seconds or a crash."""
+        verb = request["verb"]
+        self._send(request)
+        try:
+            if not self._pipe.poll(limit):
+                os.killpg(self._process.pid, signal.SIGKILL)
+                raise LateError("failed", f"no answer to {verb!r} within {limit:.0f} s")
+            answer: dict[str, Any] = self._pipe.recv()
+        except (EOFError, ConnectionResetError) as e:
+            raise FailedError("failed", f"crashed at {verb!r}: {self._last_words()}") from e
+        if not answer.pop("ok"):
+            raise FailedError(answer["status"], answer["reason"])
+        return answer
+
+    def close(self) -> None:
+        """End the process and what it started."""
+        self._pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._errors.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the answer that fails to come tells why
+            self._pipe.send(message)
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        how = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"{how}; {lines[-1].strip()[:200]}" if lines else how

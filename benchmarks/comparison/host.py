@@ -1,0 +1,79 @@
+"""The machine's card: what a number was measured on."""
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from vit_engine.machine import processor
+
+HERE = Path(__file__).parent
+
+
+def card(threads: int) -> dict[str, Any]:
+    """Return processor, memory, GPU, system and commit, JSON-able."""
+    cpu = processor.cpu()
+    return {
+        "cpu": cpu.name,
+        "cpu_family": cpu_family(),
+        "cpu_features": list(cpu.features),
+        "cores": cpu.affinity,
+        "threads": threads,
+        "memory_gib": round(cpu.memory / 2**30, 1),
+        "load": round(os.getloadavg()[0], 2),
+        "gpu": gpu(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "commit": commit(),
+    }
+
+
+def cpu_family() -> str:
+    """Return "family 25 model 1", which tell processors of one name apart; "" where unknown."""
+    with contextlib.suppress(OSError):
+        pairs = re.findall(r"(?:cpu )?(family|model)\s*: (\d+)", Path("/proc/cpuinfo").read_text())
+        return " ".join(f"{name} {number}" for name, number in pairs[:2])
+    return ""
+
+
+def name(card: dict[str, Any]) -> str:
+    """Return what files of results of such a machine are called after: "amd-epyc-25-1-2-cores"."""
+    if card["gpu"]:
+        told = card["gpu"].split(",")[0]
+    else:
+        family = re.sub(r"family|model", "", card["cpu_family"])
+        told = f"{card['cpu']} {family} {card['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", told.lower()).strip("-")
+
+
+def gpu() -> str | None:
+    """Return the first GPU's name, memory and driver as nvidia-smi tells them."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return (_said(query) or "").split("\n")[0] or None
+
+
+def gpu_bytes(pid: int) -> int | None:
+    """Return the GPU memory that a process holds, None where nvidia-smi does not say."""
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    for line in (_said(query) or "").splitlines():
+        found, _, mib = line.partition(", ")
+        if found == str(pid) and mib.isdecimal():
+            return int(mib) * 2**20
+    return None
+
+
+def commit() -> str | None:
+    """Return the checkout's commit, with a plus where files differ from it."""
+    found = _said(["git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD"])
+    changed = _said(["git", "-C", str(HERE), "status", "--porcelain", "--untracked-files=no"])
+    return found + ("+" if changed else "") if found else None
+
+
+def _said(command: list[str]) -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+    return None

@@ -1,0 +1,1 @@
+"""What all contenders are given: a checkpoint and images."""

@@ -1,0 +1,76 @@
+"""The checkpoint that all contenders are given: one that vit-export takes, or random weights."""
+
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vit_engine.artefact.contract import Preprocessing
+from vit_engine.errors import UsageError
+from vit_export.checkpoints.checkpoint import load
+from vit_export.families.form import Form
+
+ROOT = Path(__file__).parents[2]
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint folder and what the report says of it."""
+
+    name: str
+    folder: Path
+    weights_sha256: str
+    form: Form
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    random: bool = False
+
+    @property
+    def gflop(self) -> float:
+        """Return the multiply-adds of one image's matrix products, twice, in 1e9.
+
+        The whole architecture's, also for a contender that leaves out what no one reads.
+        """
+        a = self.form
+        patches, tokens, d = a.grid**2, a.tokens, a.hidden_size
+        block = 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * a.intermediate_size
+        embed = patches * 3 * a.patch_size**2 * d
+        return 2 * (embed + a.layers * block + d * len(self.labels)) / 1e9
+
+    def card(self) -> dict[str, Any]:
+        """Return what the report says of the model."""
+        return {
+            "name": self.name,
+            "weights_sha256": self.weights_sha256,
+            "random": self.random,
+            "gflop": self.gflop,
+            "labels": len(self.labels),
+            **asdict(self.form),
+        }
+
+
+def model_from_name(model: str, *, named: str | None = None, random: bool = False) -> Model:
+    """Return any model that vit-export takes."""
+    found = load(model)
+    return Model(
+        named or found.model,
+        found.folder,
+        found.weights_sha256,
+        found.form,
+        found.preprocessing,
+        found.labels,
+        random,
+    )
+
+
+def random_model(name: str, cache: Path) -> Model:
+    """Return a ViT with seeded random weights, written to the cache on first use."""
+    folder = cache / (name.lower().replace("/", "-") + "-random")
+    if not folder.exists():
+        command = [sys.executable, "-m", "comparison.inputs.random_vit", name, str(folder)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UsageError(f"{name} cannot be made: {done.stderr.strip().splitlines()[-1]}")
+    return model_from_name(str(folder), named=f"{name}, seeded random weights", random=True)

@@ -1,0 +1,1 @@
+"""A stored result as numbers, tables, pictures and pages."""

@@ -1,0 +1,76 @@
+"""A comparison's result as a JSON file: begun, gone on with, added to, whole at any time."""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from comparison import host
+from comparison.contenders.entries import BASELINE
+from comparison.harness.plan import QUICK, Setting
+from comparison.inputs.models import Model
+from comparison.report.result_rows import Result
+from vit_engine.atomic import write_whole
+from vit_engine.errors import UsageError
+
+SCHEMA = 1
+
+
+def begun(setting: Setting, model: Model) -> Result:
+    """Return a result with nothing measured yet."""
+    notes = []
+    if model.random:
+        notes.append(
+            f"Speed is that of {model.name}: the weights do not change it, and need no "
+            "network. Accuracy is another model's; see its table."
+        )
+    if setting.plan.name == QUICK.name:
+        notes.append("A quick run: few rounds, wide spreads. Nothing to publish.")
+    return {
+        "schema": SCHEMA,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
+        "machine": host.card(setting.threads),
+        "plan": asdict(setting.plan),
+        "device": setting.device,
+        "notes": notes,
+        "done": [],
+        "speed": {"model": model.card(), "rows": {}},
+    }
+
+
+def read(path: Path, model: Model) -> Result:
+    """Return a stored result of the model; UsageError if there is none or it is of another."""
+    if not path.exists():
+        raise UsageError(f"no {path} to go on with; leave out --resume or --add")
+    result: Result = json.loads(path.read_text())
+    if result["schema"] != SCHEMA or result["speed"]["model"] != model.card():
+        raise UsageError(f"{path} is of another model or version; choose another -o")
+    return result
+
+
+def store(result: Result, path: Path) -> None:
+    """Write the result as JSON; the file is whole at any time."""
+    write_whole(path, (json.dumps(result, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def merged(result: Result, added: Result) -> Result:
+    """Return the stored result with the rows of a later sitting, each with its own baseline."""
+    for part in ("speed", "files"):
+        rows = added[part]["rows"]
+        for name in rows.keys() - {BASELINE}:
+            result[part]["rows"][name] = {**rows[name], "against": rows[BASELINE]["rounds"]}
+    accuracy = {n: row for n, row in added["accuracy"]["rows"].items() if n != BASELINE}
+    result["accuracy"]["rows"].update(accuracy)
+    for part in ("files", "accuracy"):
+        for name in added["speed"]["rows"]:
+            result[part]["excluded"].pop(name, None)
+        result[part]["excluded"].update(added[part]["excluded"])
+    names = sorted(added["speed"]["rows"].keys() - {BASELINE})
+    result["notes"].append(
+        f"{', '.join(names)}: measured later ({added['made'][:16]}, commit "
+        f"{added['machine']['commit']}), with turns of the baseline in that sitting to compare to."
+    )
+    return result

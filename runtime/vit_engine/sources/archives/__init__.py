@@ -1,0 +1,1 @@
+"""Files that hold files: which members they have, and their bytes, within limits."""
