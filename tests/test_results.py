@@ -160,7 +160,7 @@ def test_what_others_wrote_is_replaced_only_when_asked(
     (tmp_path / name).write_bytes(FOREIGN[name])
     before = contents(tmp_path)
     for more in ([], ["--resume", "-o", "more.csv"] if name == "sheet.html" else ["--resume"]):
-        words = f"{name}: exists, and is not recognised as something that vit-infer wrote"
+        words = f"{name}: is there already, and is not recognised as something that vit-infer wrote"
         refuse(words, "photos", *option(name), *more, "-m", "absent.onnx")
     assert contents(tmp_path) == before
     assert infer("photos", *option(name), "--overwrite").returncode == 0
@@ -202,7 +202,7 @@ def test_where_rows_would_be_put_aside_others_are_safe_too(refuse: Refuse, tmp_p
     (tmp_path / "rows.csv").write_bytes(OURS["rows.csv"])
     (tmp_path / "rows.csv.failed").write_bytes(b"mine")
     before = contents(tmp_path)
-    refuse("rows.csv.failed: exists, and is not recognised", "bad.jpg", "-o", "rows.csv")
+    refuse("rows.csv.failed: is there already, and is not recognised", "bad.jpg", "-o", "rows.csv")
     assert contents(tmp_path) == before
 
 
@@ -333,7 +333,7 @@ def test_links_are_followed_and_kept(infer: Infer, refuse: Refuse, tmp_path: Pat
     assert b"star" in (tmp_path / "data/rows.csv").read_bytes()
     assert is_sheet(tmp_path / "data/new.html")
     (tmp_path / "data/rows.csv").write_text("mine")
-    refuse("data/rows.csv: exists, and is not recognised", STAR, "-o", "latest.csv")
+    refuse("data/rows.csv: is there already, and is not recognised", STAR, "-o", "latest.csv")
 
 
 NO_PLACE = {

@@ -69,8 +69,8 @@ class Target:
             if _has_content(path) and not (_is_regular(path) and self.is_ours(path)):
                 name = printable(str(path))
                 raise UsageError(
-                    f"{name}: exists, and is not recognised as something that vit-infer wrote; "
-                    f"name another file with {self.option}, or add --overwrite to replace it"
+                    f"{name}: is there already, and is not recognised as something that vit-infer "
+                    f"wrote; name another file with {self.option}, or add --overwrite to replace it"
                 )
 
     def place(self, *, labelled: bool) -> Path:
