@@ -163,7 +163,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         resumed = f", {tally.resumed} of them before this run" if tally.resumed else ""
         sys.stderr.write(
-            f"{number_of_images(tally.rows)}, {tally.failed:,} failed{resumed}"
+            f"{tally.rows} images, {tally.failed} failed{resumed}"
             f"{passed_over_in_words(passed_over)}\n"
         )
     return ImageError.exit_code if tally.failed else 0
