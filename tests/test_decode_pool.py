@@ -191,6 +191,7 @@ class Reader:
     held=st.integers(0, 2),
     bad=st.sets(st.integers(0, 149)),
     linger=st.sampled_from([None, None, 0.0, 0.001]),
+    sized=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_every_image_comes_once_in_order_and_keeps_its_slot(
@@ -202,16 +203,23 @@ def test_every_image_comes_once_in_order_and_keeps_its_slot(
     held: int,
     bad: set[int],
     linger: float | None,
+    sized: bool,
     seed: int,
 ) -> None:
     """With `spare` slots the buffer's end lies within batches."""
 
+    def one_of(choices: Sequence[float], number: int) -> float:
+        return random.Random(seed * 1000 + number).choice(choices)
+
     def delay(number: int) -> None:
-        time.sleep(random.Random(seed * 1000 + number).choice((0, 0, 0, 1e-4, 1e-3)))
+        time.sleep(one_of((0, 0, 0, 1e-4, 1e-3), number))
+
+    def size_of(number: int) -> int:
+        return int(one_of((0, 1, HELD // 3, HELD, 2 * HELD), number)) if sized else 0
 
     decoders = Decoders(slots_for(batch, workers) + spare, each=delay, bad=bad)
     reader = Reader(decoders, count)
-    with decoders.pool(batch, workers) as pool:
+    with decoders.pool(batch, workers, size_of=size_of) as pool:
         found = reader.consume(pool, held=held, linger=linger)
     assert [number for numbers in found for number in numbers] == list(range(count))
     assert sorted(decoders.decoded) == list(range(count))
