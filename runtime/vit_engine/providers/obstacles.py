@@ -34,9 +34,8 @@ def import_onnxruntime() -> ModuleType:
             "or 'vit-engine[gpu]' on a machine with an NVIDIA GPU"
         ) from e
     except ImportError as e:
-        raise ProviderError(
-            f"ONNX Runtime is installed, and cannot be loaded: {one_line(e)}"
-        ) from e
+        words = limit_in_words(e) or one_line(e)
+        raise ProviderError(f"ONNX Runtime is installed, and cannot be loaded: {words}") from e
     module: ModuleType = onnxruntime
     return module
 
