@@ -205,7 +205,7 @@ class DecoderProcess:
             self._child.wait(1)  # its own end, before ours is put upon it
         code = self._child.returncode
         self._stop()
-        return "crash", f"ended the decoder ({how_it_ended(code)})"
+        return "crash", f"crashed the decoder ({how_it_ended(code)})"
 
 
 def _settle(job: Job[Item], error: ImageError | None) -> None:
@@ -236,7 +236,7 @@ def serve(requests: int, answers: int, memory: int) -> None:
                     answer = json.dumps([e.code, str(e)]).encode()
                 except MemoryError:
                     answer = json.dumps(
-                        ["too_large", "needs more memory than it may take"]
+                        ["too_large", "needs more memory than decoding one image may use"]
                     ).encode()
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 _write(answers, answer)

@@ -39,7 +39,10 @@ def serve() -> None:
             while left:
                 left = left[os.write(1, left) :]
     except MemoryError:
-        os.write(2, json.dumps(["too_large", "needs more memory than it may take"]).encode())
+        os.write(
+            2,
+            json.dumps(["too_large", "needs more memory than unpacking may use"]).encode(),
+        )
     except ImageError as e:
         os.write(2, json.dumps([e.code, str(e)]).encode())
 
