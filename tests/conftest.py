@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -92,6 +94,22 @@ def tiny_artefact(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("artefact") / "vit.onnx"
     export(load(str(tiny_folder)), path, precision="fp32", images=None)
     return path
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Fail a test that hangs, after two minutes."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        pytest.fail("hangs")
+
+    handler = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 120, 1)  # again, should it hang while it unwinds
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def wait_until(so: Callable[[], bool]) -> None:

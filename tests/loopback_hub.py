@@ -24,6 +24,7 @@ class LoopbackHub:
     listed_besides: list[str] = field(default_factory=list)  # in the listing, not in `files`
     wrong: set[str] = field(default_factory=set)  # served with a byte changed
     cut: set[str] = field(default_factory=set)  # the connection ends half way
+    status: int = 200  # of every answer, where it is an error
     fetched: list[str] = field(default_factory=list)  # bodies asked for, in order
 
     def sha256(self, name: str) -> str:
@@ -90,6 +91,9 @@ def serving(folder: Path, model: str = MODEL) -> Iterator[LoopbackHub]:
             url = urlsplit(self.path)
             query = {key: values[0] for key, values in parse_qs(url.query).items()}
             api = f"/api/models/{model}"  # Hugging Face's
+            if hub.status != HTTPStatus.OK:
+                self.answer(HTTPStatus(hub.status), b'{"Code": 1, "Message": "no"}')
+                return
             known = query.get("Revision") == "master"
             if known and url.path == f"/api/v1/models/{model}/repo/files":
                 self.answer(HTTPStatus.OK, json.dumps(hub.listing()).encode())

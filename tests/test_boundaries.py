@@ -46,6 +46,7 @@ EXPORTER = (
     "checkpoints",
     "families",
     "demo",
+    "utf8_path",
 )
 """The same of vit_export."""
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -264,7 +265,7 @@ def refused(folder, *words):
         ({"do_normalize": 1}, ["do_normalize", "true or false"]),
         ({"size": 32}, ["(32, 32)", "(24, 24)"]),
         ({"size": {"height": 24, "width": 32}}, ["(24, 32)"]),
-        ({"size": {"shortest_edge": 24}}, ["shortest_edge", "no crop"]),
+        ({"size": {"shortest_edge": 24}}, ["shortest_edge without a crop"]),
         ({"size": {"longest_edge": 24}}, ["longest_edge", "supported"]),
         ({"size": "24"}, ["size is '24'"]),
         ({"size": True}, ["size is True"]),
@@ -376,7 +377,7 @@ def test_weights_that_are_absent_or_broken(folder, kept):
 )
 def test_names_that_are_no_checkpoint(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="is no folder and no model id; expected"):
+    with pytest.raises(CheckpointError, match="is neither a folder nor a model id; expected"):
         load(name)
 
 
@@ -385,8 +386,115 @@ def test_a_folder_wins_over_an_id_and_has_no_revision(saved, tmp_path, monkeypat
     shutil.copytree(saved, tmp_path / "owner/name")
     monkeypatch.chdir(tmp_path)
     assert load("owner/name").model == "name"
-    with pytest.raises(UsageError, match="no revision 'v1'"):
+    with pytest.raises(UsageError, match="--revision is for models on a hub"):
         load("owner/name", revision="v1")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_git_lfs_pointer_is_named(folder, file):
+    (folder / file).write_bytes(POINTER)
+    refused(folder, f"{file} is a Git LFS pointer, not the ", f"run git lfs pull in {folder}")
+
+
+def test_a_git_lfs_pointer_in_place_of_a_pickle_or_a_shard(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    table = {"weight_map": {"x": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(table))
+    (folder / "model-00001-of-00001.safetensors").write_bytes(POINTER)
+    refused(folder, "model-00001-of-00001.safetensors is a Git LFS pointer, not the weights")
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "pytorch_model.bin").write_bytes(POINTER)
+    refused(folder, "pytorch_model.bin is a Git LFS pointer, not the weights")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("adapter_config.json", ["an adapter (LoRA)", "merge_and_unload"]),
+        ("adapter_model.safetensors", ["an adapter (LoRA)", "merge_and_unload"]),
+        ("model_index.json", ["diffusers pipeline"]),
+        ("modules.json", ["sentence-transformers"]),
+    ],
+)
+def test_a_file_that_makes_the_folder_something_else(folder, file, words):
+    (folder / file).write_text("{}")
+    refused(folder, file, *words)
+    (folder / "config.json").unlink()
+    refused(folder, file, *words)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("tf_model.h5", "TensorFlow's weights"),
+        ("flax_model.msgpack", "Flax's weights"),
+        ("best.pth", "state_dict"),
+        ("checkpoint.pt", "state_dict"),
+        ("vit.gguf", "a GGUF model"),
+        ("model.onnx", "an ONNX model"),
+        ("other.safetensors", "another name, expected model.safetensors"),
+    ],
+)
+def test_weights_in_a_file_that_is_not_read(folder, file, words):
+    (folder / "model.safetensors").rename(folder / file)
+    refused(folder, "no model.safetensors and no pytorch_model.bin", f"{file} holds ", words)
+
+
+def test_a_pickle_of_something_else_is_named(folder, model):
+    weights = model.state_dict()
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    for whole in (model, {"model": model}):
+        torch.save(whole, path)
+        refused(folder, "a whole model", "ViTForImageClassification", "model.state_dict()")
+    torch.save({"epoch": 3, "optimizer": {"lr": 1}, "state_dict": weights}, path)
+    refused(folder, "is a training checkpoint, with 'epoch', 'optimizer'", "['state_dict']")
+    torch.save({"model": weights}, path)
+    refused(folder, "is a training checkpoint, with 'model'", "torch.load('pytorch_model.bin')")
+    torch.save(weights | {"epoch": 3}, path)
+    refused(folder, "holds 'epoch', which is not a tensor with a name")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    refused(folder, "a TorchScript program")
+
+
+def test_a_quantised_checkpoint_is_named(folder):
+    edit(folder, "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    refused(folder, "quantization_config (bitsandbytes)", "quantised already")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("vit.gguf", b"GGUF\3\0", "is a GGUF model"),
+        ("vit.onnx", b"\x08\x07", "is an ONNX model"),
+        ("model.safetensors", b"", "is a file"),
+        ("model.safetensors", POINTER, "is a Git LFS pointer"),
+    ],
+)
+def test_a_file_in_place_of_a_folder(tmp_path, file, content, words):
+    (tmp_path / file).write_bytes(content)
+    refused(tmp_path / file, file, words)
+
+
+def test_texts_that_are_not_utf8(folder):
+    path = folder / "config.json"
+    whole = path.read_text()
+    path.write_bytes(whole.replace('"ant"', '"caf\xe9"').encode("latin-1"))
+    refused(folder, "config.json is not readable JSON: it is not UTF-8", "save it as UTF-8")
+    path.write_text(whole.replace('"ant"', r'"\ud800"'))
+    refused(folder, "config.json is not readable JSON: it is not UTF-8")
+    path.write_text(whole.replace('"ant"', r'"\ud83d\ude00"'))  # a pair is a character
+    assert load(str(folder)).labels[0] == "\N{GRINNING FACE}"
+
+
+def test_a_name_too_long_for_a_file_is_no_folder():
+    with pytest.raises(CheckpointError, match="is neither a folder nor a model id"):
+        load("x" * 5000)
 
 
 def test_importing_is_free():

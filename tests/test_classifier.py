@@ -3,6 +3,7 @@
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,15 +118,30 @@ def test_equal_scores_go_by_index(vit: Classifier) -> None:
     assert found == [[0, 1, 2, 3], [2, 7, 0, 1]]
 
 
-@pytest.mark.parametrize("options", [{"top_k": 0}, {"batch": 0}])
-def test_senseless_numbers_are_refused_at_once(vit: Classifier, options: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="must be at least 1"):
-        vit.classify(EXAMPLES, **options)
+@pytest.mark.parametrize("options", [{"top_k": 0}, {"batch": 0}, {"batch": -3}])
+def test_numbers_below_one_are_refused_at_once(vit: Classifier, options: dict[str, int]) -> None:
+    for call in (vit.classify, vit.stream):
+        with pytest.raises(UsageError, match=r"is -?\d, it must be at least 1"):
+            call(EXAMPLES, **options)
 
 
-def test_an_array_must_be_rgb_bytes(vit: Classifier) -> None:
-    with pytest.raises(UsageError, match=r"float64 \(4, 4, 3\); an image is RGB uint8"):
-        list(vit.classify([np.zeros((4, 4, 3))]))
+@pytest.mark.parametrize("value", [2.5, 2.0, "2", [2], np.float32(2)])
+@pytest.mark.parametrize("name", ["top_k", "batch"])
+def test_other_types_are_refused_at_once(vit: Classifier, name: str, value: Any) -> None:
+    for call in (vit.classify, vit.stream):
+        with pytest.raises(TypeError, match=rf"{name} is .*\(.*\), it must be a whole number"):
+            call(EXAMPLES, **{name: value})
+
+
+def test_numbers_of_numpy_are_numbers(vit: Classifier) -> None:
+    (prediction,) = vit.classify(EXAMPLES[0], top_k=np.int64(2), batch=np.uint8(1))
+    assert len(prediction.topk) == 2
+
+
+@pytest.mark.parametrize("given", ["vit.onnx", Path("vit.onnx"), None, b"vit.onnx"])
+def test_a_classifier_is_made_of_an_engine(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"not of .*; Classifier.load\(path\) opens a model"):
+        Classifier(given)
 
 
 def test_an_image_of_another_mode(vit: Classifier) -> None:

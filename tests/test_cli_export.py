@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,18 +66,90 @@ def test_the_same_checkpoint_gives_the_same_bytes(tiny_folder: Path, tmp_path: P
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_refused_checkpoint_spares_the_old_artefact(tmp_path: Path, run_command: Run) -> None:
+def test_a_refused_checkpoint_spares_the_old_artefact(
+    tiny_artefact: Path, tmp_path: Path, run_command: Run
+) -> None:
     folder = write_checkpoint(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config["model_type"] = "swin"
     (folder / "config.json").write_text(json.dumps(config))
     out = tmp_path / "vit.onnx"
-    out.write_bytes(b"old")
+    shutil.copyfile(tiny_artefact, out)
     ended = run_command("vit-export", folder, "-o", out)
     assert ended.returncode == 2
     assert "swin" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
-    assert out.read_bytes() == b"old"
+    assert out.read_bytes() == tiny_artefact.read_bytes()
+
+
+REFUSED = "is there already, and is not an artefact of vit-export"
+
+
+def test_a_file_of_somebody_else_is_spared_until_overwrite(
+    tiny_folder: Path, tmp_path: Path, run_command: Run
+) -> None:
+    out = tmp_path / "thesis.onnx"
+    line = ("vit-export", tiny_folder, "--fp32", "--no-verify", "-o", out)
+    for content in (b"a thesis", b""):
+        out.write_bytes(content)
+        ended = run_command("vit-export", "someone/never-asked-for", "-o", out)
+        assert ended.returncode == 2
+        assert REFUSED in ended.stderr
+        assert "--overwrite" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1  # nothing was fetched or read before
+        assert out.read_bytes() == content
+    assert run_command(*line, "--overwrite").returncode == 0
+    assert run_command(*line).returncode == 0  # an artefact of ours gives way to the next
+
+
+def test_files_of_somebody_else_in_a_folder_for_hf(
+    tiny_folder: Path, tmp_path: Path, run_command: Run
+) -> None:
+    out = tmp_path / "hf"
+    out.mkdir()
+    line = ("vit-export", tiny_folder, "--no-verify", "--io", "hf", "-o", out)
+    (out / "config.json").write_text("mine")
+    ended = run_command(*line)
+    assert ended.returncode == 2
+    assert f"{out / 'config.json'} {REFUSED}" in ended.stderr
+    assert [p.name for p in out.iterdir()] == ["config.json"]
+    assert (out / "config.json").read_text() == "mine"
+    assert run_command(*line, "--overwrite").returncode == 0
+    assert run_command(*line, "--fp32").returncode == 0  # the configs are an export's now
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "link", "hf"])
+def test_the_checkpoint_itself_is_never_written_over(
+    file: str, tmp_path: Path, run_command: Run
+) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "link").symlink_to(folder / "model.safetensors")
+    out = {"link": tmp_path / "link", "hf": folder}.get(file, folder / file)
+    io = ["--io", "hf"] if file == "hf" else []
+    ended = run_command("vit-export", folder, "--overwrite", *io, "-o", out)
+    assert ended.returncode == 2
+    assert "is a file of the checkpoint itself" in ended.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_device_is_not_written_over(tiny_folder: Path, tmp_path: Path, run_command: Run) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    ended = run_command("vit-export", tiny_folder, "--overwrite", "-o", tmp_path / "pipe")
+    assert ended.returncode == 2
+    assert "is not a regular file" in ended.stderr
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("option", ["--fp32", "--int8"])
+def test_names_that_are_not_utf8(option: str, tmp_path: Path, run_command: Run) -> None:
+    strange = os.fsdecode(b"caf\xe9")
+    folder = write_checkpoint(tmp_path / strange / strange)
+    out = tmp_path / strange / "vit.onnx"
+    loose = ["--min-agreement", "0"] if option == "--int8" else []
+    ended = run_command("vit-export", folder, option, *loose, "-o", out)
+    assert ended.returncode == 0, ended.stderr
+    assert read_contract(out).identity.model == r"caf\xe9"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +160,7 @@ def test_a_refused_checkpoint_spares_the_old_artefact(tmp_path: Path, run_comman
         (["demo", "-o", "."], "is a folder; -o takes a file"),
         (["demo", "--fp16", "--fp32"], "not allowed with"),
         (["demo", "--verify-images", "absent"], "absent"),
-        (["demo", "--revision", "v1"], "has no revision"),
+        (["demo", "--revision", "v1"], "--revision is for models on a hub"),
         (["demo", "--triton-tensorrt"], "only makes sense together with --triton DIR"),
         (["demo", "--int8", "--min-agreement", "2"], "'2' is not a share from 0 to 1"),
         (["demo", "--int8", "--min-agreement", "-1"], "'-1' is not a share from 0 to 1"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def test_the_text_of_this_machine(run_command: Run, tiny_artefact: Path) -> None
     assert lines[0].startswith("vit-engine ")
     heads = {line[:14].strip() for line in lines}
     assert {"ONNX Runtime", "CPU", "NVIDIA", "Engine cache"} <= heads
+    assert f"Model         {tiny_artefact}: whole, as it was exported" in lines
     (cpu,) = (line for line in lines if line.startswith("cpu "))
     assert "works" in cpu and "ms an image" in cpu
     if not GPU:
@@ -52,8 +54,41 @@ def test_an_artefact_that_does_not_run_is_a_problem(run_command: Run, tmp_path: 
     assert "no such file" in next(x for x in done.stdout.splitlines() if x.startswith("problem: "))
 
 
+def test_an_artefact_that_was_altered_is_a_problem(
+    run_command: Run, tiny_artefact: Path, tmp_path: Path
+) -> None:
+    """Also one that has passed before, and looks as it did then: all of it is read."""
+    path = tmp_path / "vit.onnx"
+    shutil.copy(tiny_artefact, path)
+    assert run_command("vit-doctor", "-m", path).returncode == (4 if GPU else 0)
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = run_command("vit-doctor", "--json", "-m", path)
+    report = json.loads(done.stdout)
+    assert done.returncode == 4
+    assert report["artefact"] == f"{path}: damaged or altered"
+    assert sum("is damaged or was altered" in problem for problem in report["problems"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--device", "x"], "'x' is not the number of a GPU, 0 or more"),
+        (["--device", "-1"], "'-1' is not the number of a GPU, 0 or more"),
+        (["--devise", "1"], "unrecognized arguments"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(run_command: Run, line: list[str], words: str) -> None:
+    done = run_command("vit-doctor", *line)
+    assert (done.returncode, done.stdout) == (2, "")
+    (told,) = done.stderr.splitlines()
+    assert words in told and told.endswith("; 'vit-doctor --help' lists the options")
+
+
 @pytest.mark.skipif(GPU, reason="a GPU asks for its own extra")
-def test_two_distributions_are_a_problem_with_the_line_that_mends_it(
+def test_two_distributions_are_a_problem_with_the_line_that_fixes_it(
     tiny_artefact: Path, tmp_path: Path
 ) -> None:
     fake = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
@@ -96,6 +131,7 @@ def test_the_text_of_a_gpu_machine() -> None:
         driver=driver,
         libraries=(found, lost),
         engine_cache="/cache: 0 TensorRT engines, 0 MB",
+        artefact="demo: whole, as it was exported",
         trials=trials,
         problems=(),
         advice=("for this GPU: vit-export --fp16",),
@@ -113,11 +149,12 @@ NVIDIA        driver 580.95, CUDA up to 13.0
 Libraries     libcublas.so.13 13.1: /lib/libcublas.so.13 (for cuda, tensorrt)
               libnvinfer.so.10: missing (for tensorrt)
 Engine cache  /cache: 0 TensorRT engines, 0 MB
+Model         demo: whole, as it was exported
 
 cpu       works   demo fp16: opened in 0.1 s, 3.00 ms an image
 cuda      works   demo fp16: opened in 1.5 s, 0.40 ms an image
 tensorrt  absent  libnvinfer.so.10 not found
-                  mend it: pip install 'vit-engine[x]'
+                  to fix it: pip install 'vit-engine[x]'
 
 for this GPU: vit-export --fp16"""
     )

@@ -145,8 +145,13 @@ def test_what_an_engine_refuses(tiny_artefact: Path, tmp_path: Path) -> None:
         engine.run(images(1))
     with pytest.raises(UsageError, match="closed"):
         engine.submit(images(1))
-    with pytest.raises(UsageError, match="max_batch is 0"):
-        Engine.open(tiny_artefact, provider="cpu", max_batch=0)
+    for name, least in (("max_batch", 1), ("threads", 1), ("device", 0)):
+        with pytest.raises(UsageError, match=f"{name} is -1, it must be at least {least}"):
+            Engine.open(tiny_artefact, provider="cpu", **{name: -1})
+        with pytest.raises(TypeError, match=rf"{name} is 1.0 \(float\), it must be a whole number"):
+            Engine.open(tiny_artefact, provider="cpu", **{name: 1.0})
+    with pytest.raises(TypeError, match="model is of type bytes"):
+        Engine.open(b"vit.onnx")
     with pytest.raises(ArtefactError, match="no such file"):
         Engine.open(tmp_path / "absent.onnx", provider="cpu")
 
@@ -227,7 +232,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_labels(
     assert done.returncode == 0, done.stderr
     batch = int(done.stdout)
     assert batch < 256
-    assert f"cpu is out of memory: on with batches of {batch}" in done.stderr
+    assert f"cpu ran out of memory; continuing with batches of {batch}" in done.stderr
     with Engine.open(tiny_artefact, provider="cpu") as engine:
         wanted = engine.run(images(256))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), wanted, atol=CLOSE)
@@ -236,4 +241,4 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_labels(
 def test_out_of_memory_for_one_image_is_told(tiny_artefact: Path, tmp_path: Path) -> None:
     done = limited(tiny_artefact, 105_000, tmp_path / "logits.npy")
     assert done.returncode == 1
-    assert "cpu is out of memory even for one image" in done.stderr
+    assert "cpu has too little memory for even one image" in done.stderr

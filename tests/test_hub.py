@@ -1,9 +1,12 @@
 """The real hub clients, run by vit-export, against a hub of our own, good and bad."""
 
+import ctypes
 import json
 import os
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -52,7 +55,7 @@ def export(hub, tmp_path):
     home = tmp_path / "home"
     output = tmp_path / "vit.onnx"
 
-    def run(*arguments, url=hub.url):
+    def run(*arguments, url=hub.url, prepare=None, **variables):
         environment = os.environ | {
             "HOME": str(home),
             "MODELSCOPE_ENDPOINT": url,
@@ -63,9 +66,11 @@ def export(hub, tmp_path):
             "HF_HOME": str(home / "huggingface"),
             "NO_PROXY": "127.0.0.1",
         }
+        environment |= {name: str(value) for name, value in variables.items()}
         result = subprocess.run(
             [sys.executable, "-m", "vit_export.cli", *arguments, "--no-verify", "-o", str(output)],
             env=environment,
+            preexec_fn=prepare,
             capture_output=True,
             text=True,
             timeout=120,
@@ -123,10 +128,142 @@ def test_nobody_answers(export, name):
     refused(export(name, url="http://127.0.0.1:9"), name, "refused", "check the network")
 
 
+def without_root():
+    """Give up what lets root write everywhere."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, which the next exec heeds
+
+
+def with_small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+
+
+@contextmanager
+def read_only(folder):
+    places = [folder, *folder.rglob("*")]
+    for place in places:
+        if not place.is_symlink():
+            place.chmod(0o555 if place.is_dir() else 0o444)
+    try:
+        yield
+    finally:
+        for place in places:
+            if place.is_dir():
+                place.chmod(0o755)
+
+
+CACHE = {"modelscope": "MODELSCOPE_CACHE", "hugging_face": "HF_HOME"}
+each_cache = pytest.mark.parametrize(
+    ("name", "variable"), [(HUBS[hub], CACHE[hub]) for hub in HUBS], ids=HUBS.keys()
+)
+
+
+def locally_refused(result, *words):
+    """Refused with a cause that lies on this machine, and no word of the network's."""
+    refused(result, *words)
+    assert "check the network" not in result.stderr
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@each_hub
+def test_an_offline_variable_acts_as_the_option(hub, export, name, variable):
+    for value in ("1", "true"):
+        result = export(name, **{variable: value})
+        locally_refused(result, name, f"not in the local cache; run once without {variable}")
+    assert hub.fetched == []
+    assert export(name, **{variable: "0"}).returncode == 0
+    assert export(name, url="http://127.0.0.1:9", **{variable: "1"}).returncode == 0
+
+
+@each_cache
+def test_a_cache_that_cannot_be_used(hub, export, tmp_path, name, variable):
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "below", "/proc/nowhere", "/dev/null"):
+        result = export(name, **{variable: place})
+        locally_refused(
+            result, name, f"{place}", f"set {variable} to a folder that can be written", "--offline"
+        )
+    assert hub.fetched == []
+
+
+@each_cache
+def test_a_cache_that_is_read_only(export, tmp_path, name, variable):
+    home = tmp_path / "home"
+    (home / "huggingface").mkdir(parents=True)
+    (home / "modelscope").mkdir()
+    with read_only(home):
+        result = export(name, prepare=without_root)
+        locally_refused(
+            result, name, "Permission denied", f"set {variable} to a folder", "--offline"
+        )
+    assert export(name).returncode == 0
+    with read_only(home):
+        assert export(name, prepare=without_root).returncode == 0
+
+
+@each_hub
+def test_a_full_disk(hub, export, name):
+    result = export(name, prepare=with_small_files)
+    locally_refused(result, name, "a file would be larger than allowed")
+
+
+PROXIES = {
+    "socks": ("socks5h://user:secret@127.0.0.1:9", ["a SOCKS proxy", "[socks]'"]),
+    "no scheme": ("127.0.0.1:9", ["'127.0.0.1:9'", "={scheme}://127.0.0.1:9"]),
+    "no scheme, a password": ("user:secret@127.0.0.1:9", ["'***@127.0.0.1:9'", "with its scheme"]),
+    "unknown scheme": ("foo://127.0.0.1:9", ["'foo://127.0.0.1:9'", "with its scheme"]),
+    "no number": ("http://127.0.0.1:port", ["'http://127.0.0.1:port'"]),
+}
+
+
+@pytest.mark.parametrize(("proxy", "words"), PROXIES.values(), ids=PROXIES.keys())
+@each_hub
+def test_a_proxy_that_no_client_can_use(hub, export, name, proxy, words):
+    for variable in ("http_proxy", "HTTP_PROXY"):
+        result = export(name, NO_PROXY="", **{variable: proxy})
+        locally_refused(result, name, f"{variable} is ", *(w.format(scheme="http") for w in words))
+        assert "secret" not in result.stderr
+    assert hub.fetched == []
+
+
+@each_hub
+def test_a_proxy_that_does_not_answer(export, name):
+    result = export(name, NO_PROXY="", http_proxy="http://127.0.0.1:9")
+    refused(result, name, "refused", "check the network", "and the proxy in http_proxy")
+
+
+def test_an_address_of_the_hub_without_a_scheme(export):
+    result = export("hf:" + MODEL, url="127.0.0.1:9")
+    locally_refused(result, "HF_ENDPOINT is '127.0.0.1:9'", "HF_ENDPOINT=https://127.0.0.1:9")
+
+
+def test_certificates_that_are_not_there(export):
+    result = export("hf:" + MODEL, SSL_CERT_FILE="/no/such.pem")
+    locally_refused(result, "SSL_CERT_FILE is '/no/such.pem'", "no such file")
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+@each_hub
+def test_a_hub_that_answers_with_a_refusal(hub, export, name, status):
+    hub.status = status
+    words = "log in" if status < 429 else "try again later"
+    locally_refused(export(name), name, str(status), words)
+
+
+@each_hub
+def test_an_adapter_in_the_listing(hub, export, name):
+    hub.listed_besides.append("adapter_config.json")
+    refused(export(name), name, "adapter_config.json", "merge_and_unload")
+    assert hub.fetched == []
+
+
 @each_hub
 def test_a_wrong_hash_is_not_used_then_or_later(hub, export, name):
     hub.wrong.add("model.safetensors")
-    refused(export(name), name, "model.safetensors", hub.sha256("model.safetensors")[:16])
+    digest = hub.sha256("model.safetensors")[:16]
+    refused(export(name), name, "model.safetensors", digest, "try again")
     refused(export(name, "--offline"), name, "no model.safetensors")
     hub.wrong.clear()
     assert export(name).returncode == 0

@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -21,8 +23,11 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT, Run
+from vit_engine.artefact.contract import KEY
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.commands.infer_options import command_line
+from vit_engine.commands.progress import Progress
+from vit_engine.errors import UsageError
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 PROGRAM = str(Path(sys.executable).with_name("vit-infer"))
@@ -264,6 +269,7 @@ def test_sources_that_are_no_files_are_rows_at_once(infer, tmp_path):
     os.mkfifo(tmp_path / "fifo.jpg")
     (tmp_path / "empty.png").touch()
     Image.new("RGB", (50_000, 1)).save(tmp_path / "strip.png")
+    (tmp_path / "no.png").symlink_to("nowhere")
     paths = [tmp_path / n for n in ("fifo.jpg", "empty.png", "strip.png", "no.png")]
     rows = rows_of(infer(*paths, "/dev/zero").stdout)
     codes = ["not_regular", "empty", None, "missing", "not_regular"]
@@ -298,7 +304,10 @@ def test_a_full_device_is_exit_4(infer, target, mixed):
 def test_a_full_device_is_exit_4_for_what_is_written_at_the_end_too(infer):
     with Path("/dev/full").open("wb") as full:
         done = infer("--describe", stdout=full, stderr=subprocess.PIPE, capture_output=False)
-    assert (done.returncode, done.stderr) == (4, "vit-infer: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        4,
+        "vit-infer: the disk is full ([Errno 28] No space left on device)\n",
+    )
 
 
 def test_a_folder_that_cannot_be_written_to_is_exit_4_at_once(infer):
@@ -375,10 +384,10 @@ def test_other_weights_under_the_same_contract_are_not_resumed(
 ):
     import onnx
 
+    contract = replace(read_contract(path_from_name("demo")), content_sha256=None)
     model = onnx.load(path_from_name("demo"))
-    model.doc_string = "another file"
+    onnx.helper.set_model_props(model, {KEY: contract.dumps()})
     onnx.save(model, tmp_path / "other.onnx")
-    assert read_contract(tmp_path / "other.onnx") == read_contract(path_from_name("demo"))
     line = ["-m", tmp_path / "other.onnx", "--provider", "cpu", mixed, "-b", 4]
     done = run_command("vit-infer", *line, "-o", broken_off, "--resume")
     assert done.returncode == 2 and "was begun with a model of sha256" in done.stderr
@@ -567,13 +576,29 @@ def test_progress_counts_no_other_images_for_a_list_on_stdin(mixed, tmp_path, mo
     assert f" of {8 * len(names)} images, 0 failed, " in shown
 
 
-def test_a_source_that_breaks_is_told_once_on_a_terminal(tmp_path):
-    """The count of the images meets the error too, in a thread of its own."""
+def test_a_count_that_meets_an_error_is_quiet(monkeypatch):
+    """The run meets it too, and tells it."""
+
+    def images():
+        yield "a.png"
+        ended.set()
+        raise UsageError("broken")
+
+    ended, told = threading.Event(), []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    progress = Progress(done=1)
+    progress.count(images)
+    assert ended.wait(10)
+    for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        thread.join(1)
+    assert told == [] and progress.line().startswith("1 image, 0 failed, ")
+
+
+def test_a_table_that_is_damaged_is_counted_all_the_same(tmp_path):
     table = tmp_path / "list.csv"
     table.write_text(f"path\n{EXAMPLES[0]}\n{'x' * 200_000}\n")
     shown = on_a_terminal(table, "-o", tmp_path / "r.jsonl")
-    assert shown.count("is not CSV (field larger than field limit") == 1
-    assert "Traceback" not in shown
+    assert "2 images, 1 failed" in shown and "Traceback" not in shown
 
 
 def test_one_image_is_no_images(infer):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -23,9 +24,10 @@ from conftest import ROOT, Run
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources.archives import gunzip, streams
 from vit_engine.sources.archives.members import MAX_EXTENSION, MAX_NAME, MAX_RECORDS
+from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Limits
 from vit_engine.sources.read import bytes_from_item
-from vit_engine.sources.tars import check_tar, items_from_tar
+from vit_engine.sources.tars import items_from_tar
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -205,40 +207,48 @@ def test_damage_is_a_row_and_what_is_sound_is_kept(data, expected, written):
 def test_errors_say_where_and_what(written):
     at = len(A)
     assert words(written(A + flipped(B, 3) + C + END)) == [
-        f"the header at byte {at} is damaged; the next sound one is at byte {at + len(B)}"
+        f"the header at byte {at} is damaged: what lay from there to byte {at + len(B)}, "
+        "where the next sound one is, is lost"
     ]
     assert words(written(A + header("l.png", 0, b"1", "no\nsuch") + END)) == [
         "is a hard link to no\\nsuch, which is not before it in the tar"
     ]
     assert words(written(A + header("s.png", 0, b"S") + END)) == [
-        "is stored sparse, which is not read; tar without --sparse"
+        "is stored as a sparse file, which is not read; make the tar without --sparse"
     ]
 
 
 def test_empty_archives_are_refused_where_nothing_else_is_given(written):
-    with pytest.raises(UsageError, match=r"no image in this tar .* --all-files"):
-        check_tar(written(member("a.txt", b"text") + END), all_files=False)
-    with pytest.raises(UsageError, match="no member of this tar has an image's signature"):
-        check_tar(written(member("a.png", b"text") + END), all_files=True)
-    check_tar(written(A + b"damage"), all_files=False)
-    check_tar(written(b"damage"), all_files=False)
-    check_tar("absent.tar", all_files=False)
+    """Exit 2, as for a folder; among other sources an archive without an image is a row."""
+    empty = written(member("a.txt", b"text") + member("._a.png") + END)
+    expected = r"no image in this tar .* --all-files .*; passed over: 1 AppleDouble"
+    with pytest.raises(UsageError, match=expected):
+        items_from_sources([empty])
+    found = list(items_from_sources([empty, empty]))
+    assert [(item.path, item.error.code) for item in found] == [(empty, "empty")] * 2
+    assert re.search(expected, str(found[1].error))
+    text = written(member("a.png", b"text") + END)
+    with pytest.raises(UsageError, match=r"no file with an image's signature in this tar$"):
+        items_from_sources([text], all_files=True)
+    for damaged in (A + b"damage", b"damage"):
+        assert next(items_from_sources([written(damaged)]))
+    assert next(items_from_sources(["absent.tar"])).error
 
 
 def test_what_is_passed_over_is_counted(written):
-    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
     data = (
-        member("._a.png") + A + member("d/._a.png") + member("d/.ipynb_checkpoints/a.png")
-        + member("a.cls", b"7") + member("b.jpg", b"text") + member("c.heic", heic) + END
+        member("._a.png") + A + member("d/._a.png") + member("a.cls", b"7") + member("a.heic")
+        + header("._l.png", 0, b"1", "a.png") + member(".ipynb_checkpoints/b.png") + END
     )  # fmt: skip
-    expected = {"AppleDouble": 2, "in .ipynb_checkpoints": 1, "HEIC (not supported)": 1}
-    passed_over = Counter[str]()
-    found = rows(written(data), passed_over=passed_over)
-    assert found == [("a.png", ""), ("b.jpg", "other bytes")]
-    assert passed_over == expected
+    path = written(data)
+    passed_over = Counter[str]({"AppleDouble": 1})
+    assert rows(path, passed_over=passed_over) == [("a.png", "")]
+    assert passed_over == {
+        "AppleDouble": 4, "HEIC (not supported)": 1, "in .ipynb_checkpoints": 1
+    }  # fmt: skip
     passed_over.clear()
-    assert rows(written(data), all_files=True, passed_over=passed_over) == [("a.png", "")]
-    assert passed_over == expected
+    assert list(items_from_sources([path], passed_over=passed_over))
+    assert passed_over.total() == 5
 
 
 def test_all_files_are_told_by_their_content(written):
@@ -399,12 +409,8 @@ def test_links_of_a_gzipped_tar_are_unpacked_again_so_often(tmp_path, monkeypatc
     expected = [("a.png", ""), ("0.png", ""), ("b.png", "")]
     assert rows(str(path)) == [*expected, ("1.png", ""), ("2.png", ""), ("3.png", "")]
     monkeypatch.setattr("vit_engine.sources.tars._READ_AGAIN", 2 * (BLOCK + len(PNG)))
-    assert rows(str(path)) == [
-        *expected,
-        ("1.png", ""),
-        ("2.png", "too_large"),
-        ("3.png", "too_large"),
-    ]
+    expected += [("1.png", ""), ("2.png", "too_large"), ("3.png", "too_large")]
+    assert rows(str(path)) == rows(str(path), all_files=True) == expected
 
 
 def test_links_to_members_long_ago_are_rows(written, monkeypatch):

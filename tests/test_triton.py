@@ -1,5 +1,6 @@
 """The Triton repository, read with Triton's own protobuf and fed as it says."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from conftest import Run
+from vit_engine.artefact.contract import KEY
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError
@@ -95,8 +97,13 @@ def test_tensorrt_has_the_profile_of_vit_infer(artefacts: dict[str, Path], tmp_p
 
 def test_model_stays_an_artefact(artefacts: dict[str, Path], tmp_path: Path) -> None:
     folder = triton.write(artefacts["uint8"], tmp_path, with_tensorrt=True)
+    original = read_contract(artefacts["uint8"])
     with Engine.open(folder / "1" / "model.onnx", provider="cpu") as engine:
-        assert engine.contract == read_contract(artefacts["uint8"])
+        found = engine.contract
+    assert original.content_sha256 != found.content_sha256
+    assert replace(found, content_sha256=original.content_sha256) == original
+    entries = onnx.load(folder / "1" / "model.onnx").metadata_props
+    assert [entry.key for entry in entries] == [KEY]
 
 
 def test_only_artefacts_are_served(tmp_path: Path) -> None:
@@ -112,7 +119,7 @@ def test_command_writes_it_beside_the_artefact(
     out, folder = tmp_path / "vit.onnx", tmp_path / "repository"
     refused = run_command("vit-export", tiny_folder, "-o", out, "--triton-tensorrt")
     assert refused.returncode == 2
-    assert "add --triton DIR" in refused.stderr
+    assert "--triton-tensorrt only makes sense together with --triton DIR" in refused.stderr
     given = ("--no-verify", "--triton", folder)
     ended = run_command("vit-export", tiny_folder, "-o", out, *given)
     assert ended.returncode == 0, ended.stderr

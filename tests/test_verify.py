@@ -1,6 +1,8 @@
 """The parity gate: what it measures, on real weights, and what it refuses."""
 
 import csv
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from conftest import Run, write_checkpoint
 from vit_engine.engine import Engine
+from vit_engine.errors import CheckpointError
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.parity import BOUNDS
 from vit_export.artefact import export
@@ -96,3 +99,24 @@ def test_fp16_that_overflows_leaves_nothing_behind(tmp_path: Path, run_command: 
     assert ended.stderr.splitlines()[-1].startswith("vit-export: the fp16 graph gives NaN or Inf")
     assert list(out.parent.iterdir()) == []
     assert run_command("vit-export", folder, "--fp32", "-o", out).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"dtype": "float99"}),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5]}),
+        ("config.json", {"pruned_heads": 5, "id2label": {"0": "a"}, "num_labels": "many"}),
+    ],
+)
+def test_what_transformers_raises_is_one_line(
+    file: str, change: dict[str, object], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "tiny")
+    checkpoint = load(str(folder))
+    document = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(document | change))
+    with pytest.raises(CheckpointError) as caught:
+        eager_logits(checkpoint, [Image.new("RGB", (32, 32))])
+    assert str(caught.value).startswith("tiny: transformers cannot ")
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,6 @@
 from vit_engine import ending
 
 
-def main() -> int:
+def start() -> int:
     """Run vit-export; returns its exit code."""
     return ending.start("vit_export.cli")

@@ -11,8 +11,9 @@ from PIL import Image
 import vit_engine
 from vit_engine.artefact.contract import KEY, Contract, Identity, Output, Precision
 from vit_engine.artefact.integrity import content_sha256
+from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
-from vit_engine.artefact.protobuf import field
+from vit_engine.artefact.protobuf import field, fields
 from vit_engine.atomic import replacing
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.parity import BOUNDS, Bounds
@@ -57,7 +58,8 @@ def export(
         write(model, contract.identity.precision, temporary)
         bare = temporary.stat().st_size
         stamp(temporary, contract, bare)
-        onnx.checker.check_model(temporary, full_check=True)
+        # Of the bytes: given a path, the checker takes only one that is UTF-8.
+        onnx.checker.check_model(temporary.read_bytes(), full_check=True)
         if images is not None:
             try:
                 parity = parity_of(temporary, checkpoint, images, bounds or BOUNDS[precision])
@@ -90,9 +92,10 @@ def write(model: ir.Model, precision: Precision, path: Path) -> None:
     """Write the model without a contract; CheckpointError if one ONNX file cannot hold it."""
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if size > MAX_BYTES:
+        cure = "; export with --fp16" if precision == "fp32" else ""
         raise CheckpointError(
-            f"{precision} weights are {size / 2**30:.1f} GiB, one ONNX file holds "
-            "2 GiB at most; export with --fp16"
+            f"the {precision} weights take {size / 2**30:.1f} GiB, an ONNX file holds at most "
+            f"2 GiB{cure}"
         )
     ir.save(model, path)
 
@@ -106,3 +109,21 @@ def stamp(path: Path, contract: Contract, size: int) -> Contract:
         entry = field(ENTRY_KEY, KEY) + field(ENTRY_VALUE, contract.dumps())
         file.write(field(MODEL_METADATA, entry))
     return contract
+
+
+def restamp(path: Path) -> None:
+    """Have the contract in a file vouch for the file as it is now, after a change to its graph.
+
+    A contract without a sha256, as older exporters wrote them, stays as it is.
+    """
+    contract, model = read_contract(path), path.read_bytes()
+    if contract.content_sha256 is None:
+        return
+    bare, position = [], 0
+    for kind, start, end in fields(model, 0, len(model)):
+        entry = fields(model, start, end) if kind == MODEL_METADATA else ()
+        if (ENTRY_KEY, KEY.encode()) not in [(n, model[a:b]) for n, a, b in entry]:
+            bare.append(model[position:end])
+        position = end
+    path.write_bytes(b"".join(bare))
+    stamp(path, contract, path.stat().st_size)

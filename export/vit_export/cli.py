@@ -15,9 +15,15 @@ from vit_engine import ending
 from vit_engine.arguments import Parser, number
 from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
-from vit_engine.errors import UsageError
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.errors import ArtefactError, UsageError, printable
 from vit_engine.parity import BOUNDS
-from vit_export.checkpoints.checkpoint import DEFAULT_MODEL, Checkpoint, load
+from vit_export.checkpoints.checkpoint import (
+    DEFAULT_MODEL,
+    Checkpoint,
+    folder_on_this_machine,
+    load,
+)
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 
 if TYPE_CHECKING:
@@ -31,6 +37,10 @@ HF_FILES: dict[Precision, str] = {
     "int8": "model_int8.onnx",
 }
 """The file names that Optimum and transformers.js look for."""
+CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
+"""How the names of a checkpoint's files end."""
+HF_CONFIGS = ("config.json", "preprocessor_config.json")
+"""What lies beside their folder onnx/."""
 PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
     "fp32": "full precision: PyTorch's numbers but for rounding",
@@ -90,6 +100,11 @@ def _parser() -> Parser:
         metavar="PATH",
         help=f"file to write (default {DEFAULT_OUTPUT}), or with --io hf folder (default vit)",
     )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace files that are in the way even where they are not artefacts of vit-export",
+    )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
@@ -148,7 +163,12 @@ def _export(arguments: argparse.Namespace) -> int:
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
     path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
+    written = [path, *(output / name for name in HF_CONFIGS)] if hf else [path]
+    if folder := folder_on_this_machine(arguments.model):
+        _spare_checkpoint(written, folder)
+    _spare_others(written, overwrite=arguments.overwrite)
     checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
+    _spare_checkpoint(written, checkpoint.folder)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
     # or the checkpoint is reported before.
@@ -173,7 +193,7 @@ def _export(arguments: argparse.Namespace) -> int:
         rounded=rounded,
     )
     if hf:
-        for name in ("config.json", "preprocessor_config.json"):
+        for name in HF_CONFIGS:
             shutil.copyfile(checkpoint.folder / name, output / name)
     say(_verdict(contract.parity))
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
@@ -184,6 +204,44 @@ def _export(arguments: argparse.Namespace) -> int:
         model = triton.write(path, arguments.triton, with_tensorrt=arguments.triton_tensorrt)
         say(f"wrote {model}; serve it with tritonserver --model-repository {arguments.triton}")
     return 0
+
+
+def _spare_checkpoint(written: list[Path], folder: Path) -> None:
+    """Refuse to write over the files of the checkpoint in `folder`; UsageError."""
+    own = [path for path in folder.iterdir() if path.suffix in CHECKPOINT_FILES]
+    for path in filter(os.path.exists, written):
+        for file in filter(os.path.exists, own):
+            if path.samefile(file):
+                raise UsageError(
+                    f"{printable(str(path))} is a file of the checkpoint itself; -o must name "
+                    "another place"
+                )
+
+
+def _spare_others(written: list[Path], *, overwrite: bool) -> None:
+    """Refuse to write over files that no export has made, unless `overwrite`; UsageError.
+
+    The first of `written` is an artefact, others are configs that lie beside the folder of it and
+    are an export's where any artefact is in that folder.
+    """
+    artefacts = [written[0], *(written[0].with_name(name) for name in HF_FILES.values())]
+    for path in filter(os.path.exists, written):
+        if not path.is_file():
+            raise UsageError(f"{printable(str(path))} is not a regular file; -o must name another")
+        candidates = artefacts if path.name in HF_CONFIGS else [path]
+        if not overwrite and not any(map(_is_artefact, candidates)):
+            raise UsageError(
+                f"{printable(str(path))} is there already, and is not an artefact of vit-export; "
+                "name another file with -o, or add --overwrite"
+            )
+
+
+def _is_artefact(path: Path) -> bool:
+    try:
+        read_contract(path)
+    except ArtefactError:
+        return False
+    return True
 
 
 def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, Iterator[Image]]":

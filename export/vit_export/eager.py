@@ -1,24 +1,28 @@
 """The reference: transformers' own model and image processor, in fp32, eager, on the CPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vit_engine.errors import CheckpointError, limit_in_words, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.utf8_path import in_utf8
 
 BATCH = 8
 """Images in PyTorch's memory at once."""
 
 
 def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[np.float32]:
-    """Return the logits (N, labels) of RGB images."""
+    """Return the logits (N, labels) of RGB images; CheckpointError where transformers fails."""
     import torch
 
     model, processor = eager_model(checkpoint)
     logits = []
-    with torch.inference_mode():
+    with torch.inference_mode(), _told(checkpoint, "run"):
         for i in range(0, len(images), BATCH):
             batch = processor(images=images[i : i + BATCH], return_tensors="pt")
             logits.append(model(**batch).logits.numpy())
@@ -26,23 +30,41 @@ def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[n
 
 
 def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """Return the model, of the class that the family names, and its PIL image processor."""
+    """Return the model, of the class that the family names, and its PIL image processor.
+
+    CheckpointError where transformers does not load them.
+    """
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
-    processor = transformers.AutoImageProcessor.from_pretrained(
-        checkpoint.folder, local_files_only=True, **pil
-    )
-    model = getattr(transformers, checkpoint.family.architecture).from_pretrained(
-        checkpoint.folder,
-        local_files_only=True,
-        dtype=torch.float32,
-        attn_implementation="eager",
-    )
+    with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, **pil
+        )
+        model = getattr(transformers, checkpoint.family.architecture).from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=torch.float32,
+            attn_implementation="eager",
+        )
     model.eval()
     return model, processor
+
+
+@contextmanager
+def _told(checkpoint: Checkpoint, verb: str) -> Iterator[None]:
+    """Tell in one line what transformers raises, of its own or of a library that it calls."""
+    try:
+        yield
+    except Exception as e:  # the errors have no common base
+        if limit_in_words(e):
+            raise
+        raise CheckpointError(
+            f"{checkpoint.model}: transformers cannot {verb} it "
+            f"({type(e).__name__}: {one_line(e)}); --no-verify exports it without a comparison"
+        ) from e
 
 
 def eager_versions() -> str:

@@ -12,6 +12,7 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.atomic import replacing
 from vit_engine.providers import tensorrt
+from vit_export.artefact import restamp
 
 NAME = "vit"
 """Of the model, as clients ask for it."""
@@ -49,6 +50,8 @@ def write(artefact: Path, folder: Path, *, with_tensorrt: bool = False) -> Path:
     for name, content in files.items():
         with replacing(folder / NAME / name) as temporary:
             temporary.write_bytes(content)
+            if with_tensorrt and content is model:
+                restamp(temporary)
     return folder / NAME
 
 

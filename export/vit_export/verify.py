@@ -15,6 +15,7 @@ from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_versions
 from vit_export.samples import drawn_samples, sample_from_item
+from vit_export.utf8_path import in_utf8
 
 
 def verification_images(sources: Iterable[str] | None) -> Iterator[Image.Image]:
@@ -36,7 +37,7 @@ def parity_of(
     """
     rgb = [rgb_from_image(image) for image in images]
     expected = eager_logits(checkpoint, rgb)
-    with Engine.open(path, provider="cpu", adapt=False) as engine:
+    with in_utf8(path) as readable, Engine.open(readable, provider="cpu", adapt=False) as engine:
         contract = engine.contract
         pixels = [pixels_from_image(i, contract.preprocessing) for i in rgb]
         found = engine.run(np.stack(pixels))

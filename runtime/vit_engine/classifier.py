@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,23 +10,27 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import DEFAULT_MODEL
-from vit_engine.engine import Engine
-from vit_engine.errors import ImageError, UsageError
-from vit_engine.images.decode import image_from_bytes, image_from_item
-from vit_engine.images.decode_pool import Batch, DecodePool, Job, ahead, slots_for
+from vit_engine.engine import Engine, whole_number
+from vit_engine.images.decode_pool import (
+    Batch,
+    DecodePool,
+    Job,
+    ahead,
+    check_process,
+    never,
+    slots_for,
+)
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
-from vit_engine.images.preprocess import pixels_from_image
+from vit_engine.images.given import ImageLike, given_from, images_from, taken
+from vit_engine.images.local_decoder import LocalDecoder
 from vit_engine.machine.processor import usable_cores
 from vit_engine.prediction import Prediction, failed
 from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.scores import DEFAULT_TOP_K, best_scores
 from vit_engine.sources.item import Item
-
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Item
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,18 @@ class LabelledBatch:
 
 
 class Classifier:
-    """An open model that labels images. A context manager; `classify` is thread-safe."""
+    """An open model that labels images. A context manager; `classify` is thread-safe.
+
+    It may be opened before a fork: on the CPU a child opens a session of its own when it first
+    needs one, on a GPU it is refused at once. It cannot be pickled.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        if not isinstance(engine, Engine):
+            raise TypeError(
+                f"a Classifier is made of an open Engine, not of {engine!r:.80}; "
+                "Classifier.load(path) opens a model"
+            )
         self.engine = engine
 
     @classmethod
@@ -83,34 +96,46 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """Yield one prediction for each image, in order, while later ones are being decoded.
 
-        An image is a path, an http(s) URL, the bytes of an image file, a PIL image, an RGB uint8
-        array (H, W, 3) or an Item; one alone counts as a list of one. What cannot be read becomes a
-        prediction with its error.
+        An image is a path, an http(s) URL, the bytes of an image file, such a file opened with
+        'rb' (read from its start, as Pillow does), a PIL image, an Item, or a uint8 array (H, W),
+        (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose alpha is dropped; an array (N, H, W, 3) is
+        a batch. One image alone counts as a list of one. What is none, or cannot be read, becomes
+        a prediction with its error.
+
+        Images are taken by another thread, some batches ahead; each is copied as it is then, so
+        that buffers may be used again. What the iterable raises is raised here, after the images
+        before it. `top_k` labels are given, `batch` images run at once (by default the engine's).
+
+        Raises TypeError for `images` of another kind and for numbers that are not whole,
+        UsageError for those below 1 and once the classifier is closed, before or in the middle of
+        an iteration; also for an iteration that a forked child goes on with. ProviderError where
+        the provider fails.
         """
-        batch = self._checked(top_k, batch)
-        if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Item):
-            images = [images]
-        return self._classified(images, top_k, batch)
+        top_k, batch = self._checked(top_k, batch)
+        return self._classified(images_from(images), top_k, batch)
 
     def _classified(
         self, images: Iterable[ImageLike], top_k: int, batch: int
     ) -> Iterator[Prediction]:
-        given, workers = self.contract.input, usable_cores()
+        given, workers, pid = self.contract.input, usable_cores(), os.getpid()
         pixels = np.empty((slots_for(batch, workers), given.height, given.width, 3), np.uint8)
         pool = DecodePool(
-            pixels, lambda: _InProcessDecoder(pixels, self.pixels), batch=batch, workers=workers
+            pixels,
+            lambda: LocalDecoder(pixels, self.contract.preprocessing),
+            batch=batch,
+            workers=workers,
         )
-        for labelled in self._labelled(pool, images, top_k):
-            yield from labelled.predictions
+        for labelled in self._labelled(pool, taken(images), top_k):
+            for prediction in labelled.predictions:
+                check_process(pid)
+                yield prediction
 
-    def _checked(self, top_k: int, batch: int | None) -> int:
-        if top_k < 1:
-            raise UsageError(f"top_k is {top_k}, it must be at least 1")
-        if batch is None:
-            return self.engine.max_batch
-        if batch < 1:
-            raise UsageError(f"batch is {batch}, it must be at least 1")
-        return batch
+    def _checked(self, top_k: int, batch: int | None) -> tuple[int, int]:
+        """Return the number of labels and of images at once; the errors of `classify`."""
+        top_k = whole_number("top_k", top_k)
+        batch = self.engine.max_batch if batch is None else whole_number("batch", batch)
+        self.engine.check_open()
+        return top_k, batch
 
     def stream(
         self,
@@ -120,26 +145,31 @@ class Classifier:
         batch: int | None = None,
         task: Task | None = None,
         linger: float | None = None,
-        stopped: Callable[[], bool] = bool,
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[LabelledBatch]:
         """Label a long run of items, in order, batch by batch, each decoded in another process.
 
         What crashes or hangs its decoder there costs its own row. `task` says by which rules images
         are decoded, `batch` is by default the engine's; `linger` and `stopped` are those of
-        `DecodePool.batches`.
+        `DecodePool.batches`. Raises what `classify` raises, MachineError where no process or
+        memory is to be had.
         """
-        batch = self._checked(top_k, batch)
+        top_k, batch = self._checked(top_k, batch)
         task = task or Task(self.contract.preprocessing)
         given, workers = self.contract.input, usable_cores()
-        with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
-            pool = DecodePool(
-                shared.array,
-                lambda: DecoderProcess(shared, task),
-                batch=batch,
-                workers=workers,
-                size_of=lambda item: len(item.data or b""),
-            )
-            yield from self._labelled(pool, items, top_k, linger=linger, stopped=stopped)
+
+        def streamed() -> Iterator[LabelledBatch]:
+            with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
+                pool = DecodePool(
+                    shared.array,
+                    lambda: DecoderProcess(shared, task),
+                    batch=batch,
+                    workers=workers,
+                    size_of=lambda item: len(item.data or b""),
+                )
+                yield from self._labelled(pool, items, top_k, linger=linger, stopped=stopped)
+
+        return streamed()
 
     def _labelled(
         self,
@@ -148,7 +178,7 @@ class Classifier:
         top_k: int,
         *,
         linger: float | None = None,
-        stopped: Callable[[], bool] = bool,
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[LabelledBatch]:
         """Run the engine ahead of the caller, who turns logits into rows meanwhile."""
 
@@ -156,33 +186,46 @@ class Classifier:
             for batch in pool.batches(images, linger=linger, stopped=stopped):
                 yield batch, self.engine.submit(batch.pixels)
 
-        with pool, contextlib.closing(ahead(running(), stopped)) as results:
+        # The pool ends first: what runs ahead waits for it.
+        with contextlib.closing(ahead(running(), stopped)) as results, pool:
             for batch, logits in results:
-                found = self.predictions(logits.result(), top_k)
+                self.engine.check_open()
+                try:
+                    found = self.predictions(logits.result(), top_k)
+                finally:
+                    del logits  # it holds its error, whose traceback holds this frame, and the pool
                 decoded = iter(batch.pixels)
                 pairs = [
-                    (replace(next(found), path=_path(job.image)), next(decoded))
+                    (replace(next(found), path=job.image.path), next(decoded))
                     if job.error is None
-                    else (failed(_path(job.image), job.error), None)
+                    else (failed(job.image.path, job.error), None)
                     for job in batch.jobs
                 ]
                 yield LabelledBatch([p for p, _ in pairs], [pixels for _, pixels in pairs])
                 pool.free(batch)
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
-        """Return the model's input (height, width, 3) for one image; ImageError if unreadable."""
-        if isinstance(image, bytes):
-            image = image_from_bytes(image)
-        elif isinstance(image, np.ndarray):
-            image = _image_from_array(image)
-        elif not isinstance(image, Image.Image):
-            image = image_from_item(_item(image))
-        return pixels_from_image(image, self.contract.preprocessing)
+        """Return the model's input, uint8 (height, width, 3) in RGB, for one image.
+
+        An image is what it is for `classify`; ImageError for what is none, or cannot be read.
+        """
+        given = self.contract.input
+        pixels = np.empty((1, given.height, given.width, 3), np.uint8)
+        job = Job(given_from(image, "the image"), 0)
+        with contextlib.closing(LocalDecoder(pixels, self.contract.preprocessing)) as decoder:
+            decoder.decode([job])
+        if job.error is not None:
+            raise job.error
+        result: NDArray[np.uint8] = pixels[0]
+        return result
 
     def predictions(
         self, logits: NDArray[np.float32], top_k: int = DEFAULT_TOP_K
     ) -> Iterator[Prediction]:
-        """Yield the prediction of each row of logits (N, labels), which names no path yet."""
+        """Yield the prediction of each row of logits (N, labels), which names no path yet.
+
+        A row that is not finite becomes a prediction with the error `nonfinite`.
+        """
         for topk in best_scores(logits, self.contract.output.labels, top_k):
             if topk is None:
                 yield Prediction(None, error="the model gave NaN or Inf", error_code="nonfinite")
@@ -190,7 +233,7 @@ class Classifier:
                 yield Prediction(None, topk)
 
     def close(self) -> None:
-        """Free the engine."""
+        """Free the engine, after the batches that run; iterations that are not done raise."""
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -198,41 +241,3 @@ class Classifier:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-class _InProcessDecoder:
-    """A `Decoder` in this process."""
-
-    def __init__(
-        self, pixels: NDArray[np.uint8], decode: Callable[[ImageLike], NDArray[np.uint8]]
-    ) -> None:
-        self._pixels, self._decode = pixels, decode
-
-    def decode(self, jobs: Sequence[Job[ImageLike]]) -> None:
-        for job in jobs:
-            try:
-                self._pixels[job.slot] = self._decode(job.image)
-            except ImageError as e:
-                job.error = e
-
-    def cancel(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def _item(image: str | os.PathLike[str] | Item) -> Item:
-    return image if isinstance(image, Item) else Item(os.fspath(image))
-
-
-def _path(image: ImageLike) -> str | None:
-    return _item(image).path if isinstance(image, str | os.PathLike | Item) else None
-
-
-def _image_from_array(array: NDArray[np.uint8]) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise UsageError(
-            f"the array is {array.dtype} {array.shape}; an image is RGB uint8 (H, W, 3)"
-        )
-    return Image.fromarray(array)

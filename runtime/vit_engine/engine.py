@@ -1,11 +1,15 @@
 """Opens an artefact on an execution provider and runs batches through it."""
 
+import ctypes
 import logging
+import operator
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.integrity import check_once
-from vit_engine.errors import ProviderError, UsageError, one_line
+from vit_engine.errors import ArtefactError, ProviderError, UsageError, one_line
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
 from vit_engine.providers.table import DEFAULT_PROVIDER, candidates, tell_passed_over
@@ -35,7 +39,8 @@ class Engine:
     `provider` names what really runs, `contract` what the artefact says of itself. `max_batch` is
     the batch that keeps the provider busy, `in_flight` how many batches it can have at once;
     larger batches are run in parts. `open_runner` opens a session for batches of up to its
-    argument, and again for smaller ones when memory runs out.
+    argument: at once, again for smaller ones when memory runs out, and again at the first use in a
+    forked child, where `survives_fork` says that it can.
     """
 
     def __init__(
@@ -46,14 +51,22 @@ class Engine:
         *,
         max_batch: int,
         in_flight: int,
+        survives_fork: bool = True,
     ) -> None:
         self.contract, self.provider = contract, provider
         self.max_batch, self.in_flight = max_batch, in_flight
+        self._survives_fork = survives_fork
         self._open_runner = open_runner
         self._runner: Runner | None = open_runner(max_batch)
         self._exhausted = ""  # why there is no session any more
+        self._closed = self._forked = False
+        self._start()
+        _ENGINES.add(self)
+
+    def _start(self) -> None:
+        """Make what belongs to one process: a lock, and threads that start when they are needed."""
         self._lock = threading.Lock()
-        self._callers = ThreadPoolExecutor(in_flight, thread_name_prefix="engine")
+        self._callers = ThreadPoolExecutor(self.in_flight, thread_name_prefix="engine")
 
     @classmethod
     def open(
@@ -69,39 +82,57 @@ class Engine:
     ) -> "Engine":
         """Open the artefact at a path, or "demo"; `threads` is by default all this process may use.
 
+        `device` is the GPU's number, `max_batch` the most images in a run (by default what keeps
+        the provider busy), and without `cuda_graphs` kernels are launched one by one.
         An x86 CPU computes an FP16 artefact in FP32; without `adapt` the graph is run as it is
         written, and rounds to FP16 between operators, as on a GPU.
         "auto" takes CUDA where a session on it opens, else the CPU. Raises ArtefactError for a file
         that is not an artefact of ours, ProviderError where the provider, or ONNX Runtime itself,
-        is not there.
+        is not there, UsageError for options that make no sense, TypeError for other types.
         """
+        if not isinstance(model, str | os.PathLike):
+            raise TypeError(f"model is of type {type(model).__name__}, it must be a path or 'demo'")
+        device = whole_number("device", device, least=0)
+        threads = None if threads is None else whole_number("threads", threads)
+        max_batch = None if max_batch is None else whole_number("max_batch", max_batch)
         path = metadata.path_from_name(model)
+        before = _state(path)
         contract = metadata.read_contract(path)
-        if max_batch is not None and max_batch < 1:
-            raise UsageError(f"max_batch is {max_batch}, it must be at least 1")
-        request = Request(path, contract, device, threads, cuda_graphs, adapt)
+        # Absolute: a forked child may open it again after a change of folder.
+        request = Request(path.absolute(), contract, device, threads, cuda_graphs, adapt)
+
+        def on(chosen: Provider) -> Engine:
+            def open_runner(largest: int) -> Runner:
+                if _state(request.path) != before:
+                    raise ArtefactError(f"{path} is another file by now: open the model again")
+                return chosen.open(request, largest)
+
+            return cls(
+                contract,
+                chosen.name,
+                open_runner,
+                max_batch=max_batch or chosen.default_batch(threads),
+                in_flight=chosen.in_flight,
+                survives_fork=chosen.kind == "cpu",
+            )
+
         first, *rest = candidates(provider, request)
         check_once(path, contract)
         try:
-            return cls._on(first, request, max_batch)
+            return on(first)
         except ProviderError as e:
             if not rest:
                 raise
             tell_passed_over(first, e)
-        return cls._on(rest[0], request, max_batch)
-
-    @classmethod
-    def _on(cls, provider: Provider, request: Request, max_batch: int | None) -> "Engine":
-        return cls(
-            request.contract,
-            provider.name,
-            lambda largest: provider.open(request, largest),
-            max_batch=max_batch or provider.default_batch(request.threads),
-            in_flight=provider.in_flight,
-        )
+        return on(rest[0])
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits (N, labels) of RGB images (N, H, W, 3) as the contract sizes them."""
+        """Return the logits (N, labels), float32, of RGB images uint8 (N, H, W, 3).
+
+        H and W are the contract's. Raises UsageError for another shape and once the engine is
+        closed, ProviderError where memory does not suffice for one image, or in a forked child
+        where the provider does not survive that.
+        """
         given = self.contract.input
         if batch.dtype != np.uint8 or batch.shape[1:] != (given.height, given.width, 3):
             raise UsageError(
@@ -134,15 +165,34 @@ class Engine:
     def submit(self, batch: NDArray[np.uint8]) -> "Future[NDArray[np.float32]]":
         """Start `run` on another thread; up to `in_flight` of them overlap copies and compute."""
         self._open()  # a closed engine refuses here
-        return self._callers.submit(self.run, batch)
+        try:
+            return self._callers.submit(self.run, batch)
+        except RuntimeError:
+            self.check_open()  # it may have been closed since
+            raise
 
     def close(self) -> None:
-        """Free the session; a closed engine runs nothing."""
-        self._callers.shutdown()
+        """Free the session, after the batches that run; a closed engine runs nothing."""
         with self._lock:
+            self._closed = True
             runner, self._runner = self._runner, None
+        self._callers.shutdown()
         if runner is not None:
             runner.close()
+
+    def check_open(self) -> None:
+        """Raise what `run` would: UsageError once closed, ProviderError where a fork is in the way.
+
+        At once, where `run` may have to open a session first.
+        """
+        if self._closed:
+            raise UsageError("the engine is closed: open the model again")
+        if self._forked and not self._survives_fork:
+            raise ProviderError(
+                f"this process was forked from the one that opened the model on {self.provider}, "
+                "and CUDA does not survive a fork: open the model in the child (no preloading), or "
+                "start processes with multiprocessing's 'spawn'"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -150,13 +200,32 @@ class Engine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an open model belongs to its process and cannot be pickled: open it where it is used, "
+            "with Classifier.load or Engine.open"
+        )
+
     def _open(self) -> Runner:
         with self._lock:  # held while a session is opened anew
             if self._runner is not None:
                 return self._runner
+            self.check_open()
             if self._exhausted:
                 raise ProviderError(self._exhausted)
-            raise UsageError("the engine is closed")
+            self._runner = self._open_runner(self.max_batch)
+            return self._runner
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: forget the session, whose threads are in the parent alone.
+
+        It must never be destroyed here, not even at the end: that would wait for those threads, or
+        abort. So it is given a reference that nobody takes back.
+        """
+        if self._runner is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runner))
+            self._runner, self._forked = None, True
+        self._start()
 
     def _shrink(self, failed: Runner, words: str) -> None:
         """Open the model anew for batches of half the size, unless another thread has.
@@ -171,7 +240,9 @@ class Engine:
             while self.max_batch > 1:
                 self.max_batch //= 2
                 log.warning(
-                    "%s is out of memory: on with batches of %d", self.provider, self.max_batch
+                    "%s ran out of memory; continuing with batches of %d",
+                    self.provider,
+                    self.max_batch,
                 )
                 try:
                     self._runner = self._open_runner(self.max_batch)
@@ -181,9 +252,42 @@ class Engine:
                 else:
                     return
             self._exhausted = (
-                f"{self.provider} is out of memory even for one image; free it, "
+                f"{self.provider} has too little memory for even one image; free some, "
                 f"or choose another --device or --provider ({one_line(words, 1000)})"
             )
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _leave_sessions_to_parent() -> None:
+    for engine in _ENGINES:
+        engine._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_sessions_to_parent)
+
+
+def whole_number(name: str, value: Any, *, least: int = 1) -> int:
+    """Return an argument as an int; TypeError if it is none, UsageError if it is too small."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} is {value!r} ({type(value).__name__}), it must be a whole number"
+        ) from None
+    if number < least:
+        raise UsageError(f"{name} is {number}, it must be at least {least}")
+    return number
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written anew, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def is_out_of_memory(error: Exception) -> bool:

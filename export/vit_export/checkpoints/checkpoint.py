@@ -1,14 +1,16 @@
 """A ViT classifier as it was published, from a hub or a folder, checked and ready to export."""
 
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import CheckpointError, UsageError
+from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_export.checkpoints import hub
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.json_file import read_json
+from vit_export.checkpoints.other_kinds import file_in_words, refuse_other_kinds
 from vit_export.checkpoints.preprocessor import preprocessing_from_config
 from vit_export.checkpoints.weight_files import (
     Tensor,
@@ -47,23 +49,49 @@ def load(model: str, *, revision: str | None = None, offline: bool = False) -> C
     CheckpointError says what was found and what is supported; UsageError that a folder has no
     revisions.
     """
-    is_folder = model != "" and Path(model).is_dir()  # Path("") is the current folder
-    if model == "demo" or is_folder:
+    if folder := folder_on_this_machine(model):
         if revision is not None:
-            raise UsageError(f"{model} lies on this machine and has no revision {revision!r}")
-        folder = DEMO if model == "demo" else Path(model)
-        name = model if model == "demo" else folder.resolve().name
+            raise UsageError(
+                f"{printable(model)} is on this machine; --revision is for models on a hub"
+            )
+        name = model if model == "demo" else printable(folder.resolve().name)
+    elif _kind_on_this_machine(model) == stat.S_IFREG:
+        raise CheckpointError(f"{printable(model)} {file_in_words(Path(model))}")
     else:
         folder, revision = hub.download(model, revision=revision, offline=offline)
         name = model
     try:
         return _read(folder, name, revision)
     except CheckpointError as e:
-        raise CheckpointError(f"{model}: {e}") from e
+        raise CheckpointError(f"{printable(model)}: {e}") from e
+
+
+def folder_on_this_machine(model: str) -> Path | None:
+    """Return the folder of `"demo"`, or the folder that `model` is; None for a model on a hub."""
+    if model == "demo":
+        return DEMO
+    return Path(model) if _kind_on_this_machine(model) == stat.S_IFDIR else None
+
+
+def _kind_on_this_machine(model: str) -> int:
+    """Return the kind of what lies under that name, as `stat` has it; 0 if nothing can."""
+    if model == "":  # Path("") is the current folder
+        return 0
+    try:
+        return stat.S_IFMT(Path(model).stat().st_mode)
+    except OSError:
+        return 0
 
 
 def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
+    refuse_other_kinds(path.name for path in folder.iterdir())
     config = read_json(folder / "config.json")
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise CheckpointError(
+            f"config.json has a quantization_config ({method}): the weights are quantised already; "
+            "export the model that they were made from"
+        )
     family = family_from_config(config)
     form = family.form(config)
     labels = labels_from_config(config)

@@ -1,17 +1,21 @@
 """Model hubs: an id becomes a folder with the checkpoint's files. Alone imports modelscope."""
 
+import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path, PurePosixPath
 
-from vit_engine.errors import CheckpointError, one_line
-from vit_export.checkpoints.weight_files import INDEX, PICKLE, SAFETENSORS, sha256_of
+from vit_engine.errors import CheckpointError
+from vit_export.checkpoints.hub_failure import HUGGING_FACE_HUB, MODELSCOPE, reason_in_words
+from vit_export.checkpoints.other_kinds import PICKLE, SAFETENSORS, no_weights, refuse_other_kinds
+from vit_export.checkpoints.weight_files import INDEX, sha256_of
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUGGING_FACE = "hf:"
-NOT_CACHED = "not in the local cache; run once without --offline"
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Hugging Face's, the first that is set counts; ModelScope has none, and heeds these here."""
 
 
 def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, str]:
@@ -22,19 +26,25 @@ def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, 
     for a model that is not there, cannot be reached, or does not arrive whole.
     """
     name = model.removeprefix(HUGGING_FACE)
+    why_offline = "--offline" if offline else _offline_variable()
     if not ID.fullmatch(name):
         raise CheckpointError(
-            f"{model!r} is no folder and no model id; expected 'demo', a folder, "
+            f"{model!r} is neither a folder nor a model id; expected 'demo', a folder, "
             "'owner/name' (ModelScope) or 'hf:owner/name' (Hugging Face)"
         )
-    fetch = _from_modelscope if name == model else _from_hugging_face
+    on_modelscope = name == model
+    fetch = _from_modelscope if on_modelscope else _from_hugging_face
     try:
         with redirect_stdout(sys.stderr):  # stdout belongs to results
-            return fetch(name, revision, offline)
+            found = fetch(name, revision, why_offline is not None)
     except CheckpointError as e:
         raise CheckpointError(f"{model}: {e}") from e
     except Exception as e:  # the clients' errors have no common base
-        raise CheckpointError(f"{model}: {_reason(e)}") from e
+        reason = reason_in_words(e, MODELSCOPE if on_modelscope else HUGGING_FACE_HUB)
+        raise CheckpointError(f"{model}: {reason}") from e
+    if found is None:
+        raise CheckpointError(f"{model}: not in the local cache; run once without {why_offline}")
+    return found
 
 
 def chosen_files(listing: Collection[str]) -> list[str]:
@@ -43,6 +53,7 @@ def chosen_files(listing: Collection[str]) -> list[str]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise CheckpointError(f"the hub lists {name!r}, which leaves the model's folder")
+    refuse_other_kinds(listing)
     configs = ["config.json", "preprocessor_config.json"]
     for name in configs:
         if name not in listing:
@@ -53,10 +64,17 @@ def chosen_files(listing: Collection[str]) -> list[str]:
         if whole + INDEX in listing:
             shard = re.compile(r"-\d+-of-\d+".join(map(re.escape, re.split(r"(?=\.)", whole))))
             return [*configs, whole + INDEX, *sorted(filter(shard.fullmatch, listing))]
-    raise CheckpointError(f"the hub lists no {SAFETENSORS} and no {PICKLE}, whole or sharded")
+    raise CheckpointError(f"the hub lists {no_weights(listing)}")
 
 
-def _from_modelscope(name: str, revision: str | None, offline: bool) -> tuple[Path, str]:
+def _offline_variable() -> str | None:
+    """Return the environment variable that forbids the network, None if there is none."""
+    name = next(filter(os.environ.get, OFFLINE_VARIABLES), None)
+    return name if name and os.environ[name].upper() in {"1", "ON", "YES", "TRUE"} else None
+
+
+def _from_modelscope(name: str, revision: str | None, offline: bool) -> tuple[Path, str] | None:
+    """Return (folder, revision), None if it is to be in the cache and is not."""
     from modelscope import snapshot_download
     from modelscope_hub import HubApi
     from modelscope_hub.errors import CacheNotFound
@@ -65,8 +83,8 @@ def _from_modelscope(name: str, revision: str | None, offline: bool) -> tuple[Pa
     if offline:
         try:
             folder = snapshot_download(name, revision=revision, local_files_only=True)
-        except CacheNotFound as e:
-            raise CheckpointError(NOT_CACHED) from e
+        except CacheNotFound:
+            return None
         return Path(folder), revision
     endpoint = HubApi().resolve_endpoint_for_read(name)
     files = HubApi(endpoint=endpoint).list_repo_files(name, "model", revision=revision)
@@ -77,13 +95,14 @@ def _from_modelscope(name: str, revision: str | None, offline: bool) -> tuple[Pa
     return _verified(Path(folder), hashes), revision
 
 
-def _from_hugging_face(name: str, revision: str | None, offline: bool) -> tuple[Path, str]:
+def _from_hugging_face(name: str, revision: str | None, offline: bool) -> tuple[Path, str] | None:
+    """Return (folder, revision), None if it is to be in the cache and is not."""
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
     if offline:  # snapshot_download would miss the files that we never fetched
         config = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(config, str):
-            raise CheckpointError(NOT_CACHED)
+            return None
         return Path(config).parent, Path(config).parent.name
     info = HfApi().model_info(name, revision=revision, files_metadata=True)
     files = info.siblings or ()
@@ -99,34 +118,8 @@ def _verified(folder: Path, hashes: Mapping[str, str | None]) -> Path:
         if expected and (actual := sha256_of((path,))) != expected:
             path.resolve().unlink()
             path.unlink(missing_ok=True)
-            raise CheckpointError(f"{name} has sha256 {actual:.16}, the hub lists {expected:.16}")
+            raise CheckpointError(
+                f"{name} has sha256 {actual:.16}, the hub lists {expected:.16}; "
+                "it was deleted, try again"
+            )
     return folder
-
-
-def _reason(error: BaseException) -> str:
-    """Return why a hub's client failed and what to do about it."""
-    failed = getattr(error, "failed_files", None)  # modelscope's error for some of many files
-    if failed:
-        name, why = next(iter(failed.items()))
-        return f"{name} did not arrive whole ({one_line(_root(why), 160)}); try again"
-    for cause in _causes(error):
-        response = getattr(cause, "response", None)
-        if 404 in (getattr(cause, "status_code", None), getattr(response, "status_code", None)):
-            return "the hub has no such model or revision (404)"
-    return (
-        f"cannot be downloaded ({type(error).__name__}: {one_line(_root(error), 160)}); "
-        "check the network and the hub's address"
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return the error behind the clients' own, which are long, or in Chinese."""
-    *_, root = _causes(error)
-    return root

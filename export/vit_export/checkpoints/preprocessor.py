@@ -38,12 +38,16 @@ def preprocessing_from_config(
     if not _flag(options, "do_resize"):
         raise CheckpointError("the preprocessor does not resize (do_resize false); it must")
     if _flag(options, "do_pad"):
-        raise CheckpointError("the preprocessor pads (do_pad true); only resize and crop will do")
+        raise CheckpointError(
+            "the preprocessor pads (do_pad true); only resizing and cropping are supported"
+        )
 
     resize, shortest_edge = _size(options["size"])
     crop = _crop(options) if _flag(options, "do_center_crop") else None
     if shortest_edge and crop is None:
-        raise CheckpointError("size is a shortest_edge and no crop follows: no fixed shape")
+        raise CheckpointError(
+            "size is a shortest_edge without a crop, so images would differ in shape"
+        )
     if (crop or resize) != (image_size, image_size):
         raise CheckpointError(
             f"the preprocessor gives {crop or resize}, the model takes {(image_size, image_size)}"

@@ -1,6 +1,7 @@
 """Weight files in a checkpoint folder, read into NumPy arrays under their names on disk."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,20 @@ from numpy.typing import NDArray
 
 from vit_engine.errors import CheckpointError, one_line
 from vit_export.checkpoints.json_file import read_json
+from vit_export.checkpoints.other_kinds import (
+    PICKLE,
+    SAFETENSORS,
+    STATE_DICT,
+    no_weights,
+    refuse_pointer,
+)
 
 Tensor = NDArray[np.float32] | NDArray[np.float64]
 
-SAFETENSORS = "model.safetensors"
-PICKLE = "pytorch_model.bin"
 INDEX = ".index.json"  # after either name: a table of shards
+
+INNER = ("state_dict", "model", "model_state_dict", "module", "model_ema")
+"""Where training checkpoints keep the weights."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -26,7 +35,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             return (folder / name,)
         if (folder / (name + INDEX)).is_file():
             return _shards(folder / (name + INDEX))
-    raise CheckpointError(f"no {SAFETENSORS} and no {PICKLE}, whole or sharded")
+    raise CheckpointError(no_weights([path.name for path in folder.iterdir()]))
 
 
 def sha256_of(files: tuple[Path, ...]) -> str:
@@ -46,6 +55,7 @@ def tensors_from_files(files: tuple[Path, ...]) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for path in files:
+        refuse_pointer(path)
         pickled = path.suffix == ".bin"
         for name, tensor in _pickled(path) if pickled else _safetensors(path):
             if name in tensors:
@@ -93,17 +103,40 @@ def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a broken or hostile pickle raises almost anything
-        raise CheckpointError(
-            f"{path.name} is corrupt, or holds more than weights ({one_line(e)})"
-        ) from e
+        raise CheckpointError(f"{path.name} {_unread(e)}") from e
     if not isinstance(state, dict):
         raise CheckpointError(f"{path.name} holds a {type(state).__name__}, not a table of weights")
+    inner = [name for name, value in state.items() if isinstance(value, dict)]
+    if inner:
+        weights = next((name for name in INNER if name in inner), inner[0])
+        keys = one_line(", ".join(map(repr, state)), 100)
+        raise CheckpointError(
+            f"{path.name} is a training checkpoint, with {keys}; keep its weights alone: "
+            f"torch.save(torch.load('{path.name}')[{weights!r}], '{path.name}')"
+        )
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise CheckpointError(f"{path.name} holds {name!r}, which is no named tensor")
+            raise CheckpointError(
+                f"{path.name} holds {name!r}, which is not a tensor with a name; save the weights "
+                f"alone: {STATE_DICT}"
+            )
         if tensor.dtype not in floats or tensor.layout != torch.strided:
             raise _not_floating(name, f"{tensor.layout} {tensor.dtype}")
         yield name, tensor.to(floats[tensor.dtype]).numpy()
+
+
+def _unread(error: Exception) -> str:
+    """Say of a file what PyTorch's error, which advises to run whatever is in it, says of it."""
+    text = str(error)
+    if found := re.search(r"GLOBAL (\S+)", text):
+        return (
+            f"holds more than weights: a whole model, or other objects ({found[1]}), which cannot "
+            f"be read without running their code; save the weights alone: {STATE_DICT}"
+        )
+    if "TorchScript" in text:
+        return f"holds a TorchScript program; save the model's weights: {STATE_DICT}"
+    reason = text.rpartition("WeightsUnpickler error:")[2]
+    return f"is corrupt, or holds more than weights ({one_line(reason or error)})"
 
 
 def _not_floating(name: str, dtype: str) -> CheckpointError:

@@ -71,7 +71,7 @@ def labels_from_config(config: Config) -> tuple[str, ...]:
     """Return the label of each logit, in order; refuse a model that gives an image several."""
     if config.get("problem_type") not in (None, "single_label_classification"):
         raise CheckpointError(
-            f"problem_type is {config['problem_type']!r}; supported is one label to an image"
+            f"problem_type is {config['problem_type']!r}; only one label per image is supported"
         )
     named = config.get("id2label")
     if named is None:  # transformers names nameless labels so, and takes two where nothing is said

@@ -32,8 +32,8 @@ def split(source: str | None) -> tuple[list[Image.Image], Iterator[Image.Image]]
     items = list(items_from_sources([source]))
     if len(items) < 2:
         raise UsageError(
-            f"--calibrate: {source} holds {len(items)} images; some calibrate and others judge, "
-            "so give at least 2, better 100"
+            f"--calibrate: {source} holds {len(items)} images; one part is for calibration and "
+            "one for checking: give at least 2, about 100 is good"
         )
     step = max(2, -(-len(items) // MOST))
     rest = [item for i, item in enumerate(items) if i % step]

@@ -73,12 +73,14 @@ def label(
     resume: bool = False,
     timeout: float = TIME_LIMIT,
     fast: bool = False,
+    private_redirects: bool = False,
     block: int = BLOCK,
     find: Callable[[Sequence[str]], Iterator[Item]] = items_from_sources,
 ) -> Tally:
     """Write a row for each image of a manifest, or of what `find` finds in the sources.
 
-    `address` is that of `connection.connected`, `timeout` and `fast` are those of `Task`.
+    `address` is that of `connection.connected`, `timeout`, `fast` and
+    `private_redirects` are those of `Task`.
     UsageError where `output` has another run in it, VitError where the cluster failed for good:
     what is written stays, for `resume`.
     """
@@ -93,10 +95,19 @@ def label(
         "top_k": min(top_k, len(contract.output.labels)),
         "timeout": timeout,
         "fast": fast,
+        "private_redirects": private_redirects,
     }
     out = folder_from_path(output)
     images, total = _images(out, run, find, resume=resume)
-    given, task = contract.input, Task(contract.preprocessing, time_limit=timeout, fast=fast)
+    given, task = (
+        contract.input,
+        Task(
+            contract.preprocessing,
+            time_limit=timeout,
+            fast=fast,
+            private_redirects=private_redirects,
+        ),
+    )
     with connection.connected(address, workers) as capacity:
         import ray
 
@@ -119,7 +130,10 @@ def label(
         )
     rows = _count(out)
     if rows != total:
-        raise VitError(f"{output}: {rows} rows for {total} images; is each row_id there once?")
+        raise VitError(
+            f"{output}: {rows} rows for {total} images; "
+            "check that every row_id is there exactly once"
+        )
     return Tally(rows, _count(out, failed=True), resumed)
 
 
@@ -138,7 +152,10 @@ def _images(
         with files.open_input_stream(stamp) as file:
             found = json.loads(file.read())
         if not resume:
-            raise UsageError(f"{out.path}: has a run in it; --resume it, or name another folder")
+            raise UsageError(
+                f"{out.path}: already holds a run; continue it with --resume, "
+                "or name another folder"
+            )
         for key, value in run.items():
             if found.get(key) != value:
                 raise UsageError(

@@ -99,7 +99,12 @@ def _fetched(items: Sequence[Item], given: Decoding) -> Iterator[Sequence[Item]]
         if is_here(item):
             return item
         try:
-            return Item(item.path, bytes_from_item(item, limits=given.task.limits))
+            data = bytes_from_item(
+                item,
+                limits=given.task.limits,
+                private_redirects=given.task.private_redirects,
+            )
+            return Item(item.path, data)
         except ImageError as e:
             return Item(item.path, error=e)
 

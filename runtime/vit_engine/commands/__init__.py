@@ -3,11 +3,11 @@
 from vit_engine import ending
 
 
-def infer() -> int:
+def start_infer() -> int:
     """Run vit-infer; returns its exit code."""
     return ending.start("vit_engine.commands.infer")
 
 
-def doctor() -> int:
+def start_doctor() -> int:
     """Run vit-doctor; returns its exit code."""
     return ending.start("vit_engine.commands.doctor")

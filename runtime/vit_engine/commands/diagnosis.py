@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import vit_engine
+from vit_engine.artefact.integrity import check_integrity
+from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
-from vit_engine.errors import ProviderError
+from vit_engine.errors import ArtefactError, ProviderError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
@@ -39,7 +41,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Trial:
-    """One provider: "works", "absent" or "fails"; then why, and what mends it."""
+    """One provider: "works", "absent" or "fails"; then why, and what to do."""
 
     provider: str
     state: str
@@ -63,6 +65,7 @@ class Report:
     driver: Driver | None
     libraries: tuple[Wanted, ...]
     engine_cache: str
+    artefact: str | None  # what reading all of it says; None where it cannot be read
     trials: tuple[Trial, ...]
     problems: tuple[str, ...]
     advice: tuple[str, ...]
@@ -85,6 +88,9 @@ def examine(model: str, device: int) -> Report:
         built_with = tuple(n for n, p in EXECUTION_PROVIDERS.items() if p in available)
         trials = tuple(_trial(p, model, device) for p in reversed(PROVIDERS.values()))
         problems += _problems(owners, trials, driver)
+    artefact, fault = _artefact(model)
+    if fault and not any(fault in problem for problem in problems):
+        problems.append(fault)
     return Report(
         version=vit_engine.__version__,
         python=platform.python_version(),
@@ -97,6 +103,7 @@ def examine(model: str, device: int) -> Report:
         driver=driver,
         libraries=tuple(_wanted(built_with)),
         engine_cache=_engine_cache(),
+        artefact=artefact,
         trials=trials,
         problems=tuple(problems),
         advice=tuple(_advice(trials, cpu)),
@@ -163,7 +170,7 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
                 by.setdefault(name, []).append(provider)
     if "cuda" in built_with:
         for name in obstacles.OPTIONAL_LIBRARIES:
-            by.setdefault(name, []).append("cuda if there")
+            by.setdefault(name, []).append("cuda, optional")
     for name, users in by.items():
         found = libraries.load(name)
         yield Wanted(name, tuple(users), found.path, found.version, found.problem)
@@ -179,6 +186,22 @@ def _engine_cache() -> str:
     with contextlib.suppress(OSError):
         size = sum(f.stat().st_size for e in engines for f in e.parent.iterdir())
     return f"{folder}: {len(engines)} TensorRT engines, {size / 1e6:.0f} MB"
+
+
+def _artefact(model: str) -> tuple[str | None, str | None]:
+    """Return what the report says of the artefact's content, and its fault."""
+    path = path_from_name(model)
+    try:
+        contract = read_contract(path)
+    except ArtefactError:  # as each trial says
+        return None, None
+    if contract.content_sha256 is None:
+        return f"{model}: has no sha256 of its content to be held against", None
+    try:
+        check_integrity(path, contract)
+    except ArtefactError as e:
+        return f"{model}: damaged or altered", str(e)
+    return f"{model}: whole, as it was exported", None
 
 
 def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | None) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from vit_engine import ending
+from vit_engine.arguments import Parser, whole_number
 from vit_engine.artefact import metadata
 from vit_engine.commands.diagnosis import Report, examine, try_provider
 from vit_engine.errors import MachineError
@@ -17,18 +18,25 @@ from vit_engine.providers.table import PROVIDERS
 
 def main() -> int:
     """Run vit-doctor; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="vit-doctor",
-        description="Tell what this machine can run, and how to mend what it cannot.",
-        epilog="exit codes: 0 nothing is wrong, 4 a part of the machine does not work",
+    parser = Parser(
+        "vit-doctor",
+        description="Tell what this machine can run, and how to fix what it cannot.",
+        epilog="exit codes: 0 done, nothing is wrong; 2 bad usage; 4 a part of the machine or the "
+        "artefact does not work; 130/143 interrupted",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "-m", "--model", default=metadata.DEMO, help="artefact to try (default: the bundled demo)"
     )
-    parser.add_argument("--device", type=int, default=0, help="GPU to try (default %(default)s)")
+    parser.add_argument(
+        "--device",
+        type=whole_number("the number of a GPU", least=0),
+        default=0,
+        metavar="N",
+        help="GPU to try (default %(default)s)",
+    )
     parser.add_argument("--trial", choices=PROVIDERS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse()
 
     def body() -> int:
         if arguments.trial:
@@ -69,11 +77,13 @@ def text(report: Report) -> Iterator[str]:
         by = ", ".join(library.by)
         yield _row("Libraries" if n == 0 else "", f"{library.name}{version}: {found} (for {by})")
     yield _row("Engine cache", report.engine_cache)
+    if report.artefact:
+        yield _row("Model", report.artefact)
     yield ""
     for trial in report.trials:
         yield f"{trial.provider:<10}{trial.state:<8}{trial.detail}"
         if trial.cure:
-            yield f"{'':<18}mend it: {trial.cure}"
+            yield f"{'':<18}to fix it: {trial.cure}"
     if report.problems or report.advice:
         yield ""
     yield from (f"problem: {problem}" for problem in report.problems)

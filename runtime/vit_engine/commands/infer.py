@@ -4,24 +4,29 @@ import argparse
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from vit_engine import ending
 from vit_engine.artefact import metadata
 from vit_engine.artefact.description import description_of
+from vit_engine.artefact.integrity import check_integrity
 from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.commands import infer_options
 from vit_engine.commands.error_limit import ErrorLimit
+from vit_engine.commands.inputs import apart, check_apart, check_present
 from vit_engine.commands.interrupt import Interrupt, interrupts
-from vit_engine.commands.progress import Progress, number_of_images
-from vit_engine.errors import ImageError, UsageError, VitError
+from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
+from vit_engine.errors import ArtefactError, ImageError, UsageError, VitError, printable
 from vit_engine.images.decoder_process import Task
 from vit_engine.machine import processor
-from vit_engine.rows.contact_sheet import ContactSheet
-from vit_engine.rows.formats import FORMATS, format_from_name
+from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
+from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
+from vit_engine.rows.target import Target, target_from_path
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item
 
@@ -37,9 +42,9 @@ def main() -> int:
 
 def _infer(arguments: argparse.Namespace) -> int:
     if arguments.describe:
-        contract = metadata.read_contract(metadata.path_from_name(arguments.model))
-        sys.stdout.write(description_of(contract, arguments.describe))
-        return 0
+        return _describe(arguments)
+    if arguments.verify:
+        raise UsageError("--verify only makes sense together with --describe")
     if arguments.build_only:
         with _loaded(arguments) as vit:
             sys.stderr.write(f"{arguments.model} is ready to run on {vit.engine.provider}\n")
@@ -51,20 +56,22 @@ def _infer(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{_flag(option)} only makes sense together with --ray")
     if isinstance(arguments.output, str):
         raise UsageError(f"{arguments.output} is in an object store; writing there needs --ray")
-    if arguments.html and not arguments.html.parent.is_dir():
-        raise UsageError(f"--html {arguments.html}: there is no folder {arguments.html.parent}")
-    find = _finder(arguments)
-    items = find(arguments.sources)
+    check_present(arguments.sources)
     form = _format(arguments)
-    # The output before the model, which takes seconds: what cannot be written is told at once.
-    with interrupts() as interrupt, _output(arguments, form) as output:
+    # What cannot be written is told at once, before the model, which takes seconds.
+    rows, page = _targets(arguments)
+    targets = [target for target in (rows, page) if target]
+    find, passed_over = _finder(arguments), Counter[str]()
+    check_apart(targets, arguments.model, arguments.sources, find)
+    items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
+    with interrupts() as interrupt, _output(arguments, form, rows) as output:
         with _loaded(arguments) as vit:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
             watched = sys.stderr.isatty() and not arguments.quiet
             if watched and "-" not in arguments.sources:  # stdin can be read only once
                 progress.count(lambda: find(arguments.sources))
-            sheet = ContactSheet(vit.contract, before=output.done) if arguments.html else None
+            sheet = ContactSheet(vit.contract, before=output.done) if page else None
             for labelled in _stream(vit, items, arguments, interrupt):
                 if watched and arguments.output is None:
                     progress.clear(sys.stderr)  # the rows may go to the same terminal
@@ -76,21 +83,42 @@ def _infer(arguments: argparse.Namespace) -> int:
                     progress.show(sys.stderr)
                 _check_errors(output, arguments.max_errors)
             identity, provider = vit.contract.identity, vit.engine.provider
+        told = []
         if not interrupt():
-            output.finish()
+            told.append(output.finish())
             _check_errors(output, arguments.max_errors, at_end=True)
-    if sheet:
-        sheet.write(arguments.html)
+    if page and sheet:
+        told.append(_write_sheet(sheet, page))
     if not arguments.quiet:
         clear = "\r\x1b[K" if watched else ""
         sys.stderr.write(
-            f"{clear}{progress.line()}, {identity.model} {identity.precision} on {provider}\n"
+            f"{clear}{progress.line()}, {identity.model} {identity.precision} on {provider}"
+            f"{passed_over_in_words(passed_over)}\n"
         )
+    set_aside = [words for words in told if words]
+    for words in set_aside:
+        sys.stderr.write(f"vit-infer: {words}\n")
     if interrupt():
         done = number_of_images(output.done)
         sys.stderr.write(f"vit-infer: interrupted after {done}{output.how_to_resume}\n")
         return interrupt.exit_code
-    return ImageError.exit_code if output.failed else 0
+    return ImageError.exit_code if output.failed or set_aside else 0
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    path = metadata.path_from_name(arguments.model)
+    contract = metadata.read_contract(path)
+    if arguments.verify:
+        if contract.content_sha256 is None:
+            raise ArtefactError(
+                f"{path}: has no sha256 of its content to be held against; export the model again"
+            )
+        check_integrity(path, contract)
+    sys.stdout.write(description_of(contract, arguments.describe))
+    if arguments.verify:
+        stream = sys.stdout if arguments.describe == "text" else sys.stderr  # JSON stays JSON
+        stream.write(f"{'content':<14} whole, as it was exported\n")
+    return 0
 
 
 def _infer_on_ray(arguments: argparse.Namespace) -> int:
@@ -100,9 +128,14 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is None:
         raise UsageError("--ray writes Parquet files into a folder; name it with -o")
-    for option in ("format", "html", "max_errors", "device", "no_cuda_graphs"):
+    for option in ("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite"):
         if getattr(arguments, option):
             raise UsageError(f"{_flag(option)} does not work with --ray")
+    if isinstance(arguments.output, Path) and arguments.output.is_file():
+        name = printable(str(arguments.output))
+        raise UsageError(f"{name} is a file; with --ray -o names a folder")
+    check_present(arguments.sources)
+    passed_over = Counter[str]()
     from vit_engine.cluster import run
     from vit_engine.cluster.connection import Workers
 
@@ -122,15 +155,21 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         timeout=arguments.timeout,
         fast=arguments.fast_decode,
-        find=_finder(arguments),
+        private_redirects=arguments.allow_private_redirects,
+        find=_finder(arguments, passed_over),
     )
     if not arguments.quiet:
         resumed = f", {tally.resumed} of them before this run" if tally.resumed else ""
-        sys.stderr.write(f"{tally.rows} images, {tally.failed} failed{resumed}\n")
+        sys.stderr.write(
+            f"{number_of_images(tally.rows)}, {tally.failed:,} failed{resumed}"
+            f"{passed_over_in_words(passed_over)}\n"
+        )
     return ImageError.exit_code if tally.failed else 0
 
 
-def _finder(arguments: argparse.Namespace) -> Callable[[Sequence[str]], Iterator[Item]]:
+def _finder(
+    arguments: argparse.Namespace, passed_over: Counter[str] | None = None
+) -> Callable[[Sequence[str]], Iterator[Item]]:
     """Return what turns sources into images, by the options of the command line."""
     return partial(
         items_from_sources,
@@ -138,6 +177,7 @@ def _finder(arguments: argparse.Namespace) -> Callable[[Sequence[str]], Iterator
         follow_links=arguments.follow_links,
         null=arguments.null,
         column=arguments.column,
+        passed_over=passed_over,
     )
 
 
@@ -160,18 +200,41 @@ def _stream(
         items,
         top_k=arguments.top_k,
         task=Task(
-            vit.contract.preprocessing, time_limit=arguments.timeout, fast=arguments.fast_decode
+            vit.contract.preprocessing,
+            time_limit=arguments.timeout,
+            fast=arguments.fast_decode,
+            private_redirects=arguments.allow_private_redirects,
         ),
         linger=LINGER if live else None,
         stopped=interrupt,
     )
 
 
-def _output(arguments: argparse.Namespace, form: str) -> Output:
+def _targets(arguments: argparse.Namespace) -> tuple[Target | None, Target | None]:
+    """Return the files of -o and --html, None where they name none."""
+    rows = page = None
+    if arguments.output is not None:
+        rows = target_from_path(arguments.output, "-o", are_rows, overwrite=arguments.overwrite)
+    if arguments.html is not None:
+        page = target_from_path(arguments.html, "--html", is_sheet, overwrite=arguments.overwrite)
+        if page is None:
+            raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
+    return rows, page
+
+
+def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     return output_to(
-        arguments.output, format_from_name(form, colour=colour), resume=arguments.resume
+        rows or arguments.output, format_from_name(form, colour=colour), resume=arguments.resume
     )
+
+
+def _write_sheet(sheet: ContactSheet, page: Target) -> str:
+    """Write the contact sheet; return what is to be told of where it is."""
+    page.check()  # it may have come there since
+    place = page.place(labelled=sheet.is_labelled)
+    sheet.write(place)
+    return page.told(place)
 
 
 def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
@@ -189,6 +252,7 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "--all-files": arguments.all_files,
             "--follow-links": arguments.follow_links,
             "--fast-decode": arguments.fast_decode,
+            "--allow-private-redirects": arguments.allow_private_redirects,
             "--timeout": arguments.timeout,
             "a model of sha256": digest,
             "--provider": vit.engine.provider,

@@ -41,6 +41,11 @@ def command_line() -> Parser:
     add("--all-files", action="store_true", help="find images by content, not by extension")
     add("--follow-links", action="store_true", help="search linked folders too, each once")
     add(
+        "--allow-private-redirects",
+        action="store_true",
+        help="follow redirects of URLs to addresses that are not public, such as 10.0.0.1",
+    )
+    add(
         "--fast-decode",
         action="store_true",
         help="decode large JPEGs at a reduced size: faster, and a few labels may differ",
@@ -100,6 +105,11 @@ def command_line() -> Parser:
         choices=("text", "json"),
         help="print what the artefact says of itself, as text or json, and stop",
     )
+    add(
+        "--verify",
+        action="store_true",
+        help="with --describe: read the whole artefact, and say whether it is as it was exported",
+    )
     add = parser.add_argument_group("rows").add_argument
     add(
         "-k",
@@ -123,6 +133,12 @@ def command_line() -> Parser:
         help="write the rows to this file, not to stdout",
     )
     add("--resume", action="store_true", help="continue the -o FILE of an interrupted run")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace what FILE of -o or --html holds, whatever it is (default: only what "
+        "vit-infer wrote, and only if an image gets a label)",
+    )
     add(
         "--max-errors",
         type=ErrorLimit.parse,

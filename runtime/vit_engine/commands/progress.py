@@ -3,8 +3,11 @@
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TextIO
+
+from vit_engine.sources.folders import in_words
 
 _EVERY = 0.1  # seconds between two updates of the line
 
@@ -53,3 +56,9 @@ class Progress:
 def number_of_images(count: int) -> str:
     """Return "1 image", "2,000 images"."""
     return f"{count:,} image{'s' * (count != 1)}"
+
+
+def passed_over_in_words(passed_over: Counter[str]) -> str:
+    """Return "; 2 passed over: 1 AppleDouble (._*), 1 HEIC (not supported)", or "" for none."""
+    total = passed_over.total()
+    return f"; {total:,} passed over: {in_words(passed_over)}" if total else ""

@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -13,10 +15,12 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.errors import ImageError
+from vit_engine.errors import ImageError, UsageError
 
-Image = TypeVar("Image")
-Item = TypeVar("Item")
+GivenT = TypeVar("GivenT")
+"""What stands for an image before it is decoded: an item, or what else a pool's decoders take."""
+
+ResultT = TypeVar("ResultT")
 
 HELD = 64 * 2**20
 """Bytes of images that come with them and wait to be decoded; a larger image waits alone.
@@ -26,32 +30,47 @@ What one gzipped archive unpacks to in a tenth of a second and more: decoders do
 
 _POLL = 0.1  # seconds between looks at whether to stop
 _PATIENCE = 3.0  # seconds for a batch that is in the engine when we stop
+_MOMENT = 0.2  # seconds for a thread that runs code which is not ours to end
+
+
+def never() -> bool:
+    """Return False: what nobody stops is not `stopped`."""
+    return False
+
+
+def check_process(pid: int) -> None:
+    """Raise UsageError unless `pid` is this process: threads do not follow a fork."""
+    if os.getpid() != pid:
+        raise UsageError(
+            f"this iteration began in process {pid}, and its threads stayed there at the fork: "
+            "iterate in the child over a call of its own"
+        )
 
 
 @dataclass(eq=False)
-class Job(Generic[Image]):
+class Job(Generic[GivenT]):
     """One image on its way: `slot` is its place in the pool's pixels, `error` why it has none."""
 
-    image: Image
+    image: GivenT
     slot: int
     error: ImageError | None = None
 
 
 @dataclass(frozen=True)
-class Batch(Generic[Image]):
+class Batch(Generic[GivenT]):
     """Images in order of input; `pixels` (N, H, W, 3) holds those without an error.
 
     `pixels` may be a view of the pool's buffer: valid until the batch is freed.
     """
 
-    jobs: Sequence[Job[Image]]
+    jobs: Sequence[Job[GivenT]]
     pixels: NDArray[np.uint8]
 
 
-class Decoder(Protocol[Image]):
+class Decoder(Protocol[GivenT]):
     """Decodes in one thread; what a pool has one of for each worker."""
 
-    def decode(self, jobs: Sequence[Job[Image]]) -> None:
+    def decode(self, jobs: Sequence[Job[GivenT]]) -> None:
         """Fill each job's slot of the pixels, or set its error."""
 
     def cancel(self) -> None:
@@ -62,8 +81,8 @@ class Decoder(Protocol[Image]):
 
 
 @dataclass(eq=False)
-class _Chunk(Generic[Image]):
-    jobs: list[Job[Image]] = field(default_factory=list)
+class _Chunk(Generic[GivenT]):
+    jobs: list[Job[GivenT]] = field(default_factory=list)
     size: int = 0  # bytes that came with its images
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -90,53 +109,58 @@ class _Allowance:
             self._changed.notify_all()
 
 
-class DecodePool(Generic[Image]):
+class DecodePool(Generic[GivenT]):
     """A context manager over `workers` decoders and their threads.
 
     `pixels` (slots, H, W, 3) is the buffer that the decoders write to, `slots_for` says how long.
     `size_of` tells how many bytes come with an image, of which its decoder lets go: HELD at most
-    are taken from the input at a time.
+    are taken from the input at a time. The pool belongs to the process that made it: in a forked
+    child `batches` and `free` raise UsageError.
     """
 
     def __init__(
         self,
         pixels: NDArray[np.uint8],
-        new_decoder: Callable[[], Decoder[Image]],
+        new_decoder: Callable[[], Decoder[GivenT]],
         *,
         batch: int,
         workers: int,
-        size_of: Callable[[Image], int] = lambda _: 0,
+        size_of: Callable[[GivenT], int] = lambda _: 0,
     ) -> None:
-        self._pixels, self._batch = pixels, batch
+        self._pixels, self._batch, self._pid = pixels, batch, os.getpid()
         self._size_of, self._held = size_of, _Allowance(HELD)
         self._chunk = _chunk_for(batch, workers)
         self._free = threading.Semaphore(len(pixels))
-        self._tasks: queue.SimpleQueue[_Chunk[Image] | None] = queue.SimpleQueue()
-        self._order: queue.SimpleQueue[_Chunk[Image] | None] = queue.SimpleQueue()
-        self._first: _Chunk[Image] | None = None  # of the order, perhaps still being decoded
-        self._failure: BaseException | None = None
+        self._tasks: queue.SimpleQueue[_Chunk[GivenT] | None] = queue.SimpleQueue()
+        self._order: queue.SimpleQueue[_Chunk[GivenT] | None] = queue.SimpleQueue()
+        self._first: _Chunk[GivenT] | None = None  # of the order, perhaps still being decoded
+        self._failure: BaseException | None = None  # of a worker
+        self._broken: BaseException | None = None  # what the images' source raised after the last
+        self._feeder: threading.Thread | None = None
         self._closed = False
         self._new_decoder = new_decoder
-        self._decoders: list[Decoder[Image]] = []
+        self._decoders: list[Decoder[GivenT]] = []
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
 
     def batches(
         self,
-        images: Iterable[Image],
+        images: Iterable[GivenT],
         *,
         linger: float | None = None,
-        stopped: Callable[[], bool] = bool,
-    ) -> Iterator[Batch[Image]]:
+        stopped: Callable[[], bool] = never,
+    ) -> Iterator[Batch[GivenT]]:
         """Yield the images as full batches, the last one shorter; ends early once `stopped`.
 
-        `images` is read in a thread of its own. With `linger`, a batch waits for its last images at
-        most that many seconds: rows come sooner, but where batches are cut depends on timing.
+        `images` is read in a thread of its own; what it raises is raised here, after the images
+        before it. With `linger`, a batch waits for its last images at most that many seconds: rows
+        come sooner, but where batches are cut depends on timing.
         """
         if linger is not None:
             self._chunk = 1
-        threading.Thread(target=self._feed, args=(images,), daemon=True).start()
-        ready: deque[Job[Image]] = deque()
+        self._feeder = threading.Thread(target=self._feed, args=(images,), daemon=True)
+        self._feeder.start()
+        ready: deque[Job[GivenT]] = deque()
         ended = False
         while not ended or ready:
             due = math.inf
@@ -156,21 +180,26 @@ class DecodePool(Generic[Image]):
             if ready:
                 jobs = [ready.popleft() for _ in range(min(self._batch, len(ready)))]
                 yield Batch(jobs, self._of(jobs))
+        if self._broken is not None:
+            raise self._broken
 
-    def free(self, batch: Batch[Image]) -> None:
+    def free(self, batch: Batch[GivenT]) -> None:
         """Give a batch's place in the buffer to images to come; in the order of `batches`."""
+        check_process(self._pid)
         self._free.release(len(batch.jobs))
 
-    def _of(self, jobs: Sequence[Job[Image]]) -> NDArray[np.uint8]:
+    def _of(self, jobs: Sequence[Job[GivenT]]) -> NDArray[np.uint8]:
         slots = [job.slot for job in jobs if job.error is None]
         if slots and slots[-1] - slots[0] == len(slots) - 1:
             return self._pixels[slots[0] : slots[-1] + 1]
         return self._pixels[slots]  # a copy: an error left a hole, or the buffer's end is between
 
-    def _next(self, stopped: Callable[[], bool], due: float) -> "_Chunk[Image] | None":
+    def _next(self, stopped: Callable[[], bool], due: float) -> "_Chunk[GivenT] | None":
         """Return the next decoded chunk, None at the end or once stopped; TimeoutError when due."""
         while True:
-            self._raise_failure()
+            check_process(self._pid)
+            if self._failure is not None:
+                raise self._failure
             if stopped() or self._closed:
                 return None
             wait = max(0.0, min(_POLL, due - time.monotonic()))
@@ -186,12 +215,8 @@ class DecodePool(Generic[Image]):
             if time.monotonic() >= due:
                 raise TimeoutError
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _feed(self, images: Iterable[Image]) -> None:
-        chunk: _Chunk[Image] = _Chunk()
+    def _feed(self, images: Iterable[GivenT]) -> None:
+        chunk: _Chunk[GivenT] = _Chunk()
         slot = 0
         try:
             for image in images:
@@ -211,13 +236,13 @@ class DecodePool(Generic[Image]):
                 if len(chunk.jobs) == self._chunk:
                     self._submit(chunk)
                     chunk = _Chunk()
-            if chunk.jobs:
-                self._submit(chunk)
-            self._order.put(None)
         except BaseException as e:  # noqa: BLE001  raised again where the batches are read
-            self._failure = e
+            self._broken = e
+        if chunk.jobs:
+            self._submit(chunk)
+        self._order.put(None)
 
-    def _submit(self, chunk: "_Chunk[Image]") -> None:
+    def _submit(self, chunk: "_Chunk[GivenT]") -> None:
         self._order.put(chunk)
         self._tasks.put(chunk)
 
@@ -246,27 +271,33 @@ class DecodePool(Generic[Image]):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the workers; a thread that still waits for its next image is left to the process."""
+        """End the threads; one that still waits for its next image is left to the process."""
+        if os.getpid() != self._pid:
+            return  # the threads are another process's, and locks may stay as they left them
         self._closed = True
         with self._lock:
             for decoder in self._decoders:
                 decoder.cancel()
         for _ in self._threads:
             self._tasks.put(None)
+        self._order.put(None)
         self._free.release(self._chunk + 1)
         self._held.give(2**62)
         for thread in self._threads:
-            thread.join()
+            _join(thread)
+        if self._feeder is not None:
+            _join(self._feeder, _MOMENT)
+        self._failure = self._broken = None  # their tracebacks hold the pool, and its buffer
 
 
 def ahead(
-    source: Iterator[Item], stopped: Callable[[], bool] = bool
-) -> Generator[Item, None, None]:
+    source: Iterator[ResultT], stopped: Callable[[], bool] = never
+) -> Generator[ResultT, None, None]:
     """Yield what `source` yields, which runs on a thread of its own, as far ahead as it can.
 
     Once `stopped`, what is under way is waited for no longer than a few seconds.
     """
-    found: queue.SimpleQueue[tuple[Item] | BaseException | None] = queue.SimpleQueue()
+    found: queue.SimpleQueue[tuple[ResultT] | BaseException | None] = queue.SimpleQueue()
     closed = threading.Event()
 
     def work() -> None:
@@ -277,12 +308,15 @@ def ahead(
                     return
             found.put(None)
         except BaseException as e:  # noqa: BLE001  raised again in the caller's thread
-            found.put(e)
+            assert e.__traceback__ is not None
+            found.put(e.with_traceback(e.__traceback__.tb_next))  # less this frame, which holds it
 
-    threading.Thread(target=work, daemon=True).start()
+    thread, pid = threading.Thread(target=work, daemon=True), os.getpid()
+    thread.start()
     patience = _PATIENCE
     try:
         while True:
+            check_process(pid)
             try:
                 result = found.get(timeout=_POLL)
             except queue.Empty:
@@ -293,10 +327,25 @@ def ahead(
             if result is None:
                 return
             if isinstance(result, BaseException):
-                raise result
+                try:
+                    raise result
+                finally:
+                    del result  # its traceback holds this frame
             yield result[0]
     finally:
-        closed.set()
+        if os.getpid() == pid:
+            closed.set()
+            _join(thread, _MOMENT)
+
+
+def _join(thread: threading.Thread, seconds: float | None = None) -> None:
+    """Wait for a thread, unless that could never end.
+
+    Garbage collection may close an iteration on one of its own threads, or when the interpreter
+    has stopped all but one, which Python 3.13 takes for running still.
+    """
+    if thread is not threading.current_thread() and not sys.is_finalizing():
+        thread.join(seconds)
 
 
 def slots_for(batch: int, workers: int) -> int:

@@ -48,11 +48,14 @@ class Task:
     time_limit: float = TIME_LIMIT
     memory: int = MEMORY
     fast: bool = False  # decode JPEGs at reduced size
+    private_redirects: bool = False  # follow redirects of URLs to addresses that are not public
 
     def pixels(self, item: Item) -> NDArray[np.uint8]:
         """Return the model's input for one item, or raise its ImageError."""
         draft = draft_size(self.preprocessing) if self.fast else None
-        image = image_from_item(item, limits=self.limits, draft=draft)
+        image = image_from_item(
+            item, limits=self.limits, draft=draft, private_redirects=self.private_redirects
+        )
         return pixels_from_image(image, self.preprocessing)
 
     def seconds_for(self, item: Item) -> float:
@@ -202,7 +205,7 @@ class DecoderProcess:
             self._child.wait(1)  # its own end, before ours is put upon it
         code = self._child.returncode
         self._stop()
-        return "crash", f"ended the decoder ({how_it_ended(code)})"
+        return "crash", f"crashed the decoder ({how_it_ended(code)})"
 
 
 def _settle(job: Job[Item], error: ImageError | None) -> None:
@@ -233,7 +236,7 @@ def serve(requests: int, answers: int, memory: int) -> None:
                     answer = json.dumps([e.code, str(e)]).encode()
                 except MemoryError:
                     answer = json.dumps(
-                        ["too_large", "needs more memory than it may take"]
+                        ["too_large", "needs more memory than decoding one image may use"]
                     ).encode()
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 _write(answers, answer)

@@ -1,8 +1,6 @@
 """From an image to the graph's input, by the contract; the same bits as Hugging Face's PIL path."""
 
 import math
-import re
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ from PIL import ExifTags, Image
 
 from vit_engine.artefact.contract import FILTERS, Contract, Preprocessing
 from vit_engine.errors import ImageError
+from vit_engine.images.pillow import TRUNCATED, check_settings, image_errors, quiet
 from vit_engine.sources.item import MAX_PIXELS
 
 _UPRIGHT = {
@@ -28,16 +27,20 @@ def pixels_from_image(image: Image.Image, preprocessing: Preprocessing) -> NDArr
     """Return the input as uint8 RGB (height, width, 3), equal to `ViTImageProcessorPil` to the bit.
 
     Upright by EXIF, RGB, resized on uint8, cropped to the centre (padded with black where the crop
-    is larger). `ImageError` `decode` or `too_large` where the image cannot be brought there.
+    is larger). `ImageError` `truncated`, `decode` or `too_large` where that cannot be.
     """
-    rgb = rgb_from_image(image)
+    return pixels_from_rgb(rgb_from_image(image), preprocessing)
+
+
+def pixels_from_rgb(rgb: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return what `pixels_from_image` does, of an image that is upright and RGB already."""
     height, width = _resized(rgb.height, rgb.width, preprocessing)
     # Pillow resizes the rows first, so a one pixel wide image passes through `width` x its height.
     if width * max(height, rgb.height) > MAX_PIXELS:
         raise ImageError(
             "too_large",
             f"{rgb.width}x{rgb.height} pixels would be resized to {width}x{height}, "
-            f"more than {MAX_PIXELS} pixels on the way",
+            f"which passes through more than {MAX_PIXELS} pixels, the limit",
         )
     resample = Image.Resampling(FILTERS.index(preprocessing.filter))
     pixels: NDArray[np.uint8] = np.asarray(rgb.resize((width, height), resample))
@@ -56,40 +59,47 @@ def draft_size(preprocessing: Preprocessing) -> tuple[int, int]:
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:
-    """Return the image upright and in RGB, as `transformers.image_utils.load_image` does.
+    """Return a copy, upright and in RGB, as `transformers.image_utils.load_image` does.
 
     EXIF that cannot be read means no rotation. Alpha is dropped, not blended, and 16- and 32-bit
     greys are narrowed to 8 bits by Pillow's `convert`, whatever its version does: that is what the
     models' published numbers were measured with.
+
+    An image that was opened and not yet loaded is loaded; `AlteredPillowError` where that could let
+    half an image pass, `ImageError` for whatever else it raises.
     """
-    hush_pillow()
-    try:
-        image.load()
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            method = _UPRIGHT.get(orientation)
-        except Exception:  # noqa: BLE001  hostile EXIF raises nearly anything
-            method = None
-        if method is not None:
-            image = image.transpose(method)
-        rgb = image.convert("RGB")
-    except (OSError, ValueError) as e:
-        raise ImageError("decode", f"cannot be converted to RGB from mode {image.mode}: {e}") from e
+    with quiet, image_errors():
+        _load(image)
+        method = _upright(image)
+        rgb = (image if method is None else image.transpose(method)).convert("RGB")
     if min(rgb.size) < 1:
         raise ImageError("decode", f"has no pixels ({rgb.width}x{rgb.height})")
     return rgb
 
 
-def hush_pillow() -> None:
-    """Turn off Pillow's warnings (bombs, odd metadata): here they are errors, or not worth a word.
-
-    `warnings.catch_warnings` is not thread-safe; a filter that is only ever added is.
-    """
-    if _HUSH not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_HUSH[3].pattern)
+def is_loaded(image: Image.Image) -> bool:
+    """Tell whether loading would read nothing more: WebP and AVIF are read when they are opened."""
+    return not getattr(image, "tile", None)
 
 
-_HUSH = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)  # as `warnings.filters` holds it
+def _load(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            "too_large", f"has {image.width}x{image.height} pixels, the limit is {MAX_PIXELS}"
+        )
+    settings = () if is_loaded(image) else (TRUNCATED,)
+    if settings and getattr(image, "fp", None) is None:
+        raise ImageError("decode", "is a PIL image that was closed before it was loaded")
+    check_settings(settings)
+    image.load()
+    check_settings(settings)  # again: another thread may have set it meanwhile
+
+
+def _upright(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  hostile EXIF raises nearly anything
+        return None
 
 
 def feed_from_pixels(pixels: NDArray[np.uint8], contract: Contract) -> NDArray[Any]:

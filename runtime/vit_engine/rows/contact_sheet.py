@@ -23,6 +23,9 @@ MAX_IMAGES, MAX_ERRORS = 600, 600
 SIDE = 144
 """Pixels of a thumbnail's side; about 5 KB each."""
 
+_TITLE = b"<title>vit-infer contact sheet</title>"
+_HEAD = 4096  # bytes, in which the title stands
+
 
 class ContactSheet:
     """Takes a run's batches as they come and keeps a bounded sample of them.
@@ -59,6 +62,11 @@ class ContactSheet:
             image = {"path": name, "order": order, "topk": scores, "image": _data_url(pixels)}
             self._images[place : place + 1] = [image]
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any image so far has a label."""
+        return self._labelled > 0
+
     def write(self, path: Path) -> None:
         """Write the page, whole or not at all."""
         identity = self._contract.identity
@@ -81,6 +89,15 @@ class ContactSheet:
             return len(self._images)
         place = self._random.randrange(self._labelled)
         return place if place < MAX_IMAGES else None
+
+
+def is_sheet(path: Path) -> bool:
+    """Tell whether a file is a contact sheet, whichever run's."""
+    try:
+        with path.open("rb") as file:
+            return _TITLE in file.read(_HEAD)
+    except OSError:
+        return False
 
 
 def _data_url(pixels: NDArray[np.uint8]) -> str:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import UsageError, printable
 from vit_engine.prediction import Prediction
+from vit_engine.sources.tables import FORMULA
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = tuple(Prediction(None).to_dict())
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run, OWASP's list
 _ROWS_A_GROUP = 65_536
+_LONGEST_ROW = 2**24  # bytes: the labels of a row are some hundred bytes each
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,13 @@ def jsonl_line(prediction: Prediction) -> bytes:
 def csv_line(prediction: Prediction) -> bytes:
     """Return one CSV record: `topk` is JSON within its cell, a path has the bytes it has on disk.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe before it.
+    A text that a spreadsheet would run as a formula gets an apostrophe before it, and so does one
+    that already has some before a formula: the reader of our own rows takes one away.
     """
     row = prediction.to_dict()
     row["topk"] = json.dumps(row["topk"]) if row["topk"] else None
     return _csv(
-        f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
         for value in row.values()
     )
 
@@ -123,6 +126,32 @@ def arrow_schema() -> "pa.Schema":
     )
 
 
+def are_rows(path: Path) -> bool:
+    """Tell by its beginning whether a file has rows of ours; a table to read is never known."""
+    with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+        start = file.readline(_LONGEST_ROW)
+        if start.startswith(b"PAR1"):
+            return _is_parquet(path)
+        if start == _FORMATS["csv"].header:
+            return True
+        first = json.loads(start)
+        return isinstance(first, dict) and tuple(first) == COLUMNS
+    return False
+
+
+def _is_parquet(path: Path) -> bool:
+    """Tell whether a Parquet file has the columns of our rows; without pyarrow it is not known."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        return False
+    try:
+        return bool(pq.read_schema(path).names == arrow_schema().names)
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def _is_utf8(raw: bytes) -> bool:
     try:
         raw.decode("utf-8")
@@ -133,8 +162,10 @@ def _is_utf8(raw: bytes) -> bool:
 
 def _csv(values: Iterable[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    # The writer quotes what it ends lines with, and a carriage return for no other reason.
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    line = text.getvalue().removesuffix("\r\n") + "\n"
+    return line.encode("utf-8", "surrogateescape")
 
 
 _FORMATS = {

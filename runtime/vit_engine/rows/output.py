@@ -11,6 +11,7 @@ from vit_engine.rows.file_output import FileOutput
 from vit_engine.rows.formats import Format
 from vit_engine.rows.partial_state import Run
 from vit_engine.rows.stream_output import StreamOutput
+from vit_engine.rows.target import Target
 from vit_engine.sources.item import Item
 
 
@@ -29,8 +30,8 @@ class Output(Protocol):
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Add the rows of a batch."""
 
-    def finish(self) -> None:
-        """All rows have been written."""
+    def finish(self) -> str:
+        """All rows have been written; return what is to be told of where they are, mostly ""."""
 
     @property
     def how_to_resume(self) -> str:
@@ -41,23 +42,20 @@ class Output(Protocol):
     def __exit__(self, exception: type[BaseException] | None, *_: object) -> None: ...
 
 
-def output_to(path: Path | None, form: Format, *, resume: bool) -> Output:
-    """Open the output to a file, or to stdout (None) or a device, which cannot be resumed.
+def output_to(place: Target | Path | None, form: Format, *, resume: bool) -> Output:
+    """Open the output to a file (a target), or to a device or stdout (None), never resumed.
 
     UsageError or WriteError where nothing can be written there.
     """
-    device = path is not None and path.exists() and not path.is_file()
-    if path is not None and not device:
-        return FileOutput(path, form, resume=resume)
+    if isinstance(place, Target):
+        return FileOutput(place, form, resume=resume)
     if resume:
         raise UsageError("--resume needs the rows in a file; name it with -o")
     if form.convert is not None:
         raise UsageError("Parquet needs a file; name it with -o")
-    if path is None:
+    if place is None:
         return StreamOutput(sys.stdout.buffer, "stdout", form)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file in it with -o")
     try:
-        return StreamOutput(path.open("wb", buffering=0), str(path), form)
+        return StreamOutput(place.open("wb", buffering=0), str(place), form)
     except OSError as e:
-        raise WriteError(f"{path}: cannot be opened ({e.strerror})") from e
+        raise WriteError(f"{place}: cannot be opened ({e.strerror})") from e

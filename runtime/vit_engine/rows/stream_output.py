@@ -31,8 +31,9 @@ class StreamOutput:
             self.failed += prediction.error is not None
         self._put(b"".join(lines))
 
-    def finish(self) -> None:
-        """Nothing is left to do."""
+    def finish(self) -> str:
+        """Nothing is left to do, or to tell."""
+        return ""
 
     @property
     def how_to_resume(self) -> str:

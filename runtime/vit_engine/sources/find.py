@@ -45,16 +45,16 @@ def items_from_sources(
     cannot be read when its turn comes.
 
     `UsageError`, before the first item, for no source at all, a folder without an image, a glob
-    without a match, a sound tar without an image, and a table that is named and cannot be read or
-    has no rows with the column; with the list's first line for a list that is NUL-terminated or
-    UTF-16 unasked.
+    without a match, a tar without an image where it is the only source, and a table that is named
+    and cannot be read or has no rows with the column; with the list's first line for a list that
+    is NUL-terminated or UTF-16 unasked.
 
     In `passed_over` are counted, while folders and tars are searched, the images there that are
     not for labelling, by the reason, for `folders.in_words`.
     """
     sources = list(sources)
     if not sources:
-        raise UsageError("no source given; name a file, a folder, a glob, a URL, or - for stdin")
+        raise UsageError("no images given; name a file, a folder, a glob, a URL, or - for stdin")
     if sources.count("-") > 1:
         raise UsageError("- is given twice, and stdin can be read only once")
     if "-" in sources and stdin is None and sys.stdin is None:
@@ -108,7 +108,7 @@ def items_from_sources(
                 raise UsageError(f"{printable(source)}: no file matches this pattern")
         elif source.lower().endswith(TABLES):
             check_table(source, column)
-        elif source.lower().endswith(TARS):
+        elif source.lower().endswith(TARS) and len(sources) == 1:  # among others it has a row
             check_tar(source, all_files=all_files)
     return (item for part in [found(source) for source in sources] for item in part)
 

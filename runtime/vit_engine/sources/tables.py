@@ -1,13 +1,13 @@
 """Paths in the columns of CSV and Parquet files, as they are read."""
 
+import io
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
-from vit_engine.sources.files import check_regular
+from vit_engine.sources.files import open_regular, read_error
 from vit_engine.sources.item import Item
 
 if TYPE_CHECKING:
@@ -81,21 +81,10 @@ def item_from_name(name: bytes, place: str) -> Item:
 
 
 def _opened(path: str) -> BinaryIO:
-    """Open a regular file; ImageError for anything else, which is not waited for."""
     try:
-        check_regular(Path(path).stat())
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            check_regular(os.fstat(descriptor))
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return os.fdopen(descriptor, "rb")
+        return io.BufferedReader(open_regular(path))
     except OSError as e:
-        code = "permission" if isinstance(e, PermissionError) else "missing"
-        raise ImageError(code, f"cannot be read ({e.strerror or e})") from e
-    except ValueError as e:  # a NUL in the name
-        raise ImageError("missing", f"cannot be read ({e})") from e
+        raise read_error(e) from e
 
 
 def _rows(path: str, file: BinaryIO, column: str) -> Iterator[Row]:

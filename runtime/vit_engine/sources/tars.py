@@ -5,13 +5,13 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from io import FileIO
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
 from vit_engine.sources.archives.members import Member, members
 from vit_engine.sources.archives.streams import GunzippedStream, PlainStream, Stream
 from vit_engine.sources.files import open_regular, read_error, too_many_bytes
-from vit_engine.sources.folders import by_name, why_passed_over
+from vit_engine.sources.folders import by_name, in_words, why_passed_over
 from vit_engine.sources.item import LIMITS, Item, Span
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
@@ -23,7 +23,15 @@ _REMEMBERED = 2**15
 _READ_AGAIN = 2**32
 """Bytes that are unpacked again, in all, for the links of one gzipped tar: ten seconds or so."""
 
-_Place = tuple[int, int]  # where a member's data begin, and how many bytes they are
+_Verdict = tuple[bool, str | None]  # whether it is an image, and the format of one not read
+
+
+class _Place(NamedTuple):
+    """Where the bytes of a member are, and what is thought of them where they were looked at."""
+
+    start: int
+    size: int
+    verdict: _Verdict | None
 
 
 def items_from_tar(
@@ -33,29 +41,32 @@ def items_from_tar(
 
     A member of a plain tar is a span of it. Those of a gzipped one come with their bytes, up to the
     limit. What is wrong with the tar is an item `path` with an error, in its place among the
-    members; so is a tar that holds no image. Images that are not for labelling are
-    counted in `passed_over`, by the reason, as by `folders.walked`.
+    members; so is a tar that holds no image. `passed_over` is that of `folders.walked`.
     """
+    counts = Counter[str]() if passed_over is None else passed_over
+    before = counts.copy()
     found = False
-    for item in _items(
-        path, all_files=all_files, passed_over=Counter() if passed_over is None else passed_over
-    ):
+    for item in _items(path, all_files=all_files, passed_over=counts):
         found = True
         yield item
     if not found:
-        yield Item(path, error=ImageError("empty", _no_image(all_files=all_files)))
+        words = _no_image(all_files=all_files, passed_over=counts - before)
+        yield Item(path, error=ImageError("empty", words))
 
 
 def check_tar(path: str, *, all_files: bool) -> None:
     """Raise UsageError for a tar that is sound and holds no image; read as far as its first."""
-    if next(_items(path, all_files=all_files, passed_over=Counter()), None) is None:
-        raise UsageError(f"{printable(path)}: {_no_image(all_files=all_files)}")
+    counts = Counter[str]()
+    if next(_items(path, all_files=all_files, passed_over=counts), None) is None:
+        words = _no_image(all_files=all_files, passed_over=counts)
+        raise UsageError(f"{printable(path)}: {words}")
 
 
-def _no_image(*, all_files: bool) -> str:
-    if all_files:
-        return "no member of this tar has an image's signature"
-    return "no image in this tar (searched by extension; --all-files looks inside)"
+def _no_image(*, all_files: bool, passed_over: Counter[str]) -> str:
+    kinds = "file with an image's signature" if all_files else "image"
+    more = "" if all_files else " (searched by extension; --all-files looks inside)"
+    also = f"; passed over: {in_words(passed_over)}" if passed_over else ""
+    return f"no {kinds} in this tar{more}{also}"
 
 
 def _items(path: str, *, all_files: bool, passed_over: Counter[str]) -> Iterator[Item]:
@@ -84,11 +95,11 @@ class _Tar(Protocol):
     def stream(self) -> Stream:
         """The bytes of the tar."""
 
-    def head(self, place: _Place) -> bytes:
-        """Return the first bytes of a member, of this one or one before."""
+    def head(self, size: int) -> bytes:
+        """Return the first bytes of the data that come now."""
 
-    def item(self, name: str, place: _Place) -> Item:
-        """Return a member, this one or one before, within the limit of size."""
+    def item(self, name: str, start: int, size: int) -> Item:
+        """Return an item of the bytes that come now, or of some that came before."""
 
 
 class _PlainTar:
@@ -98,12 +109,11 @@ class _PlainTar:
         self.path, self.stream = path, PlainStream(file)
         self._fd = file.fileno()
 
-    def head(self, place: _Place) -> bytes:
-        start, size = place
-        return os.pread(self._fd, min(HEAD, size), start)
+    def head(self, size: int) -> bytes:
+        return os.pread(self._fd, size, self.stream.position)
 
-    def item(self, name: str, place: _Place) -> Item:
-        return Item(name, span=Span(self.path, *place))
+    def item(self, name: str, start: int, size: int) -> Item:
+        return Item(name, span=Span(self.path, start, size))
 
 
 class _GzippedTar:
@@ -111,17 +121,17 @@ class _GzippedTar:
 
     def __init__(self, path: str, stream: GunzippedStream) -> None:
         self.path, self.stream = path, stream
-        self._heads: dict[_Place, bytes] = {}
+        self._head = (0, b"")  # what has been read of the data that come now, and where they begin
         self._read_again = 0
 
-    def head(self, place: _Place) -> bytes:
-        start, size = place
-        self._heads = {place: self._read(start, min(HEAD, size))}
-        return self._heads[place]
+    def head(self, size: int) -> bytes:
+        self._head = self.stream.position, self.stream.read(size)
+        return self._head[1]
 
-    def item(self, name: str, place: _Place) -> Item:
-        start, size = place
-        head = self._heads.get(place, b"")
+    def item(self, name: str, start: int, size: int) -> Item:
+        begin, head = self._head
+        if start != begin:
+            head = b""
         try:
             data = self._read(start + len(head), size - len(head))
         except ImageError as e:
@@ -139,7 +149,7 @@ class _GzippedTar:
         self._read_again += start + size
         if self._read_again > _READ_AGAIN:
             raise ImageError(
-                "too_large", "is one link too many for a gzipped tar, which is unpacked for each"
+                "too_large", "is one link too many: a gzipped tar is read again for each; unpack it"
             )
         with open_regular(self.path) as file, GunzippedStream(file) as stream:
             stream.skip(start)
@@ -169,30 +179,32 @@ def _images(tar: _Tar, *, all_files: bool, passed_over: Counter[str]) -> Iterato
         if isinstance(member, ImageError):
             yield Item(tar.path, error=member)
             continue
-        place = _place(member, names)
+        name = f"{tar.path}/{member.name}"
+        place = _place(member, names, tar if all_files else None)
         if place is not None:
             names.add(member.name, place)
-        name = f"{tar.path}/{member.name}"
-        wanted, unread = by_name(name)
-        if all_files and place is not None:
-            head = tar.head(place)
-            wanted, unread = is_image(head), unread_format(head)
+        verdict = by_name(name) if place is None or place.verdict is None else place.verdict
+        wanted, unread = verdict
         if reason := why_passed_over(member.name, wanted=wanted, unread=unread):
             passed_over[reason] += 1
         elif not wanted:
             continue
         elif place is None:
             yield Item(name, error=_no_data(member))
-        elif place[1] > LIMITS.max_bytes:
-            yield Item(name, error=too_many_bytes(place[1], LIMITS))
+        elif place.size > LIMITS.max_bytes:
+            yield Item(name, error=too_many_bytes(place.size, LIMITS))
         else:
-            yield tar.item(name, place)
+            yield tar.item(name, place.start, place.size)
 
 
-def _place(member: Member, names: _Names) -> _Place | None:
+def _place(member: Member, names: _Names, looked_at: _Tar | None) -> _Place | None:
     """Return where the bytes of a member are, None where there are none or not as they are."""
     if member.kind == "file":
-        return member.start, member.size
+        verdict = None
+        if looked_at is not None:
+            head = looked_at.head(min(HEAD, member.size))
+            verdict = is_image(head), unread_format(head)
+        return _Place(member.start, member.size, verdict)
     if member.kind == "hard link":
         return names.place(member.target)
     if member.kind == "symbolic link":
@@ -207,5 +219,7 @@ def _no_data(member: Member) -> ImageError:
             "missing", f"is a {member.kind} to {target}, which is not before it in the tar"
         )
     if member.kind == "sparse file":
-        return ImageError("format", "is stored sparse, which is not read; tar without --sparse")
+        return ImageError(
+            "format", "is stored as a sparse file, which is not read; make the tar without --sparse"
+        )
     return ImageError("not_regular", f"is a {member.kind}, not a regular file")

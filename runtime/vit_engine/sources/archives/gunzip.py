@@ -39,7 +39,10 @@ def serve() -> None:
             while left:
                 left = left[os.write(1, left) :]
     except MemoryError:
-        os.write(2, json.dumps(["too_large", "needs more memory than it may take"]).encode())
+        os.write(
+            2,
+            json.dumps(["too_large", "needs more memory than unpacking may use"]).encode(),
+        )
     except ImageError as e:
         os.write(2, json.dumps([e.code, str(e)]).encode())
 
@@ -72,7 +75,8 @@ def unpacked(file: FileIO) -> Iterator[bytes]:
             if given >= BOMB_SIZE:
                 if given > BOMB_RATIO * taken:
                     raise ImageError(
-                        "too_large", f"is a bomb: {taken} bytes of it unpack to {given}"
+                        "too_large",
+                        f"is a bomb, read no further: {taken} bytes of it unpack to {given}",
                     )
                 taken = given = 0
         first = False

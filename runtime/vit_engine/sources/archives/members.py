@@ -96,7 +96,9 @@ def members(stream: Stream) -> Iterator[Member | ImageError]:
                 yield _member(header, records, start, size)
             records = {}
         if not stream.skip(start + -(-size // _BLOCK) * _BLOCK - stream.position):
-            yield ImageError("truncated", f"ends before the data of its header at byte {at} does")
+            yield ImageError(
+                "truncated", f"ends within the data that its header at byte {at} announces"
+            )
             return
         if error is not None:
             yield error
@@ -138,7 +140,8 @@ def _damage(at: int, following: int | None, *, begun: bool) -> ImageError:
     if following is not None:
         return ImageError(
             "decode",
-            f"the header at byte {at} is damaged; the next sound one is at byte {following}",
+            f"the header at byte {at} is damaged: what lay from there to byte {following}, "
+            "where the next sound one is, is lost",
         )
     if begun:
         return ImageError("decode", f"the header at byte {at} is damaged, and no other follows it")

@@ -1,0 +1,84 @@
+"""What people have in place of a Hugging Face checkpoint's weights, told by name."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from vit_engine.errors import CheckpointError, printable
+
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+
+POINTER = b"version https://git-lfs"
+STATE_DICT = "torch.save(model.state_dict(), 'pytorch_model.bin')"
+FOLDERS = {
+    "adapter_config.json": "an adapter (LoRA) beside or instead of a model's weights; merge it "
+    "first, with merge_and_unload() of peft, and save the result with save_pretrained",
+    "model_index.json": "a diffusers pipeline, not an image classifier",
+    "config_sentence_transformers.json": "a sentence-transformers model, not an image classifier",
+    "modules.json": "a sentence-transformers model, not an image classifier",
+}
+"""Files that tell what a folder is."""
+ADAPTERS = ("adapter_model.", "pytorch_lora_weights.")
+PYTORCH = f"PyTorch's weights under another name; save them with {STATE_DICT}"
+CONVERT = "load it with transformers 4 (from_tf=True or from_flax=True) and save_pretrained"
+WEIGHTS = {
+    ".h5": f"TensorFlow's weights; {CONVERT}",
+    ".msgpack": f"Flax's weights; {CONVERT}",
+    ".gguf": "a GGUF model",
+    ".onnx": "an ONNX model",
+    ".pt": PYTORCH,
+    ".pth": PYTORCH,
+    ".ckpt": PYTORCH,
+    ".bin": PYTORCH,
+    ".safetensors": f"weights under another name, expected {SAFETENSORS}",
+}
+"""Weights in files that are not read, by the ends of their names."""
+
+
+def refuse_other_kinds(names: Iterable[str]) -> None:
+    """Refuse a folder whose files, by name, make it something else than an image classifier."""
+    for name in sorted(names):
+        kind = FOLDERS.get(name)
+        if kind is None and name.startswith(ADAPTERS):
+            kind = FOLDERS["adapter_config.json"]
+        if kind:
+            raise CheckpointError(f"{name} makes it {kind}")
+
+
+def no_weights(names: Collection[str]) -> str:
+    """Say that none of a folder's files are weights that are read, and what they are instead."""
+    words = f"no {SAFETENSORS} and no {PICKLE}, whole or sharded"
+    for end, kind in WEIGHTS.items():
+        for name in sorted(names):
+            if name.lower().endswith(end):
+                return f"{words}; {printable(name)} holds {kind}"
+    return words
+
+
+def file_in_words(path: Path) -> str:
+    """Say what a file is that is named as a model: a model is a folder."""
+    with path.open("rb") as file:
+        magic = file.read(len(POINTER))
+    if magic == POINTER:
+        return "is a Git LFS pointer; clone the model's whole repository with Git LFS"
+    kind = "a file"
+    if magic.startswith(b"GGUF"):
+        kind = "a GGUF model"
+    elif path.suffix == ".onnx":
+        kind = "an ONNX model, which is what an export makes"
+    return f"is {kind}; expected the folder that holds config.json and the weights"
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse what Git leaves of a large file in a clone where Git LFS is missing."""
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            folder = printable(str(path.parent))
+            raise CheckpointError(
+                f"{path.name} is a Git LFS pointer, not the {_content(path)}: "
+                f"run git lfs pull in {folder}"
+            )
+
+
+def _content(path: Path) -> str:
+    return "file itself" if path.suffix == ".json" else "weights"

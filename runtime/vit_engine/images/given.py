@@ -1,0 +1,231 @@
+"""What a caller may give as an image, and what it is taken for."""
+
+import contextlib
+import inspect
+import io
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from vit_engine.errors import ImageError, one_line
+from vit_engine.images.pillow import AlteredPillowError, image_errors
+from vit_engine.images.preprocess import is_loaded, rgb_from_image
+from vit_engine.sources.item import MAX_BYTES, MAX_PIXELS, Item
+
+
+class ReadableFile(Protocol):
+    """A file opened for reading bytes, or what behaves like one."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, none at the end."""
+
+
+ImageLike = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | ReadableFile
+    | Image.Image
+    | NDArray[np.uint8]
+    | Item
+)
+"""One image: a path or an http(s) URL; the bytes of an image file, or such a file opened with 'rb';
+a PIL image; a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose alpha is dropped;
+or an Item."""
+
+_KINDS = (
+    "an image is a path, a URL, bytes, a file opened with 'rb', a PIL image or a uint8 array "
+    "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+)
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """A PIL image that was opened and not loaded yet, in a list that holds it open."""
+
+    image: Image.Image
+    lock: threading.Lock  # the list may hold it twice, and two threads must not load it at once
+
+
+@dataclass(eq=False)
+class Given:
+    """One image as it was when it was taken: what its owner does to it later changes nothing.
+
+    `path` is what its prediction shows, None for an image without a name. `image` is an item to be
+    read, an image to be loaded, or an upright RGB image; None once it is decoded, and where it has
+    an `error`.
+    """
+
+    path: str | None
+    image: Item | Unloaded | Image.Image | None
+    error: ImageError | None = None
+
+
+def images_from(given: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
+    """Return an iterable of images: the one that was given, a batch's, or that of one image alone.
+
+    An array of four dimensions is a batch; so is one of objects or strings, whatever it holds.
+    TypeError, in words, for what is neither an image nor an ordered run of images.
+    """
+    if isinstance(given, np.ndarray):
+        several = given.ndim == 4 if given.dtype.kind not in "OSUT" else given.ndim > 0
+        return cast(Iterable[ImageLike], given) if several else [given]
+    if _is_one(given):
+        return [cast(ImageLike, given)]
+    if isinstance(given, Mapping):
+        words = "give its keys or its values as a list"
+    elif isinstance(given, set | frozenset):
+        words = "it has no order, give a list"
+    elif hasattr(type(given), "columns"):
+        words = "give one of its columns, as in table['path']"
+    elif _is_tensor(given):
+        words = _HOW_TO_CONVERT
+    elif not isinstance(given, Iterable) and not hasattr(type(given), "__getitem__"):
+        words = f"give an image or an iterable of images; {_KINDS}"
+    else:
+        return cast(Iterable[ImageLike], given)
+    raise TypeError(f"images is of type {_name_of(given)}: {words}")
+
+
+def taken(images: Iterable[ImageLike]) -> Iterator[Given]:
+    """Take one image after the other; what raises meanwhile is an error of that image alone.
+
+    Memory that the caller may use again is copied, and what he may close is read: arrays, PIL
+    images, buffers, open files. A list or tuple keeps its images, so those of Pillow that are not
+    loaded yet stay so.
+    """
+    locks: dict[int, threading.Lock] | None = {} if isinstance(images, list | tuple) else None
+    for position, image in enumerate(images):
+        if locks is not None and isinstance(image, Image.Image) and not is_loaded(image):
+            lock = locks.setdefault(id(image), threading.Lock())
+            yield Given(None, Unloaded(image, lock))
+        else:
+            yield given_from(image, f"images[{position}]")
+
+
+def given_from(image: object, name: str) -> Given:
+    """Take one image; `name` says which one it is where it is none."""
+    try:
+        with image_errors():
+            if isinstance(image, Item):
+                return Given(image.path, image)
+            if isinstance(image, str | os.PathLike):
+                path = str.__str__(os.fsdecode(image))  # a plain one: NumPy's are of a subclass
+                return Given(path, Item(path))
+            return Given(None, _contents(image, name))
+    except ImageError as e:
+        return Given(None, None, e)
+
+
+def _contents(image: object, name: str) -> Item | Image.Image:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _item(bytes(image))
+    if isinstance(image, Image.Image):
+        return loaded(image)
+    if isinstance(image, np.ndarray):
+        return _image_from_array(image, name)
+    if _is_file(image):
+        return _item(_bytes_from_file(cast(ReadableFile, image), name))
+    found = one_line(str(image), 40) if isinstance(image, bool | int | float | complex) else ""
+    kind = f"{name} is of type {_name_of(image)}{found and f' ({found})'}"
+    raise ImageError("format", f"{kind}: {_HOW_TO_CONVERT if _is_tensor(image) else _KINDS}")
+
+
+def loaded(image: Image.Image) -> Item | Image.Image:
+    """Return a copy of a PIL image, upright and in RGB.
+
+    Where Pillow as it is set in this process cannot be trusted to load it, its file's bytes.
+    """
+    try:
+        return rgb_from_image(image)
+    except AlteredPillowError:
+        file = getattr(image, "fp", None)
+        if file is None or not isinstance(image, ImageFile.ImageFile) or image.tell() != 0:
+            raise
+        at = file.tell()
+        data = _bytes_from_file(file, "its file")
+        file.seek(at)
+        return _item(data)
+
+
+def _image_from_array(array: NDArray[np.generic], name: str) -> Image.Image:
+    """Return a copy of an array as an RGB image."""
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise ImageError(
+            "format",
+            f"{name} is a {array.dtype} array of shape {array.shape}; an array must be uint8 "
+            "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4), with values from 0 to 255",
+        )
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(
+            "too_large", f"{name} is an array of shape {array.shape}, of over {MAX_PIXELS} pixels"
+        )
+    if not array.size:
+        raise ImageError("format", f"{name} is an array of shape {array.shape}, without a pixel")
+    if channels == 1:  # Pillow takes a grey array's memory for its own, and copies it here
+        return Image.fromarray(array.reshape(array.shape[:2])).convert("RGB")
+    return Image.fromarray(array[..., :3])
+
+
+def _bytes_from_file(file: ReadableFile, name: str) -> bytes:
+    """Read an open file, from its start where it can go there, as Pillow does."""
+    with contextlib.suppress(AttributeError, io.UnsupportedOperation):
+        cast(io.BufferedIOBase, file).seek(0)
+    parts = []
+    left = MAX_BYTES + 1
+    while left > 0:
+        part = file.read(left)
+        if not isinstance(part, bytes | bytearray | memoryview):
+            if inspect.iscoroutine(part):
+                part.close()
+            raise ImageError(
+                "format",
+                f"{name} is of type {_name_of(file)}, whose read() gives {_name_of(part)}, not "
+                "bytes; a file must be opened with open(path, 'rb')",
+            )
+        if not part:
+            break
+        parts.append(bytes(part))
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _item(data: bytes) -> Item:
+    if len(data) > MAX_BYTES:
+        raise ImageError("too_large", f"has more than {MAX_BYTES} bytes")
+    return Item("", data=data)
+
+
+def _is_one(given: object) -> bool:
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Item)
+    return isinstance(given, kinds) or _is_file(given)
+
+
+def _is_file(given: object) -> bool:
+    return callable(getattr(given, "read", None))
+
+
+def _is_tensor(given: object) -> bool:
+    """Tell an array of another library, which is as good as an image once it is converted."""
+    return hasattr(type(given), "__dlpack__") and hasattr(type(given), "shape")
+
+
+_HOW_TO_CONVERT = (
+    "give a NumPy array, uint8 (H, W, 3) with values from 0 to 255; a tensor (3, H, W) of them "
+    "becomes one by tensor.permute(1, 2, 0).cpu().numpy()"
+)
+
+
+def _name_of(given: object) -> str:
+    kind = type(given)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}"
