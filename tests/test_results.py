@@ -223,6 +223,10 @@ def test_rows_in_every_format_are_known_again(infer: Infer, tmp_path: Path) -> N
     assert are_rows(tmp_path / "rows.dat") and is_sheet(tmp_path / "sheet.htm")
 
 
+def test_overwrite_needs_a_file(refuse: Refuse) -> None:
+    refuse("--overwrite needs a file; name it with -o or --html", "photos", "--overwrite")
+
+
 def test_an_empty_file_is_nobodys(infer: Infer, tmp_path: Path) -> None:
     for name in ("rows.csv", "sheet.html"):
         (tmp_path / name).touch()
@@ -360,6 +364,28 @@ def test_places_where_no_file_can_be_are_told_before_anything_happens(
 
 def test_a_device_is_no_place_for_a_contact_sheet(refuse: Refuse) -> None:
     refuse("--html /dev/null: is no regular file", "photos", "--html", "/dev/null")
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_a_descriptor_is_a_stream_whatever_it_leads_to(
+    infer: Infer, tmp_path: Path, name: str
+) -> None:
+    with (tmp_path / "log").open("ab") as log:
+        log.write(b"mine\n")
+        log.flush()
+        done = infer(
+            STAR,
+            "-o",
+            name,
+            "--format",
+            "csv",
+            "-q",
+            stdout=log,
+            stderr=subprocess.PIPE,
+            capture_output=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log").read_bytes().startswith(b"mine\npath,label,")
 
 
 def test_a_folder_of_rays_is_no_file(refuse: Refuse) -> None:
@@ -540,7 +566,7 @@ def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
     place = target(tmp_path / "rows.jsonl")
     with (
         FileOutput(place, format_from_name("jsonl")),
-        pytest.raises(UsageError, match="another vit-infer writes to it"),
+        pytest.raises(UsageError, match="another vit-infer is writing to it"),
     ):
         labelled(place)
 
@@ -625,6 +651,32 @@ def test_10_000_damaged_states_are_refused_and_lose_nothing(tmp_path: Path) -> N
     print(f"seed {seed}: {fuzz(tmp_path, seed, 10_000)}")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\n", b"null", b"7", b"{}", b"[]", b'"x"', b"nonsense", b"\xff\xfe", b"[" * 100_000,
+        b'{"a":' * 100_000, b"9" * 100_000, b'{"rows": 1e999}', b"NaN", b"\0" * 100,
+    ],
+)  # fmt: skip
+def test_nonsense_for_a_state_leaves_nothing_else(
+    refuse: Refuse, tmp_path: Path, content: bytes
+) -> None:
+    """Nor the partial file that the command has made for itself."""
+    (tmp_path / "rows.csv.partial.state").write_bytes(content)
+    before = contents(tmp_path)
+    for more in ([], ["--resume"]):
+        refuse(
+            "rows.csv.partial.state: is no state of an interrupted run",
+            "photos",
+            "-o",
+            "rows.csv",
+            "-m",
+            "absent.onnx",
+            *more,
+        )
+    assert contents(tmp_path) == before
+
+
 def test_a_damaged_state_is_one_line_and_exit_2(refuse: Refuse, tmp_path: Path) -> None:
     """By the command itself, whose model is not opened for it."""
     place = broken_off(tmp_path / "rows.jsonl")
@@ -655,7 +707,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("size", [0, 100, 300])
+@pytest.mark.parametrize("size", [0, 100, 300, 1000])
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_a_disk_full_from_the_beginning_keeps_nothing(tmp_path: Path, size: int, form: str) -> None:
     place = target(tmp_path / "rows")

@@ -55,7 +55,8 @@ def _infer(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option) is not None:
             raise UsageError(f"{_flag(option)} only makes sense together with --ray")
     if isinstance(arguments.output, str):
-        raise UsageError(f"{arguments.output} is in an object store; writing there needs --ray")
+        name = printable(arguments.output)
+        raise UsageError(f"{name} is in an object store; writing there needs --ray")
     check_present(arguments.sources)
     form = _format(arguments)
     # What cannot be written is told at once, before the model, which takes seconds.
@@ -111,7 +112,8 @@ def _describe(arguments: argparse.Namespace) -> int:
     if arguments.verify:
         if contract.content_sha256 is None:
             raise ArtefactError(
-                f"{path}: has no sha256 of its content to be held against; export the model again"
+                f"{printable(str(path))}: has no sha256 of its content to be held against; export "
+                "the model again"
             )
         check_integrity(path, contract)
     sys.stdout.write(description_of(contract, arguments.describe))
@@ -219,6 +221,8 @@ def _targets(arguments: argparse.Namespace) -> tuple[Target | None, Target | Non
         page = target_from_path(arguments.html, "--html", is_sheet, overwrite=arguments.overwrite)
         if page is None:
             raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
+    if arguments.overwrite and not (rows or page):
+        raise UsageError("--overwrite needs a file; name it with -o or --html")
     return rows, page
 
 
@@ -273,7 +277,7 @@ def _format(arguments: argparse.Namespace) -> str:
     if extension in FORMATS:
         return str(extension)
     raise UsageError(
-        f"cannot tell the format of the rows from the name {arguments.output}; "
+        f"cannot tell the format of the rows from the name {printable(str(arguments.output))}; "
         f"add --format {'|'.join(FORMATS)}"
     )
 

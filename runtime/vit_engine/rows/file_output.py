@@ -149,7 +149,7 @@ class FileOutput:
 
     def _opened(self) -> int:
         """Open the partial file as the only process that does."""
-        another = UsageError(f"{self._partial_name}: another vit-infer writes to it")
+        another = UsageError(f"{self._partial_name}: another vit-infer is writing to it")
         with self._telling():
             with contextlib.suppress(FileExistsError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

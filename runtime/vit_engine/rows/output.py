@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
-from vit_engine.errors import UsageError, WriteError
+from vit_engine.errors import UsageError, WriteError, printable
 from vit_engine.prediction import Prediction
 from vit_engine.rows.file_output import FileOutput
 from vit_engine.rows.formats import Format
@@ -55,7 +55,9 @@ def output_to(place: Target | Path | None, form: Format, *, resume: bool) -> Out
         raise UsageError("Parquet needs a file; name it with -o")
     if place is None:
         return StreamOutput(sys.stdout.buffer, "stdout", form)
+    name = printable(str(place))
     try:
-        return StreamOutput(place.open("wb", buffering=0), str(place), form)
+        # Appended: behind a descriptor may be a file that others write to as well.
+        return StreamOutput(place.open("ab", buffering=0), name, form)
     except OSError as e:
-        raise WriteError(f"{place}: cannot be opened ({e.strerror})") from e
+        raise WriteError(f"{name}: cannot be opened ({e.strerror})") from e

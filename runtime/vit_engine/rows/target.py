@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable
@@ -15,6 +16,7 @@ PARTIAL, STATE, ASIDE = ".partial", ".partial.state", ".failed"
 """What the names of the files that go with a target end in."""
 
 _MOST_LINKS = 40  # in a row, as Linux follows
+_DESCRIPTOR = re.compile(r"/(proc/[^/]+|dev)/fd/[0-9]+")
 _MARK = 12  # hexadecimal digits that tell names from others that are cut alike
 
 
@@ -118,7 +120,7 @@ class Target:
 def target_from_path(
     path: Path, option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
 ) -> Target | None:
-    """Return the file that an option names, None if that is a device, a pipe or the like.
+    """Return the file that an option names, None if that is a device, a pipe or a descriptor.
 
     Links are followed, as a shell's `>` does. UsageError for a folder, in a folder that is not
     there, for a name that is too long, and for what must not be replaced; WriteError where no file
@@ -136,7 +138,10 @@ def target_from_path(
             raise UsageError(f"{name} is a folder; name a file in it with {option}")
         if not stat.S_ISREG(mode):
             return None
-    path = _followed(path)
+    followed = _followed(path)
+    if followed is None:
+        return None
+    path = followed
     if not path.parent.is_dir():
         folder = printable(str(path.parent))
         raise UsageError(f"{option} {name}: there is no folder {folder}; make it first")
@@ -149,13 +154,15 @@ def _not_own(path: Path, problem: str) -> str:
     return f"{printable(str(path))}: {problem}, and vit-infer needs the name; move it away"
 
 
-def _followed(path: Path) -> Path:
-    """Return what a link leads to, which need not be there.
+def _followed(path: Path) -> Path | None:
+    """Return what a link leads to, which need not be there; None for an open file's descriptor.
 
     That a link may be followed at all the kernel has said before, which knows of links that others
     plant in folders open to all.
     """
     for _ in range(_MOST_LINKS):
+        if _DESCRIPTOR.fullmatch(str(path)):  # /dev/stdout leads there
+            return None
         try:
             path = path.parent / path.readlink()
         except OSError:
