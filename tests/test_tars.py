@@ -695,3 +695,43 @@ def test_damage_of_any_kind_at_length(seed, tmp_path):
     fuzzed(10_000, seed, tmp_path / "shard.tar")
     fuzzed(500, seed, tmp_path / "shard.tar.gz")
     fuzzed(1_000, seed, tmp_path / "shard.tar", sums=False, gnu=True)
+
+
+def fuzz_gunzip(count: int) -> int:
+    """Unpack mutated gzip data; return how many inputs were refused, each with its words."""
+    rng, refused = random.Random(5), 0
+    plain = [bytes(rng.randrange(256) for _ in range(300)) * 7, bytes(5000), b"text " * 900]
+    packed = [gzip.compress(p, mtime=0) for p in plain] + [b"".join(map(gzip.compress, plain))]
+    for _ in range(count):
+        data = bytearray(rng.choice(packed))
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(data))
+            match rng.randrange(4):
+                case 0:
+                    data[at] ^= 1 << rng.randrange(8)
+                case 1:
+                    del data[at:]
+                case 2:
+                    data[at:at] = rng.randbytes(rng.randrange(1, 30))
+                case _:
+                    del data[at : at + rng.randrange(1, 30)]
+            if not data:
+                data = bytearray(b"\x1f")
+        given = 0
+        try:
+            for piece in gunzip.unpacked(io.BytesIO(data)):
+                given += len(piece)
+        except ImageError as e:
+            assert e.code in ("decode", "truncated", "too_large")
+            refused += 1
+        assert given < 2**22
+    return refused
+
+
+def test_mutated_gzip_is_refused_in_words():
+    assert fuzz_gunzip(300) > 200
+
+
+@pytest.mark.slow
+def test_much_mutated_gzip():
+    assert fuzz_gunzip(20_000) > 15_000

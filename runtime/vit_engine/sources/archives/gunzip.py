@@ -7,13 +7,13 @@ on stderr, as JSON of code and words, after it has written all that comes before
 import contextlib
 import json
 import os
-import resource
 import signal
 import zlib
 from collections.abc import Iterator
 from io import FileIO
 
 from vit_engine.errors import ImageError
+from vit_engine.machine.isolated import limit_memory
 
 MEMORY = 2**30
 """Bytes of address space of the process: many times what zlib and a piece take."""
@@ -31,7 +31,7 @@ _FORMAT = 16 + zlib.MAX_WBITS  # gzip, whose checksum and length zlib looks at
 
 def serve() -> None:
     """Unpack stdin to stdout; the life of the process."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    limit_memory(MEMORY)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader has seen enough, or is gone
     try:
         for piece in unpacked(FileIO(0, closefd=False)):
