@@ -239,7 +239,7 @@ def test_doctor_tells_of_a_gpu_that_computes_nothing(
     states = {trial["provider"]: trial["state"] for trial in report["trials"]}
     assert states == {"cpu": "works", "cuda": "fails", "tensorrt": "absent"}
     (problem,) = report["problems"]
-    assert problem.startswith("cuda: cuda gives other logits than the CPU")
+    assert problem.startswith("cuda: cuda strays from the CPU: max |logit difference|")
     found = {library["name"]: library["path"] for library in report["libraries"]}
     assert found["libcublas.so.13"] == f"{libraries}/libcublas.so.13"
     assert found["libnvinfer.so.10"] is None

@@ -6,13 +6,11 @@ on how long anything takes; what would hang is ended by an alarm, and fails.
 
 import contextlib
 import random
-import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -33,22 +31,14 @@ SHAPE = (2, 2, 3)
 
 
 @pytest.fixture(autouse=True)
-def ends() -> Iterator[None]:
-    """A test that hangs fails; threads are switched often; none is left behind."""
-
-    def late(number: int, frame: FrameType | None) -> None:
-        pytest.fail("hangs")
-
-    before = set(threading.enumerate())
-    interval, handler = sys.getswitchinterval(), signal.signal(signal.SIGALRM, late)
+def ends(bounded: None) -> Iterator[None]:
+    """Threads are switched often, and none is left behind."""
+    before, interval = set(threading.enumerate()), sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
-    signal.setitimer(signal.ITIMER_REAL, 4 * PATIENCE, 1)  # again, should it hang while it unwinds
     try:
         yield
         wait_until(lambda: set(threading.enumerate()) <= before)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
         sys.setswitchinterval(interval)
 
 
@@ -444,7 +434,7 @@ def test_what_is_raised_at_an_image_reaches_the_caller(
         consume()
     assert caught.value is fault
     assert found == list(range(len(found)))
-    assert len(found) <= number
+    assert len(found) == number if place == "images" else len(found) <= number
     decoders.assert_closed()
 
 
