@@ -450,10 +450,12 @@ def peak_memory(statement: str, *arguments: str) -> list[int]:
     script = f"""if True:
         import resource, sys
         from vit_engine.sources.tars import items_from_tar
-        def peak(who): return resource.getrusage(who).ru_maxrss // 1024
-        before = peak(resource.RUSAGE_SELF)
+        def peak():  # not ru_maxrss, which carries the peak of the process that started this one
+            lines = open("/proc/self/status").read().splitlines()
+            return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) // 1024
+        before = peak()
         {statement}
-        print(peak(resource.RUSAGE_SELF) - before, peak(resource.RUSAGE_CHILDREN))
+        print(peak() - before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
     """
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
