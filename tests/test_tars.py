@@ -377,7 +377,7 @@ def test_a_process_that_fails_costs_its_archive(child, code, said, tmp_path, mon
     monkeypatch.setattr(streams, "_CHILD", child)
     monkeypatch.setattr(streams, "STALL", 1.0 if code == "timeout" else 60.0)
     path = tmp_path / "shard.tar.gz"
-    path.write_bytes(gzip.compress(A + B + END))
+    path.write_bytes(gzip.compress(A + member("b.png", bytes(10**7)) + END))
     found = rows(str(path))
     assert found == [("a.png", ""), (None, code)][-len(found) :]
     assert len(found) == 1 + ("stdout" in child)
