@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of the sessions that tests open by themselves
 
+# A shell's job in the background ignores ^C, and with it would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TINY = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

@@ -1,6 +1,7 @@
 """The contract: what is written is what is read, and nothing else is taken for one."""
 
 import json
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -78,3 +79,57 @@ def edited(path: str, value: Any) -> str:
 def test_anything_else_is_refused_in_words(text: str, words: str) -> None:
     with pytest.raises(ArtefactError, match=words):
         contract.loads(text)
+
+
+JUNK: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 1.5, 1e400, float("nan"), 2**80, "", "x", "\ud800", "\0"),
+    *([], {}, [None], [0, 0], [1.0, 2.0, 3.0], {"a": 1}, ["a"] * 3, [[1]], 10**400),
+)
+
+
+def mutated(document: Any, rng: random.Random) -> Any:
+    """Return a document with one value replaced, lost, added or moved, at any depth."""
+    if isinstance(document, dict) and document and rng.random() < 0.85:
+        name = rng.choice(list(document))
+        kind = rng.random()
+        rest = {k: v for k, v in document.items() if k != name}
+        if kind < 0.1:
+            return rest
+        if kind < 0.2:
+            return document | {rng.choice(("extra", "", "schema", name.upper())): rng.choice(JUNK)}
+        return document | {name: mutated(document[name], rng)}
+    if isinstance(document, list) and document and rng.random() < 0.6:
+        at = rng.randrange(len(document))
+        return [*document[:at], mutated(document[at], rng), *document[at + rng.randrange(2) :]]
+    return rng.choice(JUNK)
+
+
+def fuzz(count: int) -> int:
+    """Read mutated contracts; return how many were refused. Whatever is taken is written alike."""
+    rng, refused = random.Random(0), 0
+    whole = json.loads(EXAMPLE.dumps())
+    for _ in range(count):
+        document = whole
+        for _ in range(rng.randrange(1, 4)):
+            document = mutated(document, rng)
+        text = json.dumps(document)
+        if rng.random() < 0.2:
+            at = rng.randrange(len(text))
+            text = text[:at] + rng.choice(("", "\0", "{", '"', "9")) + text[at + 1 :]
+        try:
+            found = contract.loads(text)
+        except ArtefactError as e:
+            assert "\n" not in str(e)
+            refused += 1
+        else:
+            assert contract.loads(found.dumps()) == found
+    return refused
+
+
+def test_mutated_contracts_are_refused_in_a_line_or_read_whole() -> None:
+    assert fuzz(500) > 300
+
+
+@pytest.mark.slow
+def test_many_mutated_contracts() -> None:
+    assert fuzz(20_000) > 12_000

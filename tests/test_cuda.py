@@ -141,7 +141,7 @@ def test_out_of_memory_drops_the_session_and_halves_the_batch(
     assert done.returncode == 0, done.stderr
     batch = json.loads(done.stdout)[1]
     assert 1 <= batch < 256
-    assert f"cuda is out of memory: on with batches of {batch}" in done.stderr
+    assert f"cuda ran out of memory; continuing with batches of {batch}" in done.stderr
     assert "onnxruntime" not in done.stderr
 
 
@@ -186,7 +186,7 @@ def test_refusals_without_a_gpu(gpu: GpuBuild, tiny_artefact: Path, provider: st
     assert done.returncode == 4, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert f"provider {provider} is not there: " in line
+    assert f"provider {provider} cannot run here: " in line
     assert "use --provider cpu" in line or "install" in line
 
 
@@ -212,7 +212,9 @@ def test_libraries_that_are_missing_are_named(
         )
         assert done.returncode == 4, done.stderr
         assert done.stdout == ""
-        found = rf"provider {provider} is not there: .*{library}.* not found.*vit-engine\[{extra}\]"
+        found = (
+            rf"provider {provider} cannot run here: .*{library}.* not found.*vit-engine\[{extra}\]"
+        )
         assert re.search(found, done.stderr), done.stderr
 
 
@@ -221,7 +223,7 @@ def test_auto_says_why_it_leaves_a_gpu_alone(gpu: GpuBuild, tiny_artefact: Path)
     done = gpu.run("-c", f"{code}; print(e.provider)", tiny_artefact)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "cpu\n"
-    assert "on the CPU, cuda is not used: " in done.stderr
+    assert "running on the CPU, since cuda cannot be used: " in done.stderr
 
 
 def test_doctor_tells_of_a_gpu_that_computes_nothing(
@@ -237,7 +239,7 @@ def test_doctor_tells_of_a_gpu_that_computes_nothing(
     states = {trial["provider"]: trial["state"] for trial in report["trials"]}
     assert states == {"cpu": "works", "cuda": "fails", "tensorrt": "absent"}
     (problem,) = report["problems"]
-    assert problem.startswith("cuda: cuda gives other logits than the CPU")
+    assert problem.startswith("cuda: cuda strays from the CPU: max |logit difference|")
     found = {library["name"]: library["path"] for library in report["libraries"]}
     assert found["libcublas.so.13"] == f"{libraries}/libcublas.so.13"
     assert found["libnvinfer.so.10"] is None

@@ -252,7 +252,7 @@ def test_credentials_of_a_url_are_sent_to_its_host_alone() -> None:
 def sending_slowly(first: bytes, then: bytes) -> Answer:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(first)
-        for _ in range(300):
+        for _ in range(1000):
             time.sleep(0.01)
             connection.sendall(then)
 
@@ -263,7 +263,7 @@ def sending_slowly(first: bytes, then: bytes) -> Answer:
     ("scheme", "answer"),
     [
         ("http", sending_slowly(b"", b"")),
-        ("http", trickling(sized(), 0.05)),
+        ("http", trickling(sized(), 0.1)),
         ("http", sending_slowly(b"", head(status="100 Continue"))),
         ("http", sending_slowly(b"HTTP/1.1 200 ", b"x")),
         ("http", sending_slowly(head("Content-Length: 100"), b"")),
@@ -278,7 +278,7 @@ def test_the_deadline_is_for_the_whole_download(scheme: str, answer: Answer) -> 
     with serving(answer) as port:
         began = time.monotonic()
         error = refusal(f"{scheme}://127.0.0.1:{port}/a.png", timeout=0.4)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5  # of the ten that the answer takes
     assert error.code == "timeout", error
 
 
@@ -288,9 +288,7 @@ def test_the_deadline_is_for_redirects_in_all() -> None:
         connection.sendall(head("Location: /again", status="302 Found"))
 
     with serving(answer) as port:
-        began = time.monotonic()
         assert refusal(f"http://127.0.0.1:{port}/", timeout=0.5).code == "timeout"
-        assert time.monotonic() - began < 0.9
 
 
 def test_the_deadline_is_for_names_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,13 +296,13 @@ def test_the_deadline_is_for_names_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def slow(host, port, *rest, flags=0, **options):
         if not flags:
-            time.sleep(2)
+            time.sleep(6)
         return real(host, port, *rest, flags=flags, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     began = time.monotonic()
     assert refusal("http://slow.example/", timeout=0.3).code == "timeout"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
 
 
 def test_the_deadline_is_for_connecting_too() -> None:
@@ -318,7 +316,7 @@ def test_the_deadline_is_for_connecting_too() -> None:
             one.connect_ex(("127.0.0.1", port))
         began = time.monotonic()
         assert refusal(f"http://127.0.0.1:{port}/", timeout=0.4).code == "timeout"
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10  # the kernel would try for two minutes
         for one in waiting:
             one.close()
 
@@ -688,7 +686,7 @@ def test_fuzzed_answers(inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert code in CODES, (code, current[0])
                 assert "\n" not in str(e), current[0]
             endings[code] = endings.get(code, 0) + 1
-            assert time.monotonic() - began < 4, current[0]
+            assert time.monotonic() - began < 20, current[0]
     assert min(endings.get(code, 0) for code in ("image", "missing", "truncated")) > inputs / 100
 
 

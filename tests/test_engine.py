@@ -232,7 +232,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_labels(
     assert done.returncode == 0, done.stderr
     batch = int(done.stdout)
     assert batch < 256
-    assert f"cpu is out of memory: on with batches of {batch}" in done.stderr
+    assert f"cpu ran out of memory; continuing with batches of {batch}" in done.stderr
     with Engine.open(tiny_artefact, provider="cpu") as engine:
         wanted = engine.run(images(256))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), wanted, atol=CLOSE)
@@ -241,4 +241,4 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_labels(
 def test_out_of_memory_for_one_image_is_told(tiny_artefact: Path, tmp_path: Path) -> None:
     done = limited(tiny_artefact, 105_000, tmp_path / "logits.npy")
     assert done.returncode == 1
-    assert "cpu is out of memory even for one image" in done.stderr
+    assert "cpu has too little memory for even one image" in done.stderr

@@ -397,7 +397,7 @@ class Held(NamedTuple):
         maps = Path("/proc/self/maps").read_text()
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
         return cls(
-            sum(isinstance(o, DecodePool) for o in gc.get_objects()),
+            sum(type(o) is DecodePool for o in gc.get_objects()),
             threading.active_count(),
             len(list(Path("/proc/self/fd").iterdir())),
             maps.count("memfd:"),

@@ -74,7 +74,7 @@ def test_files_are_cut_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_compressed_members_are_refused(tmp_path: Path) -> None:
     item = Item("shard.tar.gz/a.jpg", b"...")
-    with pytest.raises(UsageError, match="unpack it for --ray"):
+    with pytest.raises(UsageError, match="unpack it to use --ray"):
         manifest.write([item], folder_from_path(str(tmp_path)))
 
 

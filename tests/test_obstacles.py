@@ -44,7 +44,7 @@ def test_a_provider_that_is_not_there(
         assert done.returncode == 4
         assert done.stdout == ""
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"vit-infer: provider {provider} is not there: ")
+        assert line.startswith(f"vit-infer: provider {provider} cannot run here: ")
         assert "pip install 'vit-engine[" in line or "--provider cpu" in line
     assert not output.exists()
 
@@ -60,7 +60,7 @@ def test_the_summary_names_what_ran(run_command: Run, tiny_artefact: Path) -> No
     [
         ("vulkan", 0, "provider 'vulkan' is not one of auto, tensorrt, cuda, cpu"),
         ("cpu", 1, "device 1: GPUs count from 0, and the cpu provider has none"),
-        ("cuda", -1, "device -1"),
+        ("cuda", -1, "device is -1"),
     ],
 )
 def test_choices_that_make_no_sense(
@@ -80,7 +80,7 @@ def test_int8_is_for_the_cpu(tiny_artefact: Path, tmp_path: Path, provider: str)
     entry.value = json.dumps(document)
     path = tmp_path / "int8.onnx"
     onnx.save(model, path)
-    with pytest.raises(UsageError, match=f"is int8, whose operators {provider} does not have"):
+    with pytest.raises(UsageError, match=f"is int8, which {provider} has no operators for"):
         Engine.open(path, provider=provider)
     with Engine.open(path) as engine:
         assert engine.provider == "cpu"
@@ -133,7 +133,7 @@ def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None
     request = Request(tiny_artefact, read_contract(tiny_artefact))
     with (
         pytest.warns(UserWarning, match="not in available provider names"),
-        pytest.raises(ProviderError, match=r"provider cuda is not there: .*CPUExecution"),
+        pytest.raises(ProviderError, match=r"provider cuda cannot run here: .*CPUExecution"),
     ):
         open_session(request, {"cuda": {}})
 

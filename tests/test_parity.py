@@ -21,7 +21,9 @@ def test_what_is_within_the_bounds_passes() -> None:
 
 
 def test_what_strays_is_refused_with_numbers_and_a_cure() -> None:
-    with pytest.raises(ParityError, match=r"the engine strays from the CPU: .*0\.02 .*cpu$"):
+    with pytest.raises(
+        ParityError, match=r"the engine differs too much from the CPU: .*0\.02 .*cpu$"
+    ):
         check(EXPECTED + np.float32(0.02))
     with pytest.raises(ParityError, match="NaN or Inf on 1 of 2 images, the CPU does not"):
         check(np.where(EXPECTED == 9, np.nan, EXPECTED))

@@ -249,7 +249,7 @@ def test_below_the_bound_nothing_is_written_and_the_layers_are_named(
     assert ended.returncode == 5
     assert "warning: calibrating on drawn images" in ended.stderr
     words = ended.stderr.splitlines()[-1]
-    assert "the int8 graph strays from eager PyTorch" in words
+    assert "the int8 graph differs too much from eager PyTorch" in words
     assert re.search(r"most sensitive to int8: (block [01] (qkv|kv|out|fc1|fc2)(, )?){3}$", words)
     assert not out.exists()
 

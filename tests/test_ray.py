@@ -325,7 +325,7 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
     import ray
 
     out = tmp_path / "out"
-    with pytest.raises(ProviderError, match=r"no Ray at 127\.0\.0\.1:9: .*refused"):
+    with pytest.raises(ProviderError, match=r"cannot connect to Ray at 127\.0\.0\.1:9: .*refused"):
         label(images, tmp_path / "other", address="127.0.0.1:9")
     ray.init(num_cpus=2, object_store_memory=STORE, include_dashboard=False)
     try:
@@ -333,7 +333,7 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
             label(images, out)
         with pytest.raises(ProviderError, match="no node of the cluster has 8 CPUs"):
             label(images, out, workers=Workers("cpu", threads=8), resume=True)
-        with pytest.raises(UsageError, match="has a run in it"):
+        with pytest.raises(UsageError, match="already holds a run"):
             label(images, out)
         with pytest.raises(UsageError, match="begun with top_k 5, this is 3"):
             label(images, out, top_k=3, resume=True)

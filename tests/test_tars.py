@@ -377,7 +377,7 @@ def test_a_process_that_fails_costs_its_archive(child, code, said, tmp_path, mon
     monkeypatch.setattr(streams, "_CHILD", child)
     monkeypatch.setattr(streams, "STALL", 1.0 if code == "timeout" else 60.0)
     path = tmp_path / "shard.tar.gz"
-    path.write_bytes(gzip.compress(A + B + END))
+    path.write_bytes(gzip.compress(A + member("b.png", bytes(10**7)) + END))
     found = rows(str(path))
     assert found == [("a.png", ""), (None, code)][-len(found) :]
     assert len(found) == 1 + ("stdout" in child)
@@ -450,10 +450,12 @@ def peak_memory(statement: str, *arguments: str) -> list[int]:
     script = f"""if True:
         import resource, sys
         from vit_engine.sources.tars import items_from_tar
-        def peak(who): return resource.getrusage(who).ru_maxrss // 1024
-        before = peak(resource.RUSAGE_SELF)
+        def peak():  # not ru_maxrss, which carries the peak of the process that started this one
+            lines = open("/proc/self/status").read().splitlines()
+            return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) // 1024
+        before = peak()
         {statement}
-        print(peak(resource.RUSAGE_SELF) - before, peak(resource.RUSAGE_CHILDREN))
+        print(peak() - before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
     """
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
@@ -695,3 +697,43 @@ def test_damage_of_any_kind_at_length(seed, tmp_path):
     fuzzed(10_000, seed, tmp_path / "shard.tar")
     fuzzed(500, seed, tmp_path / "shard.tar.gz")
     fuzzed(1_000, seed, tmp_path / "shard.tar", sums=False, gnu=True)
+
+
+def fuzz_gunzip(count: int) -> int:
+    """Unpack mutated gzip data; return how many inputs were refused, each with its words."""
+    rng, refused = random.Random(5), 0
+    plain = [bytes(rng.randrange(256) for _ in range(300)) * 7, bytes(5000), b"text " * 900]
+    packed = [gzip.compress(p, mtime=0) for p in plain] + [b"".join(map(gzip.compress, plain))]
+    for _ in range(count):
+        data = bytearray(rng.choice(packed))
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(data))
+            match rng.randrange(4):
+                case 0:
+                    data[at] ^= 1 << rng.randrange(8)
+                case 1:
+                    del data[at:]
+                case 2:
+                    data[at:at] = rng.randbytes(rng.randrange(1, 30))
+                case _:
+                    del data[at : at + rng.randrange(1, 30)]
+            if not data:
+                data = bytearray(b"\x1f")
+        given = 0
+        try:
+            for piece in gunzip.unpacked(io.BytesIO(data)):
+                given += len(piece)
+        except ImageError as e:
+            assert e.code in ("decode", "truncated", "too_large")
+            refused += 1
+        assert given < 2**22
+    return refused
+
+
+def test_mutated_gzip_is_refused_in_words():
+    assert fuzz_gunzip(300) > 200
+
+
+@pytest.mark.slow
+def test_much_mutated_gzip():
+    assert fuzz_gunzip(20_000) > 15_000

@@ -139,7 +139,7 @@ def test_engines_are_used_as_they_were_built_or_not_at_all(
     for damage in (b"", b"cod", b"other code"):
         engine.write_bytes(damage)
         assert not built.sound()
-        assert "is damaged: building it anew" in caplog.text
+        assert "is damaged; building it again" in caplog.text
     engine.write_bytes(b"code")
     assert built.sound()
     (built.folder / "planted.engine").write_bytes(b"more code")
@@ -163,7 +163,7 @@ def test_a_build_that_was_interrupted_counts_for_nothing(caplog: pytest.LogCaptu
     assert not found.sound()
     assert not caplog.text  # nothing to tell: it was never finished
     found.clear()
-    with pytest.raises(ProviderError, match="kept no engine"):
+    with pytest.raises(ProviderError, match="stored no engine"):
         found.seal()
 
 
@@ -181,7 +181,7 @@ def test_two_processes_do_not_build_at_once(caplog: pytest.LogCaptureFixture) ->
     other = context.Process(target=_hold, args=(held, released))
     other.start()
     assert held.wait(60)
-    words = "another process is building this engine: waiting for it"
+    words = "waiting for another process that is building this TensorRT engine"
 
     def release() -> None:
         wait_until(lambda: words in caplog.text)
@@ -202,7 +202,9 @@ def test_a_built_engine_that_strays_is_refused(tiny_artefact: Path, tmp_path: Pa
     tensorrt.check_engine(open_on_cpu(request, 8), request, 8)
     write_checkpoint(tmp_path / "model", seed=1)
     other = request_for(exported(tmp_path / "model", tmp_path / "other.onnx"))
-    with pytest.raises(ParityError, match=r"batch 1 strays from the CPU: .* --provider cuda"):
+    with pytest.raises(
+        ParityError, match=r"batch 1 differs too much from the CPU: .* --provider cuda"
+    ):
         tensorrt.check_engine(open_on_cpu(other, 8), request, 8)
 
 
@@ -213,7 +215,7 @@ def test_a_build_is_announced_and_its_progress_told(
     with caplog.at_level(logging.WARNING), tensorrt.announced("an engine"):
         wait_until(lambda: "still building" in caplog.text)
     words = [record.message for record in caplog.records]
-    assert words[0] == "building an engine: once, and it takes minutes"
+    assert words[0] == "building an engine; this takes minutes and is done once"
     assert words[1].startswith("still building (")
     assert words[-1].startswith("built in ")
 

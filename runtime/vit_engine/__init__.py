@@ -3,9 +3,6 @@
 The public names below are imported when they are first asked for: importing the package is free.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from vit_engine.errors import (
     ArtefactError,
     CheckpointError,
@@ -18,6 +15,7 @@ from vit_engine.errors import (
     WriteError,
 )
 
+TYPE_CHECKING = False  # what type checkers take for true; typing would cost half of the import
 if TYPE_CHECKING:
     from vit_engine.classifier import Classifier
     from vit_engine.prediction import Prediction
@@ -48,7 +46,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib import metadata
 
@@ -57,5 +55,8 @@ def __getattr__(name: str) -> Any:
         except metadata.PackageNotFoundError:
             return "0+source"  # not installed, run from a checkout
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        from importlib import import_module
+
+        found: object = getattr(import_module(_HOMES[name]), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

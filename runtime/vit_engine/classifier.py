@@ -124,6 +124,7 @@ class Classifier:
             lambda: LocalDecoder(pixels, self.contract.preprocessing),
             batch=batch,
             workers=workers,
+            size_of=lambda image: image.size // workers,  # large images for all, not one at a time
         )
         for labelled in self._labelled(pool, taken(images), top_k):
             for prediction in labelled.predictions:

@@ -240,7 +240,9 @@ class Engine:
             while self.max_batch > 1:
                 self.max_batch //= 2
                 log.warning(
-                    "%s is out of memory: on with batches of %d", self.provider, self.max_batch
+                    "%s ran out of memory; continuing with batches of %d",
+                    self.provider,
+                    self.max_batch,
                 )
                 try:
                     self._runner = self._open_runner(self.max_batch)
@@ -250,7 +252,7 @@ class Engine:
                 else:
                     return
             self._exhausted = (
-                f"{self.provider} is out of memory even for one image; free it, "
+                f"{self.provider} has too little memory for even one image; free some, "
                 f"or choose another --device or --provider ({one_line(words, 1000)})"
             )
 

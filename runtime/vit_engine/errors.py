@@ -53,7 +53,7 @@ class WriteError(MachineError):
 
 
 class ParityError(VitError):
-    """An exported artefact strays from eager PyTorch by more than its precision allows."""
+    """An artefact differs from its reference by more than its precision allows."""
 
     exit_code = 5
 

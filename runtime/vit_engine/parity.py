@@ -66,7 +66,7 @@ def check_parity(
     agreement = (found.argmax(1) == expected.argmax(1))[decided]
     if worst > allowed or (agreement.size and agreement.mean() < bounds.min_agreement):
         raise ParityError(
-            f"{name} strays from {reference}: max |logit difference| {worst:.3g} "
+            f"{name} differs too much from {reference}: max |logit difference| {worst:.3g} "
             f"(allowed {allowed:.3g}), top-1 agreement {agreement.sum()} of {agreement.size} "
             f"decided images (allowed {bounds.min_agreement:.1%}); {cure}"
         )

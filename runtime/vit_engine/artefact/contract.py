@@ -1,6 +1,7 @@
 """What an artefact says of itself: one JSON document in its metadata, written and read here."""
 
 import json
+import sys
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -9,6 +10,7 @@ from vit_engine.errors import ArtefactError
 
 KEY = "vit_engine"
 SCHEMA = 1
+MAX_FLOAT = sys.float_info.max
 
 Precision = Literal["fp16", "fp32", "int8"]
 """What weights are rounded to, and the arithmetic that is meant."""
@@ -183,7 +185,8 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
         if len(args) == len(value):
             return tuple(_parsed(a, v, where) for a, v in zip(args, value, strict=True))
     elif expected is float and type(value) in (int, float):
-        return float(value)
+        if abs(value) <= MAX_FLOAT:  # false for NaN too
+            return float(value)
     elif type(value) is expected:
         return value
     raise ArtefactError(f"the contract's {where} is {value!r:.80}, expected {expected}")

@@ -87,4 +87,4 @@ def _entries(data: mmap.mmap) -> dict[str, bytes]:
 
 def _refuse_external(data: mmap.mmap, start: int, end: int) -> None:
     if any(number == TENSOR_EXTERNAL for number, _, _ in fields(data, start, end)):
-        raise MalformedError("it keeps weights in another file, an artefact is one file")
+        raise MalformedError("its weights are in another file; an artefact must be a single file")

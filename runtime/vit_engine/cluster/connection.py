@@ -73,13 +73,14 @@ def connected(address: str | None, workers: Workers) -> Iterator[Capacity]:
             try:
                 _init(ray, address, workers)
             except (OSError, RuntimeError, ValueError, AuthenticationError) as e:
-                raise MachineError(f"no Ray at {address}: {_last_line(e)}") from e
+                raise MachineError(f"cannot connect to Ray at {address}: {_last_line(e)}") from e
             signal.signal(signal.SIGTERM, terminate)  # Ray's own would exit with another code
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         yield _capacity(ray.nodes(), workers, here=address == LOCAL)
     except (RayError, RayDataUserCodeException, SystemException) as e:
         raise _ours(e) or VitError(
-            f"the Ray job has ended: {_last_line(e)}; rows that were written stay, --resume goes on"
+            f"the Ray job failed: {_last_line(e)}; the rows written so far are kept, "
+            "continue with --resume"
         ) from e
     finally:
         if started:

@@ -130,7 +130,10 @@ def label(
         )
     rows = _count(out)
     if rows != total:
-        raise VitError(f"{output}: {rows} rows for {total} images; is each row_id there once?")
+        raise VitError(
+            f"{output}: {rows} rows for {total} images; "
+            "check that every row_id is there exactly once"
+        )
     return Tally(rows, _count(out, failed=True), resumed)
 
 
@@ -149,7 +152,10 @@ def _images(
         with files.open_input_stream(stamp) as file:
             found = json.loads(file.read())
         if not resume:
-            raise UsageError(f"{out.path}: has a run in it; --resume it, or name another folder")
+            raise UsageError(
+                f"{out.path}: already holds a run; continue it with --resume, "
+                "or name another folder"
+            )
         for key, value in run.items():
             if found.get(key) != value:
                 raise UsageError(

@@ -170,7 +170,7 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
                 by.setdefault(name, []).append(provider)
     if "cuda" in built_with:
         for name in obstacles.OPTIONAL_LIBRARIES:
-            by.setdefault(name, []).append("cuda if there")
+            by.setdefault(name, []).append("cuda, optional")
     for name, users in by.items():
         found = libraries.load(name)
         yield Wanted(name, tuple(users), found.path, found.version, found.problem)

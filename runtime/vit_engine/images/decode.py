@@ -75,7 +75,7 @@ def _opened(data: bytes) -> tuple[ImageFile.ImageFile, tuple[Setting, ...]]:
     if unread := unread_format(data[:HEAD]):
         raise ImageError("format", f"is {unread}, which is not read ({known} are)")
     if is_image(data[:HEAD]):
-        raise ImageError("decode", "has a damaged header")
+        raise ImageError("decode", "begins like an image, but its header is damaged")
     raise ImageError("format", f"is not an image of a known format ({known})")
 
 

@@ -5,7 +5,6 @@ import json
 import mmap
 import os
 import pickle
-import resource
 import select
 import signal
 import struct
@@ -22,7 +21,7 @@ from vit_engine.errors import ImageError, MachineError, limit_in_words
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.preprocess import draft_size, pixels_from_image
-from vit_engine.machine.isolated import command_line, how_it_ended
+from vit_engine.machine.isolated import command_line, how_it_ended, limit_memory
 from vit_engine.sources.downloads import URL_TIMEOUT, is_url
 from vit_engine.sources.item import LIMITS, Item, Limits
 
@@ -205,7 +204,7 @@ class DecoderProcess:
             self._child.wait(1)  # its own end, before ours is put upon it
         code = self._child.returncode
         self._stop()
-        return "crash", f"ended the decoder ({how_it_ended(code)})"
+        return "crash", f"crashed the decoder ({how_it_ended(code)})"
 
 
 def _settle(job: Job[Item], error: ImageError | None) -> None:
@@ -218,9 +217,7 @@ def serve(requests: int, answers: int, memory: int) -> None:
     with os.fdopen(requests, "rb") as given:
         task, shape = pickle.loads(_message(given))
         pixels = _mapped(memory, shape)
-        wanted, (_, allowed) = task.memory + pixels.nbytes, resource.getrlimit(resource.RLIMIT_AS)
-        most = wanted if allowed == resource.RLIM_INFINITY else min(wanted, allowed)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limit_memory(task.memory + pixels.nbytes)
         _write(answers, b"")
         while message := _message(given):
             jobs, sizes = pickle.loads(message)
@@ -236,7 +233,7 @@ def serve(requests: int, answers: int, memory: int) -> None:
                     answer = json.dumps([e.code, str(e)]).encode()
                 except MemoryError:
                     answer = json.dumps(
-                        ["too_large", "needs more memory than it may take"]
+                        ["too_large", "needs more memory than decoding one image may use"]
                     ).encode()
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 _write(answers, answer)

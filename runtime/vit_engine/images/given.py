@@ -68,6 +68,13 @@ class Given:
     image: Item | Unloaded | Image.Image | None
     error: ImageError | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes that it holds until it is decoded."""
+        if isinstance(self.image, Image.Image):
+            return 4 * self.image.width * self.image.height  # Pillow keeps RGB in 4 bytes a pixel
+        return len(self.image.data or b"") if isinstance(self.image, Item) else 0
+
 
 def images_from(given: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
     """Return an iterable of images: the one that was given, a batch's, or that of one image alone.

@@ -40,7 +40,7 @@ def pixels_from_rgb(rgb: Image.Image, preprocessing: Preprocessing) -> NDArray[n
         raise ImageError(
             "too_large",
             f"{rgb.width}x{rgb.height} pixels would be resized to {width}x{height}, "
-            f"more than {MAX_PIXELS} pixels on the way",
+            f"which passes through more than {MAX_PIXELS} pixels, the limit",
         )
     resample = Image.Resampling(FILTERS.index(preprocessing.filter))
     pixels: NDArray[np.uint8] = np.asarray(rgb.resize((width, height), resample))

@@ -61,7 +61,7 @@ class EngineCache:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.warning("another process is building this engine: waiting for it")
+                log.warning("waiting for another process that is building this TensorRT engine")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -76,13 +76,13 @@ class EngineCache:
         expected = {"key": dict(self.key), "files": self._hashes()}
         if sealed == expected:
             return True
-        log.warning("%s: the kept TensorRT engine is damaged: building it anew", self.folder)
+        log.warning("%s: the stored TensorRT engine is damaged; building it again", self.folder)
         return False
 
     def seal(self) -> None:
         """Declare the files in the folder built and good."""
         if not (files := self._hashes()):
-            raise ProviderError(f"{self.folder}: TensorRT has kept no engine there")
+            raise ProviderError(f"{self.folder}: TensorRT stored no engine in this folder")
         text = json.dumps({"key": dict(self.key), "files": files}, indent=2)
         write_whole(self.folder / SEAL, text.encode())
 
@@ -107,7 +107,8 @@ def _private(folder: Path) -> None:
         found = folder.lstat()
     except OSError as e:
         raise ProviderError(
-            f"{folder}: no cache for TensorRT engines there ({e.strerror}); set XDG_CACHE_HOME"
+            f"{folder}: cannot be used as the cache of TensorRT engines ({e.strerror}); "
+            "set XDG_CACHE_HOME"
         ) from e
     if found.st_uid != os.geteuid() or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
         raise ProviderError(

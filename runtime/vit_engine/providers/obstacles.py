@@ -68,7 +68,8 @@ def nvidia_obstacle(
         owners = distributions()
         if len(owners) > 1:
             return Obstacle(overwritten(owners), reinstall(owners, extra))
-        reason = f"{', '.join(owners) or f'ONNX Runtime {ort.__version__}'} is built without it"
+        build = ", ".join(owners) or f"ONNX Runtime {ort.__version__}"
+        reason = f"{build} is built without this provider"
         if not nvidia.has_gpu():
             return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU_CURE)
         return Obstacle(reason, reinstall(owners, extra))
@@ -111,9 +112,14 @@ def _driver_obstacle(cuda: int, device: int) -> Obstacle | None:
             f"update NVIDIA's driver to {branch} or newer",
         )
     if driver.problem or not driver.gpus:
-        return Obstacle(f"{version} offers no GPU: {driver.problem or 'none found'}", "nvidia-smi")
+        return Obstacle(
+            f"{version} offers no GPU: {driver.problem or 'none found'}",
+            "run nvidia-smi to see why",
+        )
     if device >= len(driver.gpus):
-        return Obstacle(f"there is no GPU {device}", f"--device 0 to {len(driver.gpus) - 1}")
+        return Obstacle(
+            f"there is no GPU {device}", f"choose --device from 0 to {len(driver.gpus) - 1}"
+        )
     return None
 
 

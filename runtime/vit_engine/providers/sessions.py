@@ -69,7 +69,7 @@ def open_session(
         session.get_providers()[0] != EXECUTION_PROVIDERS[first]
     ):  # it only warns where CUDA is missing
         raise ProviderError(
-            f"provider {first} is not there: ONNX Runtime opened {request.path} on "
+            f"provider {first} cannot run here: ONNX Runtime opened {request.path} on "
             f"{', '.join(session.get_providers())}; vit-doctor says what is missing"
         )
     session._model_bytes = None  # it would keep them for as long as it lives
@@ -97,6 +97,6 @@ def _check_tensors(session: "onnxruntime.InferenceSession", request: Request) ->
     ]
     if found != expected:
         raise ArtefactError(
-            f"{request.path}: its graph has {found}, its contract says {expected}; "
-            "export the model again"
+            f"{request.path}: its graph has inputs and outputs {found}, "
+            f"its contract says {expected}; export the model again"
         )

@@ -41,7 +41,7 @@ def candidates(choice: str, request: Request) -> tuple[Provider, ...]:
         if reason := _lacks_operators(chosen, request):
             raise UsageError(f"{reason}; use --provider cpu, or export with --fp16")
         if obstacle := chosen.obstacle(request.device):
-            raise ProviderError(f"provider {chosen.name} is not there: {obstacle}")
+            raise ProviderError(f"provider {chosen.name} cannot run here: {obstacle}")
         return (chosen,)
     if not _may_have_gpu():
         return (CPU,)
@@ -54,7 +54,7 @@ def candidates(choice: str, request: Request) -> tuple[Provider, ...]:
 
 def tell_passed_over(provider: Provider, reason: object) -> None:
     """Warn that "auto" does not take a provider that someone may count on."""
-    log.warning("on the CPU, %s is not used: %s", provider.name, reason)
+    log.warning("running on the CPU, since %s cannot be used: %s", provider.name, reason)
 
 
 def may_use_gpu(choice: str) -> bool:
@@ -66,7 +66,7 @@ def _lacks_operators(provider: Provider, request: Request) -> str | None:
     precision = request.contract.identity.precision
     if precision in provider.precisions:
         return None
-    return f"{request.path} is {precision}, whose operators {provider.name} does not have"
+    return f"{request.path} is {precision}, which {provider.name} has no operators for"
 
 
 def _may_have_gpu() -> bool:

@@ -99,7 +99,7 @@ def open_on_tensorrt(request: Request, largest: int) -> BucketSession:
             try:
                 return _runner(opened(), request, largest)
             except ProviderError as e:
-                log.warning("the kept TensorRT engine does not load (%s): building it anew", e)
+                log.warning("the stored TensorRT engine does not load (%s); building it again", e)
         cache.clear()
         with announced(f"a TensorRT engine for batches of 1 to {largest} on {gpu.name}"):
             session = opened()
@@ -122,7 +122,9 @@ def report_split(session: "onnxruntime.InferenceSession") -> None:
         if part.ep_name == EXECUTION_PROVIDERS["tensorrt"]
     ]
     if len(parts) != 1:
-        log.warning("TensorRT took the model in %d engines, not in one", len(parts))
+        log.warning(
+            "TensorRT split the model into %d engines instead of one, which is slower", len(parts)
+        )
     cuda.report_strays(placements(session), "tensorrt")
 
 
@@ -149,7 +151,7 @@ def check_engine(runner: Runner, request: Request, largest: int) -> None:
 @contextmanager
 def announced(what: str) -> Iterator[None]:
     """Say that something is being built, and every TICK_S that it still is."""
-    log.warning("building %s: once, and it takes minutes", what)
+    log.warning("building %s; this takes minutes and is done once", what)
     start, done = time.monotonic(), threading.Event()
 
     def tick() -> None:

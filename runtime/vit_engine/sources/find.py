@@ -54,7 +54,7 @@ def items_from_sources(
     """
     sources = list(sources)
     if not sources:
-        raise UsageError("no source given; name a file, a folder, a glob, a URL, or - for stdin")
+        raise UsageError("no images given; name a file, a folder, a glob, a URL, or - for stdin")
     if sources.count("-") > 1:
         raise UsageError("- is given twice, and stdin can be read only once")
     if "-" in sources and stdin is None and sys.stdin is None:

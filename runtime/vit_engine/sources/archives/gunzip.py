@@ -7,13 +7,13 @@ on stderr, as JSON of code and words, after it has written all that comes before
 import contextlib
 import json
 import os
-import resource
 import signal
 import zlib
 from collections.abc import Iterator
 from io import FileIO
 
 from vit_engine.errors import ImageError
+from vit_engine.machine.isolated import limit_memory
 
 MEMORY = 2**30
 """Bytes of address space of the process: many times what zlib and a piece take."""
@@ -31,7 +31,7 @@ _FORMAT = 16 + zlib.MAX_WBITS  # gzip, whose checksum and length zlib looks at
 
 def serve() -> None:
     """Unpack stdin to stdout; the life of the process."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    limit_memory(MEMORY)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader has seen enough, or is gone
     try:
         for piece in unpacked(FileIO(0, closefd=False)):
@@ -39,7 +39,10 @@ def serve() -> None:
             while left:
                 left = left[os.write(1, left) :]
     except MemoryError:
-        os.write(2, json.dumps(["too_large", "needs more memory than it may take"]).encode())
+        os.write(
+            2,
+            json.dumps(["too_large", "needs more memory than unpacking may use"]).encode(),
+        )
     except ImageError as e:
         os.write(2, json.dumps([e.code, str(e)]).encode())
 
