@@ -483,7 +483,7 @@ def test_a_generator_that_raises_does_so_after_its_images(count: int) -> None:
 
 @in_process
 def test_a_generator_that_waits_for_ever_holds_nobody_up() -> None:
-    enough = threading.Event()
+    before, enough = set(threading.enumerate()), threading.Event()
 
     def images() -> Iterator[Path]:
         yield from EXAMPLES[:4]
@@ -496,7 +496,7 @@ def test_a_generator_that_waits_for_ever_holds_nobody_up() -> None:
         iteration.close()
         assert time.monotonic() - start < 10
     enough.set()
-    wait_until(lambda: threading.active_count() == 1)
+    wait_until(lambda: set(threading.enumerate()) <= before)
 
 
 @in_process
