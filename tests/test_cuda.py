@@ -175,7 +175,7 @@ def test_a_gpu_that_is_not_counted(gpu: GpuBuild, libraries: str, tiny_artefact:
         "-c", RUN, json.dumps([str(tiny_artefact), 2, True, [2], 7]), LD_LIBRARY_PATH=libraries
     )
     assert done.returncode == 1
-    assert "there is no GPU 7; --device 0 to 0" in done.stderr
+    assert "there is no GPU 7; choose --device from 0 to 0" in done.stderr
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
@@ -239,7 +239,7 @@ def test_doctor_tells_of_a_gpu_that_computes_nothing(
     states = {trial["provider"]: trial["state"] for trial in report["trials"]}
     assert states == {"cpu": "works", "cuda": "fails", "tensorrt": "absent"}
     (problem,) = report["problems"]
-    assert problem.startswith("cuda: cuda strays from the CPU: max |logit difference|")
+    assert problem.startswith("cuda: cuda differs too much from the CPU: max |logit difference|")
     found = {library["name"]: library["path"] for library in report["libraries"]}
     assert found["libcublas.so.13"] == f"{libraries}/libcublas.so.13"
     assert found["libnvinfer.so.10"] is None
