@@ -133,6 +133,14 @@ def test_other_types_are_refused_at_once(vit: Classifier, name: str, value: Any)
             call(EXAMPLES, **{name: value})
 
 
+def test_so_are_those_of_predictions(vit: Classifier) -> None:
+    logits = np.zeros((1, len(vit.contract.output.labels)), np.float32)
+    with pytest.raises(UsageError, match="top_k is 0"):
+        vit.predictions(logits, 0)
+    with pytest.raises(TypeError, match=r"top_k is 2\.5"):
+        vit.predictions(logits, 2.5)
+
+
 def test_numbers_of_numpy_are_numbers(vit: Classifier) -> None:
     (prediction,) = vit.classify(EXAMPLES[0], top_k=np.int64(2), batch=np.uint8(1))
     assert len(prediction.topk) == 2

@@ -85,7 +85,10 @@ def opened(stack: contextlib.ExitStack) -> dict[str, Any]:
     file = stack.enter_context(PATH.open("rb"))
     temporary = tempfile.NamedTemporaryFile()  # noqa: SIM115
     stack.enter_context(temporary).write(DATA)
-    copying = stack.enter_context(subprocess.Popen(["cat", PATH], stdout=subprocess.PIPE))
+    copying, unbuffered = (
+        stack.enter_context(subprocess.Popen(["cat", PATH], bufsize=size, stdout=subprocess.PIPE))
+        for size in (-1, 0)
+    )
     return {
         "str": str(PATH),
         "np.str_": np.str_(PATH),
@@ -103,6 +106,7 @@ def opened(stack: contextlib.ExitStack) -> dict[str, Any]:
         "file": file,
         "unbuffered": stack.enter_context(PATH.open("rb", buffering=0)),
         "pipe": copying.stdout,
+        "unbuffered pipe": unbuffered.stdout,
         "temporary": temporary,
         "mmap": mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ),
         "PIL": stack.enter_context(Image.open(PATH)),

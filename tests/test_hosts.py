@@ -499,6 +499,46 @@ def test_a_generator_that_waits_for_ever_holds_nobody_up() -> None:
     wait_until(lambda: set(threading.enumerate()) <= before)
 
 
+def test_where_no_thread_can_be_started() -> None:
+    """Stacks of 64 TiB: for the first thread, for those after it, for the engine's."""
+    hosted("""
+from vit_engine.errors import MachineError
+from vit_engine.images import decode_pool
+from vit_engine.machine.processor import usable_cores
+
+vit = Classifier.load("demo", provider="cpu")
+started = decode_pool._started
+pixels = vit.pixels(EXAMPLES[0])[None]
+
+def refused(call, words):
+    before = threading.active_count()
+    try:
+        call()
+    except MachineError as e:
+        assert words in str(e) and "can't start new thread" in str(e), e
+    else:
+        sys.exit("no error")
+    end = time.monotonic() + 20
+    while threading.active_count() > before:
+        assert time.monotonic() < end, threading.enumerate()
+        time.sleep(0.01)
+
+def limited(*work):
+    global left
+    left -= 1
+    threading.stack_size(0 if left >= 0 else 2**46)
+    return started(*work)
+
+decode_pool._started = limited
+for left in range(usable_cores() + 2):
+    refused(lambda: labels(vit), "cannot start a thread to decode images")
+refused(lambda: vit.engine.submit(pixels), "cannot start a thread to run a batch")
+threading.stack_size(0)
+decode_pool._started = started
+assert labels(vit)
+""")
+
+
 @in_process
 def test_a_closed_classifier_says_so_at_the_call() -> None:
     vit = Classifier.load("demo", provider="cpu")

@@ -29,7 +29,7 @@ from vit_engine.images.local_decoder import LocalDecoder
 from vit_engine.machine.processor import usable_cores
 from vit_engine.prediction import Prediction, failed
 from vit_engine.providers.table import DEFAULT_PROVIDER
-from vit_engine.scores import DEFAULT_TOP_K, best_scores
+from vit_engine.scores import DEFAULT_TOP_K, Score, best_scores
 from vit_engine.sources.item import Item
 
 
@@ -225,16 +225,14 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """Yield the prediction of each row of logits (N, labels), which names no path yet.
 
-        A row that is not finite becomes a prediction with the error `nonfinite`.
+        A row that is not finite becomes a prediction with the error `nonfinite`. Raises TypeError
+        or UsageError unless `top_k` is a whole number of at least 1.
         """
-        for topk in best_scores(logits, self.contract.output.labels, top_k):
-            if topk is None:
-                yield Prediction(None, error="the model gave NaN or Inf", error_code="nonfinite")
-            else:
-                yield Prediction(None, topk)
+        labels = self.contract.output.labels
+        return map(_prediction, best_scores(logits, labels, whole_number("top_k", top_k)))
 
     def close(self) -> None:
-        """Free the engine, after the batches that run; iterations that are not done raise."""
+        """Free the engine, after the batch that runs; iterations in the middle raise UsageError."""
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -242,3 +240,9 @@ class Classifier:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _prediction(topk: tuple[Score, ...] | None) -> Prediction:
+    if topk is None:
+        return Prediction(None, error="the model gave NaN or Inf", error_code="nonfinite")
+    return Prediction(None, topk)

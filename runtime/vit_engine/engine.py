@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.integrity import check_once
-from vit_engine.errors import ArtefactError, ProviderError, UsageError, one_line
+from vit_engine.errors import (
+    ArtefactError,
+    MachineError,
+    ProviderError,
+    UsageError,
+    limit_in_words,
+    one_line,
+)
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
 from vit_engine.providers.table import DEFAULT_PROVIDER, candidates, tell_passed_over
@@ -167,12 +174,14 @@ class Engine:
         self._open()  # a closed engine refuses here
         try:
             return self._callers.submit(self.run, batch)
-        except RuntimeError:
+        except RuntimeError as e:
             self.check_open()  # it may have been closed since
-            raise
+            raise MachineError(
+                f"cannot start a thread to run a batch: {limit_in_words(e) or e}"
+            ) from e
 
     def close(self) -> None:
-        """Free the session, after the batches that run; a closed engine runs nothing."""
+        """Free the session, after what it runs; batches that wait, and later ones, are refused."""
         with self._lock:
             self._closed = True
             runner, self._runner = self._runner, None

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.errors import ImageError, UsageError
+from vit_engine.errors import ImageError, MachineError, UsageError, limit_in_words
 
 GivenT = TypeVar("GivenT")
 """What stands for an image before it is decoded: an item, or what else a pool's decoders take."""
@@ -141,7 +141,8 @@ class DecodePool(Generic[GivenT]):
         self._new_decoder = new_decoder
         self._decoders: list[Decoder[GivenT]] = []
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+        self._workers = workers
+        self._threads: list[threading.Thread] = []
 
     def batches(
         self,
@@ -158,8 +159,7 @@ class DecodePool(Generic[GivenT]):
         """
         if linger is not None:
             self._chunk = 1
-        self._feeder = threading.Thread(target=self._feed, args=(images,), daemon=True)
-        self._feeder.start()
+        self._feeder = _started(self._feed, images)
         ready: deque[Job[GivenT]] = deque()
         ended = False
         while not ended or ready:
@@ -266,8 +266,13 @@ class DecodePool(Generic[GivenT]):
             self._failure = e
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        """Start the workers; MachineError, and none of them, where that cannot be."""
+        try:
+            for _ in range(self._workers):
+                self._threads.append(_started(self._work))
+        except MachineError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -311,8 +316,7 @@ def ahead(
             assert e.__traceback__ is not None
             found.put(e.with_traceback(e.__traceback__.tb_next))  # less this frame, which holds it
 
-    thread, pid = threading.Thread(target=work, daemon=True), os.getpid()
-    thread.start()
+    thread, pid = _started(work), os.getpid()
     patience = _PATIENCE
     try:
         while True:
@@ -336,6 +340,18 @@ def ahead(
         if os.getpid() == pid:
             closed.set()
             _join(thread, _MOMENT)
+
+
+def _started(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    """Return a thread that works; MachineError where there is none to be had."""
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as e:
+        raise MachineError(
+            f"cannot start a thread to decode images: {limit_in_words(e) or e}"
+        ) from e
+    return thread
 
 
 def _join(thread: threading.Thread, seconds: float | None = None) -> None:

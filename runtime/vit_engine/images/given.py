@@ -185,12 +185,12 @@ def _image_from_array(array: NDArray[np.generic], name: str) -> Image.Image:
 
 def _bytes_from_file(file: ReadableFile, name: str) -> bytes:
     """Read an open file, from its start where it can go there, as Pillow does."""
-    with contextlib.suppress(AttributeError, io.UnsupportedOperation):
+    with contextlib.suppress(AttributeError, OSError):
         cast(io.BufferedIOBase, file).seek(0)
     parts = []
     left = MAX_BYTES + 1
     while left > 0:
-        part = file.read(left)
+        part = file.read(min(left, 2**24))
         if not isinstance(part, bytes | bytearray | memoryview):
             if inspect.iscoroutine(part):
                 part.close()

@@ -148,13 +148,8 @@ class _Quiet:
         self._at_work.depth -= 1
 
     def _new_entry(self) -> tuple[Any, ...]:
-        return (
-            "ignore",
-            None,
-            Warning,
-            _OnOurThreads(self._at_work),
-            0,
-        )  # as in `warnings.filters`
+        """Return what `warnings.filters` holds: action, message, category, module, line."""
+        return ("ignore", None, Warning, _OnOurThreads(self._at_work), 0)
 
 
 quiet = _Quiet()
