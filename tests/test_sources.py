@@ -83,7 +83,7 @@ def test_folders_without_images_and_vain_globs_are_refused_at_once(tree, source,
 
 
 def test_no_source_and_stdin_twice_are_refused():
-    with pytest.raises(UsageError, match="no source given"):
+    with pytest.raises(UsageError, match="no images given"):
         items_from_sources([])
     with pytest.raises(UsageError, match="twice"):
         items_from_sources(["-", "-"])
