@@ -22,8 +22,9 @@ NO_GPU_CURE = "use --provider cpu; on a machine with a GPU, pip install 'vit-eng
 def import_onnxruntime() -> ModuleType:
     """Return the onnxruntime module, or raise ProviderError with the extra to install.
 
-    Its telemetry is off unless the user has set the variable to something else: since 1.32 it keeps
-    a database and a device number in the user's cache folder, to send usage to its maker.
+    Its telemetry is off unless the user has set the variable to something else. It keeps a database
+    and a device number in the user's cache folder, to send usage to its maker, and starts a thread
+    at import, without which a forked child hangs as it ends.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read as the module is loaded
     try:
