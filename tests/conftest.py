@@ -64,9 +64,10 @@ def write_checkpoint(
             if parameter.dim() > 1:
                 parameter.normal_(0, spread / parameter.shape[-1] ** 0.5)
             else:
-                parameter.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.1)
+                scale = "lambda" in name or ("norm" in name and "weight" in name)
+                parameter.normal_(1.0 if scale else 0.0, 0.1)
     model.save_pretrained(folder)
-    size = model.config.image_size
+    size = getattr(model.config, "vision_config", model.config).image_size
     preprocessor = {
         "image_processor_type": "ViTImageProcessor",
         "size": {"height": size, "width": size},

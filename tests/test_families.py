@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxscript import OpBuilder, ir, nn
 from safetensors.torch import load_file, save_file
 
-from conftest import write_checkpoint
+from conftest import TINY, write_checkpoint
 from vit_engine.engine import Engine
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
@@ -29,7 +29,22 @@ from vit_export.quantization.operators import GELU_MIN
 from vit_export.quantization.recipe import quantized
 from vit_export.samples import drawn_samples
 
-CASES: dict[str, dict[str, Any]] = {"ViTForImageClassification": {}}
+VISION: dict[str, Any] = {"vision_config": {k: v for k, v in TINY.items() if k != "num_labels"}}
+
+CASES: dict[str, dict[str, Any]] = {
+    "ViTForImageClassification": {},
+    "DeiTForImageClassification": {},
+    "DeiTForImageClassificationWithTeacher": {},
+    "Dinov2ForImageClassification": {},
+    "Dinov2WithRegistersForImageClassification": {},
+    "BeitForImageClassification": {"use_relative_position_bias": True},
+    "Data2VecVisionForImageClassification": {"use_relative_position_bias": True},
+    "CLIPForImageClassification": VISION,
+    "MetaClip2ForImageClassification": VISION,
+    "SiglipForImageClassification": VISION,
+    "ViTMSNForImageClassification": {},
+    "IJepaForImageClassification": {},
+}
 """By architecture, what a tiny model's config needs besides conftest.TINY."""
 
 Floats = NDArray[np.float32]
@@ -75,7 +90,8 @@ def test_names_in_memory_mean_the_same_as_names_on_disk(
     shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "model.safetensors"
     in_memory = eager_model(checkpoint)[0].state_dict()
-    assert in_memory.keys() != load_file(weights).keys()
+    if in_memory.keys() == load_file(weights).keys():
+        pytest.skip("transformers stores this family under the names that it has in memory")
     save_file(in_memory, weights)
     found = load(str(tmp_path)).tensors
     assert found.keys() == checkpoint.tensors.keys()
@@ -100,7 +116,7 @@ def test_what_a_product_is_not_is_found(checkpoint: Checkpoint) -> None:
         wrong = [
             replace(product, tokens=product.tokens + 1),
             replace(product, after_gelu=not product.after_gelu),
-            *(replace(product, reads=name) for name in (others[0], others[-1])),
+            *(replace(product, reads=name) for name in others[:1] + others[-1:]),
         ]
         for other in wrong:
             claimed = [*products[:i], other, *products[i + 1 :]]
@@ -153,7 +169,8 @@ def faults(checkpoint: Checkpoint, products: list[Product], inputs: list[Floats]
         made = tensors[f"{producer}.weight"]
         scale = np.random.default_rng(0).uniform(0.5, 2, len(made))
         tensors[f"{producer}.weight"] = (made.T / scale).T
-        tensors[f"{producer}.bias"] /= scale
+        if f"{producer}.bias" in tensors:
+            tensors[f"{producer}.bias"] /= scale
         for name in (n for p in products if p.reads == producer for n in p.layers):
             tensors[f"{name}.weight"] *= scale
         if np.abs(logits(replace(checkpoint, tensors=tensors)) - expected).max() > 1e-3:

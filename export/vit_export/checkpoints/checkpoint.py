@@ -1,5 +1,6 @@
 """A ViT classifier as it was published, from a hub or a folder, checked and ready to export."""
 
+import functools
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,19 +10,21 @@ from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_export.checkpoints import hub
 from vit_export.checkpoints.canonical import canonical
+from vit_export.checkpoints.folding import folded
 from vit_export.checkpoints.json_file import read_json
 from vit_export.checkpoints.other_kinds import file_in_words, refuse_other_kinds
 from vit_export.checkpoints.preprocessor import preprocessing_from_config
+from vit_export.checkpoints.resampling import resampled
 from vit_export.checkpoints.weight_files import (
     Tensor,
     sha256_of,
     tensors_from_files,
     weight_files,
 )
-from vit_export.families.config import labels_from_config
 from vit_export.families.family import Family
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
+from vit_export.families.transformers.config import labels_from_config
 
 DEFAULT_MODEL = "AI-ModelScope/vit-base-patch16-224"
 DEMO = Path(__file__).parents[1] / "demo"
@@ -39,7 +42,7 @@ class Checkpoint:
     form: Form
     preprocessing: Preprocessing
     labels: tuple[str, ...]
-    tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name
+    tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name, all that `form` has
 
 
 def load(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
@@ -93,14 +96,18 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
             "export the model that they were made from"
         )
     family = family_from_config(config)
-    form = family.form(config)
+    files = weight_files(folder)
+    stored = functools.cache(lambda: tensors_from_files(files, family.reads))
+    form = family.form(config, lambda: {name: t.shape for name, t in stored().items()})
     labels = labels_from_config(config)
     preprocessing = preprocessing_from_config(
         read_json(folder / "preprocessor_config.json"),
         form.image_size,
         default_processor=family.image_processor,
     )
-    files = weight_files(folder)
+    tensors = canonical(stored(), family, form, len(labels))
+    for change in (resampled, folded):
+        form, tensors = change(form, tensors)
     return Checkpoint(
         model=name,
         revision=revision,
@@ -110,5 +117,5 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
         form=form,
         preprocessing=preprocessing,
         labels=labels,
-        tensors=canonical(tensors_from_files(files), family, form, len(labels)),
+        tensors=tensors,
     )

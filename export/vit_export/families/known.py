@@ -1,11 +1,31 @@
 """The families that an export knows."""
 
 from vit_engine.errors import CheckpointError
-from vit_export.families.config import Config
-from vit_export.families.family import Family
-from vit_export.families.vit import VIT
+from vit_export.families.family import Config, Family
+from vit_export.families.transformers.beit import BEIT, DATA2VEC_VISION
+from vit_export.families.transformers.clip import CLIP, METACLIP_2
+from vit_export.families.transformers.deit import DEIT, DEIT_WITH_TEACHER
+from vit_export.families.transformers.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
+from vit_export.families.transformers.ijepa import IJEPA
+from vit_export.families.transformers.siglip import SIGLIP
+from vit_export.families.transformers.vit import VIT
+from vit_export.families.transformers.vit_msn import VIT_MSN
 
-FAMILIES = (VIT,)
+FAMILIES = (
+    VIT,
+    DEIT,
+    DEIT_WITH_TEACHER,
+    DINOV2,
+    DINOV2_WITH_REGISTERS,
+    BEIT,
+    DATA2VEC_VISION,
+    CLIP,
+    METACLIP_2,
+    SIGLIP,
+    VIT_MSN,
+    IJEPA,
+)
+"""Where a config.json names no class, the first of its model_type is meant."""
 
 
 def family_from_config(config: Config) -> Family:
@@ -14,8 +34,14 @@ def family_from_config(config: Config) -> Family:
         found = config.get("architectures") or [family.architecture]
         if config.get("model_type") == family.model_type and found == [family.architecture]:
             return family
-    supported = ", ".join(f"{f.model_type!r} with {f.architecture}" for f in FAMILIES)
     raise CheckpointError(
         f"config.json describes model_type {config.get('model_type')!r}, architectures "
-        f"{config.get('architectures')}; supported is model_type {supported}"
+        f"{config.get('architectures')}; {_instead(config)}"
     )
+
+
+def _instead(config: Config) -> str:
+    same = [f.architecture for f in FAMILIES if f.model_type == config.get("model_type")]
+    if same:
+        return f"of this model_type, classifiers are supported: {' or '.join(same)}"
+    return "supported are " + ", ".join(family.architecture for family in FAMILIES)
