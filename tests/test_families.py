@@ -14,12 +14,19 @@ from onnxscript import OpBuilder, ir, nn
 from safetensors.torch import load_file, save_file
 
 from conftest import TINY, write_checkpoint
+from vit_engine.artefact.attention import primitive, replace_attention
+from vit_engine.artefact.contract import Precision
 from vit_engine.engine import Engine
+from vit_engine.images.preprocess import feed_from_pixels
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_logits, eager_model
 from vit_export.families.family import Family
+from vit_export.families.form import Form
 from vit_export.families.known import FAMILIES
+from vit_export.graph.choices import Io
 from vit_export.graph.layers import Linear
 from vit_export.graph.model import model_from_checkpoint
 from vit_export.graph.product import Product
@@ -50,26 +57,88 @@ CASES: dict[str, dict[str, Any]] = {
 Floats = NDArray[np.float32]
 
 
+# What a few tokens and heads do to the logits shows only where attention is far from a mean.
+SPREAD = 1.5
+EMBEDDING_SPREAD = 0.01
+
+FP32 = 2e-5
+"""Of the range of the logits: a tanh in place of an exact GELU is 5e-5."""
+FP16 = 2e-2
+
+
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.architecture)
 def checkpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Checkpoint:
     family: Family = request.param
     folder = tmp_path_factory.mktemp("family")
-    write_checkpoint(folder, architecture=family.architecture, **CASES[family.architecture])
+    write_checkpoint(
+        folder,
+        architecture=family.architecture,
+        spread=SPREAD,
+        embedding_spread=EMBEDDING_SPREAD,
+        **CASES[family.architecture],
+    )
     found = load(str(folder))
     assert found.family is family
     return found
 
 
-def test_logits_are_those_of_transformers(checkpoint: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("io", ["uint8", "hf"])
+def test_logits_are_those_of_transformers(
+    checkpoint: Checkpoint, tmp_path: Path, precision: Precision, io: Io
+) -> None:
+    """In each form in which a provider runs a file: as it is, as a CPU does, as TensorRT does."""
+    path = tmp_path / "vit.onnx"
+    export(checkpoint, path, precision=precision, io=io, images=None)
     images = list(drawn_samples(5))
-    export(checkpoint, tmp_path / "vit.onnx", precision="fp32", images=None)
     expected = eager_logits(checkpoint, images)
-    with Engine.open(tmp_path / "vit.onnx", provider="cpu") as engine:
-        found = engine.run(pixels_of(images, checkpoint.preprocessing))
-    assert np.ptp(expected) > 1
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    with Engine.open(path, provider="cpu") as engine:
+        contract = engine.contract
+        pixels = pixels_of(images, checkpoint.preprocessing)
+        adapted = engine.run(pixels)
+    given = feed_from_pixels(pixels, contract)
+    request = Request(path, contract)
+    rewritten = replace_attention(path.read_bytes(), primitive)
+    as_it_is, on_tensorrt = (
+        open_session(request, {"cpu": {}}, model=model).run(None, {contract.input.name: given})[0]
+        for model in (None, rewritten)
+    )
+    bound = {"fp32": FP32, "fp16": FP16}[precision] * float(np.ptp(expected))
+    for found in (adapted, as_it_is, on_tensorrt):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+
+
+def wrong_forms(checkpoint: Checkpoint) -> Iterator[tuple[Form, dict[str, Any]]]:
+    """One wrong word in the form, and the tensors as it wants them."""
+    form, tensors = checkpoint.form, dict(checkpoint.tensors)
+    changes: list[dict[str, Any]] = [
+        {"hidden_act": "gelu" if form.hidden_act != "gelu" else "gelu_new"},
+        {"layer_norm_eps": 1e-9 if form.layer_norm_eps > 1e-7 else 1e-6},
+    ]
+    if form.relative:
+        changes.append({"relative": False})
+    if form.pooled == ("patches",) and form.norm != "none":
+        changes.append({"norm": "pooled" if form.norm == "tokens" else "tokens"})
+    if form.pooled == ("patches",) and form.prefix:
+        changes.append({"pooled": ("cls",)})
+    if form.pooled == ("cls",):
+        changes.append({"pooled": ("patches",)})
+    for change in changes:
+        yield replace(form, **change), tensors
+    if len(form.pooled) > 1:
+        head = tensors["head.weight"]
+        swapped = np.roll(head, head.shape[1] // 2, axis=1)
+        yield form, {**tensors, "head.weight": swapped}
+
+
+def test_the_bound_sees_a_wrong_form(checkpoint: Checkpoint) -> None:
+    """So that the test before this one can fail."""
+    expected = logits(checkpoint)
+    for form, tensors in wrong_forms(checkpoint):
+        found = logits(replace(checkpoint, form=form, tensors=tensors))
+        assert np.abs(found - expected).max() > 2 * FP32 * np.ptp(expected), form
 
 
 def test_int8_stays_close(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -6,22 +6,22 @@ from vit_export.families.form import Form
 from vit_export.families.transformers.config import flag, number, vit_numbers
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 
-TABLE = "relative_position_bias.relative_position_bias_table"
+TABLE = "relative_position_bias_table"
 POOLED: Names = {"norm": "beit.pooler.layernorm"}
 ON_DISK: Names = {
     **renamed(CLASSIC, r"^vit\.", "beit."),
     "blocks.*.scale1": "beit.encoder.layer.*.lambda_1",
     "blocks.*.scale2": "beit.encoder.layer.*.lambda_2",
-    "blocks.*.relative": f"beit.encoder.layer.*.attention.attention.{TABLE}",
+    "blocks.*.relative": f"beit.encoder.layer.*.attention.attention.relative_position_bias.{TABLE}",
 }
 MODULES: Names = {
     **renamed(IN_MEMORY, r"^vit\.", "beit."),
     "blocks.*.scale1": "beit.layers.*.lambda_1",
     "blocks.*.scale2": "beit.layers.*.lambda_2",
-    "blocks.*.relative": f"beit.layers.*.{TABLE}",
+    "blocks.*.relative": f"beit.layers.*.relative_position_bias.{TABLE}",
 }
-SHARED: Names = {"blocks.*.relative": f"beit.encoder.{TABLE}"}
-SHARED_MODULES: Names = {"blocks.*.relative": f"beit.shared_position_bias.{TABLE.partition('.')[2]}"}
+SHARED: Names = {"blocks.*.relative": f"beit.encoder.relative_position_bias.{TABLE}"}
+SHARED_MODULES: Names = {"blocks.*.relative": f"beit.shared_position_bias.{TABLE}"}
 
 
 def _variants(names: Names, shared: Names) -> tuple[Names, ...]:
