@@ -1,6 +1,7 @@
 """Every family: its files come out as transformers' own model computes them."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnxscript import OpBuilder, ir, nn
 from safetensors.torch import load_file, save_file
@@ -26,6 +29,7 @@ from vit_export.eager import eager_logits, eager_model
 from vit_export.families.family import Family
 from vit_export.families.form import Form
 from vit_export.families.known import FAMILIES
+from vit_export.families.transformers.config import ACTIVATIONS
 from vit_export.graph.choices import Io
 from vit_export.graph.layers import Linear
 from vit_export.graph.model import model_from_checkpoint
@@ -38,6 +42,12 @@ from vit_export.samples import drawn_samples
 
 VISION: dict[str, Any] = {"vision_config": {k: v for k, v in TINY.items() if k != "num_labels"}}
 
+VISION_TOWERS = (
+    "CLIPForImageClassification",
+    "MetaClip2ForImageClassification",
+    "SiglipForImageClassification",
+)
+
 CASES: dict[str, dict[str, Any]] = {
     "ViTForImageClassification": {},
     "DeiTForImageClassification": {},
@@ -46,9 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
     "Dinov2WithRegistersForImageClassification": {},
     "BeitForImageClassification": {"use_relative_position_bias": True},
     "Data2VecVisionForImageClassification": {"use_relative_position_bias": True},
-    "CLIPForImageClassification": VISION,
-    "MetaClip2ForImageClassification": VISION,
-    "SiglipForImageClassification": VISION,
+    **dict.fromkeys(VISION_TOWERS, VISION),
     "ViTMSNForImageClassification": {},
     "IJepaForImageClassification": {},
 }
@@ -108,6 +116,56 @@ def test_logits_are_those_of_transformers(
     bound = {"fp32": FP32, "fp16": FP16}[precision] * float(np.ptp(expected))
     for found in (adapted, as_it_is, on_tensorrt):
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """Any architecture, and a config of it that transformers takes."""
+    architecture = draw(st.sampled_from(list(CASES)))
+    heads, patch = draw(st.integers(1, 4)), draw(st.sampled_from([2, 4, 7, 8]))
+    config: dict[str, Any] = {
+        "num_attention_heads": heads,
+        "hidden_size": heads * draw(st.sampled_from([4, 8, 12])),
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "intermediate_size": draw(st.integers(1, 40)),
+        "patch_size": patch,
+        "image_size": patch * draw(st.integers(1, 5)),
+        "hidden_act": draw(st.sampled_from(list(ACTIVATIONS))),
+        "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-6, 1e-5, 1e-3])),
+    }
+    if architecture in VISION_TOWERS:
+        return architecture, {"vision_config": config, "num_labels": draw(st.integers(1, 6))}
+    config["num_labels"] = draw(st.integers(1, 6))
+    config["qkv_bias"] = draw(st.booleans())
+    if architecture.startswith("Dinov2"):
+        config["mlp_ratio"] = draw(st.integers(1, 4))
+        config["use_swiglu_ffn"] = draw(st.booleans())
+        config["num_register_tokens"] = draw(st.integers(1, 5))
+    if architecture.startswith(("Beit", "Data2Vec")):
+        config["use_relative_position_bias"] = draw(st.booleans())
+        config["use_shared_relative_position_bias"] = not config["use_relative_position_bias"]
+        config["use_absolute_position_embeddings"] = draw(st.booleans())
+        config["use_mean_pooling"] = draw(st.booleans())
+        config["layer_scale_init_value"] = draw(st.sampled_from([0.0, 0.1]))
+        config["use_mask_token"] = draw(st.booleans())
+    return architecture, config
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(drawn=configs())
+def test_any_config(drawn: tuple[str, dict[str, Any]]) -> None:
+    architecture, config = drawn
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder), architecture=architecture, spread=SPREAD, **config)
+        checkpoint = load(folder)
+        images = list(drawn_samples(3))
+        expected = eager_logits(checkpoint, images)
+        given = pixels_of(images, checkpoint.preprocessing)
+        model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
+        found = session(model).run(["logits"], {"pixels": given})[0]
+    extent = max(float(np.abs(expected).max()), 1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5 * FP32 * extent)
 
 
 def wrong_forms(checkpoint: Checkpoint) -> Iterator[tuple[Form, dict[str, Any]]]:
