@@ -80,7 +80,6 @@ def test_the_numbers_and_names_of_a_saved_model(saved, model):
         patch_size=8,
         hidden_act="gelu_new",
         layer_norm_eps=1e-5,
-        qkv_bias=True,
     )
     assert (checkpoint.model, checkpoint.revision) == ("tiny", None)
     assert checkpoint.labels == ("ant", "bee", "cat", "dog", "eel")
@@ -288,16 +287,20 @@ def test_preprocessors_that_are_refused(folder, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "swin"}, ["'swin'", "'vit'"]),
-        ({"model_type": ...}, ["None", "'vit'"]),
-        ({"architectures": ["ViTModel"]}, ["ViTModel", "ViTForImageClassification"]),
+        ({"model_type": "swin"}, ["'swin'", "supported are image classifiers of model_type vit"]),
+        ({"model_type": ...}, ["None", "vit, deit"]),
+        ({"architectures": ["ViTModel"]}, ["ViTModel", "without a classifier's head"]),
+        ({"architectures": ["ViTForMaskedImageModeling"]}, ["without a classifier's head"]),
+        ({"architectures": ["ViTForOther"]}, ["its classifiers are ViTForImageClassification"]),
+        ({"architectures": "ViTModel"}, ["ViTModel", "supported"]),
         (
-            {"model_type": "deit", "architectures": ["DeiTForImageClassificationWithTeacher"]},
-            ["DeiTForImageClassificationWithTeacher", "ViTForImageClassification"],
+            {"model_type": "siglip2", "architectures": ["Siglip2ForImageClassification"]},
+            ["NaFlex", "siglip"],
         ),
+        ({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}, ["resnet"]),
         ({"problem_type": "multi_label_classification"}, ["multi_label"]),
         ({"num_channels": 1}, ["num_channels is 1"]),
-        ({"hidden_act": "relu"}, ["'relu'", "quick_gelu"]),
+        ({"hidden_act": "mish"}, ["'mish'", "quick_gelu"]),
         ({"hidden_act": ["gelu"]}, ["hidden_act"]),
         ({"layer_norm_eps": -1}, ["layer_norm_eps"]),
         ({"qkv_bias": "yes"}, ["qkv_bias"]),
@@ -349,7 +352,7 @@ def test_weights_that_are_refused(folder, change, words):
 
 def test_a_model_without_a_head_is_refused(folder, model):
     ViTModel(model.config).save_pretrained(folder)
-    refused(folder, "['ViTModel']", "ViTForImageClassification")
+    refused(folder, "['ViTModel']", "without a classifier's head")
 
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])

@@ -28,20 +28,33 @@ FAMILIES = (
 """Where a config.json names no class, the first of its model_type is meant."""
 
 
+HEADLESS = ("Model", "Backbone", "ForPreTraining", "ForMaskedImageModeling", "WithProjection")
+"""How the names of classes end that have no classifier's head."""
+
+
 def family_from_config(config: Config) -> Family:
     """Return the family that a config.json is of; CheckpointError if it is of none."""
     for family in FAMILIES:
         found = config.get("architectures") or [family.architecture]
         if config.get("model_type") == family.model_type and found == [family.architecture]:
             return family
+    types = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
     raise CheckpointError(
         f"config.json describes model_type {config.get('model_type')!r}, architectures "
-        f"{config.get('architectures')}; {_instead(config)}"
+        f"{config.get('architectures')}{_reason(config)}; supported are image classifiers of "
+        f"model_type {types}"
     )
 
 
-def _instead(config: Config) -> str:
-    same = [f.architecture for f in FAMILIES if f.model_type == config.get("model_type")]
-    if same:
-        return f"of this model_type, classifiers are supported: {' or '.join(same)}"
-    return "supported are " + ", ".join(family.architecture for family in FAMILIES)
+def _reason(config: Config) -> str:
+    """Say of what is not supported what it is, where that is known."""
+    names = config.get("architectures")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return ""
+    if config.get("model_type") == "siglip2":
+        return ": SigLIP 2 for images of any aspect (NaFlex)"
+    if any(name.endswith(HEADLESS) for name in names):
+        return ": a model without a classifier's head"
+    if same := [f.architecture for f in FAMILIES if f.model_type == config.get("model_type")]:
+        return f" (its classifiers are {' and '.join(same)})"
+    return ""
