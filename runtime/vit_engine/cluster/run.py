@@ -99,6 +99,8 @@ def label(
     }
     out = folder_from_path(output)
     images, total = _images(out, run, find, resume=resume)
+    if resume and _count(out) == total:
+        return Tally(total, _count(out, failed=True), total)
     given, task = (
         contract.input,
         Task(
