@@ -30,6 +30,7 @@ RUNTIME = (
     "atomic",
     "ending",
     "arguments",
+    "near_names",
     "errors",
 )
 """The rooms and single files of vit_engine, from the top down: imports go down, never up."""

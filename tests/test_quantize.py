@@ -61,7 +61,9 @@ def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
-    images, judged = calibration.split(str(test_data / "imagenet-sample"))
+    images, judged = calibration.split(
+        calibration.calibration_items(str(test_data / "imagenet-sample"))
+    )
     rest = [rgb_from_image(image) for image in judged]
     assert (len(images), len(rest)) == (40, 160)
     preprocessing = checkpoint.preprocessing

@@ -10,7 +10,7 @@ from vit_engine.artefact.contract import Parity
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.parity import Bounds, Logits, check_parity
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_versions
@@ -18,13 +18,11 @@ from vit_export.samples import drawn_samples, sample_from_item
 from vit_export.utf8_path import in_utf8
 
 
-def verification_images(sources: Iterable[str] | None) -> Iterator[Image.Image]:
-    """Yield the images of the sources, or drawn ones; UsageError where one cannot be read."""
-    if sources is None:
-        yield from drawn_samples(len(draw.LABELS))
-        return
-    for item in items_from_sources(sources):
-        yield sample_from_item(item, "--verify-images")
+def verification_images(items: Iterable[Item] | None) -> Iterator[Image.Image]:
+    """Yield a user's images, or drawn ones; UsageError where one cannot be read."""
+    if items is None:
+        return drawn_samples(len(draw.LABELS))
+    return (sample_from_item(item, "--verify-images") for item in items)
 
 
 def parity_of(
