@@ -145,7 +145,15 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is None:
         raise UsageError("--ray writes Parquet files into a folder; name it with -o")
-    for option in ("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite"):
+    for option in (
+        "format",
+        "html",
+        "max_errors",
+        "device",
+        "no_cuda_graphs",
+        "overwrite",
+        "compute",
+    ):
         if getattr(arguments, option):
             raise UsageError(f"{_flag(option)} does not work with --ray")
     if isinstance(arguments.output, Path) and arguments.output.is_file():
@@ -207,6 +215,7 @@ def _loaded(arguments: argparse.Namespace) -> Classifier:
         device=arguments.device,
         threads=arguments.threads,
         max_batch=arguments.batch,
+        compute=arguments.compute,
         cuda_graphs=not arguments.no_cuda_graphs,
     )
 
@@ -284,6 +293,7 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "--timeout": arguments.timeout,
             "a model of sha256": digest,
             "--provider": vit.engine.provider,
+            "--compute": arguments.compute,
             "--batch": vit.engine.max_batch,
             "--top-k": min(arguments.top_k, len(vit.contract.output.labels)),
             "--format": form,
