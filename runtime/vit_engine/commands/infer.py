@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vit_engine import ending
 from vit_engine.artefact import metadata
+from vit_engine.artefact.contract import ScoreKind
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.atomic import remove_empty
@@ -29,6 +30,7 @@ from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
 from vit_engine.rows.target import Target, target_from_path
+from vit_engine.scores import selection_from_options
 from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
 
@@ -61,6 +63,9 @@ def _infer(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
     check_present(arguments.sources)
     form = _format(arguments)
+    # Before the model is opened, which takes seconds: whether the scores can reach the threshold.
+    model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
+    selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
     # What cannot be written is told at once, before the model, which takes seconds.
     with _targets(arguments) as (rows, page):
         if rows and rows.is_finished and arguments.resume and not arguments.overwrite:
@@ -69,18 +74,22 @@ def _infer(arguments: argparse.Namespace) -> int:
                 "--resume to label the images again\n"
             )
             return 0
-        return _label(arguments, form, rows, page)
+        return _label(arguments, form, model.score, rows, page)
 
 
 def _label(
-    arguments: argparse.Namespace, form: str, rows: Target | None, page: Target | None
+    arguments: argparse.Namespace,
+    form: str,
+    score: ScoreKind,
+    rows: Target | None,
+    page: Target | None,
 ) -> int:
     """Label the images, write rows and contact sheet, and tell how it went."""
     targets = [target for target in (rows, page) if target]
     find, passed_over = _finder(arguments), Counter[str]()
     check_apart(targets, arguments.model, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
-    with interrupts() as interrupt, _output(arguments, form, rows) as output:
+    with interrupts() as interrupt, _output(arguments, form, rows, score) as output:
         with _loaded(arguments) as vit:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
@@ -170,6 +179,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         address=arguments.ray or None,
         model=arguments.model,
         top_k=arguments.top_k,
+        threshold=arguments.threshold,
         workers=Workers(
             provider=arguments.provider,
             actors=arguments.ray_actors,
@@ -227,6 +237,7 @@ def _stream(
     return vit.stream(
         items,
         top_k=arguments.top_k,
+        threshold=arguments.threshold,
         task=Task(
             vit.contract.preprocessing,
             time_limit=arguments.timeout,
@@ -259,11 +270,12 @@ def _targets(arguments: argparse.Namespace) -> Iterator[tuple[Target | None, Tar
             remove_empty(target.made if target else ())
 
 
-def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
+def _output(
+    arguments: argparse.Namespace, form: str, rows: Target | None, score: ScoreKind
+) -> Output:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return output_to(
-        rows or arguments.output, format_from_name(form, colour=colour), resume=arguments.resume
-    )
+    written = format_from_name(form, colour=colour, score=score)
+    return output_to(rows or arguments.output, written, resume=arguments.resume)
 
 
 def _write_sheet(sheet: ContactSheet, page: Target) -> str:
@@ -280,6 +292,9 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
     Scores move by rounding with the provider and the batch, and not with the number of threads:
     ONNX Runtime shares out the columns and rows of a product, and sums each element in one piece.
     """
+    selection = selection_from_options(
+        vit.contract.output, top_k=arguments.top_k, threshold=arguments.threshold
+    )
     with metadata.path_from_name(arguments.model).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Run(
@@ -295,7 +310,8 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "--provider": vit.engine.provider,
             "--compute": arguments.compute,
             "--batch": vit.engine.max_batch,
-            "--top-k": min(arguments.top_k, len(vit.contract.output.labels)),
+            "--top-k": selection.top_k,
+            "--threshold": selection.threshold,
             "--format": form,
         },
         notes={"--threads": arguments.threads or processor.usable_cores()},
