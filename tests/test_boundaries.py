@@ -40,6 +40,7 @@ EXPORTER = (
     "artefact",
     "verify",
     "eager",
+    "eager_timm",
     "quantization",
     "samples",
     "graph",

@@ -14,6 +14,7 @@ from vit_engine.sources.find import items_from_sources
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_versions
+from vit_export.families.family import Library
 from vit_export.samples import drawn_samples, sample_from_item
 from vit_export.utf8_path import in_utf8
 
@@ -50,14 +51,16 @@ def parity_of(
         reference="eager PyTorch",
         cure="export with --fp32, or look at the model with --no-verify",
     )
-    return parity_from_logits(found, expected)
+    return parity_from_logits(found, expected, library=checkpoint.family.library)
 
 
-def parity_from_logits(found: Logits, expected: Logits) -> Parity:
-    """Compare two sets of logits (N, labels)."""
+def parity_from_logits(
+    found: Logits, expected: Logits, *, library: Library = "transformers"
+) -> Parity:
+    """Compare two sets of logits (N, labels), the expected ones from that library's model."""
     difference = np.abs(found - expected)
     return Parity(
-        reference=eager_versions(),
+        reference=eager_versions(library),
         images=len(expected),
         top1_agreement=float((found.argmax(1) == expected.argmax(1)).mean()),
         max_abs_diff=float(difference.max()),
