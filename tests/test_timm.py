@@ -1,30 +1,39 @@
 """timm's ViTs: their files come out as timm's own model computes them."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnxscript import ir
 from PIL import Image
 
+from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_logits
 from vit_export.families.form import Form
+from vit_export.families.known import family_from_config
+from vit_export.families.timm.architectures import ARCHITECTURES
 from vit_export.graph.model import model_from_checkpoint
 from vit_export.quantization.calibration import pixels_of
 from vit_export.samples import drawn_samples
 
-if TYPE_CHECKING:
-    import torch
-
 timm = pytest.importorskip("timm")
+from timm.layers import GELU, GELUTanh, QuickGELU  # noqa: E402 - where there is timm
+from timm.models import beit, eva, vision_transformer  # noqa: E402
+
+ACTIVATIONS: dict[type, str] = {
+    GELU: "gelu",
+    torch.nn.GELU: "gelu",
+    GELUTanh: "gelu_new",
+    QuickGELU: "quick_gelu",
+    torch.nn.SiLU: "silu",
+}
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 
@@ -56,6 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "eva02_base_patch14_224": SMALL | {"img_size": 56},
     "eva02_base_patch16_clip_224": SMALL | {"img_size": 64},
     "vit_base_patch16_siglip_gap_224": SMALL | {"img_size": 64},
+    "vit_so400m_patch14_siglip_gap_384": SMALL | {"img_size": 62},  # 6 pixels over
     "vit_so400m_patch16_siglip_gap_256": SMALL | {"img_size": 64},
     "vit_medium_patch16_rope_reg1_gap_256": SMALL | {"img_size": 64},
     "vit_small_patch16_rope_224": SMALL | {"img_size": 64},
@@ -74,20 +84,19 @@ EVAL = {"crop_pct": 1.0, "crop_mode": "squash", "mean": [0.5, 0.4, 0.3], "std": 
 
 def write_timm(folder: Path, architecture: str, *, labels: int = 7, **arguments: Any) -> Path:
     """Write a random model as timm does, scaled so that every part of it shows in the logits."""
-    import torch
-    from timm.models import save_for_hf
 
     torch.manual_seed(0)
     model = timm.create_model(architecture, num_classes=labels, **arguments)
     randomise(model)
     names = {"label_names": [f"name {i}" for i in range(labels)]}
-    save_for_hf(model, str(folder), model_config=names, safe_serialization=True, data_config=EVAL)
+    timm.models.save_for_hf(
+        model, str(folder), model_config=names, safe_serialization=True, data_config=EVAL
+    )
     return folder
 
 
 def randomise(model: torch.nn.Module) -> None:
     """Draw weights with which attention is sharp, and the norms' input small beside an epsilon."""
-    import torch
 
     parameters = dict(model.named_parameters())
     # A norm before the blocks makes the stream large, and what blocks add must be as large.
@@ -153,6 +162,52 @@ def other_traits(form: Form) -> Iterator[dict[str, Any]]:
         yield {"rotary": replace(rotary, theta=rotary.theta / 2)}
         yield {"rotary": replace(rotary, columns_first=not rotary.columns_first)}
         yield {"rotary": replace(rotary, reference_grid=form.grid + 1)}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_table_is_what_timm_has(architecture: str) -> None:
+    """Every tensor has its place, and what leaves none is as in timm's own model."""
+    model = of_shapes(architecture)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    size = model.patch_embed.img_size[0]
+    config = {"architecture": architecture, "pretrained_cfg": {"input_size": [3, size, size]}}
+    family = family_from_config(config)
+    form = family.form(config, lambda: shapes)
+    block = model.blocks[0]
+    acts = {type(m) for m in block.modules() if type(m) in ACTIVATIONS}
+    assert form.heads == block.attn.num_heads
+    assert {m.eps for m in model.modules() if hasattr(m, "eps")} == {form.layer_norm_eps}
+    assert {ACTIVATIONS[act] for act in acts} == {form.hidden_act}
+    assert ("avg" if form.pooled == ("patches",) else "token") == model.global_pool
+    assert not getattr(model, "pool_include_prefix", False)
+    assert type(block) in (vision_transformer.Block, beit.Block, eva.EvaBlock)
+    assert {type(m) for m in model.modules() if "Norm" in type(m).__name__} == {
+        timm.layers.LayerNorm
+    }
+    rope = getattr(model, "rope", None)
+    assert (rope is None) == (form.rotary is None)
+    if form.rotary:
+        turned = rope.get_embed()[:, : rope.dim].double()
+        angles = form.rotary.angles(form.grid, form.hidden_size // form.heads)
+        np.testing.assert_allclose(turned, np.sin(angles).repeat(2, axis=1), atol=1e-5)
+    found = canonical(zeros(shapes), family, form, 7)
+    assert found.keys() == {name for name, _ in form.shapes(7)}
+
+
+def of_shapes(architecture: str) -> Any:
+    """A model of one or two blocks whose tensors have shapes and no contents, but for RoPE's."""
+
+    with torch.device("meta"):
+        model = timm.create_model(architecture, num_classes=7)
+    if rope := getattr(model, "rope", None):
+        model.rope = rope.to_empty(device="cpu")
+        rope.reset_parameters()
+    return model
+
+
+def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
+    """Arrays of these shapes that take no memory."""
+    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
 def logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[np.float32]:

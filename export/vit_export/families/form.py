@@ -59,7 +59,8 @@ class Rotary:
 class Form:
     """The resolved numbers and choices of a ViT. Images and patches are square, sizes in pixels.
 
-    CheckpointError where patches do not fill the image, or heads the hidden size.
+    What patches leave of the image, on its right and at its bottom, is not looked at.
+    CheckpointError where no patch fits into it, or heads do not fill the hidden size.
     """
 
     hidden_size: int
@@ -99,9 +100,9 @@ class Form:
     """Whether each part of `pooled` has a head of its own, whose logits are averaged."""
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
+        if self.image_size < self.patch_size:
             raise CheckpointError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+                f"image_size {self.image_size} is below patch_size {self.patch_size}"
             )
         if self.hidden_size % self.heads:
             raise CheckpointError(
