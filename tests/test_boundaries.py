@@ -41,6 +41,7 @@ EXPORTER = (
     "artefact",
     "verify",
     "eager",
+    "eager_timm",
     "quantization",
     "samples",
     "graph",

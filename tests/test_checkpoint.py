@@ -366,7 +366,7 @@ def test_preprocessors_that_are_refused(folder, change, words):
         ({"num_attention_heads": 5}, ["12 is not a multiple", "5"]),
         ({"intermediate_size": 21}, ["(20, 12)", "(21, 12)"]),
         ({"image_size": [24, 32]}, ["[24, 32]", "squares"]),
-        ({"patch_size": 9}, ["24 is not a multiple", "9"]),
+        ({"patch_size": 25}, ["24 is below", "25"]),
         ({"id2label": {"0": "ant", "1": "bee"}}, ["(5, 12)", "2 labels"]),
         ({"id2label": {"0": "ant", "x": "bee"}}, ["id2label has the key 'x'"]),
         ({"id2label": {"0": "ant", "1": ["bee"]}}, ["id2label has ['bee'] for 1"]),

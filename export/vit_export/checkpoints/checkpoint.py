@@ -15,6 +15,7 @@ from vit_export.checkpoints.json_file import read_json
 from vit_export.checkpoints.labels import labels_from_config, score_from_config
 from vit_export.checkpoints.other_kinds import file_in_words, refuse_other_kinds
 from vit_export.checkpoints.preprocessor import preprocessing_from_config, processor_config
+from vit_export.checkpoints.pretrained_cfg import preprocessing_from_pretrained_cfg
 from vit_export.checkpoints.resampling import resampled
 from vit_export.checkpoints.weight_files import (
     Tensor,
@@ -25,6 +26,8 @@ from vit_export.checkpoints.weight_files import (
 from vit_export.families.family import Family
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
+from vit_export.families.timm.label_names import labels_from_timm
+from vit_export.families.transformers.config import section
 
 DEFAULT_MODEL = "AI-ModelScope/vit-base-patch16-224"
 DEMO = Path(__file__).parents[1] / "demo"
@@ -105,12 +108,18 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
     files = weight_files(folder)
     stored = functools.cache(lambda: tensors_from_files(files, family.reads))
     form = family.form(config, lambda: {name: t.shape for name, t in stored().items()})
-    labels = labels_from_config(config)
-    preprocessing = preprocessing_from_config(
-        processor_config(folder),
-        form.image_size,
-        default_processor=config.get("image_processor_type") or family.image_processor,
-    )
+    if family.library == "timm":
+        labels = labels_from_timm(config)
+        preprocessing = preprocessing_from_pretrained_cfg(
+            section(config, "pretrained_cfg"), form.image_size
+        )
+    else:
+        labels = labels_from_config(config)
+        preprocessing = preprocessing_from_config(
+            processor_config(folder),
+            form.image_size,
+            default_processor=config.get("image_processor_type") or family.image_processor,
+        )
     tensors = canonical(stored(), family, form, len(labels))
     for change in (resampled, folded):
         form, tensors = change(form, tensors)

@@ -33,28 +33,34 @@ Shapes = Iterator[tuple[str, tuple[int, ...]]]
 class Rotary:
     """Rotary position embedding of the patches in two axes (RoPE, EVA-02, arXiv:2303.11331).
 
-    Of a head's d channels, pairs turn by an angle that grows with the patch's row, d/4 of them, or
-    with its column, the other d/4: place / theta^(4 i / d) for i = 0 .. d/4 - 1.
+    Of a head's d channels, neighbours turn as a pair by an angle that grows with the patch's row,
+    in the first d/4 pairs, or with its column, in the others: place / theta^(4 i / d) for
+    i = 0 .. d/4 - 1.
     """
 
     theta: float
-    reference_grid: int  # patches along a side that places are counted in, whatever the image's
+    reference_grid: int | None = None
+    """Patches along a side that places are counted in, whatever the image's; None: the image's."""
+    columns_first: bool = False
+    """Whether the first pairs turn with the column, the others with the row."""
 
     def angles(self, grid: int, channels: int) -> NDArray[np.float64]:
         """Return the angle of each pair of a head's `channels`: (grid², channels / 2)."""
         bands = 1 / self.theta ** (np.arange(channels // 4) / (channels // 4))
-        places = np.arange(grid) * self.reference_grid / grid
+        places = np.arange(grid) * ((self.reference_grid or grid) / grid)
         turns = np.outer(places, bands)
         rows = np.broadcast_to(turns[:, None], (grid, grid, len(bands)))
         columns = np.broadcast_to(turns[None], (grid, grid, len(bands)))
-        return np.concatenate([rows, columns], axis=-1).reshape(grid * grid, -1)
+        axes = [columns, rows] if self.columns_first else [rows, columns]
+        return np.concatenate(axes, axis=-1).reshape(grid * grid, -1)
 
 
 @dataclass(frozen=True)
 class Form:
     """The resolved numbers and choices of a ViT. Images and patches are square, sizes in pixels.
 
-    CheckpointError where patches do not fill the image, or heads the hidden size.
+    What patches leave of the image, on its right and at its bottom, is not looked at.
+    CheckpointError where no patch fits into it, or heads do not fill the hidden size.
     """
 
     hidden_size: int
@@ -94,9 +100,9 @@ class Form:
     """Whether each part of `pooled` has a head of its own, whose logits are averaged."""
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
+        if self.image_size < self.patch_size:
             raise CheckpointError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+                f"image_size {self.image_size} is below patch_size {self.patch_size}"
             )
         if self.hidden_size % self.heads:
             raise CheckpointError(

@@ -1,7 +1,8 @@
-"""The families that an export knows."""
+"""The families that an export knows: those of transformers by name, timm's by a table."""
 
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family
+from vit_export.families.timm.vision_transformer import family_from_timm, is_timm
 from vit_export.families.transformers.beit import BEIT, DATA2VEC_VISION
 from vit_export.families.transformers.clip import CLIP, METACLIP_2
 from vit_export.families.transformers.deit import DEIT, DEIT_WITH_TEACHER
@@ -34,6 +35,8 @@ HEADLESS = ("Model", "Backbone", "ForPreTraining", "ForMaskedImageModeling", "Wi
 
 def family_from_config(config: Config) -> Family:
     """Return the family that a config.json is of; CheckpointError if it is of none."""
+    if is_timm(config):
+        return family_from_timm(config)
     for family in FAMILIES:
         found = config.get("architectures") or [family.architecture]
         if config.get("model_type") == family.model_type and found == [family.architecture]:
@@ -42,7 +45,7 @@ def family_from_config(config: Config) -> Family:
     raise CheckpointError(
         f"config.json describes model_type {config.get('model_type')!r}, architectures "
         f"{config.get('architectures')}{_reason(config)}; supported are image classifiers of "
-        f"model_type {types}"
+        f"model_type {types}, and timm's ViTs"
     )
 
 

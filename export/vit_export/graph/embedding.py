@@ -20,6 +20,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, weights: Weights, form: Form, preprocessing: Preprocessing, io: Io) -> None:
         super().__init__()
         self.patch, self.grid, self.before = form.patch_size, form.grid, form.before
+        self.all_is_seen = form.image_size == form.grid * form.patch_size
         self.dtype = ir.DataType.from_numpy(weights.dtype)
         self.io = io
         kernel = weights["patch.weight"]  # (D, 3, P, P)
@@ -36,6 +37,9 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, op: OpBuilder, image: ir.Value) -> ir.Value:
         p, g = self.patch, self.grid
+        if not self.all_is_seen:
+            axes = [1, 2] if self.io == "uint8" else [2, 3]
+            image = op.Slice(image, [0, 0], [g * p, g * p], axes)
         x = op.Cast(image, to=self.dtype)
         if self.io == "uint8":
             x = op.Mul(op.Sub(x, self.center), self.unit)
