@@ -15,6 +15,11 @@ from PIL import Image
 
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.checkpoints.folding import folded
+from vit_export.checkpoints.json_file import read_json
+from vit_export.checkpoints.pretrained_cfg import preprocessing_from_pretrained_cfg
+from vit_export.checkpoints.resampling import resampled
+from vit_export.checkpoints.weight_files import tensors_from_files, weight_files
 from vit_export.eager import eager_logits
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
@@ -142,6 +147,25 @@ def test_what_leaves_no_tensor_is_seen(checkpoint: Checkpoint) -> None:
         found = logits(replace(checkpoint, form=replace(checkpoint.form, **change)), images)
         moved = np.abs(found - expected).max() / np.ptp(expected, axis=0).max()
         assert moved > 2 * BOUND, change
+
+
+@pytest.mark.filterwarnings("ignore:torch.searchsorted")  # in timm's resampling of BEiT's tables
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+@pytest.mark.parametrize("grid", [3, 7])
+def test_images_of_another_size(checkpoint: Checkpoint, grid: int) -> None:
+    """Tables are resampled and turns computed anew as timm does it."""
+    config = read_json(checkpoint.folder / "config.json")
+    size = grid * checkpoint.form.patch_size
+    stored = tensors_from_files(weight_files(checkpoint.folder), checkpoint.family.reads)
+    form = checkpoint.family.form(config, lambda: {k: v.shape for k, v in stored.items()})
+    tensors = canonical(stored, checkpoint.family, form, len(checkpoint.labels))
+    form, tensors = folded(*resampled(form.at(size), tensors))
+    preprocessing = preprocessing_from_pretrained_cfg(config["pretrained_cfg"], size)
+    resized = replace(checkpoint, form=form, tensors=tensors, preprocessing=preprocessing)
+    images = list(drawn_samples(5))
+    expected = eager_logits(resized, images)
+    across = np.ptp(expected, axis=0).max()
+    np.testing.assert_allclose(logits(resized, images), expected, rtol=0, atol=BOUND * across)
 
 
 def other_traits(form: Form) -> Iterator[dict[str, Any]]:

@@ -194,7 +194,10 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     if hf:
         for name in HF_CONFIGS:
-            shutil.copyfile(checkpoint.folder / name, output / name)
+            if (checkpoint.folder / name).exists():
+                shutil.copyfile(checkpoint.folder / name, output / name)
+            else:  # one of an earlier export would be taken for this model's
+                (output / name).unlink(missing_ok=True)
     say(_verdict(contract.parity))
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
     say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, {seconds:.1f} s)")

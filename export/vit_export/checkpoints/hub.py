@@ -54,10 +54,10 @@ def chosen_files(listing: Collection[str]) -> list[str]:
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise CheckpointError(f"the hub lists {name!r}, which leaves the model's folder")
     refuse_other_kinds(listing)
-    configs = ["config.json", "preprocessor_config.json"]
-    for name in configs:
-        if name not in listing:
-            raise CheckpointError(f"the hub lists no {name}; it is needed")
+    if "config.json" not in listing:
+        raise CheckpointError("the hub lists no config.json; it is needed")
+    # A timm model has no file for its preprocessing; whether one is needed, config.json tells.
+    configs = ["config.json", *(name for name in ("preprocessor_config.json",) if name in listing)]
     for whole in (SAFETENSORS, PICKLE):
         if whole in listing:
             return [*configs, whole]

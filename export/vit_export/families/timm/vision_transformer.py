@@ -213,6 +213,7 @@ def form_from_config(config: Config, shapes: StoredShapes) -> Form:
         positions=positions,
         table_grid=grid,
         antialias=True,
+        denser_near=True,
         unbiased=tuple(unbiased),
         pre_norm=has("norm_pre.weight"),
         layer_scale=has("blocks.0.ls1.gamma") or has("blocks.0.gamma_1"),
