@@ -309,7 +309,7 @@ def _heads(name: str, arguments: Config, traits: Traits, hidden: int) -> int:
         return count(arguments, "num_heads", traits.heads or 1)
     if "embed_dim" in arguments or hidden % HEAD_CHANNELS:
         raise CheckpointError(
-            f"model_args gives {name} another embed_dim without num_heads, so its heads are unknown"
+            f"the heads of a {name} with {hidden} channels are unknown; model_args must have num_heads"
         )
     return hidden // HEAD_CHANNELS
 
