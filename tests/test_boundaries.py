@@ -37,6 +37,7 @@ RUNTIME = (
 
 EXPORTER = (
     "cli",
+    "hf_folder",
     "triton",
     "artefact",
     "verify",

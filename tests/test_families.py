@@ -1,5 +1,6 @@
 """Every family: its files come out as transformers' own model computes them."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -166,6 +167,46 @@ def test_any_config(drawn: tuple[str, dict[str, Any]]) -> None:
         found = session(model).run(["logits"], {"pixels": given})[0]
     extent = max(float(np.abs(expected).max()), 1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5 * FP32 * extent)
+
+
+OTHER_SIZE = 48
+
+
+@pytest.mark.parametrize("processor", ["ViTImageProcessor", "CLIPImageProcessor"])
+def test_another_image_size(checkpoint: Checkpoint, tmp_path: Path, processor: str) -> None:
+    shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
+    small, crop = TINY["image_size"], checkpoint.form.image_size
+    size = {"shortest_edge": 40} if processor.startswith("CLIP") else small
+    config = {"image_processor_type": processor, "size": size, "crop_size": crop}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    found = load(str(tmp_path), image_size=OTHER_SIZE)
+    assert found.form.image_size == OTHER_SIZE
+    assert found.preprocessing.resize == ((60, 60) if isinstance(size, dict) else (48, 48))
+    assert_as_eager(found)
+    own = load(str(tmp_path), image_size=small)
+    for name, tensor in checkpoint.tensors.items():
+        np.testing.assert_array_equal(own.tensors[name], tensor)
+
+
+def test_position_tables_fit_the_preprocessor_where_the_model_fits_them(tmp_path: Path) -> None:
+    """DINOv2's checkpoints: trained at 518 pixels, with a preprocessor for 224."""
+    for architecture in (f.architecture for f in FAMILIES if f.takes_any_size):
+        folder = tmp_path / architecture
+        write_checkpoint(folder, architecture=architecture, spread=SPREAD, **CASES[architecture])
+        config = {"image_processor_type": "ViTImageProcessor", "size": OTHER_SIZE}
+        (folder / "preprocessor_config.json").write_text(json.dumps(config))
+        found = load(str(folder))
+        assert found.form.image_size == OTHER_SIZE
+        assert_as_eager(found)
+
+
+def assert_as_eager(checkpoint: Checkpoint) -> None:
+    images = list(drawn_samples(3))
+    expected = eager_logits(checkpoint, images)
+    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
+    given = {"pixels": pixels_of(images, checkpoint.preprocessing)}
+    found = session(model).run(["logits"], given)[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2 * FP32 * float(np.ptp(expected)))
 
 
 def wrong_forms(checkpoint: Checkpoint) -> Iterator[tuple[Form, dict[str, Any]]]:

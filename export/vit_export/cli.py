@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from vit_engine import ending
-from vit_engine.arguments import Parser, local_path, number
+from vit_engine.arguments import Parser, local_path, number, whole_number
 from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
@@ -25,8 +24,8 @@ from vit_export.checkpoints.checkpoint import (
     folder_on_this_machine,
     load,
 )
-from vit_export.checkpoints.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
+from vit_export.hf_folder import CONFIGS, write_configs
 from vit_export.quantization.calibration import calibration_items
 from vit_export.samples import items_for
 
@@ -43,8 +42,6 @@ HF_FILES: dict[Precision, str] = {
 """The file names that Optimum and transformers.js look for."""
 CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
 """How the names of a checkpoint's files end."""
-HF_CONFIGS = ("config.json", PREPROCESSOR, PROCESSOR)
-"""What lies beside their folder onnx/."""
 PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
     "fp32": "full precision: PyTorch's numbers but for rounding",
@@ -109,6 +106,13 @@ def _parser() -> Parser:
         action="store_true",
         help="replace files that are in the way even where they are not artefacts of vit-export",
     )
+    add(
+        "--image-size",
+        type=whole_number("a whole number of pixels", least=1),
+        metavar="PIXELS",
+        help="take images of this size, square, in place of the checkpoint's own; the position "
+        "tables are interpolated as the reference does it",
+    )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
@@ -167,7 +171,7 @@ def _export(arguments: argparse.Namespace) -> int:
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
     path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
-    written = [path, *(output / name for name in HF_CONFIGS)] if hf else [path]
+    written = [path, *(output / name for name in CONFIGS)] if hf else [path]
     if folder := folder_on_this_machine(arguments.model):
         _spare_checkpoint(written, folder)
     _spare_others(written, overwrite=arguments.overwrite)
@@ -175,7 +179,12 @@ def _export(arguments: argparse.Namespace) -> int:
     given, shown = arguments.calibrate, arguments.verify_images
     calibrating = None if given is None else calibration_items(given)
     verifying = None if shown is None else items_for("--verify-images", shown)
-    checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
+    checkpoint = load(
+        arguments.model,
+        revision=arguments.revision,
+        offline=arguments.offline,
+        image_size=arguments.image_size,
+    )
     _spare_checkpoint(written, checkpoint.folder)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
@@ -201,11 +210,7 @@ def _export(arguments: argparse.Namespace) -> int:
         rounded=rounded,
     )
     if hf:
-        for name in HF_CONFIGS:
-            if (checkpoint.folder / name).exists():
-                shutil.copyfile(checkpoint.folder / name, output / name)
-            else:  # one of an earlier export would be taken for this model's
-                (output / name).unlink(missing_ok=True)
+        write_configs(checkpoint, output, image_size=arguments.image_size)
     say(_verdict(contract.parity))
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
     say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, {seconds:.1f} s)")
@@ -239,7 +244,7 @@ def _spare_others(written: list[Path], *, overwrite: bool) -> None:
     for path in filter(os.path.exists, written):
         if not path.is_file():
             raise UsageError(f"{printable(str(path))} is not a regular file; -o must name another")
-        candidates = artefacts if path.name in HF_CONFIGS else [path]
+        candidates = artefacts if path.name in CONFIGS else [path]
         if not overwrite and not any(map(_is_artefact, candidates)):
             raise UsageError(
                 f"{printable(str(path))} is there already, and is not an artefact of vit-export; "

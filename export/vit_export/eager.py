@@ -11,6 +11,7 @@ from PIL import Image
 
 from vit_engine.errors import CheckpointError, limit_in_words, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.checkpoints.preprocessor import SIZES, scaled
 from vit_export.eager_timm import timm_model, timm_processor
 from vit_export.families.family import Library
 from vit_export.utf8_path import in_utf8
@@ -24,11 +25,12 @@ def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[n
     import torch
 
     model, processor = eager_model(checkpoint)
+    options = {"interpolate_pos_encoding": True} if checkpoint.asks_to_interpolate else {}
     logits = []
     with torch.inference_mode(), _told(checkpoint, "run"):
         for i in range(0, len(images), BATCH):
             batch = processor(images=images[i : i + BATCH], return_tensors="pt")
-            logits.append(model(**batch).logits.numpy())
+            logits.append(model(**batch, **options).logits.numpy())
     return np.concatenate(logits)
 
 
@@ -70,6 +72,12 @@ def eager_processor(checkpoint: Checkpoint) -> Any:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, **pil
         )
+    if checkpoint.preprocessor_scale != 1:
+        for key in SIZES:
+            if size := getattr(processor, key, None):
+                setattr(
+                    processor, key, type(size)(**scaled(dict(size), checkpoint.preprocessor_scale))
+                )
     crop = checkpoint.preprocessing.crop
     if crop and not processor.do_pad and getattr(processor, "do_center_crop", None) is None:
         processor.do_center_crop = True

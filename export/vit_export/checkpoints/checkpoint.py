@@ -44,15 +44,25 @@ class Checkpoint:
     family: Family
     form: Form
     preprocessing: Preprocessing
+    preprocessor_scale: float  # what the preprocessor's own sizes are multiplied by
     labels: tuple[str, ...]
     score: ScoreKind  # how logits become scores
     tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name, all that `form` has
+    asks_to_interpolate: bool  # whether transformers must be told that images have another size
 
 
-def load(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
+def load(
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    image_size: int | None = None,
+) -> Checkpoint:
     """Read `"demo"`, a folder, `hf:owner/name` or a ModelScope id `owner/name`, in that order.
 
     So a folder that exists wins over an id of the same name. No code of a checkpoint is ever run.
+    With an `image_size` in pixels, other than the checkpoint's own, the position tables and the
+    sizes of the preprocessor are fitted to it.
     CheckpointError says what was found and what is supported; UsageError that a folder has no
     revisions.
     """
@@ -68,7 +78,7 @@ def load(model: str, *, revision: str | None = None, offline: bool = False) -> C
         folder, revision = hub.download(model, revision=revision, offline=offline)
         name = model
     try:
-        return _read(folder, name, revision)
+        return _read(folder, name, revision, image_size)
     except CheckpointError as e:
         raise CheckpointError(f"{printable(model)}: {e}") from e
 
@@ -90,7 +100,7 @@ def _kind_on_this_machine(model: str) -> int:
         return 0
 
 
-def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
+def _read(folder: Path, name: str, revision: str | None, image_size: int | None) -> Checkpoint:
     refuse_other_kinds(path.name for path in folder.iterdir())
     config = read_json(folder / "config.json")
     if quantised := config.get("quantization_config"):
@@ -108,18 +118,31 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
     files = weight_files(folder)
     stored = functools.cache(lambda: tensors_from_files(files, family.reads))
     form = family.form(config, lambda: {name: t.shape for name, t in stored().items()})
+    scale = 1.0
     if family.library == "timm":
         labels = labels_from_timm(config)
+        form = form.at(image_size or form.image_size)
         preprocessing = preprocessing_from_pretrained_cfg(
             section(config, "pretrained_cfg"), form.image_size
         )
     else:
         labels = labels_from_config(config)
-        preprocessing = preprocessing_from_config(
+        resolve = functools.partial(
+            preprocessing_from_config,
             processor_config(folder),
-            form.image_size,
             default_processor=config.get("image_processor_type") or family.image_processor,
         )
+        any_size = family.takes_any_size or image_size
+        preprocessing = resolve(None if any_size else form.image_size)
+        if image_size:
+            scale = image_size / preprocessing.shape[0]
+            preprocessing = resolve(image_size, scale=scale)
+        form = form.at(preprocessing.shape[0])
+    interpolates = (
+        family.library == "transformers"
+        and form.table_grid not in (0, form.grid)
+        and not family.takes_any_size
+    )
     tensors = canonical(stored(), family, form, len(labels))
     for change in (resampled, folded):
         form, tensors = change(form, tensors)
@@ -131,7 +154,9 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
         family=family,
         form=form,
         preprocessing=preprocessing,
+        preprocessor_scale=scale,
         labels=labels,
         score=score_from_config(config, len(labels)),
         tensors=tensors,
+        asks_to_interpolate=interpolates,
     )

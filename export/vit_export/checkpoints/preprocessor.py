@@ -57,6 +57,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What transformers' image processors have where a file has no such key (their PIL forms)."""
 
+SIZES = ("size", "crop_size", "pad_size")
+"""The keys of lengths in pixels."""
+
 NEVER_PAD = ("Beit", "ConvNext")
 """Processors that pass over do_pad."""
 
@@ -101,12 +104,13 @@ def processor_config(folder: Path) -> Options:
 
 
 def preprocessing_from_config(
-    config: Options, image_size: int, *, default_processor: str
+    config: Options, image_size: int | None, *, default_processor: str, scale: float = 1
 ) -> Preprocessing:
     """Resolve an image processor's config; the result is always `image_size` pixels square.
 
-    `default_processor` is transformers' image processor where the config names none. A key that is
-    null has no value: false for a `do_*`, and no default in its place.
+    With None it is any square. `default_processor` is transformers' image processor where the
+    config names none; all its sizes are multiplied by `scale`. A key that is null has no value:
+    false for a `do_*`, and no default in its place.
 
     Where an edge is resized and nothing says whether to crop, the model's size is cropped to.
     Other rescale factors r are folded in: `(u8 * r - mean) / std` is
@@ -114,14 +118,15 @@ def preprocessing_from_config(
     for what transformers refuses.
     """
     kind = _kind(config, default_processor)
-    options = DEFAULTS[kind] | dict(config)
+    options = DEFAULTS[kind] | dict(config) | fitted_sizes(config, default_processor, scale)
     if not _flag(options, "do_resize"):
         raise CheckpointError("the preprocessor does not resize (do_resize false); it must")
     mean, std = _normalisation(options)
     geometry = (_convnext if kind == "ConvNext" else _geometry)(options)
     unsaid = options["do_center_crop"] is None and not options["do_pad"]
-    if unsaid and geometry.rule == "shortest_edge" and geometry.resize[0] >= image_size:
-        geometry = _cropped(geometry, geometry.crop or (image_size, image_size))
+    side = image_size or geometry.resize[0]
+    if unsaid and geometry.rule == "shortest_edge" and geometry.resize[0] >= side:
+        geometry = _cropped(geometry, geometry.crop or (side, side))
     fill = (0, 0, 0)
     if _flag(options, "do_pad") and kind not in NEVER_PAD:
         geometry, fill = _padded(geometry, options, mean)
@@ -129,9 +134,12 @@ def preprocessing_from_config(
         raise CheckpointError(
             f"size is {options['size']!r} without a crop, so images would differ in shape"
         )
-    if geometry.shape != (image_size, image_size):
+    if geometry.shape[0] != geometry.shape[1]:
+        raise CheckpointError(f"the preprocessor gives {geometry.shape}; supported are squares")
+    if image_size and geometry.shape != (image_size, image_size):
         raise CheckpointError(
-            f"the preprocessor gives {geometry.shape}, the model takes {(image_size, image_size)}"
+            f"the preprocessor gives {geometry.shape}, the model takes {(image_size, image_size)}; "
+            f"--image-size {geometry.shape[0]} exports the model for the preprocessor's size"
         )
     return Preprocessing(
         resize=geometry.resize,
@@ -143,6 +151,21 @@ def preprocessing_from_config(
         mean=mean,
         std=std,
     )
+
+
+def fitted_sizes(config: Options, default_processor: str, scale: float) -> dict[str, Any]:
+    """Return the sizes of an image processor, each multiplied by `scale` and rounded."""
+    options = DEFAULTS[_kind(config, default_processor)] | dict(config)
+    return {key: scaled(options[key], scale) for key in SIZES}
+
+
+def scaled(value: Any, scale: float) -> Any:
+    """Return a size, or a list or table of sizes, with each length multiplied and rounded."""
+    if isinstance(value, Mapping):
+        return {key: scaled(part, scale) for key, part in value.items()}
+    if isinstance(value, list):
+        return [scaled(part, scale) for part in value]
+    return round(value * scale) if _is_length(value) else value
 
 
 def _kind(config: Options, default: str) -> str:

@@ -87,6 +87,11 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The height and width of the result."""
+        return self.crop or self.resize
+
 
 @dataclass(frozen=True)
 class Output:
@@ -159,7 +164,7 @@ def loads(text: str) -> Contract:
 def _check(contract: Contract) -> None:
     given, pre, output = contract.input, contract.preprocessing, contract.output
     legal = {("uint8", "NHWC"), ("float32", "NCHW")}
-    shape = pre.crop or pre.resize
+    shape = pre.shape
     problems = {
         f"input is {given.dtype} {given.layout}, not uint8 NHWC or float32 NCHW": (
             (given.dtype, given.layout) not in legal
