@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from vit_engine.artefact.contract import Precision
 from vit_export.artefact import export
-from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.checkpoints.folding import folded
 from vit_export.checkpoints.json_file import read_json
 from vit_export.checkpoints.pretrained_cfg import preprocessing_from_pretrained_cfg
-from vit_export.checkpoints.resampling import resampled
-from vit_export.checkpoints.weight_files import tensors_from_files, weight_files
+from vit_export.checkpoints.tensors.canonical import canonical
+from vit_export.checkpoints.tensors.folding import folded
+from vit_export.checkpoints.tensors.resampling import resampled
+from vit_export.checkpoints.tensors.weight_files import tensors_from_files, weight_files
 from vit_export.eager import eager_logits
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config

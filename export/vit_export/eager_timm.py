@@ -9,7 +9,7 @@ from PIL import Image
 from vit_engine.errors import CheckpointError
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.checkpoints.json_file import read_json
-from vit_export.checkpoints.weight_files import weight_files
+from vit_export.checkpoints.tensors.weight_files import weight_files
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vit_export.checkpoints.weight_files import Tensor
+from vit_export.checkpoints.tensors.weight_files import Tensor
 from vit_export.families.form import Form
 
 QKV = ("q", "k", "v")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.checkpoints.weight_files import Tensor
+from vit_export.checkpoints.tensors.weight_files import Tensor
 from vit_export.families.form import Form
 
 CLS_DISTANCES = 3
