@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from vit_engine import ending
@@ -61,16 +61,13 @@ def _infer(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
     check_present(arguments.sources)
     form = _format(arguments)
-    # Before the model is opened, which takes seconds: whether the scores can reach the threshold.
-    model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
-    selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
     # What cannot be written is told at once, before the model, which takes seconds.
     rows, page = _targets(arguments)
     targets = [target for target in (rows, page) if target]
     find, passed_over = _finder(arguments), Counter[str]()
     check_apart(targets, arguments.model, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
-    with interrupts() as interrupt, _output(arguments, form, rows, model.score) as output:
+    with interrupts() as interrupt, _output(arguments, form, rows) as output:
         with _loaded(arguments) as vit:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
@@ -233,10 +230,13 @@ def _targets(arguments: argparse.Namespace) -> tuple[Target | None, Target | Non
     return rows, page
 
 
-def _output(
-    arguments: argparse.Namespace, form: str, rows: Target | None, score: ScoreKind
-) -> Output:
+def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    @cache
+    def score() -> ScoreKind:
+        return metadata.read_contract(metadata.path_from_name(arguments.model)).output.score
+
     written = format_from_name(form, colour=colour, score=score)
     return output_to(rows or arguments.output, written, resume=arguments.resume)
 
