@@ -134,7 +134,7 @@ def test_formats_agree(infer, tmp_path, mixed):
         (["--resume"], "name it with -o"),
         (["-o", "."], "is a folder"),
         (["--threads", "-3"], "'-3' is not a whole number of threads, 1 or more"),
-        (["--html", "absent/sheet.html"], "no folder absent"),
+        (["--html", "https://host/sheet.html"], "is not a path on this machine, but a URL"),
         (["-o", "s3://bucket/rows.jsonl"], "writing there needs --ray"),
         (["--ray-gpus", "1"], "--ray-gpus only makes sense together with --ray"),
         (["--ray", "-o", "rows", "--html", "x.html"], "--html does not work with --ray"),

@@ -61,7 +61,9 @@ def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
-    images, judged = calibration.split(str(test_data / "imagenet-sample"))
+    images, judged = calibration.split(
+        calibration.calibration_items(str(test_data / "imagenet-sample"))
+    )
     rest = [rgb_from_image(image) for image in judged]
     assert (len(images), len(rest)) == (40, 160)
     preprocessing = checkpoint.preprocessing
@@ -214,7 +216,7 @@ def test_gptq_errs_less_where_the_inputs_are_than_rounding_does() -> None:
     x = (rng.normal(size=(50, 20, 64)) @ mixed).astype(np.float32)
     matrix = rng.normal(size=(64, 32))
     found = Statistics.empty(64)
-    found.add(x)
+    found.add(x, np.ones(x.shape[1]))
     rounded = int8_from_matrix(matrix, np.zeros(32), found)
     nearest = np.rint(matrix / rounded.scale) * rounded.scale
     clever = rounded.matrix * rounded.scale

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from vit_engine import ending
-from vit_engine.arguments import Parser, number
+from vit_engine.arguments import Parser, local_path, number
 from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import ArtefactError, UsageError, printable
 from vit_engine.parity import BOUNDS
+from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import (
     DEFAULT_MODEL,
     Checkpoint,
@@ -26,6 +27,8 @@ from vit_export.checkpoints.checkpoint import (
 )
 from vit_export.checkpoints.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
+from vit_export.quantization.calibration import calibration_items
+from vit_export.samples import items_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,7 +100,7 @@ def _parser() -> Parser:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=local_path,
         metavar="PATH",
         help=f"file to write (default {DEFAULT_OUTPUT}), or with --io hf folder (default vit)",
     )
@@ -110,7 +113,7 @@ def _parser() -> Parser:
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
         "--triton",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="also write a model repository for NVIDIA's Triton server",
     )
@@ -168,6 +171,10 @@ def _export(arguments: argparse.Namespace) -> int:
     if folder := folder_on_this_machine(arguments.model):
         _spare_checkpoint(written, folder)
     _spare_others(written, overwrite=arguments.overwrite)
+    # Before the checkpoint, which may have to come from a hub.
+    given, shown = arguments.calibrate, arguments.verify_images
+    calibrating = None if given is None else calibration_items(given)
+    verifying = None if shown is None else items_for("--verify-images", shown)
     checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
     _spare_checkpoint(written, checkpoint.folder)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
@@ -179,11 +186,11 @@ def _export(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     bounds, rounded, images = BOUNDS[arguments.precision], None, None
     if arguments.precision == "int8":
-        rounded, images = _rounded(checkpoint, arguments.calibrate)
+        rounded, images = _rounded(checkpoint, calibrating)
         if arguments.min_agreement is not None:
             bounds = replace(bounds, min_agreement=arguments.min_agreement)
-    if arguments.verify_images or images is None:
-        images = verification_images(arguments.verify_images)
+    if verifying or images is None:
+        images = verification_images(verifying)
     contract = export(
         checkpoint,
         path,
@@ -248,17 +255,19 @@ def _is_artefact(path: Path) -> bool:
     return True
 
 
-def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, Iterator[Image]]":
+def _rounded(
+    checkpoint: Checkpoint, items: list[Item] | None
+) -> "tuple[Quantized, Iterator[Image]]":
     """Round the checkpoint to int8; return it and the images to compare it with PyTorch on."""
     from vit_export.quantization import calibration
     from vit_export.quantization.recipe import quantized
 
-    if source is None:
+    if items is None:
         say(
             "warning: calibrating on drawn images; --calibrate SOURCE, with about 100 images "
             "like those to be labelled later, keeps more of the accuracy"
         )
-    images, judged = calibration.split(source)
+    images, judged = calibration.split(items)
     rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
     in_float = rounded.sensitivity.keys() - rounded.products.keys()
     say(

@@ -1,13 +1,14 @@
 """Images that an export is calibrated on and held against PyTorch on: a user's, or drawn ones."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.images.decode import image_from_item
+from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
 from vit_export.demo import draw
 
@@ -17,6 +18,15 @@ SIZES = (
     *((333, 500), (257, 255), (255, 257), (641, 480), (480, 641), (800, 200), (200, 800)),
 )
 """Widths and heights in pixels: odd and even margins on either side, larger and smaller images."""
+
+
+def items_for(option: str, sources: Sequence[str]) -> list[Item]:
+    """Return what the sources of the command's `option` name; UsageError if that is no image."""
+    try:
+        check_present(sources)
+        return list(items_from_sources(sources))
+    except UsageError as e:
+        raise UsageError(f"{option}: {e}; name a folder of images, or leave out {option}") from e
 
 
 def sample_from_item(item: Item, option: str) -> Image.Image:

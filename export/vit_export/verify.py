@@ -11,10 +11,11 @@ from vit_engine.engine import Engine
 from vit_engine.errors import ParityError
 from vit_engine.images.preprocess import normalized, pixels_from_image, rgb_from_image
 from vit_engine.parity import Bounds, Logits, agreements, check_parity
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_pixels, eager_versions
+from vit_export.families.family import Library
 from vit_export.samples import drawn_samples, drawn_shapes, sample_from_item
 from vit_export.utf8_path import in_utf8
 
@@ -22,9 +23,9 @@ MOST_LEVELS = 0.05
 """By how much a pixel may differ from the reference's, in 255ths: rounding in float32 alone."""
 
 
-def verification_images(sources: Iterable[str] | None) -> Iterator[Image.Image]:
-    """Yield the images of the sources, then drawn ones; UsageError where one cannot be read."""
-    for item in items_from_sources(sources) if sources else ():
+def verification_images(items: Iterable[Item] | None) -> Iterator[Image.Image]:
+    """Yield a user's images, then drawn ones; UsageError where one cannot be read."""
+    for item in items or ():
         yield sample_from_item(item, "--verify-images")
     yield from drawn_samples(len(draw.LABELS))
 
@@ -55,7 +56,9 @@ def parity_of(
         reference="eager PyTorch",
         cure="export with --fp32, or look at the model with --no-verify",
     )
-    return parity_from_logits(found, expected, contract.output.score)
+    return parity_from_logits(
+        found, expected, contract.output.score, library=checkpoint.family.library
+    )
 
 
 def check_preprocessing(checkpoint: Checkpoint) -> None:
@@ -75,12 +78,17 @@ def check_preprocessing(checkpoint: Checkpoint) -> None:
             )
 
 
-def parity_from_logits(found: Logits, expected: Logits, score: ScoreKind) -> Parity:
-    """Compare two sets of logits (N, labels) that stand for scores of a kind."""
+def parity_from_logits(
+    found: Logits, expected: Logits, score: ScoreKind, *, library: Library = "transformers"
+) -> Parity:
+    """Compare two sets of logits (N, labels) that stand for scores of a kind.
+
+    The expected ones are from that library's model.
+    """
     difference = np.abs(found - expected)
     alike = agreements(found, expected, score)
     return Parity(
-        reference=eager_versions(),
+        reference=eager_versions(library),
         images=len(expected),
         agreement=float(alike.mean()) if alike.size else None,
         max_abs_diff=float(difference.max()),

@@ -102,6 +102,8 @@ def label(
     }
     out = folder_from_path(output)
     images, total = _images(out, run, find, resume=resume)
+    if resume and _count(out) == total:
+        return Tally(total, _count(out, failed=True), total)
     given, task = (
         contract.input,
         Task(
@@ -182,6 +184,7 @@ def _run(work: _Work) -> None:
 
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = 0  # the rows of a block with an error would be lost
+    context.raise_original_map_exception = True  # what wraps it loses it on the way to here
     context.enable_progress_bars = os.isatty(2)
     context.checkpoint_config = _checkpoint(work.out / "checkpoint")
     given = manifest.dataset(work.images).schema

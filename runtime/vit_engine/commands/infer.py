@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
+from vit_engine.atomic import remove_empty
 from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.commands import infer_options
 from vit_engine.commands.error_limit import ErrorLimit
-from vit_engine.commands.inputs import apart, check_apart, check_present
+from vit_engine.commands.inputs import apart, check_apart
 from vit_engine.commands.interrupt import Interrupt, interrupts
 from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
 from vit_engine.errors import ArtefactError, ImageError, UsageError, VitError, printable
@@ -29,7 +31,7 @@ from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
 from vit_engine.rows.target import Target, target_from_path
 from vit_engine.scores import selection_from_options
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
 
 LINGER = 0.1
@@ -62,7 +64,20 @@ def _infer(arguments: argparse.Namespace) -> int:
     check_present(arguments.sources)
     form = _format(arguments)
     # What cannot be written is told at once, before the model, which takes seconds.
-    rows, page = _targets(arguments)
+    with _targets(arguments) as (rows, page):
+        if rows and rows.is_finished and arguments.resume and not arguments.overwrite:
+            sys.stderr.write(
+                f"{printable(str(rows.path))} is whole, there is nothing to resume; leave out "
+                "--resume to label the images again\n"
+            )
+            return 0
+        return _label(arguments, form, rows, page)
+
+
+def _label(
+    arguments: argparse.Namespace, form: str, rows: Target | None, page: Target | None
+) -> int:
+    """Label the images, write rows and contact sheet, and tell how it went."""
     targets = [target for target in (rows, page) if target]
     find, passed_over = _finder(arguments), Counter[str]()
     check_apart(targets, arguments.model, arguments.sources, find)
@@ -132,7 +147,15 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is None:
         raise UsageError("--ray writes Parquet files into a folder; name it with -o")
-    for option in ("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite"):
+    for option in (
+        "format",
+        "html",
+        "max_errors",
+        "device",
+        "no_cuda_graphs",
+        "overwrite",
+        "compute",
+    ):
         if getattr(arguments, option):
             raise UsageError(f"{_flag(option)} does not work with --ray")
     if isinstance(arguments.output, Path) and arguments.output.is_file():
@@ -165,6 +188,8 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     )
     if not arguments.quiet:
         resumed = f", {tally.resumed} of them before this run" if tally.resumed else ""
+        if resumed and tally.resumed == tally.rows:
+            resumed += ", so there was nothing to resume"
         sys.stderr.write(
             f"{tally.rows} images, {tally.failed} failed{resumed}"
             f"{passed_over_in_words(passed_over)}\n"
@@ -193,6 +218,7 @@ def _loaded(arguments: argparse.Namespace) -> Classifier:
         device=arguments.device,
         threads=arguments.threads,
         max_batch=arguments.batch,
+        compute=arguments.compute,
         cuda_graphs=not arguments.no_cuda_graphs,
     )
 
@@ -216,18 +242,25 @@ def _stream(
     )
 
 
-def _targets(arguments: argparse.Namespace) -> tuple[Target | None, Target | None]:
-    """Return the files of -o and --html, None where they name none."""
+@contextmanager
+def _targets(arguments: argparse.Namespace) -> Iterator[tuple[Target | None, Target | None]]:
+    """Give the files of -o and --html, None where they name none; folders made in vain go again."""
     rows = page = None
-    if arguments.output is not None:
-        rows = target_from_path(arguments.output, "-o", are_rows, overwrite=arguments.overwrite)
-    if arguments.html is not None:
-        page = target_from_path(arguments.html, "--html", is_sheet, overwrite=arguments.overwrite)
-        if page is None:
-            raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
-    if arguments.overwrite and not (rows or page):
-        raise UsageError("--overwrite needs a file; name it with -o or --html")
-    return rows, page
+    try:
+        if arguments.output is not None:
+            rows = target_from_path(arguments.output, "-o", are_rows, overwrite=arguments.overwrite)
+        if arguments.html is not None:
+            page = target_from_path(
+                arguments.html, "--html", is_sheet, overwrite=arguments.overwrite
+            )
+            if page is None:
+                raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
+        if arguments.overwrite and not (rows or page):
+            raise UsageError("--overwrite needs a file; name it with -o or --html")
+        yield rows, page
+    finally:
+        for target in (rows, page):
+            remove_empty(target.made if target else ())
 
 
 def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
@@ -271,6 +304,7 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "--timeout": arguments.timeout,
             "a model of sha256": digest,
             "--provider": vit.engine.provider,
+            "--compute": arguments.compute,
             "--batch": vit.engine.max_batch,
             "--top-k": selection.top_k,
             "--threshold": selection.threshold,
