@@ -1,39 +1,55 @@
 """timm's ViTs: their files come out as timm's own model computes them."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 from onnxscript import ir
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from vit_engine.artefact.contract import Precision
+from vit_export.artefact import export
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.checkpoints.folding import folded
+from vit_export.checkpoints.json_file import read_json
+from vit_export.checkpoints.pretrained_cfg import preprocessing_from_pretrained_cfg
+from vit_export.checkpoints.resampling import resampled
+from vit_export.checkpoints.weight_files import tensors_from_files, weight_files
 from vit_export.eager import eager_logits
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
 from vit_export.families.timm.architectures import ARCHITECTURES
+from vit_export.families.timm.label_names import IMAGENET, labels_from_timm
+from vit_export.graph.choices import Io
 from vit_export.graph.model import model_from_checkpoint
 from vit_export.quantization.calibration import pixels_of
 from vit_export.samples import drawn_samples
 
 timm = pytest.importorskip("timm")
-from timm.layers import GELU, GELUTanh, QuickGELU  # noqa: E402 - where there is timm
-from timm.models import beit, eva, vision_transformer  # noqa: E402
 
 ACTIVATIONS: dict[type, str] = {
-    GELU: "gelu",
+    timm.layers.GELU: "gelu",
     torch.nn.GELU: "gelu",
-    GELUTanh: "gelu_new",
-    QuickGELU: "quick_gelu",
+    timm.layers.GELUTanh: "gelu_new",
+    timm.layers.QuickGELU: "quick_gelu",
     torch.nn.SiLU: "silu",
 }
+
+BLOCKS = (
+    timm.models.vision_transformer.Block,
+    timm.models.beit.Block,
+    timm.models.eva.EvaBlock,
+)
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 
@@ -144,6 +160,66 @@ def test_what_leaves_no_tensor_is_seen(checkpoint: Checkpoint) -> None:
         assert moved > 2 * BOUND, change
 
 
+@pytest.mark.parametrize("io", get_args(Io))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_export_is_verified(
+    checkpoint: Checkpoint, tmp_path: Path, precision: Precision, io: Io
+) -> None:
+    contract = export(
+        checkpoint, tmp_path / "vit.onnx", precision=precision, io=io, images=drawn_samples(3)
+    )
+    assert contract.parity
+    assert contract.parity.reference.startswith(f"timm {timm.__version__}, torch ")
+    assert contract.parity.max_abs_diff < {"fp32": 1e-5, "fp16": 1e-2}[precision] * (
+        contract.parity.logit_range
+    )
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "eva02_tiny_patch14_224"])
+def test_what_transformers_saves_of_it(tmp_path: Path, architecture: str) -> None:
+    """A timm_wrapper: the same tensors under `timm_model.`, other keys in config.json."""
+    plain = load(str(write_timm(tmp_path / "timm", architecture, **CASES[architecture])))
+    config = read_json(plain.folder / "config.json")
+    wrapper = transformers.TimmWrapperConfig.from_dict(config).to_dict()
+    wrapper["architectures"] = ["TimmWrapperForImageClassification"]
+    folder = tmp_path / "wrapper"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(wrapper))
+    state = load_file(plain.folder / "model.safetensors")
+    save_file({f"timm_model.{k}": v for k, v in state.items()}, folder / "model.safetensors")
+    wrapped = load(str(folder))
+    assert (wrapped.form, wrapped.labels) == (plain.form, plain.labels)
+    images = list(drawn_samples(3))
+    np.testing.assert_array_equal(logits(wrapped, images), logits(plain, images))
+    np.testing.assert_array_equal(eager_logits(wrapped, images), eager_logits(plain, images))
+
+
+def test_labels_of_imagenet() -> None:
+    for number, subset in IMAGENET.items():
+        found = labels_from_timm({"num_classes": number, "pretrained_cfg": {}})
+        assert found == tuple(timm.data.ImageNetInfo(subset).label_descriptions())
+        assert timm.data.infer_imagenet_subset({"num_classes": number}) == subset
+
+
+@pytest.mark.filterwarnings("ignore:torch.searchsorted")  # in timm's resampling of BEiT's tables
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+@pytest.mark.parametrize("grid", [3, 7])
+def test_images_of_another_size(checkpoint: Checkpoint, grid: int) -> None:
+    """Tables are resampled and turns computed anew as timm does it."""
+    config = read_json(checkpoint.folder / "config.json")
+    size = grid * checkpoint.form.patch_size
+    stored = tensors_from_files(weight_files(checkpoint.folder), checkpoint.family.reads)
+    form = checkpoint.family.form(config, lambda: {k: v.shape for k, v in stored.items()})
+    tensors = canonical(stored, checkpoint.family, form, len(checkpoint.labels))
+    form, tensors = folded(*resampled(form.at(size), tensors))
+    preprocessing = preprocessing_from_pretrained_cfg(config["pretrained_cfg"], size)
+    resized = replace(checkpoint, form=form, tensors=tensors, preprocessing=preprocessing)
+    images = list(drawn_samples(5))
+    expected = eager_logits(resized, images)
+    across = np.ptp(expected, axis=0).max()
+    np.testing.assert_allclose(logits(resized, images), expected, rtol=0, atol=BOUND * across)
+
+
 def other_traits(form: Form) -> Iterator[dict[str, Any]]:
     if not form.relative:  # whose tables show them
         yield {"heads": 2 * form.heads}
@@ -180,7 +256,7 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
     assert {ACTIVATIONS[act] for act in acts} == {form.hidden_act}
     assert ("avg" if form.pooled == ("patches",) else "token") == model.global_pool
     assert not getattr(model, "pool_include_prefix", False)
-    assert type(block) in (vision_transformer.Block, beit.Block, eva.EvaBlock)
+    assert type(block) in BLOCKS
     assert {type(m) for m in model.modules() if "Norm" in type(m).__name__} == {
         timm.layers.LayerNorm
     }

@@ -78,7 +78,9 @@ class Form:
     table_grid: int = 0
     """Patches along a side in the position tables as stored; 0 where they are the image's."""
     antialias: bool = False
-    """Whether a position table that is made smaller is smoothed first."""
+    """Whether position tables change size as images of Pillow do: smoothed before they shrink."""
+    denser_near: bool = False
+    """Whether tables by distance change size as if their rows lay denser near distance 0."""
     unbiased: tuple[str, ...] = ()
     """Layers without a bias, by the last part of their names."""
     pre_norm: bool = False

@@ -213,6 +213,7 @@ def form_from_config(config: Config, shapes: StoredShapes) -> Form:
         positions=positions,
         table_grid=grid,
         antialias=True,
+        denser_near=True,
         unbiased=tuple(unbiased),
         pre_norm=has("norm_pre.weight"),
         layer_scale=has("blocks.0.ls1.gamma") or has("blocks.0.gamma_1"),
@@ -308,7 +309,7 @@ def _heads(name: str, arguments: Config, traits: Traits, hidden: int) -> int:
         return count(arguments, "num_heads", traits.heads or 1)
     if "embed_dim" in arguments or hidden % HEAD_CHANNELS:
         raise CheckpointError(
-            f"model_args gives {name} another embed_dim without num_heads, so its heads are unknown"
+            f"the heads of a {name} with {hidden} channels are unknown; model_args must have num_heads"
         )
     return hidden // HEAD_CHANNELS
 
