@@ -20,9 +20,9 @@ from vit_engine.artefact.contract import Precision
 from vit_export.artefact import export
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.checkpoints.configs.pretrained_cfg import preprocessing_from_pretrained_cfg
 from vit_export.checkpoints.folding import folded
 from vit_export.checkpoints.json_file import read_json
-from vit_export.checkpoints.pretrained_cfg import preprocessing_from_pretrained_cfg
 from vit_export.checkpoints.resampling import resampled
 from vit_export.checkpoints.weight_files import tensors_from_files, weight_files
 from vit_export.eager import eager_logits

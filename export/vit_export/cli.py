@@ -25,7 +25,7 @@ from vit_export.checkpoints.checkpoint import (
     folder_on_this_machine,
     load,
 )
-from vit_export.checkpoints.preprocessor import PREPROCESSOR, PROCESSOR
+from vit_export.checkpoints.configs.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 from vit_export.quantization.calibration import calibration_items
 from vit_export.samples import items_for
