@@ -142,7 +142,7 @@ def test_the_reader_knows_the_columns_that_are_written():
     [("softmax", b"cat 12.3%"), ("sigmoid", b"cat 12.3%"), ("none", b"cat 0.123")],
 )
 def test_a_table_shows_scores_as_what_they_are(score, text):
-    form = format_from_name("table", score=score)
+    form = format_from_name("table", score=lambda: score)
     assert form.line(Prediction("a", (Score("cat", 0, 0.123),))).split(None, 1)[1] == text + b"\n"
     assert form.line(Prediction("a")).split() == [b"a", b"-"]
 

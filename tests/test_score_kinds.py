@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from vit_engine.artefact.contract import Contract, Parity
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ParityError, UsageError
+from vit_engine.parity import BOUNDS
+from vit_engine.sources.item import Item
 from vit_export import verify
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
+from vit_export.graph.weights import Array
+from vit_export.quantization import calibration
+from vit_export.quantization.recipe import quantized
+from vit_export.quantization.sensitivity import divergence
 from vit_export.verify import check_preprocessing, verification_images
 
 EXAMPLES = [str(path) for path in sorted((ROOT / "examples").iterdir())]
@@ -147,8 +154,6 @@ def test_the_command_follows(exported: Exported, tmp_path: Path, run_command: Ru
 def test_a_preprocessing_error_shows_whatever_the_images(
     tiny_folder: Path, tmp_path: Path, image: str, wrong: dict[str, Any], words: str
 ) -> None:
-    from dataclasses import replace
-
     checkpoint = load(str(tiny_folder))
     spoilt = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, **wrong))
     images = [Image.new("RGB", (32, 32), "red")] if image == "square" else []
@@ -159,8 +164,6 @@ def test_a_preprocessing_error_shows_whatever_the_images(
 
 
 def test_a_crop_that_is_rounded_the_other_way_shows(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     folder = write_checkpoint(tmp_path / "model")
     config = {"image_processor_type": "CLIPImageProcessor", "size": 35, "crop_size": 32}
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
@@ -172,10 +175,44 @@ def test_a_crop_that_is_rounded_the_other_way_shows(tmp_path: Path) -> None:
 
 
 def test_the_drawn_images_are_always_among_the_users(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
-    drawn, mine = list(verification_images(None)), list(verification_images([str(tmp_path)]))
+    path = tmp_path / "square.png"
+    Image.new("RGB", (64, 64)).save(path)
+    drawn, mine = list(verification_images(None)), list(verification_images([Item(str(path))]))
     assert [image.size for image in mine] == [(64, 64)] + [image.size for image in drawn]
     assert len({round(i.width / i.height, 1) for i in drawn}) > 5
     shapes = list(verify.drawn_shapes())
     assert {image.mode for image in shapes} == {"RGB", "RGBA", "L", "P", "CMYK", "1", "LA"}
     assert len({image.size for image in shapes}) == len(shapes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_feels_rounding_whatever_the_scores_are(
+    exported: Exported, tmp_path: Path, kind: str
+) -> None:
+    checkpoint = load(str(exported(kind).parent / "model"))
+    images, judged = calibration.split(None)
+    rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
+    assert len(set(rounded.sensitivity.values())) > len(rounded.sensitivity) / 2
+    assert min(rounded.sensitivity.values()) > 0
+    path = tmp_path / "vit.onnx"
+    loose = replace(BOUNDS["int8"], min_agreement=0.8)  # of random weights
+    contract = export(
+        checkpoint, path, precision="int8", images=judged, bounds=loose, rounded=rounded
+    )
+    agreement = parity_of(contract).agreement
+    assert agreement is None if kind == "values" else agreement >= 0.8
+
+
+def test_divergence_is_that_of_the_scores() -> None:
+    rng = np.random.default_rng(0)
+    true, found = rng.normal(0, 3, (2, 20, 4))
+
+    def entropy(p: Array, q: Array) -> Array:
+        return np.asarray((p * np.log(p / q)).sum(1))
+
+    p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (true, found))
+    np.testing.assert_allclose(divergence(true, found, "softmax"), entropy(p, q))
+    p, q = (1 / (1 + np.exp(-x)) for x in (true, found))
+    both = entropy(p, q) + entropy(1 - p, 1 - q)
+    np.testing.assert_allclose(divergence(true, found, "sigmoid"), both)
+    np.testing.assert_allclose(divergence(true, found, "none"), ((true - found) ** 2).sum(1))

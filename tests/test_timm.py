@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from vit_engine.artefact.contract import Precision
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.checkpoints.configs.pretrained_cfg import preprocessing_from_pretrained_cfg
 from vit_export.checkpoints.json_file import read_json
-from vit_export.checkpoints.pretrained_cfg import preprocessing_from_pretrained_cfg
 from vit_export.checkpoints.tensors.canonical import canonical
 from vit_export.checkpoints.tensors.folding import folded
 from vit_export.checkpoints.tensors.resampling import resampled

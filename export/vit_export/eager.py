@@ -11,7 +11,7 @@ from PIL import Image
 
 from vit_engine.errors import CheckpointError, limit_in_words, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.checkpoints.preprocessor import SIZES, scaled
+from vit_export.checkpoints.configs.preprocessor import SIZES, scaled
 from vit_export.eager_timm import timm_model, timm_processor
 from vit_export.families.family import Library
 from vit_export.utf8_path import in_utf8

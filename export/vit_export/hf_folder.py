@@ -7,8 +7,8 @@ from typing import Any
 
 from vit_engine.atomic import write_whole
 from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.checkpoints.configs.preprocessor import PREPROCESSOR, PROCESSOR, fitted_sizes
 from vit_export.checkpoints.json_file import read_json
-from vit_export.checkpoints.preprocessor import PREPROCESSOR, PROCESSOR, fitted_sizes
 
 CONFIG = "config.json"
 CONFIGS = (CONFIG, PREPROCESSOR, PROCESSOR)

@@ -8,9 +8,9 @@ from contextlib import redirect_stdout
 from pathlib import Path, PurePosixPath
 
 from vit_engine.errors import CheckpointError
+from vit_export.checkpoints.configs.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.checkpoints.hub_failure import HUGGING_FACE_HUB, MODELSCOPE, reason_in_words
 from vit_export.checkpoints.other_kinds import PICKLE, SAFETENSORS, no_weights, refuse_other_kinds
-from vit_export.checkpoints.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.checkpoints.tensors.weight_files import INDEX, sha256_of
 
 CONFIG = "config.json"

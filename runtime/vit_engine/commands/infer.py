@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from vit_engine import ending
@@ -63,9 +63,6 @@ def _infer(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
     check_present(arguments.sources)
     form = _format(arguments)
-    # Before the model is opened, which takes seconds: whether the scores can reach the threshold.
-    model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
-    selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
     # What cannot be written is told at once, before the model, which takes seconds.
     with _targets(arguments) as (rows, page):
         if rows and rows.is_finished and arguments.resume and not arguments.overwrite:
@@ -74,22 +71,18 @@ def _infer(arguments: argparse.Namespace) -> int:
                 "--resume to label the images again\n"
             )
             return 0
-        return _label(arguments, form, model.score, rows, page)
+        return _label(arguments, form, rows, page)
 
 
 def _label(
-    arguments: argparse.Namespace,
-    form: str,
-    score: ScoreKind,
-    rows: Target | None,
-    page: Target | None,
+    arguments: argparse.Namespace, form: str, rows: Target | None, page: Target | None
 ) -> int:
     """Label the images, write rows and contact sheet, and tell how it went."""
     targets = [target for target in (rows, page) if target]
     find, passed_over = _finder(arguments), Counter[str]()
     check_apart(targets, arguments.model, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
-    with interrupts() as interrupt, _output(arguments, form, rows, score) as output:
+    with interrupts() as interrupt, _output(arguments, form, rows) as output:
         with _loaded(arguments) as vit:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
@@ -270,10 +263,13 @@ def _targets(arguments: argparse.Namespace) -> Iterator[tuple[Target | None, Tar
             remove_empty(target.made if target else ())
 
 
-def _output(
-    arguments: argparse.Namespace, form: str, rows: Target | None, score: ScoreKind
-) -> Output:
+def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    @cache
+    def score() -> ScoreKind:
+        return metadata.read_contract(metadata.path_from_name(arguments.model)).output.score
+
     written = format_from_name(form, colour=colour, score=score)
     return output_to(rows or arguments.output, written, resume=arguments.resume)
 

@@ -58,19 +58,17 @@ def csv_line(prediction: Prediction) -> bytes:
     )
 
 
-def table_line(
-    prediction: Prediction, *, colour: bool = False, score: ScoreKind = "softmax"
-) -> bytes:
+def table_line(prediction: Prediction, *, colour: bool, score: Callable[[], ScoreKind]) -> bytes:
     """Return one line to read: path, then labels with scores, or the error.
 
-    Scores from 0 to 1 are percentages; `score` says what they are.
+    Scores from 0 to 1 are percentages; `score` tells what they are.
     """
     path = printable(prediction.path or "-")
     if prediction.error is not None:
         text = f"{prediction.error_code}: {printable(prediction.error)}"
         text = f"\x1b[31m{text}\x1b[0m" if colour else text
     else:
-        form = ".6g" if score == "none" else ".1%"
+        form = ".6g" if score() == "none" else ".1%"
         labels = (f"{printable(s.label)} {s.score:{form}}" for s in prediction.topk)
         text = ", ".join(labels) or "-"
     return f"{path:<32}  {text}\n".encode()
@@ -100,10 +98,13 @@ def arrow_path(path: str) -> dict[str, Any]:
     return {"path": printable(path), "raw": raw}
 
 
-def format_from_name(name: str, *, colour: bool = False, score: ScoreKind = "softmax") -> Format:
+def format_from_name(
+    name: str, *, colour: bool = False, score: Callable[[], ScoreKind] = lambda: "softmax"
+) -> Format:
     """Return the format of a name in FORMATS.
 
-    In a table `colour` marks errors in red, and `score` is what the model's scores are.
+    In a table `colour` marks errors in red, and `score` tells what the model's scores are; it is
+    asked when there are rows.
 
     UsageError for Parquet where pyarrow is not installed.
     """
@@ -179,10 +180,9 @@ def _csv(values: Iterable[Any]) -> bytes:
 
 
 _FORMATS = {
-    "table": Format(table_line),
     "jsonl": Format(jsonl_line),
     "csv": Format(csv_line, header=_csv(COLUMNS)),
     "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
 }
-FORMATS = tuple(_FORMATS)
+FORMATS = ("table", *_FORMATS)
 """The names of the formats."""
