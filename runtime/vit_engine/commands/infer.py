@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from shutil import get_terminal_size
 
 from vit_engine import ending
 from vit_engine.artefact import metadata
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
+from vit_engine.artefact.short_labels import short_labels
 from vit_engine.atomic import remove_empty
 from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.commands import infer_options
@@ -28,6 +30,7 @@ from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
 from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
+from vit_engine.rows.table import Table
 from vit_engine.rows.target import Target, target_from_path
 from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
@@ -131,7 +134,8 @@ def _describe(arguments: argparse.Namespace) -> int:
                 "the model again"
             )
         check_integrity(path, contract)
-    sys.stdout.write(description_of(contract, arguments.describe))
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    sys.stdout.write(description_of(contract, arguments.describe, width))
     if arguments.verify:
         stream = sys.stdout if arguments.describe == "text" else sys.stderr  # JSON stays JSON
         stream.write(f"{'content':<14} whole, as it was exported\n")
@@ -251,9 +255,20 @@ def _targets(arguments: argparse.Namespace) -> Iterator[tuple[Target | None, Tar
 
 
 def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    table = _table(arguments) if form == "table" else Table()
     return output_to(
-        rows or arguments.output, format_from_name(form, colour=colour), resume=arguments.resume
+        rows or arguments.output, format_from_name(form, table), resume=arguments.resume
+    )
+
+
+def _table(arguments: argparse.Namespace) -> Table:
+    """Return how rows are laid out: a terminal has a width, and colours unless NO_COLOR is set."""
+    contract = metadata.read_contract(metadata.path_from_name(arguments.model))
+    shown = arguments.output is None and sys.stdout.isatty()
+    return Table(
+        short_labels(contract.output.labels),
+        width=get_terminal_size().columns if shown else None,
+        colour=shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
     )
 
 
