@@ -58,9 +58,8 @@ with interrupts() as interrupt:
     os.kill(os.getpid(), signal.SIGINT)
     print("never")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "one\n")
 
 

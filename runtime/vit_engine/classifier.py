@@ -1,6 +1,7 @@
 """Images in, labels out: the Python API of the runtime."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -26,11 +27,14 @@ from vit_engine.images.decode_pool import (
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
 from vit_engine.images.given import ImageLike, given_from, images_from, taken
 from vit_engine.images.local_decoder import LocalDecoder
+from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
 from vit_engine.prediction import Prediction, failed
 from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.scores import DEFAULT_TOP_K, Score, best_scores
 from vit_engine.sources.item import Item
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class LabelledBatch:
     """Images in order of input: `pixels[i]` (H, W, 3) is what `predictions[i]` was made from.
 
     It is None for an image that could not be decoded. Pixels are views of a buffer that is used
-    again: valid until the next batch is asked for.
+    again: valid until the next batch is asked for. `narrowed` counts the images that had greys of
+    more than 8 bits.
     """
 
     predictions: list[Prediction]
     pixels: list[NDArray[np.uint8] | None]
+    narrowed: int = 0
 
 
 class Classifier:
@@ -126,10 +132,14 @@ class Classifier:
             workers=workers,
             size_of=lambda image: image.size // workers,  # large images for all, not one at a time
         )
+        narrowed = 0
         for labelled in self._labelled(pool, taken(images), top_k):
+            narrowed += labelled.narrowed
             for prediction in labelled.predictions:
                 check_process(pid)
                 yield prediction
+        if narrowed:
+            log.warning("%s", narrowed_in_words(narrowed))
 
     def _checked(self, top_k: int, batch: int | None) -> tuple[int, int]:
         """Return the number of labels and of images at once; the errors of `classify`."""
@@ -202,7 +212,11 @@ class Classifier:
                     else (failed(job.image.path, job.error), None)
                     for job in batch.jobs
                 ]
-                yield LabelledBatch([p for p, _ in pairs], [pixels for _, pixels in pairs])
+                yield LabelledBatch(
+                    [p for p, _ in pairs],
+                    [pixels for _, pixels in pairs],
+                    sum(job.is_narrowed for job in batch.jobs),
+                )
                 pool.free(batch)
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:

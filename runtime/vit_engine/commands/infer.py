@@ -25,6 +25,7 @@ from vit_engine.commands.interrupt import Interrupt, interrupts
 from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
 from vit_engine.errors import ArtefactError, ImageError, UsageError, VitError, printable
 from vit_engine.images.decoder_process import Task
+from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine import processor
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
 from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
@@ -91,12 +92,14 @@ def _label(
             if watched and "-" not in arguments.sources:  # stdin can be read only once
                 progress.count(lambda: find(arguments.sources))
             sheet = ContactSheet(vit.contract, before=output.done) if page else None
+            narrowed = 0
             for labelled in _stream(vit, items, arguments, interrupt):
                 if watched and arguments.output is None:
                     progress.clear(sys.stderr)  # the rows may go to the same terminal
                 output.write(labelled.predictions)
                 if sheet:
                     sheet.add(labelled)
+                narrowed += labelled.narrowed
                 progress.done, progress.failed = output.done, output.failed
                 if watched:
                     progress.show(sys.stderr)
@@ -114,6 +117,8 @@ def _label(
             f"{clear}{progress.line()}, {identity.model} {identity.precision} on {provider}"
             f"{passed_over_in_words(passed_over)}\n"
         )
+        if narrowed:
+            sys.stderr.write(f"vit-infer: warning: {narrowed_in_words(narrowed)}\n")
     set_aside = [words for words in told if words]
     for words in set_aside:
         sys.stderr.write(f"vit-infer: {words}\n")
