@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,12 +43,13 @@ class LabelledBatch:
 
     It is None for an image that could not be decoded. Pixels are views of a buffer that is used
     again: valid until the next batch is asked for. `narrowed` counts the images that had greys of
-    more than 8 bits.
+    more than 8 bits. `logits[i]` (labels,) are those of an image that was decoded.
     """
 
     predictions: list[Prediction]
     pixels: list[NDArray[np.uint8] | None]
     narrowed: int = 0
+    logits: list[NDArray[np.float32] | None] = field(default_factory=list)
 
 
 class Classifier:
@@ -202,10 +203,11 @@ class Classifier:
             for batch, logits in results:
                 self.engine.check_open()
                 try:
-                    found = self.predictions(logits.result(), top_k)
+                    values = logits.result()
+                    found = self.predictions(values, top_k)
                 finally:
                     del logits  # it holds its error, whose traceback holds this frame, and the pool
-                decoded = iter(batch.pixels)
+                decoded, rows = iter(batch.pixels), iter(values)
                 pairs = [
                     (replace(next(found), path=job.image.path), next(decoded))
                     if job.error is None
@@ -216,6 +218,7 @@ class Classifier:
                     [p for p, _ in pairs],
                     [pixels for _, pixels in pairs],
                     sum(job.is_narrowed for job in batch.jobs),
+                    [None if job.error else next(rows) for job in batch.jobs],
                 )
                 pool.free(batch)
 

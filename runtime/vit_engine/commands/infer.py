@@ -6,13 +6,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from shutil import get_terminal_size
 
 from vit_engine import ending
 from vit_engine.artefact import metadata
+from vit_engine.artefact.contract import Contract, Identity
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.artefact.short_labels import short_labels
@@ -24,10 +25,11 @@ from vit_engine.commands.inputs import apart, check_apart
 from vit_engine.commands.interrupt import Interrupt, interrupts
 from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
 from vit_engine.errors import ArtefactError, ImageError, UsageError, VitError, printable
+from vit_engine.evaluation.findings import Findings, findings_of, is_report
 from vit_engine.images.decoder_process import Task
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine import processor
-from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
+from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet
 from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
@@ -63,29 +65,45 @@ def _infer(arguments: argparse.Namespace) -> int:
     if isinstance(arguments.output, str):
         name = printable(arguments.output)
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
+    if arguments.report and not (arguments.truth or arguments.against):
+        raise UsageError("--report writes what --truth or --against finds; add one of them")
     check_present(arguments.sources)
     form = _format(arguments)
     # What cannot be written is told at once, before the model, which takes seconds.
-    with _targets(arguments) as (rows, page):
+    with _targets(arguments) as (rows, page, report):
+        if arguments.resume and (arguments.truth or arguments.against):
+            raise UsageError(
+                "--truth and --against need all images of a run; leave out --resume, or the rows "
+                "that are there"
+            )
         if rows and rows.is_finished and arguments.resume and not arguments.overwrite:
             sys.stderr.write(
                 f"{printable(str(rows.path))} is whole, there is nothing to resume; leave out "
                 "--resume to label the images again\n"
             )
             return 0
-        return _label(arguments, form, rows, page)
+        return _label(arguments, form, rows, page, report)
 
 
 def _label(
-    arguments: argparse.Namespace, form: str, rows: Target | None, page: Target | None
+    arguments: argparse.Namespace,
+    form: str,
+    rows: Target | None,
+    page: Target | None,
+    report: Target | None,
 ) -> int:
     """Label the images, write rows and contact sheet, and tell how it went."""
-    targets = [target for target in (rows, page) if target]
+    targets = [target for target in (rows, page, report) if target]
     find, passed_over = _finder(arguments), Counter[str]()
-    check_apart(targets, arguments.model, arguments.sources, find)
+    read = {arguments.model: "the model"}
+    if arguments.against:
+        read[arguments.against] = "the other model"
+    if arguments.truth:
+        read[arguments.truth] = "the truth"
+    check_apart(targets, read, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
     with interrupts() as interrupt, _output(arguments, form, rows) as output:
-        with _loaded(arguments) as vit:
+        with _loaded(arguments) as vit, _findings(arguments, vit.contract) as findings:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
             watched = sys.stderr.isatty() and not arguments.quiet
@@ -99,6 +117,7 @@ def _label(
                 output.write(labelled.predictions)
                 if sheet:
                     sheet.add(labelled)
+                findings.add(labelled)
                 narrowed += labelled.narrowed
                 progress.done, progress.failed = output.done, output.failed
                 if watched:
@@ -110,13 +129,17 @@ def _label(
             told.append(output.finish())
             _check_errors(output, arguments.max_errors, at_end=True)
     if page and sheet:
-        told.append(_write_sheet(sheet, page))
+        told.append(_write_sheet(sheet, page, findings.sections()))
+    if report and not interrupt():
+        told.append(_write_report(findings, report, identity))
     if not arguments.quiet:
         clear = "\r\x1b[K" if watched else ""
         sys.stderr.write(
             f"{clear}{progress.line()}, {identity.model} {identity.precision} on {provider}"
             f"{passed_over_in_words(passed_over)}\n"
         )
+        for line in findings.lines():
+            sys.stderr.write(f"{line}\n")
         if narrowed:
             sys.stderr.write(f"vit-infer: warning: {narrowed_in_words(narrowed)}\n")
     set_aside = [words for words in told if words]
@@ -154,7 +177,10 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is None:
         raise UsageError("--ray writes Parquet files into a folder; name it with -o")
-    for option in ("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite"):
+    for option in (
+        *("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite"),
+        *("truth", "against", "report"),
+    ):
         if getattr(arguments, option):
             raise UsageError(f"{_flag(option)} does not work with --ray")
     if isinstance(arguments.output, Path) and arguments.output.is_file():
@@ -239,9 +265,14 @@ def _stream(
 
 
 @contextmanager
-def _targets(arguments: argparse.Namespace) -> Iterator[tuple[Target | None, Target | None]]:
-    """Give the files of -o and --html, None where they name none; folders made in vain go again."""
-    rows = page = None
+def _targets(
+    arguments: argparse.Namespace,
+) -> Iterator[tuple[Target | None, Target | None, Target | None]]:
+    """Give the files of -o, --html and --report, None where they name none.
+
+    Folders made in vain go again.
+    """
+    rows = page = report = None
     try:
         if arguments.output is not None:
             rows = target_from_path(arguments.output, "-o", are_rows, overwrite=arguments.overwrite)
@@ -251,11 +282,17 @@ def _targets(arguments: argparse.Namespace) -> Iterator[tuple[Target | None, Tar
             )
             if page is None:
                 raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
-        if arguments.overwrite and not (rows or page):
-            raise UsageError("--overwrite needs a file; name it with -o or --html")
-        yield rows, page
+        if arguments.report is not None:
+            report = target_from_path(
+                arguments.report, "--report", is_report, overwrite=arguments.overwrite
+            )
+            if report is None:
+                raise UsageError(f"--report {printable(str(arguments.report))}: is no regular file")
+        if arguments.overwrite and not (rows or page or report):
+            raise UsageError("--overwrite needs a file; name it with -o, --html or --report")
+        yield rows, page, report
     finally:
-        for target in (rows, page):
+        for target in (rows, page, report):
             remove_empty(target.made if target else ())
 
 
@@ -277,12 +314,36 @@ def _table(arguments: argparse.Namespace) -> Table:
     )
 
 
-def _write_sheet(sheet: ContactSheet, page: Target) -> str:
+def _write_sheet(sheet: ContactSheet, page: Target, sections: Sequence[Section]) -> str:
     """Write the contact sheet; return what is to be told of where it is."""
     page.check()  # it may have come there since
     place = page.place(labelled=sheet.is_labelled)
-    sheet.write(place)
+    sheet.write(place, sections)
     return page.told(place)
+
+
+def _findings(
+    arguments: argparse.Namespace, contract: Contract
+) -> AbstractContextManager[Findings]:
+    return findings_of(
+        contract,
+        truth=arguments.truth,
+        other=arguments.against,
+        thumbnails=arguments.html is not None,
+        provider=arguments.provider,
+        device=arguments.device,
+        threads=arguments.threads,
+        max_batch=arguments.batch,
+        cuda_graphs=not arguments.no_cuda_graphs,
+    )
+
+
+def _write_report(findings: Findings, report: Target, identity: Identity) -> str:
+    """Write what --truth and --against found; return what is to be told of where it is."""
+    report.check()  # it may have come there since
+    place = report.place(labelled=True)
+    findings.write(place, f"{identity.model} {identity.precision}")
+    return report.told(place)
 
 
 def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
