@@ -294,9 +294,20 @@ def test_other_paths_that_leave_the_folder(path):
 
 @each_hub
 def test_a_repository_without_what_is_needed(hub, export, name):
-    del hub.files["preprocessor_config.json"]
-    refused(export(name), name, "lists no preprocessor_config.json")
+    config = hub.files.pop("config.json")
+    refused(export(name), name, "lists no config.json")
     assert hub.fetched == []
+    hub.files["config.json"] = config
+    del hub.files["preprocessor_config.json"]
+    refused(export(name), name, "preprocessor_config.json is missing")
+
+
+@each_hub
+def test_a_nested_processor_config_is_fetched(hub, export, name):
+    old = json.loads(hub.files.pop("preprocessor_config.json"))
+    hub.files["processor_config.json"] = json.dumps({"image_processor": old}).encode()
+    assert export(name).returncode == 0
+    assert "processor_config.json" in hub.fetched
 
 
 def test_one_set_of_weights_is_chosen():

@@ -519,12 +519,14 @@ def artefact_with_infinite_logits(path: Path) -> Path:
     one = numpy_helper.from_array(np.array([1]), "one")
     graph = helper.make_graph(nodes, "log", [image], [logits], [axes, table, one])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
-    pre = Preprocessing((4, 4), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
+    pre = Preprocessing(
+        (4, 4), "squash", "bilinear", None, "centre", (0, 0, 0), (0.5,) * 3, (0.5,) * 3
+    )
     contract = Contract(
         identity=Identity("log", None, "0" * 64, "fp32", "a test"),
         input=Input("pixels", "uint8", "NHWC", 4, 4),
         preprocessing=pre,
-        output=Output("logits", ("zero", "one")),
+        output=Output("logits", ("zero", "one"), "softmax"),
         parity=None,
     )
     helper.set_model_props(model, {KEY: contract.dumps()})

@@ -816,7 +816,7 @@ def test_the_whole_artefact_is_verified_when_asked(
         "exported",
     ]
     done = infer("--describe", "json", "--verify")
-    assert json.loads(done.stdout)["schema"] == 1 and "whole" in done.stderr
+    assert json.loads(done.stdout)["schema"] == 2 and "whole" in done.stderr
     refuse("--verify only makes sense together with --describe", "--verify", "photos")
     data = bytearray((tmp_path / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, Run
+from vit_engine.artefact.contract import Output
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.classifier import LabelledBatch
 from vit_engine.errors import UsageError
@@ -161,7 +162,9 @@ def test_the_numbers_are_those_of_numpy() -> None:
     logits[::50] = np.round(logits[::50])  # ties
     labels = [f"c{i}" for i in range(classes)]
     true = rng.integers(0, classes, n)
-    evaluation = Evaluation(Truth(_Known(), None), labels, thumbnails=False)
+    evaluation = Evaluation(
+        Truth(_Known(), None), Output("logits", tuple(labels), "softmax"), thumbnails=False
+    )
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     best = logits.argmax(1)
     for part in np.array_split(np.arange(n), 7):

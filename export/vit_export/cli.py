@@ -25,6 +25,7 @@ from vit_export.checkpoints.checkpoint import (
     folder_on_this_machine,
     load,
 )
+from vit_export.checkpoints.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 from vit_export.quantization.calibration import calibration_items
 from vit_export.samples import items_for
@@ -42,7 +43,7 @@ HF_FILES: dict[Precision, str] = {
 """The file names that Optimum and transformers.js look for."""
 CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
 """How the names of a checkpoint's files end."""
-HF_CONFIGS = ("config.json", "preprocessor_config.json")
+HF_CONFIGS = ("config.json", PREPROCESSOR, PROCESSOR)
 """What lies beside their folder onnx/."""
 PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
@@ -126,8 +127,8 @@ def _parser() -> Parser:
         "--verify-images",
         metavar="SOURCE",
         action="append",
-        help="compare the artefact with PyTorch on these images (default: shapes that are drawn "
-        "for it); may be given more than once",
+        help="compare the artefact with PyTorch on these images too, not only on shapes that are "
+        "drawn for it; may be given more than once",
     )
     verify.add_argument(
         "--no-verify",
@@ -201,7 +202,10 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     if hf:
         for name in HF_CONFIGS:
-            shutil.copyfile(checkpoint.folder / name, output / name)
+            if (checkpoint.folder / name).exists():
+                shutil.copyfile(checkpoint.folder / name, output / name)
+            else:  # one of an earlier export would be taken for this model's
+                (output / name).unlink(missing_ok=True)
     say(_verdict(contract.parity))
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
     say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, {seconds:.1f} s)")
@@ -277,17 +281,18 @@ def _summary(checkpoint: Checkpoint) -> str:
     a = checkpoint.form
     return (
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
-        f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels"
+        f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels, scores by "
+        f"{checkpoint.score}"
     )
 
 
 def _verdict(parity: Parity | None) -> str:
     if parity is None:
         return "not verified against PyTorch (--no-verify)"
+    agreement = "" if parity.agreement is None else f"agreement {parity.agreement:.1%}, "
     return (
-        f"verified on {parity.images} images against eager PyTorch: "
-        f"top-1 agreement {parity.top1_agreement:.1%}, max |logit difference| "
-        f"{parity.max_abs_diff:.2g} in a range of {parity.logit_range:.3g}"
+        f"verified on {parity.images} images against eager PyTorch: {agreement}max |logit "
+        f"difference| {parity.max_abs_diff:.2g} in a range of {parity.logit_range:.3g}"
     )
 
 

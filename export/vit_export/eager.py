@@ -38,11 +38,7 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
     with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, **pil
-        )
         model = getattr(transformers, checkpoint.family.architecture).from_pretrained(
             folder,
             local_files_only=True,
@@ -50,7 +46,38 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
             attn_implementation="eager",
         )
     model.eval()
-    return model, processor
+    return model, eager_processor(checkpoint)
+
+
+def eager_processor(checkpoint: Checkpoint) -> Any:
+    """Return transformers' PIL image processor; CheckpointError where it does not load.
+
+    One that resizes an edge and is not told whether to crop is told to, as the export is.
+    """
+    import transformers
+
+    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
+    with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, **pil
+        )
+    crop = checkpoint.preprocessing.crop
+    if crop and not processor.do_pad and getattr(processor, "do_center_crop", None) is None:
+        processor.do_center_crop = True
+        processor.crop_size = processor.size.__class__(height=crop[0], width=crop[1])
+    return processor
+
+
+def eager_pixels(checkpoint: Checkpoint, images: list[Image.Image]) -> list[NDArray[np.float32]]:
+    """Return what the reference makes of images of any mode: each (3, H, W), normalised."""
+    from transformers.image_utils import load_image
+
+    processor = eager_processor(checkpoint)
+    with _told(checkpoint, "preprocess for"):
+        return [
+            np.asarray(processor(images=load_image(i), return_tensors="np")["pixel_values"][0])
+            for i in images
+        ]
 
 
 @contextmanager

@@ -22,15 +22,12 @@ def opened(name: str, contract: Contract) -> tuple[Run, tuple[str, ...]]:
 
     checkpoint = load(name)
     pre, other = checkpoint.preprocessing, contract.preprocessing
-    for what, a, b in (
-        ("resize", other.resize or other.shortest_edge, pre.resize or pre.shortest_edge),
-        ("filter", other.filter, pre.filter),
-        ("crop", other.crop, pre.crop),
-    ):
+    for name_of_part in ("rule", "resize", "filter", "crop", "anchor", "fill"):
+        a, b = getattr(other, name_of_part), getattr(pre, name_of_part)
         if a != b:
             raise UsageError(
-                f"--against pytorch:{printable(name)}: its {what} is {b}, the model's is {a}; two "
-                "models are compared on the same pixels"
+                f"--against pytorch:{printable(name)}: its {name_of_part} is {b}, the model's is "
+                f"{a}; two models are compared on the same pixels"
             )
     model, _ = eager_model(checkpoint)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (pre.mean, pre.std))

@@ -24,6 +24,7 @@ from vit_engine.errors import (
     UsageError,
     limit_in_words,
     one_line,
+    printable,
 )
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
@@ -111,7 +112,9 @@ class Engine:
         def on(chosen: Provider) -> Engine:
             def open_runner(largest: int) -> Runner:
                 if _state(request.path) != before:
-                    raise ArtefactError(f"{path} is another file by now: open the model again")
+                    raise ArtefactError(
+                        f"{printable(str(path))} is another file by now: open the model again"
+                    )
                 return chosen.open(request, largest)
 
             return cls(

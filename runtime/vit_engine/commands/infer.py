@@ -35,6 +35,7 @@ from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
 from vit_engine.rows.table import Table
 from vit_engine.rows.target import Target, target_from_path
+from vit_engine.scores import selection_from_options
 from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
 
@@ -197,6 +198,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         address=arguments.ray or None,
         model=arguments.model,
         top_k=arguments.top_k,
+        threshold=arguments.threshold,
         workers=Workers(
             provider=arguments.provider,
             actors=arguments.ray_actors,
@@ -253,6 +255,7 @@ def _stream(
     return vit.stream(
         items,
         top_k=arguments.top_k,
+        threshold=arguments.threshold,
         task=Task(
             vit.contract.preprocessing,
             time_limit=arguments.timeout,
@@ -309,6 +312,7 @@ def _table(arguments: argparse.Namespace) -> Table:
     shown = arguments.output is None and sys.stdout.isatty()
     return Table(
         short_labels(contract.output.labels),
+        score=contract.output.score,
         width=get_terminal_size().columns if shown else None,
         colour=shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
     )
@@ -352,6 +356,9 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
     Scores move by rounding with the provider and the batch, and not with the number of threads:
     ONNX Runtime shares out the columns and rows of a product, and sums each element in one piece.
     """
+    selection = selection_from_options(
+        vit.contract.output, top_k=arguments.top_k, threshold=arguments.threshold
+    )
     with metadata.path_from_name(arguments.model).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Run(
@@ -366,7 +373,8 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "a model of sha256": digest,
             "--provider": vit.engine.provider,
             "--batch": vit.engine.max_batch,
-            "--top-k": min(arguments.top_k, len(vit.contract.output.labels)),
+            "--top-k": selection.top_k,
+            "--threshold": selection.threshold,
             "--format": form,
         },
         notes={"--threads": arguments.threads or processor.usable_cores()},

@@ -1,5 +1,6 @@
 """The options of vit-infer."""
 
+import math
 from pathlib import Path
 
 from vit_engine.arguments import Parser, local_path, number, whole_number
@@ -115,9 +116,15 @@ def command_line() -> Parser:
         "-k",
         "--top-k",
         type=whole_number("a whole number of labels", least=1),
-        default=DEFAULT_TOP_K,
         metavar="K",
-        help="labels of each image, best first (default %(default)s)",
+        help=f"labels of each image at most, best first (default {DEFAULT_TOP_K}; with --threshold "
+        "all)",
+    )
+    add(
+        "--threshold",
+        type=number("a finite number", accepts=math.isfinite),
+        metavar="S",
+        help="only labels with this score or more; an image may then have none",
     )
     add(
         "--format",

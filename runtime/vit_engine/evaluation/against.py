@@ -14,6 +14,7 @@ from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
 from vit_engine.evaluation.evaluation import MOST_SHOWN
 from vit_engine.rows.contact_sheet import thumbnail
+from vit_engine.scores import scores_from_logits
 
 PYTORCH = "pytorch:"
 """Before the name of a checkpoint that is run by PyTorch itself."""
@@ -29,7 +30,7 @@ class Against:
 
     def __init__(self, name: str, other: Other, contract: Contract, *, thumbnails: bool) -> None:
         self.name, self._other, self._thumbnails = name, other, thumbnails
-        self._labels = contract.output.labels
+        self._labels, self._kind = contract.output.labels, contract.output.score
         self.images = self.same = 0
         self._largest, self._sum, self._low, self._high = 0.0, 0.0, np.inf, -np.inf
         self.flips: list[dict[str, Any]] = []
@@ -61,13 +62,16 @@ class Against:
                     {
                         "path": printable(prediction.path or "-"),
                         "label": self._labels[a],
-                        "score": _share(our, a),
+                        "score": self._score(our, a),
                         "other_label": self._labels[b],
-                        "other_score": _share(their, b),
+                        "other_score": self._score(their, b),
                     }
                 )
                 if self._thumbnails and len(self.pictures) < MOST_SHOWN:
                     self.pictures.append(thumbnail(pixels))
+
+    def _score(self, logits: NDArray[np.float32], index: int) -> float:
+        return float(scores_from_logits(logits[None], self._kind)[0, index])
 
     def report(self) -> dict[str, Any]:
         """Return all that was found, as it goes into JSON."""
@@ -133,9 +137,9 @@ def opened(name: str, contract: Contract, *, thumbnails: bool, **options: Any) -
 def _geometry(contract: Contract) -> str:
     """Say what decides the pixels; mean and standard deviation are in the graph."""
     given, pre = contract.input, contract.preprocessing
-    resize = f"to {pre.resize}" if pre.resize else f"with the shortest edge to {pre.shortest_edge}"
-    crop = f", cropped to {pre.crop}" if pre.crop else ""
-    return f"of {given.height}x{given.width}, resized {resize} ({pre.filter}){crop}"
+    crop = f", cropped to {pre.crop} ({pre.anchor}, {pre.fill})" if pre.crop else ""
+    size = f"{given.height}x{given.width}"
+    return f"of {size}, resized to {pre.resize} ({pre.rule}, {pre.filter}){crop}"
 
 
 def _check_labels(name: str, theirs: tuple[str, ...], contract: Contract) -> None:
@@ -152,8 +156,3 @@ def _check_labels(name: str, theirs: tuple[str, ...], contract: Contract) -> Non
         raise UsageError(
             f"--against {printable(name)}: {words}; two models are compared on the same labels"
         )
-
-
-def _share(logits: NDArray[np.float32], index: int) -> float:
-    shares = np.exp(logits.astype(np.float64) - logits.max())
-    return float(shares[index] / shares.sum())

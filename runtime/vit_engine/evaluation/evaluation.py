@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_engine.artefact.contract import Output
 from vit_engine.classifier import LabelledBatch
-from vit_engine.errors import printable
+from vit_engine.errors import UsageError, printable
 from vit_engine.evaluation.truth import Truth
 from vit_engine.rows.contact_sheet import thumbnail
+from vit_engine.scores import scores_from_logits
 
 TOP = 5
 """Labels among which the true one may be, besides the first."""
@@ -62,8 +64,14 @@ class Kept:
 class Evaluation:
     """Takes a run's batches as they come, and holds their labels against the truth."""
 
-    def __init__(self, truth: Truth, labels: Sequence[str], *, thumbnails: bool) -> None:
-        self.truth, self._labels, self._thumbnails = truth, labels, thumbnails
+    def __init__(self, truth: Truth, output: Output, *, thumbnails: bool) -> None:
+        if output.score == "none":
+            raise UsageError(
+                "--truth is for classes, and this model gives the values of a regression; leave "
+                "it out"
+            )
+        self.truth, self._thumbnails = truth, thumbnails
+        self._labels, self._score = output.labels, output.score
         self.images = self.right = self.among_top = self.failed = self.without_truth = 0
         self._of_class: Counter[int] = Counter()
         self._right_of: Counter[int] = Counter()
@@ -80,12 +88,14 @@ class Evaluation:
             truth = self.truth.index(prediction.path)
             if truth is None:
                 self.without_truth += 1
-            elif prediction.index is None or prediction.score is None or logits is None:
+            elif prediction.error is not None or logits is None:
                 self.failed += 1
             else:
-                self._count(truth, prediction.index, prediction.score, logits)
-                if prediction.index != truth:
-                    self._keep(truth, prediction.index, prediction.path, logits, pixels)
+                scores = scores_from_logits(logits[None], self._score)[0]
+                index = int(logits.argmax())  # whatever threshold the rows have
+                self._count(truth, index, float(scores[index]), logits)
+                if index != truth:
+                    self._keep(truth, index, prediction.path, scores, pixels)
 
     def _count(self, truth: int, index: int, score: float, logits: NDArray[np.float32]) -> None:
         right = index == truth
@@ -105,12 +115,10 @@ class Evaluation:
         truth: int,
         index: int,
         path: str | None,
-        logits: NDArray[np.float32],
+        scores: NDArray[np.float64],
         pixels: NDArray[np.uint8] | None,
     ) -> None:
-        shares = np.exp(logits.astype(np.float64) - logits.max())
-        shares /= shares.sum()
-        measures = {self.most_confident: float(shares[index]), self.worst: -float(shares[truth])}
+        measures = {self.most_confident: float(scores[index]), self.worst: -float(scores[truth])}
         wanting = [kept for kept, measure in measures.items() if kept.admits(measure)]
         if not wanting:
             return
@@ -118,8 +126,8 @@ class Evaluation:
             printable(path or "-"),
             self._labels[truth],
             self._labels[index],
-            float(shares[index]),
-            float(shares[truth]),
+            float(scores[index]),
+            float(scores[truth]),
             thumbnail(pixels) if self._thumbnails and pixels is not None else "",
         )
         for kept in wanting:

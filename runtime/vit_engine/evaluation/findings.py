@@ -72,9 +72,11 @@ def findings_of(
 
     UsageError for a truth or a model that does not go with one of this contract.
     """
-    evaluation, labels = None, contract.output.labels
+    evaluation, output = None, contract.output
     if truth is not None:
-        evaluation = Evaluation(truth_from_name(truth, labels), labels, thumbnails=thumbnails)
+        evaluation = Evaluation(
+            truth_from_name(truth, output.labels), output, thumbnails=thumbnails
+        )
     if other is None:
         yield Findings(evaluation, None)
         return

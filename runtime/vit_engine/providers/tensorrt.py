@@ -141,6 +141,7 @@ def check_engine(runner: Runner, request: Request, largest: int) -> None:
             found,
             expected,
             BOUNDS["fp16"],
+            score=contract.output.score,
             name=f"the TensorRT engine at batch {size}",
             reference="the CPU",
             cure="use --provider cuda, or export with --fp32",

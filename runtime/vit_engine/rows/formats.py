@@ -50,7 +50,7 @@ def csv_line(prediction: Prediction) -> bytes:
     that already has some before a formula: the reader of our own rows takes one away.
     """
     row = prediction.to_dict()
-    row["topk"] = json.dumps(row["topk"]) if row["topk"] else None
+    row["topk"] = json.dumps(row["topk"]) if prediction.error is None else None
     return _csv(
         f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
         for value in row.values()
@@ -163,5 +163,5 @@ _FORMATS = {
     "csv": Format(csv_line, header=_csv(COLUMNS)),
     "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
 }
-FORMATS = tuple(_FORMATS)
+FORMATS = ("table", *_FORMATS)
 """The names of the formats."""

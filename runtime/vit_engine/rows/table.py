@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import printable
 from vit_engine.prediction import Prediction
 from vit_engine.scores import Score
 
 _PATH = 32  # cells of the paths where the width is not known, and the most that labels have
 _LEAST_PATH, _MOST_PATH = 12, 60
-_PERCENT = len("100.0%")
+_PERCENT, _VALUE = len("100.0%"), len("-1.23457e-05")
 _RED, _BOLD, _PLAIN = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
@@ -19,10 +20,13 @@ _RED, _BOLD, _PLAIN = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 class Table:
     """How rows are laid out: `names` are short labels, by label; `width` is the terminal's.
 
+    Scores from 0 to 1 are percentages; those of a regression are values.
+
     Without a width nothing is cut. With one, a row has as many labels as fit.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
+    score: ScoreKind = "softmax"
     width: int | None = None
     colour: bool = False
 
@@ -32,10 +36,14 @@ class Table:
             return _PATH
         return max(_LEAST_PATH, min(_MOST_PATH, self.width * 2 // 5))
 
+    @property
+    def _number(self) -> int:
+        return _VALUE if self.score == "none" else _PERCENT
+
     @cached_property
     def _label(self) -> int:
         longest = max((_cells(printable(name)) for name in self.names.values()), default=0)
-        room = self.width - self._path - 2 - _PERCENT - 1 if self.width else _PATH
+        room = self.width - self._path - 2 - self._number - 1 if self.width else _PATH
         return max(1, min(longest, room, _PATH))
 
     def line(self, prediction: Prediction) -> bytes:
@@ -46,10 +54,10 @@ class Table:
             text = f"{prediction.error_code}: {printable(prediction.error)}"
             text = self._in(_RED, _cut(text, left) if left else text)
         else:
-            column = _PERCENT + 1 + self._label
+            column = self._number + 1 + self._label
             most = max(1, (left + 2) // (column + 2)) if left else None
             cells = [self._cell(score) for score in prediction.topk[:most]]
-            text = "  ".join([self._in(_BOLD, cells[0]), *cells[1:]]) if cells else ""
+            text = "  ".join([self._in(_BOLD, cells[0]), *cells[1:]]) if cells else "-"
         path = _cut(path, self._path, at_start=True) if self.width else path
         return f"{_padded(path, self._path)}  {text.rstrip()}\n".encode()
 
@@ -57,7 +65,8 @@ class Table:
         label = printable(self.names.get(score.label, score.label))
         if self.width:
             label = _cut(label, self._label)
-        return f"{score.score:>{_PERCENT}.1%} {_padded(label, self._label)}"
+        number = f"{score.score:.6g}" if self.score == "none" else f"{score.score:.1%}"
+        return f"{number:>{self._number}} {_padded(label, self._label)}"
 
     def _in(self, style: str, text: str) -> str:
         if not self.colour:
