@@ -43,6 +43,7 @@ EXPORTER = (
     "verify",
     "reference",
     "eager",
+    "eager_timm",
     "quantization",
     "samples",
     "graph",
@@ -212,7 +213,7 @@ assert main() == 0
 print(json.dumps([name.partition(".")[0] for name in sys.modules]))
 """)
     assert "onnxruntime" in found
-    assert not set(found) & (HEAVY | {"ray", "pyarrow", "pandas", "requests"})
+    assert not set(found) & (HEAVY | {"openvino", "ray", "pyarrow", "pandas", "requests"})
 
 
 @pytest.mark.parametrize("module", ["vit_engine.commands.infer", "vit_export.cli"])

@@ -90,7 +90,6 @@ def test_the_numbers_and_names_of_a_saved_model(saved, model):
         patch_size=8,
         hidden_act="gelu_new",
         layer_norm_eps=1e-5,
-        qkv_bias=True,
     )
     assert (checkpoint.model, checkpoint.revision) == ("tiny", None)
     assert checkpoint.labels == ("ant", "bee", "cat", "dog", "eel")
@@ -340,19 +339,23 @@ def test_preprocessors_that_are_refused(folder, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "swin"}, ["'swin'", "'vit'"]),
-        ({"model_type": ...}, ["None", "'vit'"]),
-        ({"architectures": ["ViTModel"]}, ["ViTModel", "ViTForImageClassification"]),
+        ({"model_type": "swin"}, ["'swin'", "supported are image classifiers of model_type vit"]),
+        ({"model_type": ...}, ["None", "vit, deit"]),
+        ({"architectures": ["ViTModel"]}, ["ViTModel", "without a classifier's head"]),
+        ({"architectures": ["ViTForMaskedImageModeling"]}, ["without a classifier's head"]),
+        ({"architectures": ["ViTForOther"]}, ["its classifiers are ViTForImageClassification"]),
+        ({"architectures": "ViTModel"}, ["ViTModel", "supported"]),
         (
-            {"model_type": "deit", "architectures": ["DeiTForImageClassificationWithTeacher"]},
-            ["DeiTForImageClassificationWithTeacher", "ViTForImageClassification"],
+            {"model_type": "siglip2", "architectures": ["Siglip2ForImageClassification"]},
+            ["NaFlex", "siglip"],
         ),
+        ({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}, ["resnet"]),
         ({"problem_type": "ranking"}, ["problem_type is 'ranking'", "regression"]),
         ({"function_to_apply": "relu"}, ["function_to_apply is 'relu' for 5 labels", "sigmoid"]),
         ({"return_dict": False}, ["return_dict false"]),
         ({"num_labels": 4}, ["id2label names 5 labels, num_labels is 4"]),
         ({"num_channels": 1}, ["num_channels is 1"]),
-        ({"hidden_act": "relu"}, ["'relu'", "quick_gelu"]),
+        ({"hidden_act": "mish"}, ["'mish'", "quick_gelu"]),
         ({"hidden_act": ["gelu"]}, ["hidden_act"]),
         ({"layer_norm_eps": -1}, ["layer_norm_eps"]),
         ({"qkv_bias": "yes"}, ["qkv_bias"]),
@@ -363,7 +366,7 @@ def test_preprocessors_that_are_refused(folder, change, words):
         ({"num_attention_heads": 5}, ["12 is not a multiple", "5"]),
         ({"intermediate_size": 21}, ["(20, 12)", "(21, 12)"]),
         ({"image_size": [24, 32]}, ["[24, 32]", "squares"]),
-        ({"patch_size": 9}, ["24 is not a multiple", "9"]),
+        ({"patch_size": 25}, ["24 is below", "25"]),
         ({"id2label": {"0": "ant", "1": "bee"}}, ["(5, 12)", "2 labels"]),
         ({"id2label": {"0": "ant", "x": "bee"}}, ["id2label has the key 'x'"]),
         ({"id2label": {"0": "ant", "1": ["bee"]}}, ["id2label has ['bee'] for 1"]),
@@ -405,7 +408,7 @@ def test_weights_that_are_refused(folder, change, words):
 
 def test_a_model_without_a_head_is_refused(folder, model):
     ViTModel(model.config).save_pretrained(folder)
-    refused(folder, "['ViTModel']", "ViTForImageClassification")
+    refused(folder, "['ViTModel']", "without a classifier's head")
 
 
 def test_the_processor_is_named_in_the_models_own_config(folder):

@@ -29,10 +29,15 @@ def test_a_signal_to_child_and_group_ends_a_run_in_order(
         line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as run:
         assert run.stdin and run.stderr
-        run.stdin.write(f"{ROOT / 'examples/arrow-01.jpg'}\n" * 8)
-        run.stdin.flush()
         partial = tmp_path / "r.jsonl.partial"
-        wait_until(lambda: partial.exists() and partial.stat().st_size > 0)
+
+        def is_synced() -> bool:  # which rows are once they are old enough, with a later one
+            run.stdin.write(f"{ROOT / 'examples/arrow-01.jpg'}\n")
+            run.stdin.flush()
+            time.sleep(0.1)
+            return partial.exists() and partial.stat().st_size > 0
+
+        wait_until(is_synced)
         for _ in range(2):
             os.kill(run.pid, number)
             if group:

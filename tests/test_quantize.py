@@ -216,7 +216,7 @@ def test_gptq_errs_less_where_the_inputs_are_than_rounding_does() -> None:
     x = (rng.normal(size=(50, 20, 64)) @ mixed).astype(np.float32)
     matrix = rng.normal(size=(64, 32))
     found = Statistics.empty(64)
-    found.add(x)
+    found.add(x, np.ones(x.shape[1]))
     rounded = int8_from_matrix(matrix, np.zeros(32), found)
     nearest = np.rint(matrix / rounded.scale) * rounded.scale
     clever = rounded.matrix * rounded.scale

@@ -1,7 +1,8 @@
-"""The reference: transformers' own model and image processor, in fp32, eager, on the CPU."""
+"""The reference: the library's own model and preprocessing, in fp32, eager, on the CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 
 from vit_engine.errors import CheckpointError, limit_in_words, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.eager_timm import timm_model, timm_processor
+from vit_export.families.family import Library
 from vit_export.utf8_path import in_utf8
 
 BATCH = 8
@@ -17,7 +20,7 @@ BATCH = 8
 
 
 def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[np.float32]:
-    """Return the logits (N, labels) of RGB images; CheckpointError where transformers fails."""
+    """Return the logits (N, labels) of RGB images; CheckpointError where the library fails."""
     import torch
 
     model, processor = eager_model(checkpoint)
@@ -32,8 +35,11 @@ def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[n
 def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
     """Return the model, of the class that the family names, and its PIL image processor.
 
-    CheckpointError where transformers does not load them.
+    CheckpointError where the library does not load them.
     """
+    if checkpoint.family.library == "timm":
+        with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+            return timm_model(checkpoint, folder), timm_processor(checkpoint, folder)
     import torch
     import transformers
 
@@ -50,10 +56,13 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
 
 
 def eager_processor(checkpoint: Checkpoint) -> Any:
-    """Return transformers' PIL image processor; CheckpointError where it does not load.
+    """Return the library's own preprocessing on PIL images; CheckpointError where it does not load.
 
     One that resizes an edge and is not told whether to crop is told to, as the export is.
     """
+    if checkpoint.family.library == "timm":
+        with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+            return timm_processor(checkpoint, folder)
     import transformers
 
     pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
@@ -82,23 +91,21 @@ def eager_pixels(checkpoint: Checkpoint, images: list[Image.Image]) -> list[NDAr
 
 @contextmanager
 def _told(checkpoint: Checkpoint, verb: str) -> Iterator[None]:
-    """Tell in one line what transformers raises, of its own or of a library that it calls."""
+    """Tell in one line what the library raises, of its own or of another that it calls."""
+    library = checkpoint.family.library
     try:
         yield
+    except CheckpointError as e:
+        raise CheckpointError(f"{checkpoint.model}: {e}") from e
     except Exception as e:  # the errors have no common base
         if limit_in_words(e):
             raise
         raise CheckpointError(
-            f"{checkpoint.model}: transformers cannot {verb} it "
+            f"{checkpoint.model}: {library} cannot {verb} it "
             f"({type(e).__name__}: {one_line(e)}); --no-verify exports it without a comparison"
         ) from e
 
 
-def eager_versions() -> str:
+def eager_versions(library: Library) -> str:
     """Say what the reference is made of, for the record."""
-    import torch
-    import transformers
-
-    return (
-        f"transformers {transformers.__version__}, torch {torch.__version__}, eager fp32 on the CPU"
-    )
+    return f"{library} {version(library)}, torch {version('torch')}, eager fp32 on the CPU"

@@ -15,6 +15,7 @@ from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_pixels, eager_versions
+from vit_export.families.family import Library
 from vit_export.samples import drawn_samples, drawn_shapes, sample_from_item
 from vit_export.utf8_path import in_utf8
 
@@ -55,7 +56,9 @@ def parity_of(
         reference="eager PyTorch",
         cure="export with --fp32, or look at the model with --no-verify",
     )
-    return parity_from_logits(found, expected, contract.output.score)
+    return parity_from_logits(
+        found, expected, contract.output.score, library=checkpoint.family.library
+    )
 
 
 def check_preprocessing(checkpoint: Checkpoint) -> None:
@@ -75,12 +78,17 @@ def check_preprocessing(checkpoint: Checkpoint) -> None:
             )
 
 
-def parity_from_logits(found: Logits, expected: Logits, score: ScoreKind) -> Parity:
-    """Compare two sets of logits (N, labels) that stand for scores of a kind."""
+def parity_from_logits(
+    found: Logits, expected: Logits, score: ScoreKind, *, library: Library = "transformers"
+) -> Parity:
+    """Compare two sets of logits (N, labels) that stand for scores of a kind.
+
+    The expected ones are from that library's model.
+    """
     difference = np.abs(found - expected)
     alike = agreements(found, expected, score)
     return Parity(
-        reference=eager_versions(),
+        reference=eager_versions(library),
         images=len(expected),
         agreement=float(alike.mean()) if alike.size else None,
         max_abs_diff=float(difference.max()),

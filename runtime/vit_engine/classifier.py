@@ -31,6 +31,7 @@ from vit_engine.images.local_decoder import LocalDecoder
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
 from vit_engine.prediction import Prediction, failed
+from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.scores import Score, Selection, best_scores, selection_from_options
 from vit_engine.sources.item import Item
@@ -77,6 +78,7 @@ class Classifier:
         device: int = 0,
         threads: int | None = None,
         max_batch: int | None = None,
+        compute: Compute | None = None,
         cuda_graphs: bool = True,
     ) -> "Classifier":
         """Open an artefact by path, or the bundled "demo"; arguments and errors as Engine.open."""
@@ -86,6 +88,7 @@ class Classifier:
             device=device,
             threads=threads,
             max_batch=max_batch,
+            compute=compute,
             cuda_graphs=cuda_graphs,
         )
         return cls(engine)

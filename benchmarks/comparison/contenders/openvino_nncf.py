@@ -19,11 +19,12 @@ def convert(job: Job) -> None:
         return
     import openvino
     import torch
-    from transformers import ViTForImageClassification
+    from transformers import AutoModelForImageClassification
 
     torch.set_num_threads(job.threads)
-    model = ViTForImageClassification.from_pretrained(job.model, local_files_only=True).eval()
-    size = model.config.image_size
+    model = AutoModelForImageClassification.from_pretrained(job.model, local_files_only=True)
+    model.eval()
+    size = np.load(job.float32, mmap_mode="r").shape[-1]
     example = torch.zeros(2, 3, size, size)
     converted = openvino.convert_model(_logits_of(model), example_input=example)
     converted.reshape([-1, 3, size, size])

@@ -28,7 +28,7 @@ def load(job: Job) -> Contender:
         # On by default, and for convolutions alone: fp32 is what all others are held to.
         torch.backends.cudnn.allow_tf32 = False
     dtype = getattr(torch, DTYPES[precision])
-    eager = transformers.ViTForImageClassification.from_pretrained(
+    eager = transformers.AutoModelForImageClassification.from_pretrained(
         job.model, local_files_only=True, dtype=dtype
     )
     model: Any = eager.eval().to(job.device)

@@ -1,5 +1,6 @@
 """A ViT classifier as it was published, from a hub or a folder, checked and ready to export."""
 
+import functools
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from vit_engine.artefact.contract import Preprocessing, ScoreKind
 from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_export.checkpoints import hub
 from vit_export.checkpoints.canonical import canonical
+from vit_export.checkpoints.folding import folded
 from vit_export.checkpoints.json_file import read_json
 from vit_export.checkpoints.labels import labels_from_config, score_from_config
 from vit_export.checkpoints.other_kinds import file_in_words, refuse_other_kinds
 from vit_export.checkpoints.preprocessor import preprocessing_from_config, processor_config
+from vit_export.checkpoints.pretrained_cfg import preprocessing_from_pretrained_cfg
+from vit_export.checkpoints.resampling import resampled
 from vit_export.checkpoints.weight_files import (
     Tensor,
     sha256_of,
@@ -22,6 +26,8 @@ from vit_export.checkpoints.weight_files import (
 from vit_export.families.family import Family
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
+from vit_export.families.timm.label_names import labels_from_timm
+from vit_export.families.transformers.config import section
 
 DEFAULT_MODEL = "AI-ModelScope/vit-base-patch16-224"
 DEMO = Path(__file__).parents[1] / "demo"
@@ -40,7 +46,7 @@ class Checkpoint:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     score: ScoreKind  # how logits become scores
-    tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name
+    tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name, all that `form` has
 
 
 def load(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
@@ -99,14 +105,24 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
             "remove it"
         )
     family = family_from_config(config)
-    form = family.form(config)
-    labels = labels_from_config(config)
-    preprocessing = preprocessing_from_config(
-        processor_config(folder),
-        form.image_size,
-        default_processor=config.get("image_processor_type") or family.image_processor,
-    )
     files = weight_files(folder)
+    stored = functools.cache(lambda: tensors_from_files(files, family.reads))
+    form = family.form(config, lambda: {name: t.shape for name, t in stored().items()})
+    if family.library == "timm":
+        labels = labels_from_timm(config)
+        preprocessing = preprocessing_from_pretrained_cfg(
+            section(config, "pretrained_cfg"), form.image_size
+        )
+    else:
+        labels = labels_from_config(config)
+        preprocessing = preprocessing_from_config(
+            processor_config(folder),
+            form.image_size,
+            default_processor=config.get("image_processor_type") or family.image_processor,
+        )
+    tensors = canonical(stored(), family, form, len(labels))
+    for change in (resampled, folded):
+        form, tensors = change(form, tensors)
     return Checkpoint(
         model=name,
         revision=revision,
@@ -117,5 +133,5 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
         preprocessing=preprocessing,
         labels=labels,
         score=score_from_config(config, len(labels)),
-        tensors=canonical(tensors_from_files(files), family, form, len(labels)),
+        tensors=tensors,
     )

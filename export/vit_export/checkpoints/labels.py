@@ -4,7 +4,8 @@ from typing import Any, get_args
 
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import CheckpointError
-from vit_export.families.config import Config, count
+from vit_export.families.family import Config
+from vit_export.families.transformers.config import count
 
 SCORES: tuple[ScoreKind, ...] = get_args(ScoreKind)
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")

@@ -1,7 +1,7 @@
 """int8 weights for a checkpoint, rounded so that its own activations feel it least.
 
 1. A float pass over the calibration images gathers, for the input x of every product over all
-   tokens, its mean and x' x.
+   patches, its mean and x' x.
 2. SmoothQuant moves what is large in x into the weights: exact.
 3. GPTQ rounds the weights so that x @ W changes least.
 4. Each product runs in int8 alone; those whose rounding the logits feel most for their arithmetic
@@ -52,8 +52,8 @@ class Quantized:
 def quantized(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> Quantized:
     """Round the blocks' products to int8 after the calibration images (N, H, W, 3).
 
-    Products over the CLS token alone stay in float, as does the patch embedding: they are 1 % of
-    the arithmetic. The same pixels give the same bytes on the same machine; another's BLAS may
+    Products over what the head reads alone stay in float, as does the patch embedding: they are 1 %
+    of the arithmetic. The same pixels give the same bytes on the same machine; another's BLAS may
     round a weight near the middle of two steps to the other side.
     """
     tensors, statistics = smoothed(checkpoint.tensors, activations_of(checkpoint, pixels))

@@ -14,6 +14,7 @@ from shutil import get_terminal_size
 from vit_engine import ending
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract, Identity
+from vit_engine.artefact.contract import Output as ModelOutput
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.artefact.short_labels import short_labels
@@ -83,12 +84,17 @@ def _infer(arguments: argparse.Namespace) -> int:
                 "--resume to label the images again\n"
             )
             return 0
-        return _label(arguments, form, rows, page, report)
+        # Before the model is opened, too: whether its scores can reach the threshold.
+        model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
+        selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
+        return _label(arguments, form, model, rows=rows, page=page, report=report)
 
 
 def _label(
     arguments: argparse.Namespace,
     form: str,
+    model: ModelOutput,
+    *,
     rows: Target | None,
     page: Target | None,
     report: Target | None,
@@ -103,7 +109,7 @@ def _label(
         read[arguments.truth] = "the truth"
     check_apart(targets, read, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
-    with interrupts() as interrupt, _output(arguments, form, rows) as output:
+    with interrupts() as interrupt, _output(arguments, form, rows, model) as output:
         with _loaded(arguments) as vit, _findings(arguments, vit.contract) as findings:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
@@ -179,7 +185,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         raise UsageError("--ray writes Parquet files into a folder; name it with -o")
     for option in (
-        *("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite"),
+        *("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"),
         *("truth", "against", "report"),
     ):
         if getattr(arguments, option):
@@ -244,6 +250,7 @@ def _loaded(arguments: argparse.Namespace) -> Classifier:
         device=arguments.device,
         threads=arguments.threads,
         max_batch=arguments.batch,
+        compute=arguments.compute,
         cuda_graphs=not arguments.no_cuda_graphs,
     )
 
@@ -299,22 +306,18 @@ def _targets(
             remove_empty(target.made if target else ())
 
 
-def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
-    table = _table(arguments) if form == "table" else Table()
-    return output_to(
-        rows or arguments.output, format_from_name(form, table), resume=arguments.resume
-    )
-
-
-def _table(arguments: argparse.Namespace) -> Table:
-    """Return how rows are laid out: a terminal has a width, and colours unless NO_COLOR is set."""
-    contract = metadata.read_contract(metadata.path_from_name(arguments.model))
+def _output(
+    arguments: argparse.Namespace, form: str, rows: Target | None, model: ModelOutput
+) -> Output:
     shown = arguments.output is None and sys.stdout.isatty()
-    return Table(
-        short_labels(contract.output.labels),
-        score=contract.output.score,
+    table = Table(
+        short_labels(model.labels) if form == "table" else {},
+        score=model.score,
         width=get_terminal_size().columns if shown else None,
         colour=shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
+    )
+    return output_to(
+        rows or arguments.output, format_from_name(form, table), resume=arguments.resume
     )
 
 
@@ -338,6 +341,7 @@ def _findings(
         device=arguments.device,
         threads=arguments.threads,
         max_batch=arguments.batch,
+        compute=arguments.compute,
         cuda_graphs=not arguments.no_cuda_graphs,
     )
 
@@ -372,6 +376,7 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "--timeout": arguments.timeout,
             "a model of sha256": digest,
             "--provider": vit.engine.provider,
+            "--compute": arguments.compute,
             "--batch": vit.engine.max_batch,
             "--top-k": selection.top_k,
             "--threshold": selection.threshold,

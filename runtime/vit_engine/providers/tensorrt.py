@@ -195,6 +195,7 @@ TENSORRT = Provider(
     name="tensorrt",
     kind="gpu",
     precisions=cuda.GPU_PRECISIONS,
+    computes=(),
     default_batch=lambda _threads: cuda.GPU_BATCH,
     in_flight=IN_FLIGHT,
     obstacle=_obstacle,
