@@ -64,7 +64,7 @@ def test_pixels_are_those_of_this_process():
     jobs, pixels = decoded(EXAMPLES)
     assert codes(jobs) == [None] * 4
     for job in jobs:
-        np.testing.assert_array_equal(pixels[job.slot], Task(PRE).pixels(job.image))
+        np.testing.assert_array_equal(pixels[job.slot], Task(PRE).pixels(job.image)[0])
 
 
 def test_errors_keep_their_code_and_words():
@@ -77,7 +77,7 @@ def test_a_decoder_that_takes_too_long_is_ended(slow):
     items = [EXAMPLES[0], slow, slow, EXAMPLES[1]]
     jobs, pixels = decoded(items, Task(PRE, time_limit=0.3))
     assert codes(jobs) == [None, "timeout", "timeout", None]
-    np.testing.assert_array_equal(pixels[3], Task(PRE).pixels(EXAMPLES[1]))
+    np.testing.assert_array_equal(pixels[3], Task(PRE).pixels(EXAMPLES[1])[0])
 
 
 def test_a_decoder_that_dies_is_replaced(slow):
@@ -89,7 +89,7 @@ def test_a_decoder_that_dies_is_replaced(slow):
     jobs, pixels = decoded([EXAMPLES[0], slow, EXAMPLES[1]], meanwhile=kill)
     assert codes(jobs) == [None, "crash", None]
     assert "SIGSEGV" in str(jobs[1].error)
-    np.testing.assert_array_equal(pixels[2], Task(PRE).pixels(EXAMPLES[1]))
+    np.testing.assert_array_equal(pixels[2], Task(PRE).pixels(EXAMPLES[1])[0])
 
 
 def test_memory_is_limited():

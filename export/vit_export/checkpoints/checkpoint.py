@@ -9,6 +9,7 @@ from pathlib import Path
 from vit_engine.artefact.contract import Preprocessing, ScoreKind
 from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_export.checkpoints import hub
+from vit_export.checkpoints.configs.labels import labels_from_config, score_from_config
 from vit_export.checkpoints.configs.preprocessor import preprocessing_from_config, processor_config
 from vit_export.checkpoints.configs.pretrained_cfg import preprocessing_from_pretrained_cfg
 from vit_export.checkpoints.json_file import read_json

@@ -1,6 +1,7 @@
 """What an artefact says of itself, as text to read or as JSON."""
 
 import json
+import textwrap
 from dataclasses import asdict
 
 from vit_engine.artefact.contract import (
@@ -11,6 +12,11 @@ from vit_engine.artefact.contract import (
     ResizeRule,
     ScoreKind,
 )
+from vit_engine.artefact.short_labels import short_labels
+from vit_engine.errors import printable
+
+_INDENT = 15  # cells of the names
+_LEAST = 20  # cells of a line of text, however narrow the terminal
 
 _RESIZE: dict[ResizeRule, str] = {
     "squash": "to {0}x{1}",
@@ -31,12 +37,12 @@ _SCORE: dict[ScoreKind, str] = {
 }
 
 
-def description_of(contract: Contract, form: str) -> str:
-    """Return the contract in a form, "text" or "json"."""
+def description_of(contract: Contract, form: str, width: int | None = None) -> str:
+    """Return the contract in a form, "text" or "json"; lines of text are at most `width` wide."""
     if form == "json":
         return json.dumps(asdict(contract), indent=2, ensure_ascii=False) + "\n"
     identity, given, pre = contract.identity, contract.input, contract.preprocessing
-    labels = contract.output.labels
+    labels = list(short_labels(contract.output.labels).values())
     lines = {
         "model": identity.model + (f" @ {identity.revision}" if identity.revision else ""),
         "weights": f"sha256 {identity.weights_sha256}",
@@ -49,7 +55,15 @@ def description_of(contract: Contract, form: str) -> str:
         "score": _SCORE[contract.output.score],
         "parity": _parity(contract.parity),
     }
-    return "".join(f"{name:<14} {text}\n" for name, text in lines.items())
+    return "".join(_wrapped(f"{name:<{_INDENT}}", text, width) for name, text in lines.items())
+
+
+def _wrapped(name: str, text: str, width: int | None) -> str:
+    """Return "name  text", the text in lines below each other where the width asks for it."""
+    if width is None:
+        return f"{name}{printable(text)}\n"
+    lines = textwrap.wrap(printable(text), max(_LEAST, width - _INDENT)) or [""]
+    return f"{name}{(chr(10) + ' ' * _INDENT).join(lines)}\n"
 
 
 def _preprocessing(pre: Preprocessing) -> str:

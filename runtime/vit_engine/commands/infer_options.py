@@ -162,6 +162,24 @@ def command_line() -> Parser:
         "of 100 or more",
     )
     add("--html", type=local_path, metavar="FILE", help="write a contact sheet to look at as well")
+    add(
+        "--truth",
+        metavar="FILE|folders",
+        help="hold the labels against the true ones: a CSV with the columns path, and label or "
+        "index; or 'folders', where each image's folder is its class",
+    )
+    add(
+        "--against",
+        metavar="MODEL",
+        help="run another artefact, or pytorch:CHECKPOINT, on the same pixels, and tell how far "
+        "the two agree",
+    )
+    add(
+        "--report",
+        type=local_path,
+        metavar="FILE",
+        help="write what --truth and --against found as JSON",
+    )
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
     add = parser.add_argument_group(
         "past one machine",

@@ -1,7 +1,7 @@
 """What a run reads is none of what it writes."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vit_engine.artefact.metadata import path_from_name
@@ -17,11 +17,14 @@ _Identity = tuple[int, int] | str
 
 def check_apart(
     targets: Sequence[Target],
-    model: str,
+    read: Mapping[str, str],
     sources: Sequence[str],
     find: Callable[[Sequence[str]], Iterable[Item]],
 ) -> None:
-    """Raise UsageError if what is to be written is the model, an input, or each other."""
+    """Raise UsageError if what is to be written is an input, or each other.
+
+    `read` are the files that are read besides the sources, and what each is: "the model".
+    """
     written: dict[_Identity, str] = {}
     for target in targets:
         for name in target.names:
@@ -36,7 +39,8 @@ def check_apart(
         if words := written.get(_identity(path)):
             raise UsageError(f"{words} is {what} of this run; name another file")
 
-    check(path_from_name(model), "the model")
+    for file, what in read.items():
+        check(path_from_name(file), what)
     for source in sources:
         if source == "-":
             check("/dev/stdin", "the list on stdin")

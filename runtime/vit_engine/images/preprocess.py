@@ -76,6 +76,20 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     return rgb
 
 
+def is_narrowed(image: Image.Image) -> bool:
+    """Tell whether `rgb_from_image` takes greys of 16 or 32 bits, or floats, to 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;")
+
+
+def narrowed_in_words(count: int) -> str:
+    """Return the warning of a run with so many such images."""
+    images, their = ("1 image has", "its") if count == 1 else (f"{count:,} images have", "their")
+    return (
+        f"{images} greys of 16 or 32 bits or floats, which become black or white for the most "
+        f"part, as in transformers: {their} labels may mean nothing; convert to 8 bits first"
+    )
+
+
 def is_loaded(image: Image.Image) -> bool:
     """Tell whether loading would read nothing more: WebP and AVIF are read when they are opened."""
     return not getattr(image, "tile", None)

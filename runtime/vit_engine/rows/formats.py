@@ -7,14 +7,13 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import UsageError, printable
 from vit_engine.prediction import Prediction
+from vit_engine.rows.table import Table
 from vit_engine.sources.tables import FORMULA
 
 if TYPE_CHECKING:
@@ -58,22 +57,6 @@ def csv_line(prediction: Prediction) -> bytes:
     )
 
 
-def table_line(prediction: Prediction, *, colour: bool, score: Callable[[], ScoreKind]) -> bytes:
-    """Return one line to read: path, then labels with scores, or the error.
-
-    Scores from 0 to 1 are percentages; `score` tells what they are.
-    """
-    path = printable(prediction.path or "-")
-    if prediction.error is not None:
-        text = f"{prediction.error_code}: {printable(prediction.error)}"
-        text = f"\x1b[31m{text}\x1b[0m" if colour else text
-    else:
-        form = ".6g" if score() == "none" else ".1%"
-        labels = (f"{printable(s.label)} {s.score:{form}}" for s in prediction.topk)
-        text = ", ".join(labels) or "-"
-    return f"{path:<32}  {text}\n".encode()
-
-
 def parquet_from_jsonl(lines: Path, path: Path) -> None:
     """Write the rows of a JSON Lines file as Parquet, a row group at a time."""
     import pyarrow as pa
@@ -98,18 +81,13 @@ def arrow_path(path: str) -> dict[str, Any]:
     return {"path": printable(path), "raw": raw}
 
 
-def format_from_name(
-    name: str, *, colour: bool = False, score: Callable[[], ScoreKind] = lambda: "softmax"
-) -> Format:
-    """Return the format of a name in FORMATS.
-
-    In a table `colour` marks errors in red, and `score` tells what the model's scores are; it is
-    asked when there are rows.
+def format_from_name(name: str, table: Table = Table()) -> Format:  # noqa: B008  frozen
+    """Return the format of a name in FORMATS; `table` says how one to read is laid out.
 
     UsageError for Parquet where pyarrow is not installed.
     """
     if name == "table":
-        return Format(partial(table_line, colour=colour, score=score))
+        return Format(table.line)
     if name == "parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -180,6 +158,7 @@ def _csv(values: Iterable[Any]) -> bytes:
 
 
 _FORMATS = {
+    "table": Format(Table().line),
     "jsonl": Format(jsonl_line),
     "csv": Format(csv_line, header=_csv(COLUMNS)),
     "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
