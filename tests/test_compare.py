@@ -376,7 +376,7 @@ def compare(*arguments: object) -> "subprocess.Popen[str]":
     [
         (["--data", "."], "--data needs --model"),
         (["--contenders", "nobody"], "no contender 'nobody'"),
-        (["--batches", "0"], "at least 1"),
+        (["--batches", "0"], "'0' is not a whole number of images, 1 or more"),
         (["--model", "no-such-folder"], "no-such-folder"),
     ],
 )

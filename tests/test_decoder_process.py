@@ -22,7 +22,9 @@ from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
 from vit_engine.sources.item import Item
 
 EXAMPLES = [Item(str(path)) for path in sorted((ROOT / "examples").iterdir())[:4]]
-PRE = Preprocessing((64, 64), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
+PRE = Preprocessing(
+    (64, 64), "squash", "bilinear", None, "centre", (0, 0, 0), (0.5,) * 3, (0.5,) * 3
+)
 
 
 def square(side: int) -> bytes:

@@ -47,11 +47,25 @@ def test_the_json_of_this_machine(run_command: Run, tiny_artefact: Path) -> None
     assert done.returncode == (4 if report["problems"] else 0)
 
 
-def test_an_artefact_that_does_not_run_is_a_problem(run_command: Run, tmp_path: Path) -> None:
-    done = run_command("vit-doctor", "-m", tmp_path / "absent.onnx")
-    assert done.returncode == 4
-    assert "fails   " in done.stdout
-    assert "no such file" in next(x for x in done.stdout.splitlines() if x.startswith("problem: "))
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent.onnx", "no such file"),
+        ("checkpoint", "run 'vit-export "),
+        ("checkpoint/model.safetensors", "run 'vit-export "),
+        ("photo.jpg", "not an ONNX file"),
+    ],
+)
+def test_what_is_no_artefact_is_bad_usage(
+    name: str, words: str, run_command: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    for file in ("checkpoint/config.json", "checkpoint/model.safetensors", "photo.jpg"):
+        (tmp_path / file).write_bytes(b"\xff\xd8\xff" * 10)
+    done = run_command("vit-doctor", "-m", name, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (told,) = done.stderr.splitlines()
+    assert told.startswith(f"vit-doctor: {name}: ") and words in told
 
 
 def test_an_artefact_that_was_altered_is_a_problem(

@@ -83,7 +83,7 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io
         ),
         input=input_from_io(io, checkpoint.form.image_size),
         preprocessing=checkpoint.preprocessing,
-        output=Output(OUTPUT, checkpoint.labels),
+        output=Output(OUTPUT, checkpoint.labels, checkpoint.score),
         parity=None,
     )
 

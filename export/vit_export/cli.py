@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from vit_engine import ending
-from vit_engine.arguments import Parser, number
+from vit_engine.arguments import Parser, local_path, number
 from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import ArtefactError, UsageError, printable
 from vit_engine.parity import BOUNDS
+from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import (
     DEFAULT_MODEL,
     Checkpoint,
     folder_on_this_machine,
     load,
 )
+from vit_export.checkpoints.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
+from vit_export.quantization.calibration import calibration_items
+from vit_export.samples import items_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +43,7 @@ HF_FILES: dict[Precision, str] = {
 """The file names that Optimum and transformers.js look for."""
 CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
 """How the names of a checkpoint's files end."""
-HF_CONFIGS = ("config.json", "preprocessor_config.json")
+HF_CONFIGS = ("config.json", PREPROCESSOR, PROCESSOR)
 """What lies beside their folder onnx/."""
 PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
@@ -96,7 +100,7 @@ def _parser() -> Parser:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=local_path,
         metavar="PATH",
         help=f"file to write (default {DEFAULT_OUTPUT}), or with --io hf folder (default vit)",
     )
@@ -109,7 +113,7 @@ def _parser() -> Parser:
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
         "--triton",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="also write a model repository for NVIDIA's Triton server",
     )
@@ -123,8 +127,8 @@ def _parser() -> Parser:
         "--verify-images",
         metavar="SOURCE",
         action="append",
-        help="compare the artefact with PyTorch on these images (default: shapes that are drawn "
-        "for it); may be given more than once",
+        help="compare the artefact with PyTorch on these images too, not only on shapes that are "
+        "drawn for it; may be given more than once",
     )
     verify.add_argument(
         "--no-verify",
@@ -167,6 +171,10 @@ def _export(arguments: argparse.Namespace) -> int:
     if folder := folder_on_this_machine(arguments.model):
         _spare_checkpoint(written, folder)
     _spare_others(written, overwrite=arguments.overwrite)
+    # Before the checkpoint, which may have to come from a hub.
+    given, shown = arguments.calibrate, arguments.verify_images
+    calibrating = None if given is None else calibration_items(given)
+    verifying = None if shown is None else items_for("--verify-images", shown)
     checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
     _spare_checkpoint(written, checkpoint.folder)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
@@ -178,11 +186,11 @@ def _export(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     bounds, rounded, images = BOUNDS[arguments.precision], None, None
     if arguments.precision == "int8":
-        rounded, images = _rounded(checkpoint, arguments.calibrate)
+        rounded, images = _rounded(checkpoint, calibrating)
         if arguments.min_agreement is not None:
             bounds = replace(bounds, min_agreement=arguments.min_agreement)
-    if arguments.verify_images or images is None:
-        images = verification_images(arguments.verify_images)
+    if verifying or images is None:
+        images = verification_images(verifying)
     contract = export(
         checkpoint,
         path,
@@ -247,17 +255,19 @@ def _is_artefact(path: Path) -> bool:
     return True
 
 
-def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, Iterator[Image]]":
+def _rounded(
+    checkpoint: Checkpoint, items: list[Item] | None
+) -> "tuple[Quantized, Iterator[Image]]":
     """Round the checkpoint to int8; return it and the images to compare it with PyTorch on."""
     from vit_export.quantization import calibration
     from vit_export.quantization.recipe import quantized
 
-    if source is None:
+    if items is None:
         say(
             "warning: calibrating on drawn images; --calibrate SOURCE, with about 100 images "
             "like those to be labelled later, keeps more of the accuracy"
         )
-    images, judged = calibration.split(source)
+    images, judged = calibration.split(items)
     rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
     in_float = rounded.sensitivity.keys() - rounded.products.keys()
     say(
@@ -271,17 +281,18 @@ def _summary(checkpoint: Checkpoint) -> str:
     a = checkpoint.form
     return (
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
-        f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels"
+        f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels, scores by "
+        f"{checkpoint.score}"
     )
 
 
 def _verdict(parity: Parity | None) -> str:
     if parity is None:
         return "not verified against PyTorch (--no-verify)"
+    agreement = "" if parity.agreement is None else f"agreement {parity.agreement:.1%}, "
     return (
-        f"verified on {parity.images} images against eager PyTorch: "
-        f"top-1 agreement {parity.top1_agreement:.1%}, max |logit difference| "
-        f"{parity.max_abs_diff:.2g} in a range of {parity.logit_range:.3g}"
+        f"verified on {parity.images} images against eager PyTorch: {agreement}max |logit "
+        f"difference| {parity.max_abs_diff:.2g} in a range of {parity.logit_range:.3g}"
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vit_engine.errors import CheckpointError, limit_in_words, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.eager_timm import model_and_processor
+from vit_export.eager_timm import timm_model, timm_processor
 from vit_export.families.family import Library
 from vit_export.utf8_path import in_utf8
 
@@ -39,16 +39,12 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
     """
     if checkpoint.family.library == "timm":
         with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
-            return model_and_processor(checkpoint, folder)
+            return timm_model(checkpoint, folder), timm_processor(checkpoint, folder)
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
     with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, **pil
-        )
         model = getattr(transformers, checkpoint.family.architecture).from_pretrained(
             folder,
             local_files_only=True,
@@ -56,7 +52,41 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
             attn_implementation="eager",
         )
     model.eval()
-    return model, processor
+    return model, eager_processor(checkpoint)
+
+
+def eager_processor(checkpoint: Checkpoint) -> Any:
+    """Return the library's own preprocessing on PIL images; CheckpointError where it does not load.
+
+    One that resizes an edge and is not told whether to crop is told to, as the export is.
+    """
+    if checkpoint.family.library == "timm":
+        with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+            return timm_processor(checkpoint, folder)
+    import transformers
+
+    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
+    with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, **pil
+        )
+    crop = checkpoint.preprocessing.crop
+    if crop and not processor.do_pad and getattr(processor, "do_center_crop", None) is None:
+        processor.do_center_crop = True
+        processor.crop_size = processor.size.__class__(height=crop[0], width=crop[1])
+    return processor
+
+
+def eager_pixels(checkpoint: Checkpoint, images: list[Image.Image]) -> list[NDArray[np.float32]]:
+    """Return what the reference makes of images of any mode: each (3, H, W), normalised."""
+    from transformers.image_utils import load_image
+
+    processor = eager_processor(checkpoint)
+    with _told(checkpoint, "preprocess for"):
+        return [
+            np.asarray(processor(images=load_image(i), return_tensors="np")["pixel_values"][0])
+            for i in images
+        ]
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The reference for timm's checkpoints: timm's own model and eval transform, in fp32."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,8 @@ class Output:
     logits: Any
 
 
-def model_and_processor(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
-    """Return timm's model and transform, to be called as transformers' model and processor are.
-
-    CheckpointError where timm is not installed.
-    """
+def _timm() -> Any:
+    """Return the library; CheckpointError where it is not installed."""
     try:
         import timm
     except ImportError as e:
@@ -32,11 +28,12 @@ def model_and_processor(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]
             "it is timm's, whose own model it is compared with, and that cannot be imported "
             f"({e}): python -m pip install 'vit-engine[timm]', or export with --no-verify"
         ) from e
-    config = read_json(folder / "config.json")
-    return _model(timm, checkpoint, folder, config), _processor(timm, checkpoint, config)
+    return timm
 
 
-def _model(timm: Any, checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> Any:
+def timm_model(checkpoint: Checkpoint, folder: Path) -> Any:
+    """Return timm's model, to be called as transformers' model is; CheckpointError without timm."""
+    timm, config = _timm(), read_json(folder / "config.json")
     known = timm.models.PretrainedCfg.__dataclass_fields__
     model = timm.create_model(
         checkpoint.family.architecture,
@@ -55,7 +52,9 @@ def _model(timm: Any, checkpoint: Checkpoint, folder: Path, config: Mapping[str,
     return lambda pixel_values: Output(model(pixel_values))
 
 
-def _processor(timm: Any, checkpoint: Checkpoint, config: Mapping[str, Any]) -> Any:
+def timm_processor(checkpoint: Checkpoint, folder: Path) -> Any:
+    """Return timm's eval transform, to be called as an image processor of transformers is."""
+    timm, config = _timm(), read_json(folder / "config.json")
     import torch
 
     size = checkpoint.form.image_size

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,8 +29,9 @@ from vit_engine.images.given import ImageLike, given_from, images_from, taken
 from vit_engine.images.local_decoder import LocalDecoder
 from vit_engine.machine.processor import usable_cores
 from vit_engine.prediction import Prediction, failed
+from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import DEFAULT_PROVIDER
-from vit_engine.scores import DEFAULT_TOP_K, Score, best_scores
+from vit_engine.scores import Score, Selection, best_scores, selection_from_options
 from vit_engine.sources.item import Item
 
 
@@ -69,6 +71,7 @@ class Classifier:
         device: int = 0,
         threads: int | None = None,
         max_batch: int | None = None,
+        compute: Compute | None = None,
         cuda_graphs: bool = True,
     ) -> "Classifier":
         """Open an artefact by path, or the bundled "demo"; arguments and errors as Engine.open."""
@@ -78,6 +81,7 @@ class Classifier:
             device=device,
             threads=threads,
             max_batch=max_batch,
+            compute=compute,
             cuda_graphs=cuda_graphs,
         )
         return cls(engine)
@@ -91,7 +95,8 @@ class Classifier:
         self,
         images: Iterable[ImageLike] | ImageLike,
         *,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: int | None = None,
+        threshold: float | None = None,
         batch: int | None = None,
     ) -> Iterator[Prediction]:
         """Yield one prediction for each image, in order, while later ones are being decoded.
@@ -104,18 +109,20 @@ class Classifier:
 
         Images are taken by another thread, some batches ahead; each is copied as it is then, so
         that buffers may be used again. What the iterable raises is raised here, after the images
-        before it. `top_k` labels are given, `batch` images run at once (by default the engine's).
+        before it. `top_k` labels are given, by default 5; with a `threshold`, those whose score
+        reaches it, by default all such, perhaps none. `batch` images run at once (by default the
+        engine's).
 
         Raises TypeError for `images` of another kind and for numbers that are not whole,
-        UsageError for those below 1 and once the classifier is closed, before or in the middle of
-        an iteration; also for an iteration that a forked child goes on with. ProviderError where
-        the provider fails.
+        UsageError for those below 1, for a threshold that no score of the model can be, and once
+        the classifier is closed, before or in the middle of an iteration; also for an iteration
+        that a forked child goes on with. ProviderError where the provider fails.
         """
-        top_k, batch = self._checked(top_k, batch)
-        return self._classified(images_from(images), top_k, batch)
+        selection, batch = self._checked(top_k, threshold, batch)
+        return self._classified(images_from(images), selection, batch)
 
     def _classified(
-        self, images: Iterable[ImageLike], top_k: int, batch: int
+        self, images: Iterable[ImageLike], selection: Selection, batch: int
     ) -> Iterator[Prediction]:
         given, workers, pid = self.contract.input, usable_cores(), os.getpid()
         pixels = np.empty((slots_for(batch, workers), given.height, given.width, 3), np.uint8)
@@ -126,23 +133,37 @@ class Classifier:
             workers=workers,
             size_of=lambda image: image.size // workers,  # large images for all, not one at a time
         )
-        for labelled in self._labelled(pool, taken(images), top_k):
+        for labelled in self._labelled(pool, taken(images), selection):
             for prediction in labelled.predictions:
                 check_process(pid)
                 yield prediction
 
-    def _checked(self, top_k: int, batch: int | None) -> tuple[int, int]:
-        """Return the number of labels and of images at once; the errors of `classify`."""
-        top_k = whole_number("top_k", top_k)
+    def _checked(
+        self, top_k: int | None, threshold: float | None, batch: int | None
+    ) -> tuple[Selection, int]:
+        """Return which labels to give, and the number of images at once; errors of `classify`."""
+        selection = self._selection(top_k, threshold)
         batch = self.engine.max_batch if batch is None else whole_number("batch", batch)
         self.engine.check_open()
-        return top_k, batch
+        return selection, batch
+
+    def _selection(self, top_k: int | None, threshold: float | None) -> Selection:
+        if threshold is not None and (
+            not isinstance(threshold, Real) or isinstance(threshold, bool)
+        ):
+            raise TypeError(f"threshold is {threshold!r:.80}, it must be a number")
+        return selection_from_options(
+            self.contract.output,
+            top_k=None if top_k is None else whole_number("top_k", top_k),
+            threshold=None if threshold is None else float(threshold),
+        )
 
     def stream(
         self,
         items: Iterable[Item],
         *,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: int | None = None,
+        threshold: float | None = None,
         batch: int | None = None,
         task: Task | None = None,
         linger: float | None = None,
@@ -155,7 +176,7 @@ class Classifier:
         `DecodePool.batches`. Raises what `classify` raises, MachineError where no process or
         memory is to be had.
         """
-        top_k, batch = self._checked(top_k, batch)
+        selection, batch = self._checked(top_k, threshold, batch)
         task = task or Task(self.contract.preprocessing)
         given, workers = self.contract.input, usable_cores()
 
@@ -168,7 +189,7 @@ class Classifier:
                     workers=workers,
                     size_of=lambda item: len(item.data or b""),
                 )
-                yield from self._labelled(pool, items, top_k, linger=linger, stopped=stopped)
+                yield from self._labelled(pool, items, selection, linger=linger, stopped=stopped)
 
         return streamed()
 
@@ -176,7 +197,7 @@ class Classifier:
         self,
         pool: DecodePool[Any],
         images: Iterable[Any],
-        top_k: int,
+        selection: Selection,
         *,
         linger: float | None = None,
         stopped: Callable[[], bool] = never,
@@ -192,7 +213,7 @@ class Classifier:
             for batch, logits in results:
                 self.engine.check_open()
                 try:
-                    found = self.predictions(logits.result(), top_k)
+                    found = self._predictions(logits.result(), selection)
                 finally:
                     del logits  # it holds its error, whose traceback holds this frame, and the pool
                 decoded = iter(batch.pixels)
@@ -221,15 +242,23 @@ class Classifier:
         return result
 
     def predictions(
-        self, logits: NDArray[np.float32], top_k: int = DEFAULT_TOP_K
+        self,
+        logits: NDArray[np.float32],
+        top_k: int | None = None,
+        *,
+        threshold: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield the prediction of each row of logits (N, labels), which names no path yet.
 
-        A row that is not finite becomes a prediction with the error `nonfinite`. Raises TypeError
-        or UsageError unless `top_k` is a whole number of at least 1.
+        A row that is not finite becomes a prediction with the error `nonfinite`. `top_k` and
+        `threshold` are those of `classify`, with its errors.
         """
-        labels = self.contract.output.labels
-        return map(_prediction, best_scores(logits, labels, whole_number("top_k", top_k)))
+        return self._predictions(logits, self._selection(top_k, threshold))
+
+    def _predictions(
+        self, logits: NDArray[np.float32], selection: Selection
+    ) -> Iterator[Prediction]:
+        return map(_prediction, best_scores(logits, self.contract.output, selection))
 
     def close(self) -> None:
         """Free the engine, after the batch that runs; iterations in the middle raise UsageError."""

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_engine.artefact.contract import Preprocessing
+from vit_engine.artefact.contract import Preprocessing, ScoreKind
 from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_export.checkpoints import hub
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.folding import folded
 from vit_export.checkpoints.json_file import read_json
+from vit_export.checkpoints.labels import labels_from_config, score_from_config
 from vit_export.checkpoints.other_kinds import file_in_words, refuse_other_kinds
-from vit_export.checkpoints.preprocessor import preprocessing_from_config
+from vit_export.checkpoints.preprocessor import preprocessing_from_config, processor_config
 from vit_export.checkpoints.pretrained_cfg import preprocessing_from_pretrained_cfg
 from vit_export.checkpoints.resampling import resampled
 from vit_export.checkpoints.weight_files import (
@@ -26,7 +27,7 @@ from vit_export.families.family import Family
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
 from vit_export.families.timm.label_names import labels_from_timm
-from vit_export.families.transformers.config import labels_from_config, section
+from vit_export.families.transformers.config import section
 
 DEFAULT_MODEL = "AI-ModelScope/vit-base-patch16-224"
 DEMO = Path(__file__).parents[1] / "demo"
@@ -44,6 +45,7 @@ class Checkpoint:
     form: Form
     preprocessing: Preprocessing
     labels: tuple[str, ...]
+    score: ScoreKind  # how logits become scores
     tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name, all that `form` has
 
 
@@ -97,6 +99,11 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
             f"config.json has a quantization_config ({method}): the weights are quantised already; "
             "export the model that they were made from"
         )
+    if config.get("return_dict") is False:
+        raise CheckpointError(
+            "config.json has return_dict false, with which transformers' pipeline finds no logits; "
+            "remove it"
+        )
     family = family_from_config(config)
     files = weight_files(folder)
     stored = functools.cache(lambda: tensors_from_files(files, family.reads))
@@ -109,9 +116,9 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
     else:
         labels = labels_from_config(config)
         preprocessing = preprocessing_from_config(
-            read_json(folder / "preprocessor_config.json"),
+            processor_config(folder),
             form.image_size,
-            default_processor=family.image_processor,
+            default_processor=config.get("image_processor_type") or family.image_processor,
         )
     tensors = canonical(stored(), family, form, len(labels))
     for change in (resampled, folded):
@@ -125,5 +132,6 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
         form=form,
         preprocessing=preprocessing,
         labels=labels,
+        score=score_from_config(config, len(labels)),
         tensors=tensors,
     )

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import UsageError
+from vit_engine.errors import UsageError, printable
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Item
 from vit_export.demo import draw
-from vit_export.samples import drawn_samples, sample_from_item
+from vit_export.samples import drawn_samples, items_for, sample_from_item
 
 MOST = 40
 """Images to calibrate on: 7,880 tokens of ViT-B/16."""
@@ -20,21 +20,26 @@ JUDGED = 160
 """Images to judge on: one of them is 0.6 % of agreement."""
 
 
-def split(source: str | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
-    """Return the images to calibrate on and those to judge on.
-
-    Of a source's images every n-th calibrates, up to MOST and to half of them; others judge. With
-    None, both are drawn. UsageError for a source of fewer than two, or an image that is unreadable.
-    """
-    if source is None:
-        examples = draw.samples(len(draw.LABELS), first=draw.EXAMPLES)
-        return [image for image, _ in examples], drawn_samples(JUDGED)
-    items = list(items_from_sources([source]))
+def calibration_items(source: str) -> list[Item]:
+    """Return what --calibrate names; UsageError for fewer than two images."""
+    items = items_for("--calibrate", [source])
     if len(items) < 2:
         raise UsageError(
-            f"--calibrate: {source} holds {len(items)} images; one part is for calibration and "
-            "one for checking: give at least 2, about 100 is good"
+            f"--calibrate: {printable(source)} holds {len(items)} image; one part is for "
+            "calibration and one for checking: give at least 2, about 100 is good"
         )
+    return items
+
+
+def split(items: list[Item] | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
+    """Return the images to calibrate on and those to judge on.
+
+    Of a user's images every n-th calibrates, up to MOST and to half of them; others judge. With
+    None, both are drawn. UsageError for an image that is unreadable.
+    """
+    if items is None:
+        examples = draw.samples(len(draw.LABELS), first=draw.EXAMPLES)
+        return [image for image, _ in examples], drawn_samples(JUDGED)
     step = max(2, -(-len(items) // MOST))
     rest = [item for i, item in enumerate(items) if i % step]
     judged = rest[:: -(-len(rest) // JUDGED)]

@@ -3,7 +3,32 @@
 import json
 from dataclasses import asdict
 
-from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.contract import (
+    Anchor,
+    Contract,
+    Parity,
+    Preprocessing,
+    ResizeRule,
+    ScoreKind,
+)
+
+_RESIZE: dict[ResizeRule, str] = {
+    "squash": "to {0}x{1}",
+    "shortest_edge": "shortest edge to {0}",
+    "edges": "shortest edge to {0}, longest to {1} at most",
+    "within": "to fit into {0}x{1}",
+    "within_rounded": "to fit into {0}x{1}, rounded",
+}
+_CROP: dict[Anchor, str] = {
+    "centre": "centre crop",
+    "centre_half_even": "centre crop (torchvision's rounding)",
+    "top_left": "top left crop",
+}
+_SCORE: dict[ScoreKind, str] = {
+    "softmax": "softmax: one label an image, its scores add up to 1",
+    "sigmoid": "sigmoid: each label by itself, from 0 to 1",
+    "none": "none: the values of a regression as they are",
+}
 
 
 def description_of(contract: Contract, form: str) -> str:
@@ -11,23 +36,34 @@ def description_of(contract: Contract, form: str) -> str:
     if form == "json":
         return json.dumps(asdict(contract), indent=2, ensure_ascii=False) + "\n"
     identity, given, pre = contract.identity, contract.input, contract.preprocessing
-    resize = f"to {pre.resize}" if pre.resize else f"shortest edge to {pre.shortest_edge}"
-    crop = f", centre crop {pre.crop}" if pre.crop else ""
     labels = contract.output.labels
-    parity = contract.parity
     lines = {
         "model": identity.model + (f" @ {identity.revision}" if identity.revision else ""),
         "weights": f"sha256 {identity.weights_sha256}",
         "precision": identity.precision,
         "exporter": identity.exporter,
         "input": f"{given.name}: {given.dtype} {given.layout}, {given.height}x{given.width}",
-        "preprocessing": f"resize {resize}, {pre.filter}{crop}, mean {pre.mean}, std {pre.std}",
+        "preprocessing": _preprocessing(pre),
         "output": f"{contract.output.name}: float32, {len(labels)} labels "
         f"({', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''})",
-        "parity": "not verified"
-        if parity is None
-        else f"top-1 {parity.top1_agreement:.1%} of {parity.images} images, "
-        f"max |logit difference| {parity.max_abs_diff:.2g} "
-        f"in a range of {parity.logit_range:.3g}, against {parity.reference}",
+        "score": _SCORE[contract.output.score],
+        "parity": _parity(contract.parity),
     }
     return "".join(f"{name:<14} {text}\n" for name, text in lines.items())
+
+
+def _preprocessing(pre: Preprocessing) -> str:
+    resize = _RESIZE[pre.rule].format(*pre.resize)
+    crop = f", {_CROP[pre.anchor]} {pre.crop[0]}x{pre.crop[1]}" if pre.crop else ""
+    fill = f" on {pre.fill}" if pre.crop and any(pre.fill) else ""
+    return f"resize {resize}, {pre.filter}{crop}{fill}, mean {pre.mean}, std {pre.std}"
+
+
+def _parity(parity: Parity | None) -> str:
+    if parity is None:
+        return "not verified"
+    agreement = "" if parity.agreement is None else f"agreement {parity.agreement:.1%}, "
+    return (
+        f"{agreement}max |logit difference| {parity.max_abs_diff:.2g} in a range of "
+        f"{parity.logit_range:.3g}, on {parity.images} images, against {parity.reference}"
+    )

@@ -149,6 +149,7 @@ def try_provider(model: str, provider: str, device: int) -> Trial:
         logits,
         expected,
         BOUNDS["fp16"],
+        score=contract.output.score,
         name=provider,
         reference="the CPU",
         cure="use --provider cpu",

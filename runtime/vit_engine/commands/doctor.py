@@ -21,8 +21,8 @@ def main() -> int:
     parser = Parser(
         "vit-doctor",
         description="Tell what this machine can run, and how to fix what it cannot.",
-        epilog="exit codes: 0 done, nothing is wrong; 2 bad usage; 4 a part of the machine or the "
-        "artefact does not work; 130/143 interrupted",
+        epilog="exit codes: 0 done, nothing is wrong; 2 bad usage, or no artefact; 4 a part of the "
+        "machine or the artefact does not work; 130/143 interrupted",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
@@ -43,6 +43,7 @@ def main() -> int:
             tried = try_provider(arguments.model, arguments.trial, arguments.device)
             json.dump(asdict(tried), sys.stdout)
             return 0
+        metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
         report = examine(arguments.model, arguments.device)
         if arguments.json:
             sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")

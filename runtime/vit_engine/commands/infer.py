@@ -6,17 +6,20 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from vit_engine import ending
 from vit_engine.artefact import metadata
+from vit_engine.artefact.contract import ScoreKind
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
+from vit_engine.atomic import remove_empty
 from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.commands import infer_options
 from vit_engine.commands.error_limit import ErrorLimit
-from vit_engine.commands.inputs import apart, check_apart, check_present
+from vit_engine.commands.inputs import apart, check_apart
 from vit_engine.commands.interrupt import Interrupt, interrupts
 from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
 from vit_engine.errors import ArtefactError, ImageError, UsageError, VitError, printable
@@ -27,7 +30,8 @@ from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
 from vit_engine.rows.target import Target, target_from_path
-from vit_engine.sources.find import items_from_sources
+from vit_engine.scores import selection_from_options
+from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
 
 LINGER = 0.1
@@ -59,13 +63,33 @@ def _infer(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
     check_present(arguments.sources)
     form = _format(arguments)
+    # Before the model is opened, which takes seconds: whether the scores can reach the threshold.
+    model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
+    selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
     # What cannot be written is told at once, before the model, which takes seconds.
-    rows, page = _targets(arguments)
+    with _targets(arguments) as (rows, page):
+        if rows and rows.is_finished and arguments.resume and not arguments.overwrite:
+            sys.stderr.write(
+                f"{printable(str(rows.path))} is whole, there is nothing to resume; leave out "
+                "--resume to label the images again\n"
+            )
+            return 0
+        return _label(arguments, form, model.score, rows, page)
+
+
+def _label(
+    arguments: argparse.Namespace,
+    form: str,
+    score: ScoreKind,
+    rows: Target | None,
+    page: Target | None,
+) -> int:
+    """Label the images, write rows and contact sheet, and tell how it went."""
     targets = [target for target in (rows, page) if target]
     find, passed_over = _finder(arguments), Counter[str]()
     check_apart(targets, arguments.model, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
-    with interrupts() as interrupt, _output(arguments, form, rows) as output:
+    with interrupts() as interrupt, _output(arguments, form, rows, score) as output:
         with _loaded(arguments) as vit:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
@@ -130,7 +154,15 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is None:
         raise UsageError("--ray writes Parquet files into a folder; name it with -o")
-    for option in ("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite"):
+    for option in (
+        "format",
+        "html",
+        "max_errors",
+        "device",
+        "no_cuda_graphs",
+        "overwrite",
+        "compute",
+    ):
         if getattr(arguments, option):
             raise UsageError(f"{_flag(option)} does not work with --ray")
     if isinstance(arguments.output, Path) and arguments.output.is_file():
@@ -147,6 +179,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         address=arguments.ray or None,
         model=arguments.model,
         top_k=arguments.top_k,
+        threshold=arguments.threshold,
         workers=Workers(
             provider=arguments.provider,
             actors=arguments.ray_actors,
@@ -162,6 +195,8 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     )
     if not arguments.quiet:
         resumed = f", {tally.resumed} of them before this run" if tally.resumed else ""
+        if resumed and tally.resumed == tally.rows:
+            resumed += ", so there was nothing to resume"
         sys.stderr.write(
             f"{tally.rows} images, {tally.failed} failed{resumed}"
             f"{passed_over_in_words(passed_over)}\n"
@@ -190,6 +225,7 @@ def _loaded(arguments: argparse.Namespace) -> Classifier:
         device=arguments.device,
         threads=arguments.threads,
         max_batch=arguments.batch,
+        compute=arguments.compute,
         cuda_graphs=not arguments.no_cuda_graphs,
     )
 
@@ -201,6 +237,7 @@ def _stream(
     return vit.stream(
         items,
         top_k=arguments.top_k,
+        threshold=arguments.threshold,
         task=Task(
             vit.contract.preprocessing,
             time_limit=arguments.timeout,
@@ -212,25 +249,33 @@ def _stream(
     )
 
 
-def _targets(arguments: argparse.Namespace) -> tuple[Target | None, Target | None]:
-    """Return the files of -o and --html, None where they name none."""
+@contextmanager
+def _targets(arguments: argparse.Namespace) -> Iterator[tuple[Target | None, Target | None]]:
+    """Give the files of -o and --html, None where they name none; folders made in vain go again."""
     rows = page = None
-    if arguments.output is not None:
-        rows = target_from_path(arguments.output, "-o", are_rows, overwrite=arguments.overwrite)
-    if arguments.html is not None:
-        page = target_from_path(arguments.html, "--html", is_sheet, overwrite=arguments.overwrite)
-        if page is None:
-            raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
-    if arguments.overwrite and not (rows or page):
-        raise UsageError("--overwrite needs a file; name it with -o or --html")
-    return rows, page
+    try:
+        if arguments.output is not None:
+            rows = target_from_path(arguments.output, "-o", are_rows, overwrite=arguments.overwrite)
+        if arguments.html is not None:
+            page = target_from_path(
+                arguments.html, "--html", is_sheet, overwrite=arguments.overwrite
+            )
+            if page is None:
+                raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
+        if arguments.overwrite and not (rows or page):
+            raise UsageError("--overwrite needs a file; name it with -o or --html")
+        yield rows, page
+    finally:
+        for target in (rows, page):
+            remove_empty(target.made if target else ())
 
 
-def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
+def _output(
+    arguments: argparse.Namespace, form: str, rows: Target | None, score: ScoreKind
+) -> Output:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return output_to(
-        rows or arguments.output, format_from_name(form, colour=colour), resume=arguments.resume
-    )
+    written = format_from_name(form, colour=colour, score=score)
+    return output_to(rows or arguments.output, written, resume=arguments.resume)
 
 
 def _write_sheet(sheet: ContactSheet, page: Target) -> str:
@@ -247,6 +292,9 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
     Scores move by rounding with the provider and the batch, and not with the number of threads:
     ONNX Runtime shares out the columns and rows of a product, and sums each element in one piece.
     """
+    selection = selection_from_options(
+        vit.contract.output, top_k=arguments.top_k, threshold=arguments.threshold
+    )
     with metadata.path_from_name(arguments.model).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Run(
@@ -260,8 +308,10 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "--timeout": arguments.timeout,
             "a model of sha256": digest,
             "--provider": vit.engine.provider,
+            "--compute": arguments.compute,
             "--batch": vit.engine.max_batch,
-            "--top-k": min(arguments.top_k, len(vit.contract.output.labels)),
+            "--top-k": selection.top_k,
+            "--threshold": selection.threshold,
             "--format": form,
         },
         notes={"--threads": arguments.threads or processor.usable_cores()},

@@ -62,6 +62,7 @@ CPU = Provider(
     name="cpu",
     kind="cpu",
     precisions=("fp16", "fp32", "int8"),
+    computes=("f32",),
     default_batch=lambda threads: max(BATCH, threads or processor.usable_cores()),
     in_flight=1,
     obstacle=lambda _device: None,

@@ -72,6 +72,7 @@ CUDA = Provider(
     name="cuda",
     kind="gpu",
     precisions=GPU_PRECISIONS,
+    computes=(),
     default_batch=lambda _threads: GPU_BATCH,
     in_flight=IN_FLIGHT,
     obstacle=_obstacle,

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract, Precision
 
-ProviderName = Literal["tensorrt", "cuda", "cpu"]
+ProviderName = Literal["tensorrt", "cuda", "openvino", "cpu"]
 DeviceKind = Literal["cpu", "gpu"]
+Compute = Literal["f32", "bf16"]
+"""The arithmetic of what an artefact has in float, where a provider leaves a choice."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Request:
     threads: int | None = None
     cuda_graphs: bool = True
     adapt: bool = True  # change the graph to what an x86 CPU runs faster
+    compute: Compute | None = None  # None is the provider's own
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Provider:
     kind: DeviceKind
     precisions: tuple[Precision, ...]
     """Of artefacts whose operators it has."""
+    computes: tuple[Compute, ...]
+    """What may be asked for, the first unless told otherwise; none where the artefact decides."""
     default_batch: Callable[[int | None], int]
     """Images at once that keep it busy, by the number of threads asked for."""
     in_flight: int

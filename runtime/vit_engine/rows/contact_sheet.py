@@ -58,7 +58,7 @@ class ContactSheet:
             place = self._place()
             if place is None or pixels is None:
                 continue
-            scores = [[score.label, round(score.score, 6)] for score in prediction.topk]
+            scores = [[score.label, float(f"{score.score:.6g}")] for score in prediction.topk]
             image = {"path": name, "order": order, "topk": scores, "image": _data_url(pixels)}
             self._images[place : place + 1] = [image]
 
@@ -72,6 +72,7 @@ class ContactSheet:
         identity = self._contract.identity
         data = {
             "model": f"{identity.model} {identity.precision}",
+            "score": self._contract.output.score,
             "labelled": self._labelled,
             "failed": self._failed,
             "before": self._before,

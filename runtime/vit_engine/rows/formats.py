@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import UsageError, printable
 from vit_engine.prediction import Prediction
 from vit_engine.sources.tables import FORMULA
@@ -50,21 +51,28 @@ def csv_line(prediction: Prediction) -> bytes:
     that already has some before a formula: the reader of our own rows takes one away.
     """
     row = prediction.to_dict()
-    row["topk"] = json.dumps(row["topk"]) if row["topk"] else None
+    row["topk"] = json.dumps(row["topk"]) if prediction.error is None else None
     return _csv(
         f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
         for value in row.values()
     )
 
 
-def table_line(prediction: Prediction, *, colour: bool = False) -> bytes:
-    """Return one line to read: path, then labels with percentages, or the error."""
+def table_line(
+    prediction: Prediction, *, colour: bool = False, score: ScoreKind = "softmax"
+) -> bytes:
+    """Return one line to read: path, then labels with scores, or the error.
+
+    Scores from 0 to 1 are percentages; `score` says what they are.
+    """
     path = printable(prediction.path or "-")
     if prediction.error is not None:
         text = f"{prediction.error_code}: {printable(prediction.error)}"
         text = f"\x1b[31m{text}\x1b[0m" if colour else text
     else:
-        text = ", ".join(f"{printable(s.label)} {s.score:.1%}" for s in prediction.topk)
+        form = ".6g" if score == "none" else ".1%"
+        labels = (f"{printable(s.label)} {s.score:{form}}" for s in prediction.topk)
+        text = ", ".join(labels) or "-"
     return f"{path:<32}  {text}\n".encode()
 
 
@@ -92,13 +100,15 @@ def arrow_path(path: str) -> dict[str, Any]:
     return {"path": printable(path), "raw": raw}
 
 
-def format_from_name(name: str, *, colour: bool = False) -> Format:
-    """Return the format of a name in FORMATS; `colour` marks errors in red, in a table.
+def format_from_name(name: str, *, colour: bool = False, score: ScoreKind = "softmax") -> Format:
+    """Return the format of a name in FORMATS.
+
+    In a table `colour` marks errors in red, and `score` is what the model's scores are.
 
     UsageError for Parquet where pyarrow is not installed.
     """
     if name == "table":
-        return Format(partial(table_line, colour=colour))
+        return Format(partial(table_line, colour=colour, score=score))
     if name == "parquet":
         try:
             import pyarrow.parquet  # noqa: F401

@@ -100,22 +100,3 @@ def require_rgb(config: Config) -> None:
     """Refuse a model of other than 3 channels."""
     if (channels := config.get("num_channels", 3)) != 3:
         raise CheckpointError(f"num_channels is {channels!r}; supported is 3 (RGB)")
-
-
-def labels_from_config(config: Config) -> tuple[str, ...]:
-    """Return the label of each logit, in order; refuse a model that gives an image several."""
-    if config.get("problem_type") not in (None, "single_label_classification"):
-        raise CheckpointError(
-            f"problem_type is {config['problem_type']!r}; only one label per image is supported"
-        )
-    named = config.get("id2label")
-    if named is None:  # transformers names nameless labels so, and takes two where nothing is said
-        return tuple(f"LABEL_{i}" for i in range(count(config, "num_labels", 2)))
-    if (
-        not isinstance(named, dict)
-        or set(named) != {str(i) for i in range(len(named))}
-        or not all(isinstance(label, str) for label in named.values())
-        or not named
-    ):
-        raise CheckpointError('id2label is not a table {"0": label, "1": label, ...} without gaps')
-    return tuple(named[str(i)] for i in range(len(named)))
