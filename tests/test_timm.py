@@ -112,7 +112,7 @@ UNLIKE_TRANSFORMERS = (
 )
 """Those whose products differ from those of every family of transformers."""
 
-EVAL = {"crop_pct": 1.0, "crop_mode": "squash", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.3, 0.2]}
+EVAL = {"crop_pct": 0.9, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.3, 0.2]}
 
 
 def write_timm(folder: Path, architecture: str, *, labels: int = 7, **arguments: Any) -> Path:
