@@ -53,6 +53,8 @@ PRECISIONS: dict[Precision, str] = {
 def main() -> int:
     """Run vit-export; returns the exit code."""
     arguments = _parser().parse()
+    # Read as PyTorch is loaded: its threads would spin at barriers, for cores that others want.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def body() -> int:
         with _stdout_on_stderr():
@@ -134,15 +136,15 @@ def _parser() -> Parser:
     add(
         "--calibrate",
         metavar="SOURCE",
-        help="with --int8: about 100 images like those to be labelled later; some set the "
+        help="with --int8: about 100 images like those to be labelled later; up to 40 set the "
         "rounding, the others measure what it costs (default: shapes that are drawn for it)",
     )
     add(
         "--min-agreement",
         type=number("a share from 0 to 1", accepts=lambda share: 0 <= share <= 1),
         metavar="SHARE",
-        help="with --int8: the share of images that must keep PyTorch's label, or nothing is "
-        f"written and the exit code is 5 (default {BOUNDS['int8'].min_agreement})",
+        help="with --int8: the share of labels that must be kept, or nothing is written and the "
+        f"exit code is 5 (default {BOUNDS['int8'].min_agreement}); estimated from margins",
     )
     return parser
 
@@ -191,6 +193,7 @@ def _export(arguments: argparse.Namespace) -> int:
         images=None if arguments.no_verify else images,
         bounds=bounds,
         rounded=rounded,
+        tell=say,
     )
     if hf:
         for name in HF_CONFIGS:
@@ -255,10 +258,14 @@ def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, It
             "like those to be labelled later, keeps more of the accuracy"
         )
     images, judged = calibration.split(source)
-    rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
+    rounded = quantized(
+        checkpoint, calibration.pixels_of(images, checkpoint.preprocessing), progress
+    )
+    progress("")
     in_float = rounded.sensitivity.keys() - rounded.products.keys()
     say(
-        f"calibrated on {len(images)} images: {len(rounded.products)} matrix products in int8, "
+        f"calibrated on {len(images)} images ({calibration.SHARING}): "
+        f"{len(rounded.products)} matrix products in int8, "
         f"the {len(in_float)} most sensitive in float"
     )
     return rounded, judged
@@ -285,6 +292,13 @@ def _verdict(parity: Parity | None) -> str:
 def say(text: str) -> None:
     """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def progress(text: str) -> None:
+    """Show what is going on, on a terminal alone; the next text takes its place."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 @contextmanager

@@ -19,11 +19,16 @@ MOST = 40
 JUDGED = 160
 """Images to judge on: one of them is 0.6 % of agreement."""
 
+ENOUGH = 20
+"""Images to judge on that suffice, with several views of each."""
+
+SHARING = f"at most {MOST} of those given, or half; the others judge"
+
 
 def split(source: str | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
     """Return the images to calibrate on and those to judge on.
 
-    Of a source's images every n-th calibrates, up to MOST and to half of them; others judge. With
+    Of a source's images MOST calibrate, or all but ENOUGH, or half of them; the others judge. With
     None, both are drawn. UsageError for a source of fewer than two, or an image that is unreadable.
     """
     if source is None:
@@ -35,11 +40,12 @@ def split(source: str | None) -> tuple[list[Image.Image], Iterator[Image.Image]]
             f"--calibrate: {source} holds {len(items)} images; one part is for calibration and "
             "one for checking: give at least 2, about 100 is good"
         )
-    step = max(2, -(-len(items) // MOST))
-    rest = [item for i, item in enumerate(items) if i % step]
+    count = min(MOST, max(len(items) // 2, len(items) - ENOUGH))
+    chosen = {i * len(items) // count for i in range(count)}
+    rest = [item for i, item in enumerate(items) if i not in chosen]
     judged = rest[:: -(-len(rest) // JUDGED)]
     return (
-        [sample_from_item(item, "--calibrate") for item in items[::step]],
+        [sample_from_item(item, "--calibrate") for i, item in enumerate(items) if i in chosen],
         (sample_from_item(item, "--calibrate") for item in judged),
     )
 

@@ -5,6 +5,12 @@ from dataclasses import asdict
 
 from vit_engine.artefact.contract import Contract
 
+SATURATION = (
+    "opened by ONNX Runtime alone, on an x86 CPU without VNNI, set session.x64quantprecision=1 "
+    "(vit-infer does): its 16-bit sums saturate else"
+)
+"""What a user of an int8 file without this runtime must know."""
+
 
 def description_of(contract: Contract, form: str) -> str:
     """Return the contract in a form, "text" or "json"."""
@@ -30,4 +36,6 @@ def description_of(contract: Contract, form: str) -> str:
         f"max |logit difference| {parity.max_abs_diff:.2g} "
         f"in a range of {parity.logit_range:.3g}, against {parity.reference}",
     }
+    if identity.precision == "int8":
+        lines["int8 sessions"] = SATURATION
     return "".join(f"{name:<14} {text}\n" for name, text in lines.items())

@@ -169,7 +169,10 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
     def loaded(blob: Path) -> Any:
         return core.import_model(openvino.tensor_from_file(str(blob)), "CPU", settings)
 
-    model = _kept(compiled, loaded, cache_key(request, settings, openvino.__version__))
+    if request.keep:
+        model = _kept(compiled, loaded, cache_key(request, settings, openvino.__version__))
+    else:
+        model = compiled()
     return StreamSession(model, request.contract, largest, streams)
 
 

@@ -27,6 +27,7 @@ class Request:
     cuda_graphs: bool = True
     adapt: bool = True  # change the graph to what an x86 CPU runs faster
     compute: Compute | None = None  # None is the provider's own
+    keep: bool = True  # what is built, for the next opening
 
 
 @dataclass(frozen=True)
