@@ -40,7 +40,9 @@ def test_the_text_of_this_machine(run_command: Run, tiny_artefact: Path) -> None
 def test_the_json_of_this_machine(run_command: Run, tiny_artefact: Path) -> None:
     done = run_command("vit-doctor", "--json", "-m", tiny_artefact)
     report = json.loads(done.stdout)
-    assert [trial["provider"] for trial in report["trials"]] == ["cpu", "cuda", "tensorrt"]
+    assert [trial["provider"] for trial in report["trials"]] == [
+        *("cpu", "openvino", "openvino", "cuda", "tensorrt")
+    ]
     assert report["trials"][0]["state"] == "works"
     assert report["threads"] == processor.usable_cores()
     assert report["packages"] and report["onnxruntime"]
@@ -165,10 +167,10 @@ Libraries     libcublas.so.13 13.1: /lib/libcublas.so.13 (for cuda, tensorrt)
 Engine cache  /cache: 0 TensorRT engines, 0 MB
 Model         demo: whole, as it was exported
 
-cpu       works   demo fp16: opened in 0.1 s, 3.00 ms an image
-cuda      works   demo fp16: opened in 1.5 s, 0.40 ms an image
-tensorrt  absent  libnvinfer.so.10 not found
-                  to fix it: pip install 'vit-engine[x]'
+cpu            works   demo fp16: opened in 0.1 s, 3.00 ms an image
+cuda           works   demo fp16: opened in 1.5 s, 0.40 ms an image
+tensorrt       absent  libnvinfer.so.10 not found
+                       to fix it: pip install 'vit-engine[x]'
 
 for this GPU: vit-export --fp16"""
     )

@@ -1,5 +1,6 @@
 """The OpenVINO provider, with OpenVINO itself: logits, streams, what it keeps and refuses."""
 
+import json
 import logging
 import os
 import stat
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from conftest import ROOT, Run, write_checkpoint
 from vit_engine.artefact.dynamic_int8 import dynamic_int8
 from vit_engine.artefact.metadata import read_contract
+from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError, ProviderError, UsageError
 from vit_engine.machine import processor
@@ -306,6 +308,7 @@ def test_nothing_is_sent_or_left_in_the_home_folder(tmp_path: Path, tiny_artefac
     """OpenVINO's telemetry would make a folder with an id in it as soon as it is imported."""
     script = f"""
 import sys
+from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
 Engine.open({str(tiny_artefact)!r}, provider="openvino").close()
 assert "openvino" in sys.modules
@@ -321,6 +324,7 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry.
 def test_a_forked_child_compiles_its_own(tiny_artefact: Path) -> None:
     script = f"""
 import os, numpy as np
+from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
 images = np.zeros((2, 32, 32, 3), np.uint8)
 with Engine.open({str(tiny_artefact)!r}, provider="openvino") as engine:
@@ -330,3 +334,30 @@ with Engine.open({str(tiny_artefact)!r}, provider="openvino") as engine:
     assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=100)
+
+
+def test_doctor_sets_the_providers_side_by_side(
+    int8_artefact: Path, tmp_path: Path, run_command: Run
+) -> None:
+    done = run_command("vit-doctor", "--json", "-m", int8_artefact)
+    report = json.loads(done.stdout)
+    trials = {(t["provider"], t["compute"]): t for t in report["trials"]}
+    assert list(trials)[:3] == [("cpu", None), ("openvino", "f32"), ("openvino", "bf16")]
+    for (provider, compute), trial in list(trials.items())[:3]:
+        able = provider == "cpu" or (INT8 and (compute == "f32" or BF16))
+        assert trial["state"] == ("works" if able else "absent")
+        if able:
+            assert trial["images_per_second"] > 0
+            assert trial["agreement"] >= 0.75
+            assert trial["difference"] < 0.1
+    assert not report["problems"]
+
+
+def test_doctor_names_the_fastest() -> None:
+    def trial(provider: str, rate: float, **more: Any) -> Trial:
+        return Trial(provider, "works", "", images_per_second=rate, **more)
+
+    slow = (trial("cpu", 10.0), trial("openvino", 10.4, compute="f32"))
+    assert not list(fastest(slow, "vit.onnx"))
+    (line,) = fastest((*slow, trial("openvino", 19.0, compute="bf16")), "my vit.onnx")
+    assert "vit-infer -m 'my vit.onnx' --provider openvino --compute bf16, 1.90 times" in line

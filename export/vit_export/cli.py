@@ -54,6 +54,8 @@ PRECISIONS: dict[Precision, str] = {
 def main() -> int:
     """Run vit-export; returns the exit code."""
     arguments = _parser().parse()
+    # Read as PyTorch is loaded: its threads would spin at barriers, for cores that others want.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def body() -> int:
         with _stdout_on_stderr():
@@ -142,15 +144,15 @@ def _parser() -> Parser:
     add(
         "--calibrate",
         metavar="SOURCE",
-        help="with --int8: about 100 images like those to be labelled later; some set the "
+        help="with --int8: about 100 images like those to be labelled later; up to 40 set the "
         "rounding, the others measure what it costs (default: shapes that are drawn for it)",
     )
     add(
         "--min-agreement",
         type=number("a share from 0 to 1", accepts=lambda share: 0 <= share <= 1),
         metavar="SHARE",
-        help="with --int8: the share of images that must keep PyTorch's label, or nothing is "
-        f"written and the exit code is 5 (default {BOUNDS['int8'].min_agreement})",
+        help="with --int8: the share of labels that must be kept, or nothing is written and the "
+        f"exit code is 5 (default {BOUNDS['int8'].min_agreement}); estimated from margins",
     )
     return parser
 
@@ -208,6 +210,7 @@ def _export(arguments: argparse.Namespace) -> int:
         images=None if arguments.no_verify else images,
         bounds=bounds,
         rounded=rounded,
+        tell=say,
     )
     if hf:
         write_configs(checkpoint, output, image_size=arguments.image_size)
@@ -273,10 +276,14 @@ def _rounded(
             "like those to be labelled later, keeps more of the accuracy"
         )
     images, judged = calibration.split(items)
-    rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
+    rounded = quantized(
+        checkpoint, calibration.pixels_of(images, checkpoint.preprocessing), progress
+    )
+    progress("")
     in_float = rounded.sensitivity.keys() - rounded.products.keys()
     say(
-        f"calibrated on {len(images)} images: {len(rounded.products)} matrix products in int8, "
+        f"calibrated on {len(images)} images ({calibration.SHARING}): "
+        f"{len(rounded.products)} matrix products in int8, "
         f"the {len(in_float)} most sensitive in float"
     )
     return rounded, judged
@@ -304,6 +311,13 @@ def _verdict(parity: Parity | None) -> str:
 def say(text: str) -> None:
     """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def progress(text: str) -> None:
+    """Show what is going on, on a terminal alone; the next text takes its place."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 @contextmanager

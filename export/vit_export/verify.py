@@ -1,14 +1,16 @@
 """Holds an artefact against eager PyTorch, image by image, through the runtime's own engine."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from vit_engine.artefact.contract import Parity, ScoreKind
+from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
-from vit_engine.errors import ParityError
+from vit_engine.errors import ParityError, ProviderError, UsageError
 from vit_engine.images.preprocess import normalized, pixels_from_image, rgb_from_image
 from vit_engine.parity import Bounds, Logits, agreements, check_parity
 from vit_engine.sources.item import Item
@@ -16,8 +18,14 @@ from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_pixels, eager_versions
 from vit_export.families.family import Library
+from vit_export.quantization.agreement import agreement_of, view_count, views_of
 from vit_export.samples import drawn_samples, drawn_shapes, sample_from_item
 from vit_export.utf8_path import in_utf8
+
+INT8_PROVIDERS = ("cpu", "openvino")
+"""Who runs int8 artefacts, each with kernels of its own for the rounding."""
+
+CURE = "export with --fp32, or look at the model with --no-verify"
 
 MOST_LEVELS = 0.05
 """By how much a pixel may differ from the reference's, in 255ths: rounding in float32 alone."""
@@ -31,34 +39,69 @@ def verification_images(items: Iterable[Item] | None) -> Iterator[Image.Image]:
 
 
 def parity_of(
-    path: Path, checkpoint: Checkpoint, images: Iterable[Image.Image], bounds: Bounds
+    path: Path,
+    checkpoint: Checkpoint,
+    images: Iterable[Image.Image],
+    bounds: Bounds,
+    tell: Callable[[str], None],
 ) -> Parity:
     """Measure the artefact at `path` against eager fp32 PyTorch; ParityError beyond its bounds.
 
     The reference preprocesses with transformers and the artefact with the runtime, so that a
     difference of either shows; what they make of drawn shapes is compared first, which shows one
-    whatever the images. An FP16 artefact rounds between operators, as on a GPU.
+    whatever the images. An FP16 artefact rounds between operators, as on a GPU. An int8 one is
+    judged by its margins, on several views of each image where there are few, on the CPU and on
+    OpenVINO where that is installed; `tell` is told what they keep.
     """
     check_preprocessing(checkpoint)
     rgb = [rgb_from_image(image) for image in images]
+    precision = read_contract(path).identity.precision
+    views = view_count(len(rgb)) if precision == "int8" else 1
+    rgb = [view for image in rgb for view in views_of(image, views)]
     expected = eager_logits(checkpoint, rgb)
-    with in_utf8(path) as readable, Engine.open(readable, provider="cpu", adapt=False) as engine:
-        contract = engine.contract
-        pixels = [pixels_from_image(i, contract.preprocessing) for i in rgb]
-        found = engine.run(np.stack(pixels))
-    precision = contract.identity.precision
-    check_parity(
-        found,
-        expected,
-        bounds,
-        score=contract.output.score,
-        name=f"the {precision} graph",
-        reference="eager PyTorch",
-        cure="export with --fp32, or look at the model with --no-verify",
-    )
-    return parity_from_logits(
-        found, expected, contract.output.score, library=checkpoint.family.library
-    )
+    parity, score = None, checkpoint.score
+    for provider in INT8_PROVIDERS if precision == "int8" else ("cpu",):
+        try:
+            found = _logits_on(provider, path, rgb)
+        except (ProviderError, UsageError) as e:
+            if provider == "cpu":
+                raise
+            tell(f"not compared on {provider}: {e}")
+            continue
+        name = (
+            f"the {precision} graph on {provider}"
+            if precision == "int8"
+            else f"the {precision} graph"
+        )
+        check_parity(
+            found,
+            expected,
+            replace(bounds, min_agreement=0.0) if precision == "int8" else bounds,
+            score=score,
+            name=name,
+            reference="eager PyTorch",
+            cure=CURE,
+        )
+        if precision == "int8" and score != "none":
+            agreement = agreement_of(found, expected, score, views)
+            agreement.check(bounds.min_agreement, name=name, cure=CURE)
+            tell(f"on {provider}: {agreement}")
+            if doubt := agreement.doubt(bounds.min_agreement):
+                tell(f"on {provider}: {doubt}")
+        parity = parity or parity_from_logits(
+            found[::views], expected[::views], score, library=checkpoint.family.library
+        )
+    assert parity is not None  # the cpu provider comes first
+    return parity
+
+
+def _logits_on(provider: str, path: Path, rgb: list[Image.Image]) -> Logits:
+    with (
+        in_utf8(path) as readable,
+        Engine.open(readable, provider=provider, adapt=False, keep=False) as engine,
+    ):
+        pixels = [pixels_from_image(i, engine.contract.preprocessing) for i in rgb]
+        return engine.run(np.stack(pixels))
 
 
 def check_preprocessing(checkpoint: Checkpoint) -> None:

@@ -88,6 +88,7 @@ class Engine:
         compute: Compute | None = None,
         cuda_graphs: bool = True,
         adapt: bool = True,
+        keep: bool = True,
     ) -> "Engine":
         """Open the artefact at a path, or "demo"; `threads` is by default all this process may use.
 
@@ -97,6 +98,7 @@ class Engine:
         and a label in some hundred differs.
         An x86 CPU computes an FP16 artefact in FP32; without `adapt` the graph is run as it is
         written, and rounds to FP16 between operators, as on a GPU.
+        Without `keep` OpenVINO's compiled model is not stored for the next opening.
         "auto" takes CUDA where a session on it opens, else the CPU. Raises ArtefactError for a file
         that is not an artefact of ours, ProviderError where the provider, or ONNX Runtime itself,
         is not there, UsageError for options that make no sense, TypeError for other types.
@@ -110,7 +112,9 @@ class Engine:
         before = _state(path)
         contract = metadata.read_contract(path)
         # Absolute: a forked child may open it again after a change of folder.
-        request = Request(path.absolute(), contract, device, threads, cuda_graphs, adapt, compute)
+        request = Request(
+            path.absolute(), contract, device, threads, cuda_graphs, adapt, compute, keep
+        )
 
         def on(chosen: Provider) -> Engine:
             def open_runner(largest: int) -> Runner:

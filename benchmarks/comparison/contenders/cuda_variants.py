@@ -28,7 +28,7 @@ convert = ours.convert
 def load(job: Job) -> Contender:
     """Open the rewritten artefact on CUDA, with CUDA graphs, behind the engine's own buffers."""
     path = ours.artefact_path(job)
-    if reason := cuda.CUDA.obstacle(0):
+    if reason := cuda.CUDA.obstacle(0, None):
         raise AbsentError(str(reason))
     request = Request(path, read_contract(path))
     options = cuda.options(request, graphs=True) | job.options["provider_options"]

@@ -19,6 +19,11 @@ MOST = 40
 JUDGED = 160
 """Images to judge on: one of them is 0.6 % of agreement."""
 
+ENOUGH = 20
+"""Images to judge on that suffice, with several views of each."""
+
+SHARING = f"at most {MOST} of those given, or half; the others judge"
+
 
 def calibration_items(source: str) -> list[Item]:
     """Return what --calibrate names; UsageError for fewer than two images."""
@@ -34,17 +39,18 @@ def calibration_items(source: str) -> list[Item]:
 def split(items: list[Item] | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
     """Return the images to calibrate on and those to judge on.
 
-    Of a user's images every n-th calibrates, up to MOST and to half of them; others judge. With
+    Of a user's images MOST calibrate, or all but ENOUGH, or half of them; the others judge. With
     None, both are drawn. UsageError for an image that is unreadable.
     """
     if items is None:
         examples = draw.samples(len(draw.LABELS), first=draw.EXAMPLES)
         return [image for image, _ in examples], drawn_samples(JUDGED)
-    step = max(2, -(-len(items) // MOST))
-    rest = [item for i, item in enumerate(items) if i % step]
+    count = min(MOST, max(len(items) // 2, len(items) - ENOUGH))
+    chosen = {i * len(items) // count for i in range(count)}
+    rest = [item for i, item in enumerate(items) if i not in chosen]
     judged = rest[:: -(-len(rest) // JUDGED)]
     return (
-        [sample_from_item(item, "--calibrate") for item in items[::step]],
+        [sample_from_item(item, "--calibrate") for i, item in enumerate(items) if i in chosen],
         (sample_from_item(item, "--calibrate") for item in judged),
     )
 

@@ -1,6 +1,6 @@
 """How much the logits feel each product's rounding, and which products are worth their float."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,10 @@ FLOAT_SHARE = 0.06
 
 
 def sensitivity_of(
-    checkpoint: Checkpoint, rounded: Mapping[Product, Int8Weights], pixels: NDArray[np.uint8]
+    checkpoint: Checkpoint,
+    rounded: Mapping[Product, Int8Weights],
+    pixels: NDArray[np.uint8],
+    progress: Callable[[str], None],
 ) -> dict[Product, float]:
     """Return what each product alone in int8 does to the scores, the most sensitive first.
 
@@ -31,7 +34,8 @@ def sensitivity_of(
     probes = pixels[:: -(-len(pixels) // PROBES)]
     true = _logits(checkpoint, {}, probes)
     found = {}
-    for product, weights in rounded.items():
+    for done, (product, weights) in enumerate(rounded.items()):
+        progress(f"running {product} in int8 alone ({done} of {len(rounded)} products)")
         alone = _logits(checkpoint, {product: weights}, probes)
         found[product] = float(divergence(true, alone, checkpoint.score).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))

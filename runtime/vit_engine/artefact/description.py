@@ -36,6 +36,12 @@ _SCORE: dict[ScoreKind, str] = {
     "none": "none: the values of a regression as they are",
 }
 
+SATURATION = (
+    "opened by ONNX Runtime alone, on an x86 CPU without VNNI, set session.x64quantprecision=1 "
+    "(vit-infer does): its 16-bit sums saturate else"
+)
+"""What a user of an int8 file without this runtime must know."""
+
 
 def description_of(contract: Contract, form: str, width: int | None = None) -> str:
     """Return the contract in a form, "text" or "json"; lines of text are at most `width` wide."""
@@ -55,6 +61,8 @@ def description_of(contract: Contract, form: str, width: int | None = None) -> s
         "score": _SCORE[contract.output.score],
         "parity": _parity(contract.parity),
     }
+    if identity.precision == "int8":
+        lines["int8 sessions"] = SATURATION
     return "".join(_wrapped(f"{name:<{_INDENT}}", text, width) for name, text in lines.items())
 
 

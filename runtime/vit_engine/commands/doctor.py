@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import get_args
 
 from vit_engine import ending
 from vit_engine.arguments import Parser, whole_number
@@ -13,6 +14,7 @@ from vit_engine.commands.diagnosis import Report, examine, try_provider
 from vit_engine.errors import MachineError
 from vit_engine.machine import processor
 from vit_engine.machine.nvidia import Driver
+from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import PROVIDERS
 
 
@@ -36,11 +38,14 @@ def main() -> int:
         help="GPU to try (default %(default)s)",
     )
     parser.add_argument("--trial", choices=PROVIDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--compute", choices=get_args(Compute), help=argparse.SUPPRESS)
     arguments = parser.parse()
 
     def body() -> int:
         if arguments.trial:
-            tried = try_provider(arguments.model, arguments.trial, arguments.device)
+            tried = try_provider(
+                arguments.model, arguments.trial, arguments.device, arguments.compute
+            )
             json.dump(asdict(tried), sys.stdout)
             return 0
         metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
@@ -82,9 +87,9 @@ def text(report: Report) -> Iterator[str]:
         yield _row("Model", report.artefact)
     yield ""
     for trial in report.trials:
-        yield f"{trial.provider:<10}{trial.state:<8}{trial.detail}"
+        yield f"{trial.name:<15}{trial.state:<8}{trial.detail}"
         if trial.cure:
-            yield f"{'':<18}to fix it: {trial.cure}"
+            yield f"{'':<23}to fix it: {trial.cure}"
     if report.problems or report.advice:
         yield ""
     yield from (f"problem: {problem}" for problem in report.problems)

@@ -65,6 +65,6 @@ CPU = Provider(
     computes=("f32",),
     default_batch=lambda threads: max(BATCH, threads or processor.usable_cores()),
     in_flight=1,
-    obstacle=lambda _device: None,
+    obstacle=lambda _device, _compute: None,
     open=open_on_cpu,
 )

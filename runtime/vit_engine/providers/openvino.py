@@ -30,7 +30,7 @@ from vit_engine.errors import (
 )
 from vit_engine.machine import processor
 from vit_engine.providers.engine_cache import EngineCache, NoCacheError
-from vit_engine.providers.provider import Obstacle, Provider, Request, RetiredError
+from vit_engine.providers.provider import Compute, Obstacle, Provider, Request, RetiredError
 
 log = logging.getLogger(__name__)
 
@@ -140,10 +140,6 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
     """Compile the artefact for batches of up to `largest`, or load it as it was compiled before."""
     openvino = import_openvino()
     core = openvino.Core()
-    if request.compute == "bf16" and "BF16" not in core.get_property("CPU", CAPABILITIES):
-        raise ProviderError(
-            "this CPU has no bf16 instructions (AVX-512 BF16 or AMX); use --compute f32"
-        )
     streams = streams_for(request.threads or processor.usable_cores(), largest)
     settings = properties(request, streams)
     source: str | bytes = str(request.path)
@@ -173,7 +169,10 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
     def loaded(blob: Path) -> Any:
         return core.import_model(openvino.tensor_from_file(str(blob)), "CPU", settings)
 
-    model = _kept(compiled, loaded, cache_key(request, settings, openvino.__version__))
+    if request.keep:
+        model = _kept(compiled, loaded, cache_key(request, settings, openvino.__version__))
+    else:
+        model = compiled()
     return StreamSession(model, request.contract, largest, streams)
 
 
@@ -248,16 +247,20 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _obstacle(_device: int) -> Obstacle | None:
+def _obstacle(_device: int, compute: Compute | None) -> Obstacle | None:
     try:
         openvino = import_openvino()
     except ProviderError as e:
         reason, _, cure = str(e).partition("; ")
         return Obstacle(reason, cure or EXTRA)
-    devices = openvino.Core().available_devices
-    if "CPU" in devices:
-        return None
-    return Obstacle(f"OpenVINO offers no CPU here, only {devices}", "use --provider cpu")
+    core = openvino.Core()
+    if "CPU" not in core.available_devices:
+        words = f"OpenVINO offers no CPU here, only {core.available_devices}"
+        return Obstacle(words, "use --provider cpu")
+    if compute == "bf16" and "BF16" not in core.get_property("CPU", CAPABILITIES):
+        reason = "this CPU has no bf16 instructions (AVX-512 BF16 or AMX)"
+        return Obstacle(reason, "use --compute f32")
+    return None
 
 
 def _batch(threads: int | None) -> int:

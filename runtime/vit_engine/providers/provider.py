@@ -27,6 +27,7 @@ class Request:
     cuda_graphs: bool = True
     adapt: bool = True  # change the graph to what an x86 CPU runs faster
     compute: Compute | None = None  # None is the provider's own
+    keep: bool = True  # what is built, for the next opening
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Provider:
     """Images at once that keep it busy, by the number of threads asked for."""
     in_flight: int
     """Batches at once: more than one where copies go on under the compute of another batch."""
-    obstacle: Callable[[int], Obstacle | None]
-    """What keeps it from running here, on a device by number; loads the libraries that it needs."""
+    obstacle: Callable[[int, Compute | None], Obstacle | None]
+    """What keeps it from running here, on a device by number and in an arithmetic; loads the
+    libraries that it needs."""
     open: Callable[[Request, int], Runner]
     """Opens an artefact for batches of up to a size."""

@@ -45,12 +45,14 @@ def candidates(choice: str, request: Request) -> tuple[Provider, ...]:
     if chosen is not None:
         if reason := _lacks_operators(chosen, request):
             raise UsageError(f"{reason}; use --provider cpu, or export with --fp16")
-        if obstacle := chosen.obstacle(request.device):
+        if obstacle := chosen.obstacle(request.device, request.compute):
             raise ProviderError(f"provider {chosen.name} cannot run here: {obstacle}")
         return (chosen,)
     if not _may_have_gpu():
         return (CPU,)
-    found: str | Obstacle | None = CUDA.obstacle(request.device) or _lacks_operators(CUDA, request)
+    found: str | Obstacle | None = CUDA.obstacle(request.device, None) or _lacks_operators(
+        CUDA, request
+    )
     if found is None:
         return CUDA, CPU
     tell_passed_over(CUDA, found)

@@ -21,7 +21,7 @@ from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
 from vit_engine.providers.cpu import open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
 from vit_engine.providers.obstacles import import_onnxruntime, nvidia_obstacle
-from vit_engine.providers.provider import Obstacle, Provider, ProviderName, Request, Runner
+from vit_engine.providers.provider import Compute, Obstacle, Provider, ProviderName, Request, Runner
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _runner(
     )
 
 
-def _obstacle(device: int) -> Obstacle | None:
+def _obstacle(device: int, _compute: Compute | None) -> Obstacle | None:
     # CUDA's library too: CUDA takes the nodes that TensorRT leaves over.
     return nvidia_obstacle(
         EXECUTION_PROVIDERS["tensorrt"],
