@@ -1,0 +1,105 @@
+"""What stands before every route: keys, one count a request, the access log, plain ASGI."""
+
+import hashlib
+import hmac
+import json
+import logging
+import sys
+import time
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vit_engine.server.body import Watched
+from vit_engine.server.metrics import Metrics
+from vit_engine.server.refusal import ClientLeftError, RefusalError
+from vit_engine.server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CLIENT_LEFT = "499"
+"""The status, by nginx' convention, of a request whose client has not waited for the answer."""
+
+OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
+"""Paths that ask for no key: probes, the page without its answers, and what can be asked."""
+
+
+class Door:
+    """Lets requests in, and counts each of them once when it has ended, however it ends."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+        self._keys = [_digest(key.encode()) for key in settings.keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the life span of the application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        headers = Headers(scope=scope)
+        watched = Watched(receive)
+        has_body = "content-length" in headers or "transfer-encoding" in headers
+        status = CLIENT_LEFT
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                if has_body and not watched.ended:
+                    # Whoever sends all before he reads is to get the answer; whoever waits to be
+                    # asked for the body is not asked.
+                    if "expect" not in headers:
+                        await watched.discard(self._settings)
+                    if not watched.ended:
+                        message["headers"] = [*message["headers"], (b"connection", b"close")]
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            if self._refuses(scope, headers):
+                self._metrics.refusals.add("key")
+                refusal = RefusalError(401, "key", "a key is needed: Authorization: Bearer KEY")
+                await refusal.response()(scope, watched, answer)
+            else:
+                await self._app(scope, watched, answer)
+        except ClientLeftError:
+            self._metrics.refusals.add("left")
+        finally:
+            route = getattr(scope.get("endpoint"), "__name__", "none")
+            seconds = time.monotonic() - start
+            self._metrics.requests.add(route, status)
+            self._metrics.request_seconds.observe(seconds, route)
+            self._metrics.body_bytes.add(by=watched.size)
+            if self._settings.log_requests:
+                _log(scope, status, seconds, watched.size)
+
+    def _refuses(self, scope: Scope, headers: Headers) -> bool:
+        if not self._keys or (scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")):
+            return False
+        if scope["method"] == "OPTIONS" and self._settings.origins:
+            return False  # browsers ask without a key whether they may send one
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = _digest(given.encode())
+        # Every key is looked at, so that the time tells nothing.
+        return not sum(hmac.compare_digest(digest, known) for known in self._keys)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _log(scope: Scope, status: str, seconds: float, size: int) -> None:
+    """Write one line of JSON to stdout: no body, no query, no key."""
+    client = scope.get("client")
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "client": client[0] if client else None,
+        "method": scope["method"],
+        "path": scope["path"][:200],
+        "status": int(status),
+        "ms": round(seconds * 1e3, 2),
+        "bytes": size,
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
