@@ -26,7 +26,8 @@ def _serve(arguments: argparse.Namespace) -> int:
             f"vit-serve needs {e.name}, which is not installed: pip install 'vit-engine[serve]'"
         ) from e
     logging.basicConfig(format="vit-serve: %(message)s", stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    for name in ("uvicorn", "python_multipart"):  # which tell of every malformed request
+        logging.getLogger(name).setLevel(logging.ERROR)
     app = application(
         *arguments.models,
         settings=serve_options.settings_from(arguments),

@@ -13,17 +13,20 @@ from types import FrameType
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from vit_engine.errors import MachineError, limit_in_words
+from vit_engine.errors import MachineError, UsageError, limit_in_words
 from vit_engine.server.app import Application
 
 MAX_HEAD = 64 * 2**10
 """Bytes of a request's head: its line and headers."""
 
 _BACKLOG = 2048
+_LAST_PORT = 65535
 
 
 def bound(host: str, port: int) -> socket.socket:
     """Return a socket of an address that nobody listens on yet; MachineError where that fails."""
+    if port > _LAST_PORT:
+        raise UsageError(f"port {port} is none: {_LAST_PORT} is the largest")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
