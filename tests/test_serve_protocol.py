@@ -353,8 +353,8 @@ def test_schemathesis_finds_nothing(server: Server, tmp_path: Path) -> None:
         "--phases=examples,coverage,fuzzing",
     ]
     line += ["--generation-database=none"]
-    # A body that the schema of JSON forbids may be a sound one of another kind.
-    line += ["--exclude-checks=negative_data_rejection,positive_data_acceptance"]
+    # No schema can say which bytes are an image, or a tensor of this model.
+    line += ["--exclude-checks=positive_data_acceptance"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
     ended = subprocess.run(
         line,

@@ -159,7 +159,7 @@ class _Routes:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._page, self._policy = _page()
-        self._openapi = openapi_document(service.settings)
+        self._openapi = openapi_document(service.settings, service.names)
 
     async def refuse(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, RefusalError)
@@ -178,7 +178,7 @@ class _Routes:
             {
                 "name": "vit-engine",
                 "version": vit_engine.__version__,
-                "models": list(self._service.schedulers),
+                "models": self._service.names,
                 "routes": sorted(self._openapi["paths"]),
             }
         )

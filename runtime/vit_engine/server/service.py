@@ -61,6 +61,11 @@ class Service:
         self._models, self._options = models, options
         self._show()
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the models, the default first."""
+        return list(self._models)
+
     def open(self) -> None:
         """Open every model, unless that has been done."""
         for name, path in self._models.items():

@@ -5,6 +5,7 @@ from typing import Any
 import vit_engine
 from vit_engine.scores import DEFAULT_TOP_K
 from vit_engine.server.codecs.classification import FUNCTIONS
+from vit_engine.server.service import VERSION
 from vit_engine.server.settings import Settings
 
 _SCORE = {
@@ -49,8 +50,8 @@ _WORDS = {
 }
 
 
-def document(settings: Settings) -> dict[str, Any]:
-    """Return the description of a server with these settings."""
+def document(settings: Settings, models: list[str]) -> dict[str, Any]:
+    """Return the description of a server of these models."""
     labels = _post(
         "Labels of an image, or rows of several",
         {
@@ -80,7 +81,7 @@ def document(settings: Settings) -> dict[str, Any]:
         },
     )
     labels["parameters"] = [
-        _query("model", {"type": "string"}, "Which model; the first one without it"),
+        _query("model", {"enum": models}, "Which model; the first one without it"),
         _query("top_k", {"type": "integer", "minimum": 1}, f"Labels, {DEFAULT_TOP_K} without it"),
         _query("function_to_apply", {"enum": list(FUNCTIONS)}, "What becomes of logits"),
         _query("threshold", {"type": "number"}, "The least score that is shown"),
@@ -109,12 +110,13 @@ def document(settings: Settings) -> dict[str, Any]:
         "/v2/models/stats": {"get": _get("What has gone through every model", 401)},
     }
     paths["/"]["get"]["responses"]["200"]["content"]["text/html"] = {}
+    known = {"name": models, "version": [VERSION]}
     for base, names in (
         ("/v2/models/{name}", ("name",)),
         ("/v2/models/{name}/versions/{version}", ("name", "version")),
     ):
         given = [
-            {"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names
+            {"name": n, "in": "path", "required": True, "schema": {"enum": known[n]}} for n in names
         ]
         for end, words in {
             "": "Inputs and outputs",
