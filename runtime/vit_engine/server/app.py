@@ -24,7 +24,7 @@ from vit_engine.server.body import Hold, body_of
 from vit_engine.server.codecs import classification, open_inference
 from vit_engine.server.codecs.openapi import document as openapi_document
 from vit_engine.server.door import Door
-from vit_engine.server.refusal import RefusalError, refused
+from vit_engine.server.refusal import CLIENT_LEFT, ClientLeftError, RefusalError, refused
 from vit_engine.server.service import Service, models_from_arguments
 from vit_engine.server.settings import SETTINGS, Settings
 
@@ -119,6 +119,7 @@ def _with_routes(service: Service) -> ASGIApp:
         lifespan=life,
         exception_handlers={
             RefusalError: routes.refuse,
+            ClientLeftError: routes.leave,
             HTTPException: _refuse_http,
             Exception: _fail,
         },
@@ -166,6 +167,10 @@ class _Routes:
         self._service.metrics.refusals.add(error.code)
         return error.response()
 
+    async def leave(self, _: Request, __: Exception) -> Response:
+        self._service.metrics.refusals.add("left")
+        return Response(status_code=CLIENT_LEFT)  # which goes nowhere, and is counted
+
     # Labels
 
     async def root(self, request: Request) -> Response:
@@ -196,7 +201,7 @@ class _Routes:
             )
             del body
             ticket = await service.outcomes(request, scheduler, question.images)
-        return classification.answer(question, ticket, scheduler.engine.contract.output.labels)
+        return classification.answer(question, ticket, scheduler.engine.contract.output)
 
     # What there is
 

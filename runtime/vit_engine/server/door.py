@@ -12,13 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vit_engine.server.body import Watched
 from vit_engine.server.metrics import Metrics
-from vit_engine.server.refusal import ClientLeftError, RefusalError
+from vit_engine.server.refusal import CLIENT_LEFT, RefusalError
 from vit_engine.server.settings import Settings
 
 log = logging.getLogger(__name__)
-
-CLIENT_LEFT = "499"
-"""The status, by nginx' convention, of a request whose client has not waited for the answer."""
 
 OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
 """Paths that ask for no key: probes, the page without its answers, and what can be asked."""
@@ -40,7 +37,7 @@ class Door:
         headers = Headers(scope=scope)
         watched = Watched(receive)
         has_body = "content-length" in headers or "transfer-encoding" in headers
-        status = CLIENT_LEFT
+        status = str(CLIENT_LEFT)
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -62,8 +59,6 @@ class Door:
                 await refusal.response()(scope, watched, answer)
             else:
                 await self._app(scope, watched, answer)
-        except ClientLeftError:
-            self._metrics.refusals.add("left")
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "none")
             seconds = time.monotonic() - start

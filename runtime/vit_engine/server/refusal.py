@@ -22,6 +22,10 @@ class RefusalError(Exception):
         return refused(self.status, self.code, str(self), headers)
 
 
+CLIENT_LEFT = 499
+"""The status, by nginx' convention, of a request whose client has not waited for the answer."""
+
+
 class ClientLeftError(Exception):
     """Nobody waits for the answer any more."""
 

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _RETRY = 1.0  # seconds between attempts to start a decoder that does not start
 _FAILURES = 3  # batches that fail in a row before the engine counts as dead
+_NO_IMAGE = b"-"  # makes a decoder load all that images need
 _MEMORY = 0.9  # of the rate measured so far, what a new batch leaves
 
 
@@ -128,6 +129,7 @@ class Scheduler:
         self._rate = _Rate()
         self._failures = 0  # of the engine, in a row
         self._workers = max(2, usable_cores())
+        self._missing = set(range(self._workers))  # decoders that have not tried to start yet
         self._stuck: dict[int, str] = {}  # decoders that do not start, and why
         self._warm = self._closed = False
         self._closing = threading.Event()
@@ -156,6 +158,8 @@ class Scheduler:
     def close(self) -> None:
         """End the decoders and the engine; what still waits is refused. Blocks for moments."""
         with self._changed:
+            if self._closed:
+                return
             self._closed = True
             waiting = [*self._undecoded, *self._ready]
             self._undecoded.clear()
@@ -174,7 +178,11 @@ class Scheduler:
     @property
     def ready(self) -> bool:
         """Whether a request would be answered now."""
-        return self._warm and not self._closed and self.alive
+        return self._is_loaded and not self._closed and self.alive
+
+    @property
+    def _is_loaded(self) -> bool:
+        return self._warm and not self._missing
 
     @property
     def alive(self) -> bool:
@@ -240,7 +248,7 @@ class Scheduler:
             raise self._gone()
         if self.fault is not None or (death := self._death()) is not None:
             raise RefusalError(503, "dead", f"{self.name} does not work: {self.fault or death}")
-        if not self._warm:
+        if not self._is_loaded:
             raise RefusalError(503, "loading", f"{self.name} is loading", retry_after=1)
         depth, wait = self._depth, self.wait(count)
         if depth and (depth + count > self._settings.max_images or wait > self._settings.deadline):
@@ -302,7 +310,9 @@ class Scheduler:
             except MachineError as e:
                 self._is_stuck(number, e)
                 continue
+            decoder.decode([Job(Item("", data=_NO_IMAGE), 0)])
             with self._lock:
+                self._missing.discard(number)
                 self._stuck.pop(number, None)
                 self._decoders.add(decoder)
             try:
@@ -324,6 +334,7 @@ class Scheduler:
     def _is_stuck(self, number: int, error: MachineError) -> None:
         log.error("%s: %s", self.name, error)
         with self._changed:
+            self._missing.discard(number)
             self._stuck[number] = str(error)
             waiting = list(self._undecoded) if len(self._stuck) == self._workers else []
             for image in waiting:
@@ -339,17 +350,18 @@ class Scheduler:
             job = Job(Item("", data=image.data), image.slot)
             image.data = None
             restarts = decoder.restarts
+            dead: RefusalError | None = None
             try:
                 decoder.decode([job])
             except MachineError as e:
-                job.error = ImageError("crash", str(e))
+                dead = RefusalError(503, "dead", str(e))
                 raise
             finally:
                 if decoder.restarts > restarts:
                     self._metrics.decoder_restarts.add(self.name, by=decoder.restarts - restarts)
                 image.since = time.monotonic()
                 image.times.decode = image.since - start
-                self._decoded(image, job.error)
+                self._decoded(image, dead or job.error)
 
     def _next(self) -> _Image | None:
         """Wait for an image and a slot for it; None once closed."""
@@ -363,7 +375,7 @@ class Scheduler:
                 self._changed.wait()
         return None
 
-    def _decoded(self, image: _Image, error: ImageError | None) -> None:
+    def _decoded(self, image: _Image, error: ImageError | RefusalError | None) -> None:
         with self._changed:
             del self._decoding[image]
             outcome = self._gone() if self._closed else error

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
+from vit_engine.artefact.contract import Output
 from vit_engine.errors import ImageError
 from vit_engine.prediction import Prediction, failed
-from vit_engine.scores import DEFAULT_TOP_K, best_scores
+from vit_engine.scores import DEFAULT_TOP_K, Score, best_scores
 from vit_engine.server.codecs.multipart import files_of
 from vit_engine.server.refusal import RefusalError, malformed, refusal_of_image
 from vit_engine.server.scheduler import Ticket
@@ -146,10 +147,10 @@ def parameters_of(given: object) -> Parameters:
     return Parameters(top_k, function, threshold)
 
 
-def answer(question: Question, ticket: Ticket, labels: tuple[str, ...]) -> Response:
+def answer(question: Question, ticket: Ticket, output: Output) -> Response:
     """Return the labels of one image, or a row of each of several."""
     found = [
-        _prediction(name, outcome, labels, question.parameters)
+        _prediction(name, outcome, output, question.parameters)
         for name, outcome in zip(question.names, ticket.outcomes, strict=True)
     ]
     headers = {"server-timing": timing(ticket)}
@@ -174,7 +175,7 @@ def timing(ticket: Ticket) -> str:
 def _prediction(
     name: str | None,
     outcome: NDArray[np.float32] | ImageError | RefusalError | None,
-    labels: tuple[str, ...],
+    output: Output,
     parameters: Parameters,
 ) -> Prediction:
     if isinstance(outcome, ImageError):
@@ -182,13 +183,20 @@ def _prediction(
     if isinstance(outcome, RefusalError):
         raise outcome
     assert outcome is not None
-    (scores,) = best_scores(outcome[None], labels, parameters.top_k)
+    scores = _scores(outcome, output, parameters)
     if scores is None:
         return Prediction(name, error="the model gave NaN or Inf", error_code="nonfinite")
-    if parameters.threshold is not None:
-        least = parameters.threshold
-        scores = tuple(score for score in scores if score.score >= least)
     return Prediction(name, scores)
+
+
+def _scores(
+    logits: NDArray[np.float32], output: Output, parameters: Parameters
+) -> tuple[Score, ...] | None:
+    (scores,) = best_scores(logits[None], output.labels, parameters.top_k)
+    if scores is None or parameters.threshold is None:
+        return scores
+    least = parameters.threshold
+    return tuple(score for score in scores if score.score >= least)
 
 
 def _listed(names: set[str]) -> str:
