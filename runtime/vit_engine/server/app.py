@@ -37,9 +37,9 @@ class Application:
     `service.open()` opens them before that, for whoever wants to meet its errors.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, wait: bool = False) -> None:
         self.service = service
-        self._app = _with_routes(service)
+        self._app = _with_routes(service, wait)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of ASGI."""
@@ -54,11 +54,12 @@ def application(
     threads: int | None = None,
     max_batch: int | None = None,
     cuda_graphs: bool = True,
+    wait: bool = False,
 ) -> Application:
     """Return an application that serves artefacts, `FILE` or `NAME=FILE`, the first by default.
 
     The other options are those of Engine.open; nothing is opened before the application's life span
-    begins. UsageError for names that clash.
+    begins, which with `wait` has begun when everything is ready. UsageError for names that clash.
     """
     options = {
         "provider": provider,
@@ -67,15 +68,15 @@ def application(
         "max_batch": max_batch,
         "cuda_graphs": cuda_graphs,
     }
-    return Application(Service(models_from_arguments(models), settings, options))
+    return Application(Service(models_from_arguments(models), settings, options), wait=wait)
 
 
-def _with_routes(service: Service) -> ASGIApp:
+def _with_routes(service: Service, wait: bool) -> ASGIApp:
     routes = _Routes(service)
 
     @contextlib.asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
-        await service.start()
+        await service.start(wait=wait)
         try:
             yield
         finally:

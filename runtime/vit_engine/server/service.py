@@ -10,12 +10,14 @@ from starlette.requests import Request
 
 import vit_engine
 from vit_engine.engine import Engine
-from vit_engine.errors import UsageError
+from vit_engine.errors import MachineError, UsageError
 from vit_engine.server.body import Budget
 from vit_engine.server.metrics import Metrics, Sample
 from vit_engine.server.refusal import ClientLeftError, RefusalError
 from vit_engine.server.scheduler import Scheduler, Ticket
 from vit_engine.server.settings import Settings
+
+_LOOK = 0.05  # seconds between looks at whether all is ready
 
 VERSION = "1"
 """The one version of each model, as the inference protocol counts them."""
@@ -73,13 +75,21 @@ class Service:
                 engine = Engine.open(path, **self._options)
                 self.schedulers[name] = Scheduler(name, engine, self.settings, self.metrics)
 
-    async def start(self) -> None:
-        """Open what is not open yet, and go to work."""
+    async def start(self, *, wait: bool = False) -> None:
+        """Open what is not open yet, and go to work; `wait` until it is ready.
+
+        MachineError where it will never be.
+        """
         await asyncio.to_thread(self.open)
         if not self._started:
             self._started = True
             for scheduler in self.schedulers.values():
                 scheduler.start()
+        while wait and not self.ready:
+            for scheduler in self.schedulers.values():
+                if scheduler.fault is not None:
+                    raise MachineError(f"{scheduler.name} cannot run: {scheduler.fault}")
+            await asyncio.sleep(_LOOK)
 
     def close(self) -> None:
         """Free everything."""
