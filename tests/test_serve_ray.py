@@ -17,7 +17,7 @@ import ray
 from ray import serve
 from vit_engine.server.ray_serve import Replica
 
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
 replica = Replica.options(num_replicas=2, ray_actor_options={"num_cpus": 0.5})
 serve.run(replica.bind(["demo"], "cpu"), name="vit")
