@@ -62,17 +62,26 @@ from vit_engine.sources.item import Item
 
 bodies = [Path(line).read_bytes() for line in Path(sys.argv[2]).read_text().splitlines()]
 with Classifier.load(sys.argv[1], provider="cpu") as vit:
-    list(vit.stream(Item("", data=body) for body in bodies))
-    count = 0
-    start, used = time.monotonic(), time.process_time()
+    used, every, count, start = time.process_time(), 0, 0, None
+    done = False
     def images():
-        while time.monotonic() < start + float(sys.argv[3]):
+        while not done:
             yield from (Item("", data=body) for body in bodies)
-    for batch in vit.stream(images()):
-        count += len(batch.predictions)
-    seconds, own = time.monotonic() - start, time.process_time() - used
+    stream = vit.stream(images())
+    for batch in stream:
+        every += len(batch.predictions)
+        if start is None and every >= len(bodies):  # the decoders have started
+            start = time.monotonic()
+        elif start is not None:
+            count += len(batch.predictions)
+            seconds = time.monotonic() - start
+            if seconds > float(sys.argv[3]):
+                break
+    done = True
+    stream.close()
+    own = time.process_time() - used
 children = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(count / seconds, (own + children.ru_utime + children.ru_stime) / count * 1e3)
+print(count / seconds, (own + children.ru_utime + children.ru_stime) / every * 1e3)
 """
 
 

@@ -308,6 +308,9 @@ def test_one_other_origin_may_call(locked: tuple[Server, Path]) -> None:
         }
         answer = server.ask("/", method="OPTIONS", headers=asked)
         assert (answer.status == 200) == allowed
+        refused = server.ask("/", STAR, headers={"origin": origin})
+        assert refused.status == 401
+        assert ("access-control-allow-origin" in refused.headers) == allowed
         answer = server.ask("/", STAR, headers={"origin": origin, "x-api-key": "first-key"})
         assert ("access-control-allow-origin" in answer.headers) == allowed
 

@@ -23,7 +23,7 @@ from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.server.body import Hold, body_of
 from vit_engine.server.codecs import classification, open_inference
 from vit_engine.server.codecs.openapi import document as openapi_document
-from vit_engine.server.door import Door
+from vit_engine.server.door import Door, Keys
 from vit_engine.server.refusal import CLIENT_LEFT, ClientLeftError, RefusalError, refused
 from vit_engine.server.service import Service, models_from_arguments
 from vit_engine.server.settings import SETTINGS, Settings
@@ -127,7 +127,7 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
     )
     starlette.router.redirect_slashes = False
     settings = service.settings
-    app: ASGIApp = Door(starlette, settings, service.metrics)
+    app: ASGIApp = Keys(starlette, settings.keys, service.metrics)
     if settings.origins:
         app = CORSMiddleware(
             app,
@@ -136,7 +136,7 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
             allow_headers=("*",),
             expose_headers=("server-timing", "retry-after"),
         )
-    return app
+    return Door(app, settings, service.metrics)
 
 
 async def _refuse_http(_: Request, error: Exception) -> Response:

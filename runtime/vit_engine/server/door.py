@@ -17,6 +17,8 @@ from vit_engine.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_LATE = 408
+
 OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
 """Paths that ask for no key: probes, the page without its answers, and what can be asked."""
 
@@ -26,7 +28,6 @@ class Door:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._keys = [_digest(key.encode()) for key in settings.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life span of the application."""
@@ -44,8 +45,8 @@ class Door:
             if message["type"] == "http.response.start":
                 if has_body and not watched.ended:
                     # Whoever sends all before he reads is to get the answer; whoever waits to be
-                    # asked for the body is not asked.
-                    if "expect" not in headers:
+                    # asked for the body is not asked, and whoever was late is not waited for.
+                    if "expect" not in headers and message["status"] != _LATE:
                         await watched.discard(self._settings)
                     if not watched.ended:
                         message["headers"] = [*message["headers"], (b"connection", b"close")]
@@ -53,12 +54,7 @@ class Door:
             await send(message)
 
         try:
-            if self._refuses(scope, headers):
-                self._metrics.refusals.add("key")
-                refusal = RefusalError(401, "key", "a key is needed: Authorization: Bearer KEY")
-                await refusal.response()(scope, watched, answer)
-            else:
-                await self._app(scope, watched, answer)
+            await self._app(scope, watched, answer)
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "none")
             seconds = time.monotonic() - start
@@ -68,16 +64,32 @@ class Door:
             if self._settings.log_requests:
                 _log(scope, status, seconds, watched.size)
 
-    def _refuses(self, scope: Scope, headers: Headers) -> bool:
+
+class Keys:
+    """Refuses requests without one of the keys, where there are any."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._keys = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] != "http" or self._passes(scope):
+            await self._app(scope, receive, send)
+            return
+        self._metrics.refusals.add("key")
+        refusal = RefusalError(401, "key", "a key is needed: Authorization: Bearer KEY")
+        await refusal.response()(scope, receive, send)
+
+    def _passes(self, scope: Scope) -> bool:
         if not self._keys or (scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")):
-            return False
-        if scope["method"] == "OPTIONS" and self._settings.origins:
-            return False  # browsers ask without a key whether they may send one
+            return True
+        headers = Headers(scope=scope)
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         digest = _digest(given.encode())
         # Every key is looked at, so that the time tells nothing.
-        return not sum(hmac.compare_digest(digest, known) for known in self._keys)
+        return bool(sum(hmac.compare_digest(digest, known) for known in self._keys))
 
 
 def _digest(key: bytes) -> bytes:

@@ -299,7 +299,7 @@ class Scheduler:
             self._loop.call_soon_threadsafe(self._settle, found)
 
     def _gone(self) -> RefusalError:
-        return RefusalError(503, "closed", f"{self.name} is shutting down")
+        return RefusalError(503, "closed", f"{self.name} is shutting down", retry_after=1)
 
     # Decoding: a thread for each decoder process
 
