@@ -15,6 +15,7 @@ HEAVY = {"torch", "transformers", "modelscope", "onnx", "onnxscript", "onnx_ir",
 
 RUNTIME = (
     "commands",
+    "server",
     "cluster",
     "evaluation",
     "rows",
@@ -139,6 +140,12 @@ def test_no_circle(package: str) -> None:
     assert not edges, f"a circle among {sorted(edges)}"
 
 
+def test_the_server_and_the_cluster_do_not_know_each_other() -> None:
+    for path in PACKAGES["vit_engine"]:
+        if room_of(path, "vit_engine") == "server":
+            assert not any(name.startswith("vit_engine.cluster") for name in imports(path)), path
+
+
 @pytest.mark.parametrize("path", PACKAGES["vit_export"], ids=lambda p: p.name)
 def test_what_the_exporter_sees_of_the_runtime(path: Path) -> None:
     for name in imports(path):
@@ -157,6 +164,7 @@ def test_local_imports_keep_heavy_or_optional_libraries_away() -> None:
     """An import within a function hides no circle: what it loads is heavy, or optional."""
     allowed = {
         "vit_engine.commands.infer: vit_engine.cluster",  # Ray's
+        "vit_engine.commands.serve: vit_engine.server",  # uvicorn's and Starlette's
         "vit_export.cli: vit_export",  # torch's world, once the command line is understood
     }
     for package in PACKAGES:
@@ -192,7 +200,7 @@ def test_one_file_imports_modelscope() -> None:
 
 
 def test_nothing_imports_a_command_line() -> None:
-    lines = {"vit_engine.commands.infer", "vit_engine.commands.doctor", "vit_export.cli"}
+    lines = {"vit_export.cli"} | {f"vit_engine.commands.{n}" for n in ("infer", "doctor", "serve")}
     for path in (*PACKAGES["vit_engine"], *PACKAGES["vit_export"]):
         assert not {name.rpartition(".")[0] for name in imports(path)} & lines, path
 
@@ -215,9 +223,12 @@ print(json.dumps([name.partition(".")[0] for name in sys.modules]))
 """)
     assert "onnxruntime" in found
     assert not set(found) & (HEAVY | {"openvino", "ray", "pyarrow", "pandas", "requests"})
+    assert not set(found) & {"uvicorn", "starlette", "asyncio"}
 
 
-@pytest.mark.parametrize("module", ["vit_engine.commands.infer", "vit_export.cli"])
+@pytest.mark.parametrize(
+    "module", ["vit_engine.commands.infer", "vit_engine.commands.serve", "vit_export.cli"]
+)
 def test_importing_is_free(module: str) -> None:
     """Importing a command line loads no library of seconds."""
     found = loaded(f"""
@@ -225,7 +236,7 @@ import json, sys
 import {module}
 print(json.dumps([name.partition(".")[0] for name in sys.modules]))
 """)
-    slow = {"torch", "transformers", "modelscope", "onnx", "onnxscript", "onnxruntime"}
+    slow = {"torch", "transformers", "modelscope", "onnx", "onnxscript", "onnxruntime", "uvicorn"}
     assert not set(found) & slow
 
 

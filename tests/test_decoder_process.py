@@ -92,6 +92,21 @@ def test_a_decoder_that_dies_is_replaced(slow):
     np.testing.assert_array_equal(pixels[2], Task(PRE).pixels(EXAMPLES[1])[0])
 
 
+def test_a_decoder_that_dies_between_two_images_costs_none():
+    with SharedPixels(2, 64, 64) as shared:
+        decoder = DecoderProcess(shared, Task(PRE))
+        for _ in range(2):
+            decoder._child.kill()
+            wait_until(lambda: decoder._child.poll() is not None)
+            jobs = [Job(EXAMPLES[0], 0), Job(EXAMPLES[1], 1)]
+            decoder.decode(jobs)
+            assert codes(jobs) == [None, None]
+        assert decoder.restarts == 2
+        decoder.close()
+        decoder.decode([job := Job(EXAMPLES[0], 0)])  # closed: nothing is started
+        assert job.error is None and decoder.restarts == 2
+
+
 def test_memory_is_limited():
     jobs, _ = decoded([Item("x.png", data=square(9400)), EXAMPLES[0]], Task(PRE, memory=3 * 10**8))
     assert codes(jobs) == ["too_large", None]

@@ -18,8 +18,8 @@ from onnxscript import OpBuilder, ir, nn
 from safetensors.torch import load_file, save_file
 
 from conftest import TINY, write_checkpoint
-from vit_engine.artefact.attention import primitive, replace_attention
 from vit_engine.artefact.contract import Precision
+from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Request

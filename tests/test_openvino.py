@@ -18,8 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import ROOT, Run, write_checkpoint
-from vit_engine.artefact.dynamic_int8 import dynamic_int8
 from vit_engine.artefact.metadata import read_contract
+from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
 from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError, ProviderError, UsageError

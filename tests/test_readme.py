@@ -17,8 +17,8 @@ from vit_export.checkpoints.checkpoint import DEFAULT_MODEL
 
 README = (ROOT / "README.md").read_text()
 DEMO = ROOT / "export/vit_export/demo"
-OTHERS = {"--rm", "--gpus", "--model-repository", "--dashboard-host"}
-"""Options of Docker, Triton and Ray."""
+OTHERS = {"--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary"}
+"""Options of Docker, Triton, Ray and curl."""
 
 
 def snippets(language: str) -> list[str]:
@@ -117,7 +117,12 @@ def test_every_option_named_exists() -> None:
     shown = ""
     modules = [
         ["-m", m]
-        for m in ("vit_export.cli", "vit_engine.commands.infer", "vit_engine.commands.doctor")
+        for m in (
+            "vit_export.cli",
+            "vit_engine.commands.infer",
+            "vit_engine.commands.serve",
+            "vit_engine.commands.doctor",
+        )
     ]
     for program in (*modules, [str(ROOT / "benchmarks/compare.py")]):
         ended = subprocess.run(

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from test_families import faults, matrices, read_by_products
-from vit_engine.artefact.attention import primitive, replace_attention
 from vit_engine.artefact.contract import Precision
+from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Request

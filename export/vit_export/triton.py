@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from vit_engine.artefact.attention import primitive, replace_attention
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import read_contract
+from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.atomic import replacing
 from vit_engine.providers import tensorrt
 from vit_export.artefact import restamp

@@ -32,9 +32,9 @@ class Parser(argparse.ArgumentParser):
             help="print the version and stop",
         )
 
-    def parse(self) -> argparse.Namespace:
-        """Return the arguments that this process was started with."""
-        return self.parse_args(self._with_values(sys.argv[1:]))
+    def parse(self, before: Iterable[str] = ()) -> argparse.Namespace:
+        """Return the arguments that this process was started with, after some `before` them."""
+        return self.parse_args(self._with_values([*before, *sys.argv[1:]]))
 
     def error(self, message: str) -> NoReturn:
         """End the process with the message on stderr."""

@@ -143,15 +143,18 @@ class Engine:
             tell_passed_over(first, e)
         return on(rest[0])
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits (N, labels), float32, of RGB images uint8 (N, H, W, 3).
 
-        H and W are the contract's. Raises UsageError for another shape and once the engine is
-        closed, ProviderError where memory does not suffice for one image, or in a forked child
-        where the provider does not survive that.
+        H and W are the contract's. Where its input is float32 (N, 3, H, W), that is taken too, and
+        run as it is. Raises UsageError for another shape and once the engine is closed,
+        ProviderError where memory does not suffice for one image, or in a forked child where the
+        provider does not survive that.
         """
         given = self.contract.input
-        if batch.dtype != np.uint8 or batch.shape[1:] != (given.height, given.width, 3):
+        is_feed = batch.dtype == given.dtype and batch.shape[1:] == given.image_shape
+        is_images = batch.dtype == np.uint8 and batch.shape[1:] == (given.height, given.width, 3)
+        if not (is_feed or is_images):
             raise UsageError(
                 f"the batch is {batch.dtype} {batch.shape}, the model takes "
                 f"uint8 (N, {given.height}, {given.width}, 3)"
@@ -162,7 +165,8 @@ class Engine:
             runner = self._open()
             part = batch[done : done + runner.largest]
             try:
-                parts.append(runner.run(feed_from_pixels(part, self.contract)))
+                feed = part if is_feed else feed_from_pixels(part, self.contract)
+                parts.append(runner.run(feed))
             except RetiredError:
                 continue
             except Exception as e:
@@ -179,7 +183,7 @@ class Engine:
         empty = np.empty((0, len(self.contract.output.labels)), np.float32)
         return np.concatenate([empty, *parts])
 
-    def submit(self, batch: NDArray[np.uint8]) -> "Future[NDArray[np.float32]]":
+    def submit(self, batch: NDArray[Any]) -> "Future[NDArray[np.float32]]":
         """Start `run` on another thread; up to `in_flight` of them overlap copies and compute."""
         self._open()  # a closed engine refuses here
         try:

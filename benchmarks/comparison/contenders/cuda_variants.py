@@ -8,10 +8,10 @@ from typing import Any
 
 from comparison.contenders import ours
 from comparison.job import AbsentError, Contender, Job, versions_of
-from vit_engine.artefact.attention import Attention, primitive, replace_attention
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import node
 from vit_engine.artefact.protobuf import field
+from vit_engine.artefact.rewrites.attention import Attention, primitive, replace_attention
 from vit_engine.errors import ProviderError
 from vit_engine.providers import cuda
 from vit_engine.providers.buckets import BucketSession, buckets_up_to

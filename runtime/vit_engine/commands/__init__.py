@@ -11,3 +11,8 @@ def start_infer() -> int:
 def start_doctor() -> int:
     """Run vit-doctor; returns its exit code."""
     return ending.start("vit_engine.commands.doctor")
+
+
+def start_serve() -> int:
+    """Run vit-serve; returns its exit code."""
+    return ending.start("vit_engine.commands.serve")

@@ -85,11 +85,15 @@ class SharedPixels:
 
 
 class DecoderProcess:
-    """A `Decoder` whose work is done by a child process, started again when it has died."""
+    """A `Decoder` whose work is done by a child process, started again when it has died.
+
+    `restarts` counts how often that was.
+    """
 
     def __init__(self, pixels: SharedPixels, task: Task) -> None:
         self._pixels, self._task = pixels, task
         self._closed = False
+        self.restarts = 0
         self._start()
 
     def decode(self, jobs: Sequence[Job[Item]]) -> None:
@@ -97,6 +101,10 @@ class DecoderProcess:
 
         An image that has its answer lets go of the bytes that it came with.
         """
+        if not self._closed and self._child.poll() is not None:
+            # It died after its last answer: no image is to blame.
+            self._stop()
+            self._restart()
         at = 0
         while at < len(jobs) and not self._closed:
             # After a crash, those that came after the culprit are handed to the new process.
@@ -113,7 +121,7 @@ class DecoderProcess:
                     return
                 _settle(jobs[at], ImageError(*self._end(e)))
                 at += 1
-                self._start()
+                self._restart()
 
     def cancel(self) -> None:
         """Kill the child from any thread; a `decode` that waits for it returns."""
@@ -124,6 +132,10 @@ class DecoderProcess:
         """Kill and reap the child."""
         self.cancel()
         self._stop()
+
+    def _restart(self) -> None:
+        self.restarts += 1
+        self._start()
 
     def _start(self) -> None:
         """Start the child, again where it dies before it is ready: no image is to blame."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
-from vit_engine.artefact.cpu_graph import graph_for_cpu
+from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
 from vit_engine.errors import ArtefactError
 from vit_engine.machine import processor
 from vit_engine.providers.provider import Provider, Request, RetiredError

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
-from vit_engine.artefact.dynamic_int8 import dynamic_int8
+from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
 from vit_engine.atomic import write_whole
 from vit_engine.errors import (
     ArtefactError,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_engine.artefact.attention import primitive, replace_attention
 from vit_engine.artefact.contract import Input
+from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.errors import ParityError, ProviderError
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia

@@ -1,0 +1,53 @@
+"""vit-serve: labels images over HTTP."""
+
+import argparse
+import logging
+import os
+import sys
+
+from vit_engine import ending
+from vit_engine.commands import serve_options
+from vit_engine.errors import MachineError
+
+
+def main() -> int:
+    """Run vit-serve; returns the exit code."""
+    parser = serve_options.command_line()
+    arguments = serve_options.parsed(parser, os.environ)
+    return ending.run("vit-serve", lambda: _serve(arguments))
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    try:
+        from vit_engine.server import listener
+        from vit_engine.server.app import application
+    except ModuleNotFoundError as e:
+        raise MachineError(
+            f"vit-serve needs {e.name}, which is not installed: pip install 'vit-engine[serve]'"
+        ) from e
+    logging.basicConfig(format="vit-serve: %(message)s", stream=sys.stderr)
+    for name in ("uvicorn", "python_multipart"):  # which tell of every malformed request
+        logging.getLogger(name).setLevel(logging.ERROR)
+    app = application(
+        *arguments.models,
+        settings=serve_options.settings_from(arguments),
+        provider=arguments.provider,
+        device=arguments.device,
+        threads=arguments.threads,
+        max_batch=arguments.batch,
+        cuda_graphs=not arguments.no_cuda_graphs,
+    )
+    # An address that is taken is told at once, before the models, which take seconds.
+    with listener.bound(arguments.host, arguments.port) as listening:
+        app.service.open()
+        models = ", ".join(
+            f"{name} on {scheduler.engine.provider}"
+            for name, scheduler in app.service.schedulers.items()
+        )
+        return listener.serve(
+            app, listening, lambda words: sys.stderr.write(f"vit-serve: {models}, {words}\n")
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
