@@ -55,7 +55,7 @@ check: setup
 benchmark: setup peers
 	$(BIN)/python benchmarks/compare.py $(QUICK)
 
-# The README's table, from benchmarks/results
+# The tables of the README and docs/benchmarks.md, from benchmarks/results
 readme-table: setup
 	$(BIN)/python benchmarks/readme_table.py
 

@@ -1,6 +1,10 @@
-"""Writes the README's tables from the committed results: python benchmarks/readme_table.py."""
+"""Writes the tables of docs/benchmarks.md, and the README's, from the committed results.
+
+python benchmarks/readme_table.py
+"""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +15,15 @@ from comparison.report import result_tables as tables
 from comparison.report.result_rows import TITLES, Result, Row, rows_from_result
 
 ROOT = Path(__file__).resolve().parents[1]
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks/results"
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+RESULTS = ROOT / "benchmarks/results"
 BATCHES = (1, 8)
+HEADLINE = "ViT-B/16, seeded random weights"
+"""The model of the README's table."""
+HEADLINE_ROWS = (
+    "pytorch", "pytorch-compile", "pytorch-compile-bf16", "optimum", "openvino", "openvino-bf16",
+    "openvino-int8", "ours-fp16", "ours-int8",
+)  # fmt: skip
+"""Whom the README's table names, and in which order."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +42,19 @@ class Stored:
         same = part.get("model", {}).get("name") == self.result["speed"]["model"]["name"]
         return dict(part["rows"]) if same else {}
 
-    def legend(self) -> str:
-        """Say what the letter stands for, and where all of it is told."""
+    def legend(self, folder: Path) -> str:
+        """Say what the letter stands for, and where all of it is told, in a page of a folder."""
         m = self.result["machine"]
         where = m["gpu"] or (
             f"{m['cpu']} ({m['cpu_family']}), {m['cores']} cores with "
             f"{', '.join(m['cpu_features'])}"
         )
-        link = self.path.with_suffix(".md").relative_to(ROOT)
+        link = os.path.relpath(self.path.with_suffix(".md"), folder)
         return f"{self.letter}: {where}; {self.result['made'][:10]}; [the whole report]({link})."
 
 
-def with_table(text: str) -> str:
-    """Return the README with what stands between its markers made anew."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"{README} has no {BEGIN} ... {END} to write between")
+def stored() -> dict[str, list[Stored]]:
+    """Return the committed results by the name of the model that was timed."""
     models: dict[str, list[Stored]] = {}
     letters: dict[str, str] = {}  # by machine
     for path in sorted(RESULTS.glob("*.json")):
@@ -57,7 +63,54 @@ def with_table(text: str) -> str:
         same = models.setdefault(result["speed"]["model"]["name"], [])
         letter = letters.setdefault(path.stem.partition("-on-")[2], "ABCDEFGH"[len(letters)])
         same.append(Stored(letter, path, result, rows))
-    return f"{before}{BEGIN}\n{''.join(map(_section, models.values()))}{END}{after}"
+    return models
+
+
+def every_table() -> str:
+    """Return all models on all their machines, for docs/benchmarks.md."""
+    return "".join(map(_section, stored().values()))
+
+
+def headline() -> str:
+    """Return the README's table: one model, few contenders, and who keeps the labels."""
+    models = stored()
+    found = sorted(models[HEADLINE], key=lambda s: s.letter)
+    other = next(s for kept in models.values() for s in kept if s.accuracy)
+    head = ["ViT-B/16, times as fast as eager PyTorch"]
+    head += [f"{s.letter}, batch {b}" for s in found for b in BATCHES]
+    head += ["labels like PyTorch's", "file MB"]
+    body = []
+    for name in HEADLINE_ROWS:
+        rows = [s.rows.get(name) for s in found]
+        known = next(row for row in rows if row)
+        times = [row.speedup if row else {} for row in rows]
+        cells = [f"**{TITLES[name]}**" if known.family == "ours" else TITLES[name]]
+        cells += [f"{t[b].median:.2f}" if b in t else tables.DASH for t in times for b in BATCHES]
+        cells.append(tables.percent(other.accuracy.get(name, {}).get("agreement")))
+        body.append((*cells, tables.megabytes(known.file_bytes)))
+    legend = [s.legend(ROOT) for s in found]
+    name, images = other.result["speed"]["model"]["name"], other.result["accuracy"]["images"]
+    legend.append(f"Labels: of {name} with its real weights, on {images} photographs.")
+    table = tables.Table(tuple(head), tuple(body)).markdown()
+    return f"\n{table}\n\n" + "\\\n".join(legend) + "\n\n"
+
+
+PAGES = {
+    ROOT / "docs/benchmarks.md": ("benchmark", every_table),
+    ROOT / "README.md": ("headline", headline),
+}
+"""Where tables stand, the word of their markers there, and what is written."""
+
+
+def with_table(page: Path, text: str) -> str:
+    """Return a page's text with what stands between its markers made anew."""
+    word, made = PAGES[page]
+    begin, end = f"<!-- {word}:begin -->", f"<!-- {word}:end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        sys.exit(f"{page} has no {begin} ... {end} to write between")
+    return f"{before}{begin}\n{made()}{end}{after}"
 
 
 def _section(found: Sequence[Stored]) -> str:
@@ -83,12 +136,13 @@ def _section(found: Sequence[Stored]) -> str:
             cells += [tables.percent(theirs.get(key)) for key in ("top1", "agreement")]
         body.append((*cells, tables.megabytes(known.file_bytes)))
     table = tables.Table(tuple(head), tuple(body)).markdown()
-    return f"\n{table}\n\n" + "\\\n".join(s.legend() for s in found) + "\n\n"
+    return f"\n{table}\n\n" + "\\\n".join(s.legend(ROOT / "docs") for s in found) + "\n\n"
 
 
 def main() -> None:
-    """Write the README."""
-    README.write_text(with_table(README.read_text()))
+    """Write the pages."""
+    for page in PAGES:
+        page.write_text(with_table(page, page.read_text()))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,39 @@
-"""The README's snippets do what they say."""
+"""The snippets of the README and of docs/ do what they say, and their links lead somewhere."""
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
 from loopback_hub import serving
+from running_server import running
 from vit_engine.rows.formats import COLUMNS
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL
 
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    page.name: page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+}
 DEMO = ROOT / "export/vit_export/demo"
-OTHERS = {"--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary"}
-"""Options of Docker, Triton, Ray and curl."""
+OTHERS = {
+    *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url"),
+}
+"""Options of Docker, Triton, Ray, curl and pip."""
+SERVED = "http://127.0.0.1:8000"
+"""Where the pages say that vit-serve listens."""
+
+each_page = pytest.mark.parametrize("page", PAGES)
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def snippets(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +44,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory):
     checkpoint.mkdir()
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
         shutil.copy(DEMO / name, checkpoint)
+    shutil.copytree(ROOT / "examples", folder / "examples")
     shutil.copytree(ROOT / "examples", folder / "images")
     shutil.copytree(ROOT / "examples", folder / "validation")
     rows = ["path,label"]
@@ -41,7 +53,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory):
         (folder / "photos" / label).mkdir(parents=True, exist_ok=True)
         shutil.copy(image, folder / "photos" / label)
         rows.append(f"photos/{label}/{image.name},{label}")
-    (folder / "labels.csv").write_text("\n".join(rows))
+    (folder / "truth.csv").write_text("\n".join(rows))
+    for name in ("vit.onnx", "mine.onnx"):
+        shutil.copy(ROOT / "runtime/vit_engine/artefact/demo.onnx", folder / name)
     shutil.copy(ROOT / "examples/circle-01.jpg", folder / "images/cat.jpg")
     shutil.copy(ROOT / "examples/star-01.png", folder / "images/dog.jpg")
     with serving(checkpoint, DEFAULT_MODEL) as hub:
@@ -68,17 +82,27 @@ def run(line: str, sandbox: tuple[Path, dict[str, str]]) -> subprocess.Completed
     )
 
 
-def test_every_shell_snippet_runs(sandbox) -> None:
-    lines = [line for snippet in snippets("sh") for line in snippet.splitlines()]
-    commands = [line for line in lines if not line.startswith("pip install ")]
-    assert len(commands) >= 7
-    for line in commands:
-        ended = run(line, sandbox)
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    with running("demo") as server:
+        yield server.url
+
+
+@each_page
+def test_every_shell_snippet_runs(page: str, sandbox, request: pytest.FixtureRequest) -> None:
+    for line in (line for snippet in snippets(page, "sh") for line in snippet.splitlines()):
+        if line.startswith("curl "):
+            assert SERVED in line
+            asked = line.replace(SERVED, request.getfixturevalue("served"))
+            ended = run(asked.replace("curl ", "curl --fail --silent "), sandbox)
+        else:
+            ended = run(line, sandbox)
         assert ended.returncode == 0, f"{line}\n{ended.stderr}"
 
 
-def test_every_python_snippet_runs(sandbox) -> None:
-    for snippet in snippets("python"):
+@each_page
+def test_every_python_snippet_runs(page: str, sandbox) -> None:
+    for snippet in snippets(page, "python"):
         folder, environment = sandbox
         shutil.copy(ROOT / "runtime/vit_engine/artefact/demo.onnx", folder / "vit.onnx")
         ended = subprocess.run(
@@ -95,16 +119,50 @@ def test_every_python_snippet_runs(sandbox) -> None:
         assert "star" in ended.stdout
 
 
+@each_page
+def test_every_snippet_is_in_a_language_that_is_tried(page: str) -> None:
+    """`text` is for what no test can run: installing, a GPU, a cluster, a server of NVIDIA's."""
+    fences = re.findall(r"^```(\w*)$", PAGES[page], re.MULTILINE)
+    assert set(fences) <= {"", "sh", "python", "json", "table", "csv", "text", "triton"}
+    for snippet in snippets(page, "text"):
+        assert re.search(r"pip install|--provider|s3://|docker|vit-serve", snippet), snippet
+    for snippet in snippets(page, "triton"):
+        ast.parse(snippet)
+
+
+def without_digits(text: str) -> str:
+    """Scores differ in their last digits from one processor to another."""
+    return re.sub(r"[\d.e-]+", "0", " ".join(text.split()))
+
+
+def test_the_outputs_shown_are_those_that_come(sandbox) -> None:
+    for language, options in (("table", "-k 3"), ("csv", "-k 1")):
+        (shown,) = snippets("README.md", language)
+        came = run(f"vit-infer examples/ -m demo {options} --format {language} -q", sandbox).stdout
+        assert without_digits(came).startswith(without_digits(shown)), came
+
+
 def test_the_row_is_a_row() -> None:
-    (row,) = (json.loads(s) for s in snippets("json"))
+    (row,) = (json.loads(s) for s in snippets("infer.md", "json"))
     assert tuple(row) == COLUMNS
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) < 200
+
+
+@each_page
+def test_links_lead_somewhere(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)#\s]+)\)", PAGES[page]):
+        assert link.startswith("https://") or (folder / link).exists(), link
 
 
 def test_the_extras_named_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     named = {
         e
-        for extras in re.findall(r"(?:vit-engine|'\.)\[([a-z,]+)\]", README)
+        for extras in re.findall(r"(?:whl|'\.)\[([a-z,]+)\]", "".join(PAGES.values()))
         for e in extras.split(",")
     }
     assert named
@@ -113,7 +171,7 @@ def test_the_extras_named_exist() -> None:
 
 
 def test_every_option_named_exists() -> None:
-    """An option of a command that the README names is one that the command knows."""
+    """An option of a command that a page names is one that a command knows."""
     shown = ""
     modules = [
         ["-m", m]
@@ -129,5 +187,6 @@ def test_every_option_named_exists() -> None:
             [sys.executable, *program, "--help"], capture_output=True, text=True, check=True
         )
         shown += ended.stdout
-    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)) - OTHERS:
+    text = "".join(PAGES.values())
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) - OTHERS:
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), option

@@ -398,11 +398,13 @@ def test_committed_results_are_rendered_as_they_are(stored: Path, tmp_path: Path
     check_page(in_browser(committed, tmp_path), result, tables=len(report.sections(result)))
 
 
-def test_the_readmes_table_is_not_stale() -> None:
-    text = readme_table.README.read_text()
-    assert readme_table.with_table(text) == text, "run: make readme-table"
+@pytest.mark.parametrize("page", readme_table.PAGES, ids=lambda path: path.name)
+def test_a_pages_table_is_not_stale(page: Path) -> None:
+    text = page.read_text()
+    assert readme_table.with_table(page, text) == text, "run: make readme-table"
 
 
-def test_the_readme_without_markers_is_refused() -> None:
-    with pytest.raises(SystemExit, match="benchmark:begin"):
-        readme_table.with_table("# No table here\n")
+@pytest.mark.parametrize("page", readme_table.PAGES, ids=lambda path: path.name)
+def test_a_page_without_markers_is_refused(page: Path) -> None:
+    with pytest.raises(SystemExit, match=":begin -->"):
+        readme_table.with_table(page, "# No table here\n")
