@@ -33,6 +33,7 @@ from comparison.report.result_rows import Result, rows_from_result
 from vit_engine.arguments import number, whole_number
 from vit_engine.atomic import write_whole
 from vit_engine.errors import UsageError, VitError
+from vit_engine.machine.installation import pip_install
 
 HERE = Path(__file__).resolve().parent
 IMAGES = whole_number("a whole number of images", least=1)
@@ -46,7 +47,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if not importlib.util.find_spec("matplotlib"):
-            raise UsageError("the page needs matplotlib: pip install 'vit-engine[bench]'")
+            raise UsageError(f"the page needs matplotlib: {pip_install('bench')}")
         if arguments.render:
             write(json.loads(arguments.render.read_text()), arguments.render)
             return 0

@@ -60,6 +60,7 @@ SEEN_BY_THE_EXPORTER = {
     *("artefact", "atomic", "engine", "errors", "images", "parity", "scores", "sources"),
     "arguments",
     "ending",  # what command lines share
+    "machine.installation",  # what to type for an extra
     "providers.obstacles",  # ONNX Runtime, as it is imported with its telemetry off
     "providers.sessions",  # the session setting that keeps int8 products exact
     "providers.tensorrt",  # the profile that Triton's configuration repeats

@@ -13,6 +13,7 @@ from conftest import Run
 from vit_engine.commands.diagnosis import Report, Trial, Wanted
 from vit_engine.commands.doctor import text
 from vit_engine.machine import nvidia, processor
+from vit_engine.machine.installation import pip, pip_install
 from vit_engine.machine.nvidia import Driver, Gpu
 from vit_engine.machine.processor import Cpu
 
@@ -121,8 +122,8 @@ def test_two_distributions_are_a_problem_with_the_line_that_fixes_it(
     )
     assert done.returncode == 4, done.stderr
     (problem,) = (x for x in done.stdout.splitlines() if x.startswith("problem: "))
-    assert "overwrite each other's files; pip uninstall -y onnxruntime" in problem
-    assert problem.endswith("&& pip install 'vit-engine[cpu]'")
+    assert f"overwrite each other's files; {pip()} uninstall -y onnxruntime" in problem
+    assert problem.endswith(f"&& {pip_install('cpu')}")
 
 
 def test_the_text_of_a_gpu_machine() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from vit_engine.errors import ImageError, UsageError, printable
+from vit_engine.machine.installation import pip_install
 from vit_engine.prediction import Prediction, failed
 from vit_engine.rows.formats import COLUMNS, format_from_name
 from vit_engine.sources import tables
@@ -438,7 +439,7 @@ def test_tables_in_folders_that_are_not_utf8(pa: Any, tmp_path: Path) -> None:
 def test_without_pyarrow_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     words = refusal(write(tmp_path / "t.parquet", "PAR1"))
-    assert words.endswith("is Parquet, which needs pyarrow; pip install 'vit-engine[parquet]'")
+    assert words.endswith(f"is Parquet, which needs pyarrow; {pip_install('parquet')}")
 
 
 # --- fuzzing ---------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from vit_engine.arguments import Parser, local_path, number, whole_number
 from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.errors import ArtefactError, UsageError, printable
+from vit_engine.errors import ArtefactError, MachineError, UsageError, printable
+from vit_engine.machine.installation import pip_install
 from vit_engine.parity import BOUNDS
 from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import (
@@ -45,8 +46,8 @@ CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
 PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
     "fp32": "full precision: PyTorch's numbers but for rounding",
-    "int8": "8-bit integers, for CPUs alone: a quarter of the size and mostly the fastest, nearly "
-    "PyTorch's labels",
+    "int8": "8-bit integers, for CPUs alone: a quarter of the size, up to 2.4 times as fast on x86 "
+    "with VNNI; about one label in a hundred differs",
 }
 """What each is for."""
 
@@ -59,7 +60,12 @@ def main() -> int:
 
     def body() -> int:
         with _stdout_on_stderr():
-            return _export(arguments)
+            try:
+                return _export(arguments)
+            except ModuleNotFoundError as e:
+                raise MachineError(
+                    f"vit-export needs {e.name}, which is not installed: {pip_install('export')}"
+                ) from e
 
     return ending.run("vit-export", body)
 
@@ -68,7 +74,7 @@ def _parser() -> Parser:
     parser = Parser(
         "vit-export",
         description="Turn a ViT classifier into one verified, self-describing ONNX file.",
-        epilog="exit codes: 0 done, 2 bad usage or checkpoint, 4 output cannot be written, "
+        epilog="exit codes: 0 done, 2 bad usage or checkpoint, 4 output cannot be written or a package is missing, "
         "5 differs from PyTorch by more than the precision allows, 130/143 interrupted",
     )
     add = parser.add_argument

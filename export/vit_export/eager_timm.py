@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from vit_engine.errors import CheckpointError
+from vit_engine.machine.installation import pip_install
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.checkpoints.json_file import read_json
 from vit_export.checkpoints.tensors.weight_files import weight_files
@@ -26,7 +27,7 @@ def _timm() -> Any:
     except ImportError as e:
         raise CheckpointError(
             "it is timm's, whose own model it is compared with, and that cannot be imported "
-            f"({e}): python -m pip install 'vit-engine[timm]', or export with --no-verify"
+            f"({e}): {pip_install('timm')}, or export with --no-verify"
         ) from e
     return timm
 

@@ -12,6 +12,7 @@ from socket import gaierror
 from urllib.request import getproxies_environment
 
 from vit_engine.errors import limit_in_words, one_line, printable
+from vit_engine.machine.installation import pip_install
 
 ADDRESS = re.compile(
     r"(https?|socks(4a?|5h?))://([^/@]*@)?(\[[^\]]+\]|[^/:@\s\[]+)(:\d+)?(/[^@\s]*)?", re.IGNORECASE
@@ -132,7 +133,7 @@ def _packages(causes: list[BaseException], hub: Hub) -> str | None:
                         f"package: pip install '{hub.socks}'"
                     )
         if missing:
-            return f"{one_line(cause, 160)}; pip install 'vit-engine[export]'"
+            return f"{one_line(cause, 160)}; {pip_install('export')}"
     return None
 
 

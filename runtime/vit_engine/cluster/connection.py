@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vit_engine.errors import MachineError, VitError, one_line
+from vit_engine.machine.installation import pip_install
 from vit_engine.machine.processor import usable_cores
 from vit_engine.providers.table import DEFAULT_PROVIDER, may_use_gpu
 
@@ -69,7 +70,7 @@ def connected(address: str | None, workers: Workers) -> Iterator[Capacity]:
         from ray.data.exceptions import RayDataUserCodeException, SystemException
         from ray.exceptions import AuthenticationError, RayError
     except ImportError as e:
-        raise MachineError("Ray is not installed; pip install 'vit-engine[ray]'") from e
+        raise MachineError(f"Ray is not installed; {pip_install('ray')}") from e
     terminate = signal.getsignal(signal.SIGTERM)
     started = not ray.is_initialized()
     try:

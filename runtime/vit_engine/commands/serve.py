@@ -8,6 +8,7 @@ import sys
 from vit_engine import ending
 from vit_engine.commands import serve_options
 from vit_engine.errors import MachineError
+from vit_engine.machine.installation import pip_install
 
 
 def main() -> int:
@@ -23,7 +24,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         from vit_engine.server.app import application
     except ModuleNotFoundError as e:
         raise MachineError(
-            f"vit-serve needs {e.name}, which is not installed: pip install 'vit-engine[serve]'"
+            f"vit-serve needs {e.name}, which is not installed: {pip_install('serve')}"
         ) from e
     logging.basicConfig(format="vit-serve: %(message)s", stream=sys.stderr)
     for name in ("uvicorn", "python_multipart"):  # which tell of every malformed request

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from vit_engine.errors import ProviderError, limit_in_words, one_line
 from vit_engine.machine import libraries, nvidia
+from vit_engine.machine.installation import pip, pip_install
 from vit_engine.providers.provider import Obstacle
 
 DRIVERS = {12: "r525", 13: "r580"}
@@ -16,7 +17,10 @@ OPTIONAL_LIBRARIES = ("libcudnn.so.9",)
 """What the CUDA provider opens by name once it needs it, for faster attention on some GPUs; with
 NVRTC, which cuDNN compiles kernels with."""
 
-NO_GPU_CURE = "use --provider cpu; on a machine with a GPU, pip install 'vit-engine[gpu]'"
+
+def no_gpu_cure() -> str:
+    """Say what to do where there is no GPU."""
+    return f"use --provider cpu; on a machine with a GPU, {pip_install('gpu')}"
 
 
 def import_onnxruntime() -> ModuleType:
@@ -31,8 +35,8 @@ def import_onnxruntime() -> ModuleType:
         import onnxruntime
     except ModuleNotFoundError as e:
         raise ProviderError(
-            "ONNX Runtime is not installed; pip install 'vit-engine[cpu]', "
-            "or 'vit-engine[gpu]' on a machine with an NVIDIA GPU"
+            f"ONNX Runtime is not installed; {pip_install('cpu')}, "
+            "or the extra 'gpu' on a machine with an NVIDIA GPU"
         ) from e
     except ImportError as e:
         words = limit_in_words(e) or one_line(e)
@@ -72,7 +76,7 @@ def nvidia_obstacle(
         build = ", ".join(owners) or f"ONNX Runtime {ort.__version__}"
         reason = f"{build} is built without this provider"
         if not nvidia.has_gpu():
-            return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU_CURE)
+            return Obstacle(f"{reason}, and there is no NVIDIA GPU", no_gpu_cure())
         return Obstacle(reason, reinstall(owners, extra))
     # In an order to load them in, each once.
     wanted = list(dict.fromkeys(n for p in linked for n in libraries.wanted(provider_library(p))))
@@ -92,7 +96,7 @@ def overwritten(owners: list[str]) -> str:
 def reinstall(owners: list[str], extra: str) -> str:
     """Return the line that puts the ONNX Runtime of an extra in the place of the installed one."""
     packages = " ".join(owner.partition(" ")[0] for owner in owners) or "onnxruntime"
-    return f"pip uninstall -y {packages} && pip install 'vit-engine[{extra}]'"
+    return f"{pip()} uninstall -y {packages} && {pip_install(extra)}"
 
 
 def _driver_obstacle(cuda: int, device: int) -> Obstacle | None:
@@ -100,7 +104,7 @@ def _driver_obstacle(cuda: int, device: int) -> Obstacle | None:
     branch = DRIVERS.get(cuda, "of a newer branch")
     if driver is None:
         if not nvidia.has_gpu():
-            return Obstacle("there is no NVIDIA GPU and no driver (libcuda.so.1)", NO_GPU_CURE)
+            return Obstacle("there is no NVIDIA GPU and no driver (libcuda.so.1)", no_gpu_cure())
         return Obstacle(
             "there is an NVIDIA GPU, but no driver (libcuda.so.1)",
             f"install NVIDIA's driver {branch} or newer; in a container: docker run --gpus all",
@@ -132,8 +136,8 @@ def _library_obstacle(wanted: list[str]) -> Obstacle | None:
     absent = [m.name for m in missing if m.absent]
     if not absent:
         broken = f"{missing[0].name} does not load: {missing[0].problem}"
-        return Obstacle(broken, f"pip install --force-reinstall 'vit-engine[{extra}]'")
+        return Obstacle(broken, pip_install(extra, "--force-reinstall"))
     reason = f"{', '.join(absent)} not found"
     if extra == "tensorrt" and (other := libraries.other_tensorrt()):
         reason += f" ({other} is there, but this ONNX Runtime is linked to TensorRT 10)"
-    return Obstacle(reason, f"pip install 'vit-engine[{extra}]'")
+    return Obstacle(reason, pip_install(extra))

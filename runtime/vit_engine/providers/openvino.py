@@ -29,6 +29,7 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.machine import processor
+from vit_engine.machine.installation import pip_install
 from vit_engine.providers.engine_cache import EngineCache, NoCacheError
 from vit_engine.providers.provider import Compute, Obstacle, Provider, Request, RetiredError
 
@@ -40,7 +41,6 @@ BATCH = 8
 STREAM_THREADS = 8
 """Threads of a stream at least, where there are enough for several [est]."""
 
-EXTRA = "pip install 'vit-engine[openvino]'"
 MODULE, TELEMETRY = "openvino", "openvino_telemetry"
 CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
 BLOB = "model.blob"
@@ -106,7 +106,7 @@ def import_openvino() -> ModuleType:
     try:
         import openvino
     except ModuleNotFoundError as e:
-        raise ProviderError(f"OpenVINO is not installed; {EXTRA}") from e
+        raise ProviderError(f"OpenVINO is not installed; {pip_install('openvino')}") from e
     except ImportError as e:
         words = limit_in_words(e) or one_line(e)
         raise ProviderError(f"OpenVINO is installed, and cannot be loaded: {words}") from e
@@ -252,7 +252,7 @@ def _obstacle(_device: int, compute: Compute | None) -> Obstacle | None:
         openvino = import_openvino()
     except ProviderError as e:
         reason, _, cure = str(e).partition("; ")
-        return Obstacle(reason, cure or EXTRA)
+        return Obstacle(reason, cure or pip_install("openvino"))
     core = openvino.Core()
     if "CPU" not in core.available_devices:
         words = f"OpenVINO offers no CPU here, only {core.available_devices}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import UsageError, printable
+from vit_engine.machine.installation import pip_install
 from vit_engine.prediction import Prediction
 from vit_engine.rows.table import Table
 from vit_engine.sources.tables import FORMULA
@@ -93,7 +94,7 @@ def format_from_name(name: str, table: Table = Table()) -> Format:  # noqa: B008
             import pyarrow.parquet  # noqa: F401
         except ImportError as e:
             raise UsageError(
-                "Parquet needs pyarrow; pip install 'vit-engine[parquet]', or use --format jsonl"
+                f"Parquet needs pyarrow; {pip_install('parquet')}, or use --format jsonl"
             ) from e
     return _FORMATS[name]
 

@@ -1,6 +1,7 @@
 """The application under Ray Serve, which places its replicas, adds more, and replaces dead ones.
 
-    pip install 'vit-engine[cpu,serve]' 'ray[serve]==2.60.*'
+It needs the extras cpu and serve, and 'ray[serve]==2.60.*'.
+
     serve run vit_engine.server.ray_serve:build models='vit.onnx'
 
 Each replica is one process with models of its own, and as many compute threads as it has CPUs; its

@@ -16,6 +16,7 @@ from vit_engine.errors import (
     one_line,
     printable,
 )
+from vit_engine.machine.installation import pip_install
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import bytes_from_path
 from vit_engine.sources.folders import WILD, by_name, in_words, why_passed_over
@@ -28,8 +29,6 @@ SCHEMES = (
     "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "hf", "hdfs", "file", "memory",
 )  # fmt: skip
 """Of the URLs that are read through fsspec, in lower case."""
-
-_EXTRA = "pip install 'vit-engine[ray]' brings fsspec, s3fs and pyarrow"
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -45,6 +44,10 @@ class Folder:
         return Folder(self.filesystem, f"{self.path}/{name}")
 
 
+def _extra() -> str:
+    return f"{pip_install('ray')} brings fsspec, s3fs and pyarrow"
+
+
 def is_store(path: str) -> bool:
     """Tell whether a path is fsspec's to read: it has a scheme, and not http(s)."""
     return _SCHEME.match(path) is not None and not is_url(path)
@@ -55,7 +58,7 @@ def folder_from_path(path: str) -> Folder:
     try:
         from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
     except ImportError as e:
-        raise MachineError(f"{printable(path)}: needs pyarrow; {_EXTRA}") from e
+        raise MachineError(f"{printable(path)}: needs pyarrow; {_extra()}") from e
     if not is_store(path):
         return Folder(LocalFileSystem(), os.path.abspath(path))  # noqa: PTH100  as pyarrow spells it
     store, root = _store(path)
@@ -174,7 +177,7 @@ def _store(url: str) -> tuple[Any, str]:
         store, path = fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}", use_listings_cache=False)
     except ImportError as e:
         raise UsageError(
-            f"{printable(url)}: {scheme}:// needs another package ({one_line(e)}); {_EXTRA}; "
+            f"{printable(url)}: {scheme}:// needs another package ({one_line(e)}); {_extra()}; "
             "without it files, folders, http:// and https:// are read"
         ) from e
     except (ValueError, OSError) as e:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
+from vit_engine.machine.installation import pip_install
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular, read_error
 from vit_engine.sources.item import Item
@@ -351,7 +352,7 @@ def _parquet(file: BinaryIO, column: str) -> "pq.ParquetFile":
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as e:
-        words = "is Parquet, which needs pyarrow; pip install 'vit-engine[parquet]'"
+        words = f"is Parquet, which needs pyarrow; {pip_install('parquet')}"
         raise ImageError("format", words) from e
     try:
         table = pq.ParquetFile(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib import resources
 
 from vit_engine.errors import CheckpointError
+from vit_engine.machine.installation import pip_install
 from vit_export.families.family import Config
 from vit_export.families.transformers.config import section
 
@@ -70,6 +71,6 @@ def _imagenet(subset: str) -> tuple[str, ...]:
     except ImportError as e:
         raise CheckpointError(
             f"config.json names no labels, and those of {subset} come with timm: "
-            "python -m pip install 'vit-engine[timm]'"
+            f"{pip_install('timm')}"
         ) from e
     return tuple(ImageNetInfo(subset).label_descriptions())
