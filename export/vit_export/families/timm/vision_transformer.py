@@ -309,7 +309,8 @@ def _heads(name: str, arguments: Config, traits: Traits, hidden: int) -> int:
         return count(arguments, "num_heads", traits.heads or 1)
     if "embed_dim" in arguments or hidden % HEAD_CHANNELS:
         raise CheckpointError(
-            f"the heads of a {name} with {hidden} channels are unknown; model_args must have num_heads"
+            f"the heads of a {name} with {hidden} channels are unknown; "
+            "model_args must have num_heads"
         )
     return hidden // HEAD_CHANNELS
 
