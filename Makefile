@@ -32,7 +32,7 @@ test-gpu-build: setup .venv-gpu/.installed
 
 # timm's models against timm itself, in an environment of its own
 test-timm: setup .venv-timm/.installed
-	.venv-timm/bin/python -m pytest tests/test_timm.py
+	.venv-timm/bin/python -m pytest -k timm tests/test_timm.py tests/test_preprocessor.py
 
 # It shows .venv's packages. torchvision, which timm needs, must not get into .venv: there transformers
 # would import it, and beside a CPU build of torch that takes what tests/standin has.
