@@ -49,7 +49,7 @@ def timm_model(checkpoint: Checkpoint, folder: Path) -> Any:
     model.float().eval()
     size = checkpoint.form.image_size
     if not getattr(model, "dynamic_img_size", False) and model.patch_embed.img_size != (size, size):
-        with warnings.catch_warnings(action="ignore"):  # of torch, at how timm resamples BEiT's tables
+        with warnings.catch_warnings(action="ignore"):  # torch's, of how timm resamples tables
             model.set_input_size((size, size))
     return lambda pixel_values: Output(model(pixel_values))
 
