@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(DEVICE)
 
-.PHONY: demo test test-slow test-gpu-build check setup clean peers benchmark readme-table
+.PHONY: demo test test-slow test-gpu-build test-timm check setup clean peers benchmark readme-table
 
 demo: setup
 	$(BIN)/vit-export demo --fp16 -o demo.onnx
@@ -28,6 +28,22 @@ test-gpu-build: setup .venv-gpu/.installed
 	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable . onnxruntime-gpu \
 		|| { echo 'onnxruntime-gpu could not be installed: nothing guards the GPU path' >&2; exit 1; }
+	touch $@
+
+# timm's models against timm itself, in an environment of its own
+test-timm: setup .venv-timm/.installed
+	.venv-timm/bin/python -m pytest tests/test_timm.py
+
+# It shows .venv's packages. torchvision, which timm needs, must not get into .venv: there transformers
+# would import it, and beside a CPU build of torch that takes what tests/standin has.
+.venv-timm/.installed: $(STAMP) tests/standin/torchvision_operators.py
+	test -x .venv-timm/bin/python || $(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install --quiet --no-deps --constraint constraints.txt timm torchvision \
+		|| { echo 'timm could not be installed: nothing guards its models' >&2; exit 1; }
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r); site.addsitedir(%r)" \
+		% (sysconfig.get_path("purelib"), "$(CURDIR)/tests/standin")); print("import torchvision_operators")' \
+		> "$$(.venv-timm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	.venv-timm/bin/python -c 'import timm, vit_export'
 	touch $@
 
 check: setup
@@ -60,4 +76,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-gpu demo.onnx .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-gpu .venv-timm demo.onnx .mypy_cache .ruff_cache .pytest_cache .hypothesis

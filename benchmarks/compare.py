@@ -27,13 +27,18 @@ from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
 from comparison.harness.plan import FULL, GPU, QUICK, Plan, Setting
 from comparison.inputs import models
 from comparison.inputs.models import Model
+from comparison.inputs.random_vit import SIZES
 from comparison.measure import PARTS, Comparison
 from comparison.report import html_page, report_text, result_tables
 from comparison.report.result_rows import Result, rows_from_result
+from vit_engine.arguments import number, whole_number
 from vit_engine.atomic import write_whole
 from vit_engine.errors import UsageError, VitError
 
 HERE = Path(__file__).resolve().parent
+IMAGES = whole_number("a whole number of images", least=1)
+THREADS = whole_number("a whole number of threads", least=1)
+SECONDS = number("a number of seconds above 0", accepts=lambda seconds: seconds > 0)
 
 
 def main() -> int:
@@ -58,15 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", help="all that vit-export takes: id, hf:owner/name, folder, demo")
+    add("--random", choices=SIZES, help="seeded random weights, in place of --model")
     add("--data", type=Path, help="folder with labels.csv (file, index) or class folders")
     add("--quick", action="store_true", help="under 2 minutes on 2 cores: a small model, few turns")
-    add("--batches", type=int, nargs="+", metavar="N", help="batch sizes")
+    add("--batches", type=IMAGES, nargs="+", metavar="N", help="batch sizes")
     add("--contenders", nargs="+", metavar="NAME", help=", ".join(e.name for e in CONTENDERS))
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if any")
-    add("--threads", type=int, help="for everyone (default: the cores this process may use)")
+    add("--threads", type=THREADS, help="for everyone (default: the cores this process may use)")
     add("--cache", type=Path, default=_cache(), help="converted models (default %(default)s)")
     add("-o", "--output", type=Path, default=HERE / "out", help="folder (default %(default)s)")
-    add("--budget", type=float, metavar="S", help="leave out what does not fit into S seconds")
+    add("--budget", type=SECONDS, metavar="S", help="leave out what does not fit into S seconds")
     add("--resume", action="store_true", help="measure only what the stored JSON lacks")
     add("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
     add("--add", nargs="+", metavar="NAME", help="measure these and add them to the stored JSON")
@@ -81,6 +87,8 @@ def _cache() -> Path:
 
 def _compare(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
+    if arguments.random and arguments.model:
+        raise UsageError("--random and --model name a model each; give one of them")
     if arguments.data and not arguments.model:
         raise UsageError("--data needs --model: random weights know no classes")
     partly = arguments.contenders or arguments.resume or arguments.only != PARTS
@@ -110,8 +118,6 @@ def _plan(arguments: argparse.Namespace, device: str) -> Plan:
     plan = QUICK if arguments.quick else GPU if device == "cuda" else FULL
     if not arguments.batches:
         return plan
-    if min(arguments.batches) < 1:
-        raise UsageError(f"--batches {min(arguments.batches)}: at least 1")
     return replace(plan, batches=tuple(sorted(set(arguments.batches))), few_batches=None)
 
 
@@ -119,7 +125,8 @@ def _model(arguments: argparse.Namespace, cache: Path) -> Model:
     if arguments.model:
         return models.model_from_name(arguments.model)
     tell("no --model: random weights, made once")
-    return models.random_model("ViT-Ti/16" if arguments.quick else "ViT-B/16", cache)
+    usual = "ViT-Ti/16" if arguments.quick else "ViT-B/16"
+    return models.random_model(arguments.random or usual, cache)
 
 
 def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:

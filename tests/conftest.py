@@ -47,11 +47,13 @@ def write_checkpoint(
     architecture: str = "ViTForImageClassification",
     seed: int = 0,
     spread: float = 0.5,
+    embedding_spread: float | None = None,
     **config: Any,
 ) -> Path:
     """Write a random model as transformers does; `spread` is the weights' standard deviation.
 
-    Above transformers' own 0.02, so that the logits differ from image to image.
+    Above transformers' own 0.02, so that the logits differ from image to image. The embeddings may
+    have another: where it is small, the first norm feels its epsilon.
     """
     import torch
     import transformers
@@ -61,12 +63,16 @@ def write_checkpoint(
     model = make(make.config_class(**(TINY | config)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
+            if embedding_spread is not None and "embeddings." in name:
+                inputs = parameter[0].numel() if parameter.dim() == 4 else 1
+                parameter.normal_(0, embedding_spread / inputs**0.5)
+            elif parameter.dim() > 1:
                 parameter.normal_(0, spread / parameter.shape[-1] ** 0.5)
             else:
-                parameter.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.1)
+                scale = "lambda" in name or ("norm" in name and "weight" in name)
+                parameter.normal_(1.0 if scale else 0.0, 0.1)
     model.save_pretrained(folder)
-    size = model.config.image_size
+    size = getattr(model.config, "vision_config", model.config).image_size
     preprocessor = {
         "image_processor_type": "ViTImageProcessor",
         "size": {"height": size, "width": size},

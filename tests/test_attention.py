@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from vit_engine.artefact import attention
 from vit_engine.artefact.metadata import read_contract
+from vit_engine.artefact.rewrites import attention
 from vit_engine.errors import ArtefactError
 from vit_engine.parity import sample_pixels
 from vit_engine.providers.provider import Request

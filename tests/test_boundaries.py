@@ -17,6 +17,7 @@ RUNTIME = (
     "commands",
     "server",
     "cluster",
+    "evaluation",
     "rows",
     "classifier",
     "prediction",
@@ -25,22 +26,26 @@ RUNTIME = (
     "images",
     "sources",
     "parity",
-    "artefact",
     "scores",
+    "artefact",
     "machine",
     "atomic",
     "ending",
     "arguments",
+    "near_names",
     "errors",
 )
 """The rooms and single files of vit_engine, from the top down: imports go down, never up."""
 
 EXPORTER = (
     "cli",
+    "hf_folder",
     "triton",
     "artefact",
     "verify",
+    "reference",
     "eager",
+    "eager_timm",
     "quantization",
     "samples",
     "graph",
@@ -217,7 +222,7 @@ assert main() == 0
 print(json.dumps([name.partition(".")[0] for name in sys.modules]))
 """)
     assert "onnxruntime" in found
-    assert not set(found) & (HEAVY | {"ray", "pyarrow", "pandas", "requests"})
+    assert not set(found) & (HEAVY | {"openvino", "ray", "pyarrow", "pandas", "requests"})
     assert not set(found) & {"uvicorn", "starlette", "asyncio"}
 
 

@@ -5,17 +5,27 @@ import shutil
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTModel
+from transformers import (
+    AutoImageProcessor,
+    ImageClassificationPipeline,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
 
+from vit_engine.artefact.contract import Output
 from vit_engine.errors import CheckpointError, UsageError
 from vit_engine.images.preprocess import pixels_from_image
+from vit_engine.scores import Selection, best_scores
 from vit_export.checkpoints.checkpoint import load
+from vit_export.checkpoints.configs.labels import labels_from_config, score_from_config
 from vit_export.families.form import Form
 
 SIZE = 24
@@ -80,7 +90,6 @@ def test_the_numbers_and_names_of_a_saved_model(saved, model):
         patch_size=8,
         hidden_act="gelu_new",
         layer_norm_eps=1e-5,
-        qkv_bias=True,
     )
     assert (checkpoint.model, checkpoint.revision) == ("tiny", None)
     assert checkpoint.labels == ("ant", "bee", "cat", "dog", "eel")
@@ -200,6 +209,50 @@ def test_labels_that_the_config_leaves_out(folder):
     refused(folder, "classifier.weight", "(5, 12)", "2 labels")
 
 
+def test_labels_that_are_numbers_or_have_no_name(folder):
+    edit(folder, "config.json", id2label={"0": 7, "01": "bee", "2": None, "3": "dog", "9": "eel"})
+    assert load(str(folder)).labels == ("7", "bee", "LABEL_2", "dog", "LABEL_4")
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification", None])
+def test_scores_are_those_of_the_pipeline(labels, problem):
+    """Which function transformers' own pipeline applies, found by what it makes of some logits."""
+    config = ViTConfig(num_labels=labels, problem_type=problem)
+    logits = torch.tensor([[-1.0, 2.0, 0.5][:labels]])
+    asked = SimpleNamespace(model=SimpleNamespace(config=config))
+    rows = ImageClassificationPipeline.postprocess(asked, {"logits": logits})
+    names = labels_from_config(config.to_dict() | {"id2label": None, "num_labels": labels})
+    kind = score_from_config(config.to_dict(), labels)
+    output = Output("logits", names, kind)
+    (ours,) = best_scores(logits.numpy(), output, Selection(labels, None))
+    assert [score.label for score in ours] == [row["label"] for row in rows]
+    np.testing.assert_allclose([s.score for s in ours], [row["score"] for row in rows], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "labels", "score"),
+    [
+        ({}, 2, "softmax"),
+        ({}, 1, "sigmoid"),
+        ({"problem_type": "single_label_classification"}, 2, "softmax"),
+        ({"function_to_apply": "sigmoid"}, 2, "sigmoid"),
+        ({"function_to_apply": "none"}, 1, "none"),
+        ({"function_to_apply": "softmax", "problem_type": "regression"}, 2, "softmax"),
+    ],
+)
+def test_what_the_config_says_of_scores(config, labels, score):
+    assert score_from_config(config, labels) == score
+
+
+@pytest.mark.parametrize(
+    "config", [{"function_to_apply": "softmax"}, {"problem_type": "single_label_classification"}]
+)
+def test_one_label_is_never_a_choice_among_one(config):
+    with pytest.raises(CheckpointError, match=r"one label|for 1 labels"):
+        score_from_config(config, 1)
+
+
 PROCESSORS = {
     "old": {"size": SIZE, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]},
     "old, named": {"feature_extractor_type": "ViTFeatureExtractor", "size": SIZE, "resample": 3},
@@ -261,11 +314,9 @@ def refused(folder, *words):
     ("change", "words"),
     [
         ({"do_resize": False}, ["do_resize"]),
-        ({"do_pad": True}, ["do_pad"]),
-        ({"do_normalize": 1}, ["do_normalize", "true or false"]),
+        ({"do_normalize": 1}, ["do_normalize", "true, false or null"]),
         ({"size": 32}, ["(32, 32)", "(24, 24)"]),
         ({"size": {"height": 24, "width": 32}}, ["(24, 32)"]),
-        ({"size": {"shortest_edge": 24}}, ["shortest_edge without a crop"]),
         ({"size": {"longest_edge": 24}}, ["longest_edge", "supported"]),
         ({"size": "24"}, ["size is '24'"]),
         ({"size": True}, ["size is True"]),
@@ -277,7 +328,7 @@ def refused(folder, *words):
         ({"image_mean": [0.5]}, ["image_mean", "three"]),
         ({"image_std": [0.5, 0, 0.5]}, ["image_std", "zero"]),
         ({"image_std": [0.5, float("nan"), 0.5]}, ["image_std", "nan"]),
-        ({"image_processor_type": "CLIPImageProcessor"}, ["CLIPImageProcessor", "ViT and DeiT"]),
+        ({"image_processor_type": "DPTImageProcessor"}, ["DPTImageProcessor", "ViT, DeiT, Beit"]),
     ],
 )
 def test_preprocessors_that_are_refused(folder, change, words):
@@ -288,16 +339,23 @@ def test_preprocessors_that_are_refused(folder, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "swin"}, ["'swin'", "'vit'"]),
-        ({"model_type": ...}, ["None", "'vit'"]),
-        ({"architectures": ["ViTModel"]}, ["ViTModel", "ViTForImageClassification"]),
+        ({"model_type": "swin"}, ["'swin'", "supported are image classifiers of model_type vit"]),
+        ({"model_type": ...}, ["None", "vit, deit"]),
+        ({"architectures": ["ViTModel"]}, ["ViTModel", "without a classifier's head"]),
+        ({"architectures": ["ViTForMaskedImageModeling"]}, ["without a classifier's head"]),
+        ({"architectures": ["ViTForOther"]}, ["its classifiers are ViTForImageClassification"]),
+        ({"architectures": "ViTModel"}, ["ViTModel", "supported"]),
         (
-            {"model_type": "deit", "architectures": ["DeiTForImageClassificationWithTeacher"]},
-            ["DeiTForImageClassificationWithTeacher", "ViTForImageClassification"],
+            {"model_type": "siglip2", "architectures": ["Siglip2ForImageClassification"]},
+            ["NaFlex", "siglip"],
         ),
-        ({"problem_type": "multi_label_classification"}, ["multi_label"]),
+        ({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}, ["resnet"]),
+        ({"problem_type": "ranking"}, ["problem_type is 'ranking'", "regression"]),
+        ({"function_to_apply": "relu"}, ["function_to_apply is 'relu' for 5 labels", "sigmoid"]),
+        ({"return_dict": False}, ["return_dict false"]),
+        ({"num_labels": 4}, ["id2label names 5 labels, num_labels is 4"]),
         ({"num_channels": 1}, ["num_channels is 1"]),
-        ({"hidden_act": "relu"}, ["'relu'", "quick_gelu"]),
+        ({"hidden_act": "mish"}, ["'mish'", "quick_gelu"]),
         ({"hidden_act": ["gelu"]}, ["hidden_act"]),
         ({"layer_norm_eps": -1}, ["layer_norm_eps"]),
         ({"qkv_bias": "yes"}, ["qkv_bias"]),
@@ -308,9 +366,10 @@ def test_preprocessors_that_are_refused(folder, change, words):
         ({"num_attention_heads": 5}, ["12 is not a multiple", "5"]),
         ({"intermediate_size": 21}, ["(20, 12)", "(21, 12)"]),
         ({"image_size": [24, 32]}, ["[24, 32]", "squares"]),
-        ({"patch_size": 9}, ["24 is not a multiple", "9"]),
+        ({"patch_size": 25}, ["24 is below", "25"]),
         ({"id2label": {"0": "ant", "1": "bee"}}, ["(5, 12)", "2 labels"]),
-        ({"id2label": {"0": "ant", "2": "bee"}}, ["id2label", "gaps"]),
+        ({"id2label": {"0": "ant", "x": "bee"}}, ["id2label has the key 'x'"]),
+        ({"id2label": {"0": "ant", "1": ["bee"]}}, ["id2label has ['bee'] for 1"]),
         ({"id2label": ["ant"]}, ["id2label"]),
         ({"id2label": {}}, ["id2label"]),
     ],
@@ -349,7 +408,22 @@ def test_weights_that_are_refused(folder, change, words):
 
 def test_a_model_without_a_head_is_refused(folder, model):
     ViTModel(model.config).save_pretrained(folder)
-    refused(folder, "['ViTModel']", "ViTForImageClassification")
+    refused(folder, "['ViTModel']", "without a classifier's head")
+
+
+def test_the_processor_is_named_in_the_models_own_config(folder):
+    edit(folder, "config.json", image_processor_type="BitImageProcessor")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": 28, "crop_size": SIZE}))
+    found = load(str(folder)).preprocessing
+    assert (found.rule, found.filter, found.crop) == ("shortest_edge", "bicubic", (SIZE, SIZE))
+
+
+def test_a_nested_processor_config_goes_before(folder):
+    nested = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 24, "width": 24}}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
+    assert load(str(folder)).preprocessing.filter == "bicubic"
+    (folder / "preprocessor_config.json").unlink()
+    assert load(str(folder)).preprocessing.filter == "bicubic"
 
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])

@@ -203,7 +203,31 @@ def test_who_needs_longer_than_the_budget_has_not_failed(job: Job, tmp_path: Pat
         process.ask({"verb": "load"}, 30)
         with pytest.raises(FailedError, match="not done with 'time' in the 0 s that --b") as caught:
             suite._ask(process, timing(), 300, slow=True)
-    assert caught.value.status == "absent"
+    assert caught.value.status == "skipped"
+
+
+def test_what_others_take_of_the_cores_is_told(bounded: None) -> None:
+    """Beside processes that keep every core busy nearly all is others'; one's own work is not."""
+    cores = len(os.sched_getaffinity(0))
+    line = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(line) for _ in range(2 * cores)]
+    try:
+        before = host.core_seconds()
+        time.sleep(1)
+        share = host.share_of_others(before)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert share is not None and share > 0.7
+    before = host.core_seconds()
+    end = time.process_time() + 0.5
+    while time.process_time() < end:
+        pass
+    assert before is not None
+    after = host.core_seconds()
+    assert after is not None and after.own - before.own > 0.45
+    assert host.share_of_others(host.core_seconds()) is None  # too short to tell
 
 
 def test_turns_rotate(job: Job, field: Field) -> None:
@@ -376,7 +400,7 @@ def compare(*arguments: object) -> "subprocess.Popen[str]":
     [
         (["--data", "."], "--data needs --model"),
         (["--contenders", "nobody"], "no contender 'nobody'"),
-        (["--batches", "0"], "at least 1"),
+        (["--batches", "0"], "'0' is not a whole number of images, 1 or more"),
         (["--model", "no-such-folder"], "no-such-folder"),
     ],
 )

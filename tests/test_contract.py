@@ -17,9 +17,16 @@ EXAMPLE = Contract(
     identity=Identity("owner/vit", None, "ab" * 32, "fp16", "vit-engine 0.1.0"),
     input=Input("pixels", "uint8", "NHWC", 224, 224),
     preprocessing=Preprocessing(
-        (224, 224), None, "bilinear", None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        resize=(256, 256),
+        rule="shortest_edge",
+        filter="bilinear",
+        crop=(224, 224),
+        anchor="centre",
+        fill=(0, 0, 0),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
     ),
-    output=Output("logits", ("cat", "dog")),
+    output=Output("logits", ("cat", "dog"), "softmax"),
     parity=Parity("eager", 19, 1.0, 0.001, 0.0001, 12.5),
 )
 
@@ -37,7 +44,7 @@ def test_what_is_written_is_what_is_read(
     written = replace(
         EXAMPLE,
         identity=replace(EXAMPLE.identity, revision=revision),
-        output=Output("logits", labels),
+        output=Output("logits", labels, "sigmoid"),
         preprocessing=replace(EXAMPLE.preprocessing, mean=mean),
         parity=EXAMPLE.parity if verified else None,
     )
@@ -59,7 +66,7 @@ def edited(path: str, value: Any) -> str:
     [
         ("{", "not JSON"),
         ("[]", "schema None"),
-        (edited("schema", 2), "schema 2, this vit-engine reads schema 1"),
+        (edited("schema", 1), "schema 1, this vit-engine reads schema 2; export the model again"),
         (edited("output.labels", []), "no labels"),
         (edited("output.labels", [1]), r"output.labels is 1, expected"),
         (edited("input.height", 0), "sizes must be positive|preprocessing gives"),
@@ -70,8 +77,16 @@ def edited(path: str, value: Any) -> str:
         (edited("preprocessing.filter", "sinc"), "filter is .sinc., expected one of"),
         (edited("preprocessing.std", [1, 0, 1]), "std has a zero"),
         (edited("preprocessing.mean", [0.5]), "preprocessing.mean is"),
-        (edited("preprocessing.resize", None), "exactly one of resize and shortest_edge"),
-        (edited("preprocessing.resize", [8, 8]), "the input takes"),
+        (edited("preprocessing.resize", None), "preprocessing.resize is None"),
+        (edited("preprocessing.resize", [0, 8]), "sizes must be positive"),
+        (edited("preprocessing.crop", [8, 8]), "the input takes"),
+        (edited("preprocessing.crop", None), "resize by shortest_edge without a crop"),
+        (edited("preprocessing.rule", "stretch"), "rule is .stretch., expected one of squash"),
+        (edited("preprocessing.anchor", "center"), "anchor is .center., expected one of centre"),
+        (edited("preprocessing.fill", [0, 0, 256]), "fill is no colour"),
+        (edited("output.score", "logistic"), "score is .logistic., expected one of softmax"),
+        (edited("output.labels", ["cat"]), "softmax over one label is always 1"),
+        (edited("output.labels", ["cat", "\ud83d"]), r"labels is '.ud83d', which is no Unicode"),
         (edited("parity.extra", 1), "parity has"),
         (edited("identity", "me"), "identity has str"),
     ],

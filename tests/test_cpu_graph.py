@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from conftest import write_checkpoint
-from vit_engine.artefact.cpu_graph import graph_for_cpu
+from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError
 from vit_engine.machine import processor

@@ -239,7 +239,9 @@ OURS = """if True:
     from vit_engine.errors import ImageError
     from vit_engine.images.preprocess import pixels_from_image
     warnings.simplefilter("error")
-    pre = Preprocessing((224, 224), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
+    pre = Preprocessing(
+        (224, 224), "squash", "bilinear", None, "centre", (0, 0, 0), (0.5,) * 3, (0.5,) * 3
+    )
     for path in sys.stdin.read().splitlines():
         try:
             pixels = pixels_from_image(image_from_path(path), pre).tobytes()

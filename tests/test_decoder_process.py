@@ -22,7 +22,9 @@ from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
 from vit_engine.sources.item import Item
 
 EXAMPLES = [Item(str(path)) for path in sorted((ROOT / "examples").iterdir())[:4]]
-PRE = Preprocessing((64, 64), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
+PRE = Preprocessing(
+    (64, 64), "squash", "bilinear", None, "centre", (0, 0, 0), (0.5,) * 3, (0.5,) * 3
+)
 
 
 def square(side: int) -> bytes:
@@ -62,7 +64,7 @@ def test_pixels_are_those_of_this_process():
     jobs, pixels = decoded(EXAMPLES)
     assert codes(jobs) == [None] * 4
     for job in jobs:
-        np.testing.assert_array_equal(pixels[job.slot], Task(PRE).pixels(job.image))
+        np.testing.assert_array_equal(pixels[job.slot], Task(PRE).pixels(job.image)[0])
 
 
 def test_errors_keep_their_code_and_words():
@@ -75,7 +77,7 @@ def test_a_decoder_that_takes_too_long_is_ended(slow):
     items = [EXAMPLES[0], slow, slow, EXAMPLES[1]]
     jobs, pixels = decoded(items, Task(PRE, time_limit=0.3))
     assert codes(jobs) == [None, "timeout", "timeout", None]
-    np.testing.assert_array_equal(pixels[3], Task(PRE).pixels(EXAMPLES[1]))
+    np.testing.assert_array_equal(pixels[3], Task(PRE).pixels(EXAMPLES[1])[0])
 
 
 def test_a_decoder_that_dies_is_replaced(slow):
@@ -87,7 +89,7 @@ def test_a_decoder_that_dies_is_replaced(slow):
     jobs, pixels = decoded([EXAMPLES[0], slow, EXAMPLES[1]], meanwhile=kill)
     assert codes(jobs) == [None, "crash", None]
     assert "SIGSEGV" in str(jobs[1].error)
-    np.testing.assert_array_equal(pixels[2], Task(PRE).pixels(EXAMPLES[1]))
+    np.testing.assert_array_equal(pixels[2], Task(PRE).pixels(EXAMPLES[1])[0])
 
 
 def test_a_decoder_that_dies_between_two_images_costs_none():

@@ -40,18 +40,34 @@ def test_the_text_of_this_machine(run_command: Run, tiny_artefact: Path) -> None
 def test_the_json_of_this_machine(run_command: Run, tiny_artefact: Path) -> None:
     done = run_command("vit-doctor", "--json", "-m", tiny_artefact)
     report = json.loads(done.stdout)
-    assert [trial["provider"] for trial in report["trials"]] == ["cpu", "cuda", "tensorrt"]
+    assert [trial["provider"] for trial in report["trials"]] == [
+        *("cpu", "openvino", "openvino", "cuda", "tensorrt")
+    ]
     assert report["trials"][0]["state"] == "works"
     assert report["threads"] == processor.usable_cores()
     assert report["packages"] and report["onnxruntime"]
     assert done.returncode == (4 if report["problems"] else 0)
 
 
-def test_an_artefact_that_does_not_run_is_a_problem(run_command: Run, tmp_path: Path) -> None:
-    done = run_command("vit-doctor", "-m", tmp_path / "absent.onnx")
-    assert done.returncode == 4
-    assert "fails   " in done.stdout
-    assert "no such file" in next(x for x in done.stdout.splitlines() if x.startswith("problem: "))
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent.onnx", "no such file"),
+        ("checkpoint", "run 'vit-export "),
+        ("checkpoint/model.safetensors", "run 'vit-export "),
+        ("photo.jpg", "not an ONNX file"),
+    ],
+)
+def test_what_is_no_artefact_is_bad_usage(
+    name: str, words: str, run_command: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    for file in ("checkpoint/config.json", "checkpoint/model.safetensors", "photo.jpg"):
+        (tmp_path / file).write_bytes(b"\xff\xd8\xff" * 10)
+    done = run_command("vit-doctor", "-m", name, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (told,) = done.stderr.splitlines()
+    assert told.startswith(f"vit-doctor: {name}: ") and words in told
 
 
 def test_an_artefact_that_was_altered_is_a_problem(
@@ -151,10 +167,10 @@ Libraries     libcublas.so.13 13.1: /lib/libcublas.so.13 (for cuda, tensorrt)
 Engine cache  /cache: 0 TensorRT engines, 0 MB
 Model         demo: whole, as it was exported
 
-cpu       works   demo fp16: opened in 0.1 s, 3.00 ms an image
-cuda      works   demo fp16: opened in 1.5 s, 0.40 ms an image
-tensorrt  absent  libnvinfer.so.10 not found
-                  to fix it: pip install 'vit-engine[x]'
+cpu            works   demo fp16: opened in 0.1 s, 3.00 ms an image
+cuda           works   demo fp16: opened in 1.5 s, 0.40 ms an image
+tensorrt       absent  libnvinfer.so.10 not found
+                       to fix it: pip install 'vit-engine[x]'
 
 for this GPU: vit-export --fp16"""
     )

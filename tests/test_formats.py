@@ -38,7 +38,7 @@ def predictions(draw) -> list[Prediction]:
     for _ in range(draw(st.integers(1, 6))):
         path = draw(names)
         if draw(st.integers(0, 3)):
-            rows.append(Prediction(path, tuple(draw(st.lists(scores, min_size=1, max_size=3)))))
+            rows.append(Prediction(path, tuple(draw(st.lists(scores, max_size=3)))))
         else:
             rows.append(Prediction(path, error=draw(labels), error_code="format"))
     return rows
@@ -59,7 +59,8 @@ def plain(cell: str) -> str:
 
 
 def as_csv_cells(row: Prediction) -> list[str]:
-    found = row.to_dict() | {"topk": json.dumps(row.to_dict()["topk"]) if row.topk else None}
+    topk = json.dumps(row.to_dict()["topk"]) if row.error is None else None
+    found = row.to_dict() | {"topk": topk}
     return ["" if value is None else str(value) for value in found.values()]
 
 
@@ -134,6 +135,16 @@ def test_parquet_is_read_back_by_pyarrow_pandas_and_our_reader(folder, rows):
 
 def test_the_reader_knows_the_columns_that_are_written():
     assert OUR_CSV == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [("softmax", b"cat 12.3%"), ("sigmoid", b"cat 12.3%"), ("none", b"cat 0.123")],
+)
+def test_a_table_shows_scores_as_what_they_are(score, text):
+    form = format_from_name("table", score=lambda: score)
+    assert form.line(Prediction("a", (Score("cat", 0, 0.123),))).split(None, 1)[1] == text + b"\n"
+    assert form.line(Prediction("a")).split() == [b"a", b"-"]
 
 
 def test_lone_carriage_returns_are_quoted():

@@ -15,6 +15,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from loopback_hub import COMMIT, MODEL, serving
 from vit_engine.errors import CheckpointError
 from vit_export.checkpoints.hub import chosen_files
+from vit_export.checkpoints.hub_failure import MODELSCOPE, reason_in_words
 
 HUBS = {"modelscope": MODEL, "hugging_face": "hf:" + MODEL}
 WANTED = ["config.json", "model.safetensors", "preprocessor_config.json"]
@@ -293,9 +294,20 @@ def test_other_paths_that_leave_the_folder(path):
 
 @each_hub
 def test_a_repository_without_what_is_needed(hub, export, name):
-    del hub.files["preprocessor_config.json"]
-    refused(export(name), name, "lists no preprocessor_config.json")
+    config = hub.files.pop("config.json")
+    refused(export(name), name, "lists no config.json")
     assert hub.fetched == []
+    hub.files["config.json"] = config
+    del hub.files["preprocessor_config.json"]
+    refused(export(name), name, "preprocessor_config.json is missing")
+
+
+@each_hub
+def test_a_nested_processor_config_is_fetched(hub, export, name):
+    old = json.loads(hub.files.pop("preprocessor_config.json"))
+    hub.files["processor_config.json"] = json.dumps({"image_processor": old}).encode()
+    assert export(name).returncode == 0
+    assert "processor_config.json" in hub.fetched
 
 
 def test_one_set_of_weights_is_chosen():
@@ -315,3 +327,27 @@ def test_one_set_of_weights_is_chosen():
     assert chosen_files(only_bins) == [*configs, "pytorch_model.bin.index.json", *bins]
     with pytest.raises(CheckpointError, match=r"no model.safetensors and no pytorch_model.bin"):
         chosen_files([*configs, "flax_model.msgpack", "onnx/model.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "下载总时限已耗尽",
+            "the time limit of the download is used up",
+        ),
+        ("下载 a 在 3 次重试后失败", "several tries have failed"),
+        ("某种新的错误", "in Chinese alone"),
+    ],
+)
+def test_chinese_is_told_in_english(text, words):
+    """ModelScope's client has causes of its own that come in no other language."""
+    for error in (ConnectionError(text), OSError(text), RuntimeError(text)):
+        told = reason_in_words(error, MODELSCOPE)
+        assert words in told and told.isascii(), told
+    try:
+        raise ConnectionError("connection refused")
+    except ConnectionError as e:
+        wrapped = RuntimeError(text)
+        wrapped.__cause__ = e
+    assert "connection refused" in reason_in_words(wrapped, MODELSCOPE)

@@ -58,7 +58,7 @@ def test_the_summary_names_what_ran(run_command: Run, tiny_artefact: Path) -> No
 @pytest.mark.parametrize(
     ("provider", "device", "words"),
     [
-        ("vulkan", 0, "provider 'vulkan' is not one of auto, tensorrt, cuda, cpu"),
+        ("vulkan", 0, "provider 'vulkan' is not one of auto, tensorrt, cuda, openvino, cpu"),
         ("cpu", 1, "device 1: GPUs count from 0, and the cpu provider has none"),
         ("cuda", -1, "device is -1"),
     ],

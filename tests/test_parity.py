@@ -5,10 +5,15 @@ import pytest
 
 from vit_engine.artefact.contract import Input, Parity
 from vit_engine.errors import ParityError
-from vit_engine.parity import BOUNDS, Bounds, check_parity, sample_pixels
+from vit_engine.parity import BOUNDS, Bounds, agreements, check_parity, sample_pixels
 
 EXPECTED = np.array([[0.0, 1.0, 9.0], [5.0, 0.0, 1.0]], np.float32)
-WORDS = {"name": "the engine", "reference": "the CPU", "cure": "use --provider cpu"}
+WORDS = {
+    "score": "softmax",
+    "name": "the engine",
+    "reference": "the CPU",
+    "cure": "use --provider cpu",
+}
 
 
 def check(found: np.ndarray, bounds: Bounds = BOUNDS["fp32"], known: Parity | None = None) -> None:
@@ -31,7 +36,7 @@ def test_what_strays_is_refused_with_numbers_and_a_cure() -> None:
 
 def test_a_flipped_label_is_refused_where_the_reference_decides() -> None:
     flipped = EXPECTED[:, [2, 1, 0]]
-    with pytest.raises(ParityError, match="top-1 agreement 0 of 2 decided images"):
+    with pytest.raises(ParityError, match="agreement 0 of 2 decided images"):
         check(flipped, Bounds(10.0, 1.0, 0.1))
     check(flipped, Bounds(10.0, 1.0, 2.0))  # nothing is decided by twice the range
 
@@ -44,8 +49,35 @@ def test_the_range_is_the_wider_of_the_images_and_the_contracts() -> None:
         check(found, known=Parity("x", 20, 1.0, 0.0, 0.0, logit_range=3.0))
 
 
-def test_one_label_has_no_runner_up() -> None:
-    check_parity(EXPECTED[:, :1], EXPECTED[:, :1], BOUNDS["fp32"], **WORDS)
+ONE = np.array([[-4.0], [-0.01], [6.0]], np.float32)
+
+
+def test_one_logit_agrees_by_its_side_of_a_half() -> None:
+    loose, words = Bounds(10.0, 1.0, 0.01), WORDS | {"score": "sigmoid"}
+    check_parity(ONE, ONE, BOUNDS["fp32"], **words)
+    check_parity(np.abs(ONE) * [[-1], [1], [1]], ONE, loose, **words)  # the second is no decision
+    with pytest.raises(ParityError, match="agreement 1 of 2 decided images"):
+        check_parity(np.abs(ONE), ONE, loose, **words)
+    with pytest.raises(ParityError, match="max"):
+        check_parity(ONE + np.float32(0.05), ONE, BOUNDS["fp32"], **words)
+
+
+def test_several_labels_agree_each_by_itself() -> None:
+    expected = np.array([[3.0, 2.0, -5.0], [-1.0, -2.0, -3.0], [0.1, -0.1, 0.1]], np.float32)
+    found = expected.copy()
+    assert agreements(found, expected, "sigmoid").tolist() == [True, True, True]
+    found[0, 1] = -2.0  # the best label is still the same one
+    assert agreements(found, expected, "sigmoid").tolist() == [False, True, True]
+    assert agreements(found, expected, "sigmoid", tie=0.5).tolist() == [False, True]
+    assert agreements(found, expected, "sigmoid", tie=2.5).tolist() == [True, True]
+
+
+def test_values_of_a_regression_agree_within_the_bounds_alone() -> None:
+    words = WORDS | {"score": "none"}
+    assert agreements(-ONE, ONE, "none").size == 0
+    check_parity(ONE + np.float32(0.005), ONE, BOUNDS["fp32"], **words)
+    with pytest.raises(ParityError, match=r"difference\| 0.05 \(allowed 0.01\); use"):
+        check_parity(ONE + np.float32(0.05), ONE, BOUNDS["fp32"], **words)
 
 
 def test_samples_are_of_the_inputs_size_and_the_same_each_time() -> None:

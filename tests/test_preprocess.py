@@ -21,7 +21,9 @@ SIXTEEN = ("I;16", "I;16L", "I;16B")
 
 
 def preprocessing(resize=(224, 224), shortest_edge=None, crop=None, filter_name="bilinear"):
-    return Preprocessing(resize, shortest_edge, filter_name, crop, MEAN, STD)
+    rule = "squash" if shortest_edge is None else "shortest_edge"
+    edges = resize if shortest_edge is None else (shortest_edge, shortest_edge)
+    return Preprocessing(edges, rule, filter_name, crop, "centre", (0, 0, 0), MEAN, STD)
 
 
 def noise(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -45,10 +47,10 @@ def noise(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 def theirs(image: Image.Image, pre: Preprocessing, normalise: bool = False) -> np.ndarray:
     """HWC uint8, or CHW float32, by transformers alone."""
-    if pre.resize is not None:
+    if pre.rule == "squash":
         size = dict(zip(("height", "width"), pre.resize, strict=True))
     else:
-        size = {"shortest_edge": pre.shortest_edge}
+        size = {"shortest_edge": pre.resize[0]}
     cropped = pre.crop is not None
     processor = (DeiTImageProcessorPil if cropped else ViTImageProcessorPil)(
         size=size,

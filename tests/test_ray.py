@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 from vit_engine.classifier import Classifier
 from vit_engine.cluster import run
 from vit_engine.cluster.connection import Workers
-from vit_engine.errors import ProviderError, UsageError
+from vit_engine.errors import MachineError, ProviderError, UsageError, VitError
 from vit_engine.rows.formats import arrow_path
 from vit_engine.sources.find import items_from_sources
 
@@ -269,9 +269,9 @@ def test_broken_off_runs_resume(images: Path, expected: Rows, tmp_path: Path) ->
     kept = len(list((out / "rows").glob("*.parquet")))
     refused = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 2
-    assert "--resume it" in refused.stderr
+    assert "continue it with --resume" in refused.stderr
     assert broken_off(signal.SIGTERM, "--resume", after=kept + 2) == 128 + signal.SIGTERM
-    for words in ("4000 images, 0 failed, ", "4000 images, 0 failed, 4000 of them before"):
+    for words in ("4000 images, 0 failed, ", "4000 of them before this run, so there was"):
         ended = subprocess.run(
             [*line, "--resume"], capture_output=True, text=True, timeout=240, check=False
         )
@@ -325,13 +325,13 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
     import ray
 
     out = tmp_path / "out"
-    with pytest.raises(ProviderError, match=r"cannot connect to Ray at 127\.0\.0\.1:9: .*refused"):
+    with pytest.raises(MachineError, match=r"cannot connect to Ray at 127\.0\.0\.1:9: .*refused"):
         label(images, tmp_path / "other", address="127.0.0.1:9")
     ray.init(num_cpus=2, object_store_memory=STORE, include_dashboard=False)
     try:
-        with pytest.raises(ProviderError, match="the cluster has 2 CPUs"):
+        with pytest.raises(MachineError, match="the cluster has 2 CPUs"):
             label(images, out)
-        with pytest.raises(ProviderError, match="no node of the cluster has 8 CPUs"):
+        with pytest.raises(MachineError, match="no node of the cluster has 8 CPUs"):
             label(images, out, workers=Workers("cpu", threads=8), resume=True)
         with pytest.raises(UsageError, match="already holds a run"):
             label(images, out)
@@ -341,6 +341,26 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
         ray.shutdown()
 
 
-def test_errors_of_a_node_are_told_as_ours(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ProviderError, match="cuda"):
+def test_errors_of_a_node_are_told_as_ours(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ProviderError, match="provider cuda cannot run here") as told:
         label(images, tmp_path / "out", workers=Workers("cuda", gpus=0, threads=1))
+    assert "\n" not in str(told.value)
+    assert "DataContext" not in str(told.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_unforeseen_error_of_a_node_is_told_by_its_own_words(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def __init__(self, given: object) -> None:
+            pass
+
+        def __call__(self, table: object) -> object:
+            raise KeyError("no such column")
+
+    monkeypatch.setattr(run, "Labeller", Broken)
+    with pytest.raises(VitError, match=r"the Ray job failed: KeyError: 'no such column'; the rows"):
+        label(images, tmp_path / "out")

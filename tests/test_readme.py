@@ -35,6 +35,13 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory):
         shutil.copy(DEMO / name, checkpoint)
     shutil.copytree(ROOT / "examples", folder / "images")
     shutil.copytree(ROOT / "examples", folder / "validation")
+    rows = ["path,label"]
+    for image in sorted((ROOT / "examples").iterdir()):
+        label = image.stem.partition("-")[0]
+        (folder / "photos" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, folder / "photos" / label)
+        rows.append(f"photos/{label}/{image.name},{label}")
+    (folder / "labels.csv").write_text("\n".join(rows))
     shutil.copy(ROOT / "examples/circle-01.jpg", folder / "images/cat.jpg")
     shutil.copy(ROOT / "examples/star-01.png", folder / "images/dog.jpg")
     with serving(checkpoint, DEFAULT_MODEL) as hub:

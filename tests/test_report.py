@@ -20,7 +20,7 @@ from comparison import stored_result  # noqa: E402
 from comparison.report import report_text as report  # noqa: E402
 from comparison.report import result_tables as tables  # noqa: E402
 from comparison.report.html_page import headline, page  # noqa: E402
-from comparison.report.result_rows import rows_from_result  # noqa: E402
+from comparison.report.result_rows import others, rows_from_result  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
@@ -178,9 +178,31 @@ def test_the_differing_images_are_listed(result: dict[str, Any]) -> None:
 def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
     rows = rows_from_result(result)
     expected = "vit-engine int8 is 4.0 times as fast as eager PyTorch at batch 1"
-    assert headline(rows) == f"{expected}; OpenVINO bf16 is ahead"
+    assert headline(result, rows) == f"{expected}; OpenVINO bf16 is ahead"
     del result["speed"]["rows"]["openvino-bf16"]
-    assert headline(rows_from_result(result)) == expected
+    assert headline(result, rows_from_result(result)) == expected
+
+
+def test_a_busy_machine_has_no_headline(result: dict[str, Any]) -> None:
+    row = result["speed"]["rows"]["ours-fp16"]
+    assert others(result) is None and "busy" not in report.markdown(result)
+    row["others"] = {"1": [0.0] * 8 + [0.01, 0.3], "8": [None]}
+    assert others(result) == 0.01
+    assert "up to 1% of the cores busy (in nine of ten turns)." in report.markdown(result)
+    assert "times as fast" in headline(result, rows_from_result(result))
+    row["others"]["1"] = [0.0] * 8 + [0.3, 0.4]
+    assert "up to 30% of the cores busy (in nine of ten turns): too much" in report.markdown(result)
+    told = headline(result, rows_from_result(result))
+    assert told == "vit-engine beside its peers, on a machine too busy to compare speeds"
+    assert told in page(result)
+
+
+def test_what_was_left_out_by_choice_could_run_here(result: dict[str, Any]) -> None:
+    result["speed"]["rows"]["ours-int8"] = {"status": "skipped", "reason": "left out of --quick"}
+    table = tables.excluded(result, rows_from_result(result))
+    told = {cells[0]: cells[1] for cells in table.body}
+    assert told["vit-engine int8"] == "left out by choice"
+    assert "cannot run here" in told.values()
 
 
 def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any]) -> None:

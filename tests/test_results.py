@@ -337,8 +337,6 @@ def test_links_are_followed_and_kept(infer: Infer, refuse: Refuse, tmp_path: Pat
 
 
 NO_PLACE = {
-    "nowhere/x.csv": "there is no folder nowhere; make it first",
-    "far.csv": "there is no folder nowhere; make it first",
     "bad.jpg/x.csv": "bad.jpg is no folder",
     "circle.csv": "is a link that leads in a circle",
     "photos": "photos is a folder; name a file in it with ",
@@ -360,6 +358,36 @@ def test_places_where_no_file_can_be_are_told_before_anything_happens(
     line = [with_option, name, *["--format", "csv"] * (with_option == "-o"), "-m", "absent.onnx"]
     refuse(words, "photos", *line, code=4 if name.startswith("/proc") else 2)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["new/deep/x.csv", "far.csv"])
+@pytest.mark.parametrize("with_option", ["-o", "--html"])
+def test_missing_folders_are_made_and_stay_only_with_a_file(
+    infer: Infer, refuse: Refuse, tmp_path: Path, name: str, with_option: str
+) -> None:
+    (tmp_path / "far.csv").symlink_to("new/x.csv")
+    before = contents(tmp_path)
+    refuse("absent.onnx: no such file", STAR, with_option, name, "-m", "absent.onnx")
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+    done = infer(STAR, with_option, name)
+    assert done.returncode == 0, done.stderr
+    assert b"star" in (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_a_finished_run_has_nothing_to_resume(infer: Infer, tmp_path: Path, form: str) -> None:
+    name = f"rows.{form}"
+    assert infer(STAR, "-o", name, "--resume").returncode == 0
+    before = contents(tmp_path)
+    done = infer(STAR, "-o", name, "--resume", "-m", "absent.onnx")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        f"{name} is whole, there is nothing to resume; leave out --resume to label the images "
+        "again\n"
+    )
+    assert contents(tmp_path) == before
+    assert "1 image, 0 failed" in infer(STAR, "-o", name, "--resume", "--overwrite").stderr
 
 
 def test_a_device_is_no_place_for_a_contact_sheet(refuse: Refuse) -> None:
@@ -788,7 +816,7 @@ def test_the_whole_artefact_is_verified_when_asked(
         "exported",
     ]
     done = infer("--describe", "json", "--verify")
-    assert json.loads(done.stdout)["schema"] == 1 and "whole" in done.stderr
+    assert json.loads(done.stdout)["schema"] == 2 and "whole" in done.stderr
     refuse("--verify only makes sense together with --describe", "--verify", "photos")
     data = bytearray((tmp_path / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1

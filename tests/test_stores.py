@@ -66,7 +66,7 @@ def test_a_missing_package_is_named(module: str, url: str, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, module, None)
     opened = sys.modules["fsspec.registry"]._registry
     monkeypatch.delitem(opened, url.partition(":")[0], raising=False)
-    with pytest.raises(MachineError, match=f"{module}.*pip install 'vit-engine.ray.'"):
+    with pytest.raises(UsageError, match=f"{module}.*pip install 'vit-engine.ray.'"):
         items_from_sources([url])
     with pytest.raises(ImageError, match=f"{module}.*pip install 'vit-engine.ray.'") as row:
         bytes_from_item(Item(url))

@@ -24,7 +24,7 @@ from conftest import ROOT, Run
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources.archives import gunzip, streams
 from vit_engine.sources.archives.members import MAX_EXTENSION, MAX_NAME, MAX_RECORDS
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.find import items_from_archive, items_from_sources
 from vit_engine.sources.item import Limits
 from vit_engine.sources.read import bytes_from_item
 from vit_engine.sources.tars import items_from_tar
@@ -96,7 +96,7 @@ def written(request, tmp_path) -> Callable[[bytes], str]:
 def rows(path: str, *, all_files: bool = False, passed_over: Counter[str] | None = None):
     """(name, code) of each item, None for the archive's own; the bytes of sound ones are read."""
     found = []
-    for item in items_from_tar(path, all_files=all_files, passed_over=passed_over):
+    for item in items_from_archive(str(path), all_files=all_files, passed_over=passed_over):
         try:
             data = bytes_from_item(item)
             code = "" if data == PNG else "other bytes"
@@ -107,7 +107,8 @@ def rows(path: str, *, all_files: bool = False, passed_over: Counter[str] | None
 
 
 def words(path: str) -> list[str]:
-    return [str(item.error) for item in items_from_tar(path, all_files=False) if item.error]
+    items = items_from_archive(str(path), all_files=False, passed_over=None)
+    return [str(item.error) for item in items if item.error]
 
 
 A, B, C = member("a.png"), member("b.png"), member("c.png")
@@ -623,7 +624,7 @@ def seen(path: str) -> list[tuple[str, str | None, bytes | None]]:
     """What is found in an archive, and the property of all of it."""
     begun = time.monotonic()
     found = []
-    for item in items_from_tar(path, all_files=False):
+    for item in items_from_archive(path, all_files=False, passed_over=None):
         try:
             data = bytes_from_item(item)
             found.append((item.path, None, data))

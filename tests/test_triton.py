@@ -60,6 +60,7 @@ def test_described_tensors_run(
     original = onnxruntime.InferenceSession(artefacts[io])
     (expected,) = original.run([output.name], {given.name: feed})
     np.testing.assert_allclose(logits, expected, atol=0.02 * np.ptp(expected))
+    assert config.parameters["score"].string_value == contract.output.score
     labels = (folder / output.label_filename).read_text().splitlines()
     assert labels == list(contract.output.labels)
 

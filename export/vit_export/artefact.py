@@ -1,6 +1,6 @@
 """Writes an ONNX model and its contract as one file, whole or not at all."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,12 +37,13 @@ def export(
     images: Iterable[Image.Image] | None,
     bounds: Bounds | None = None,
     rounded: Quantized | None = None,
+    tell: Callable[[str], None] = lambda _words: None,
 ) -> Contract:
     """Write a checkpoint's artefact to `path` and return its contract.
 
     It is held against eager PyTorch on `images` first, within `bounds` or else the precision's own,
     and ParityError leaves nothing behind; with None it is not, and the contract says so. `rounded`
-    is the checkpoint quantised, for int8 and for it alone.
+    is the checkpoint quantised, for int8 and for it alone; `tell` is told what labels it keeps.
     """
     assert (rounded is not None) == (precision == "int8")
     model = model_from_checkpoint(
@@ -62,7 +63,7 @@ def export(
         onnx.checker.check_model(temporary.read_bytes(), full_check=True)
         if images is not None:
             try:
-                parity = parity_of(temporary, checkpoint, images, bounds or BOUNDS[precision])
+                parity = parity_of(temporary, checkpoint, images, bounds or BOUNDS[precision], tell)
             except ParityError as e:
                 if rounded is None:
                     raise
@@ -83,7 +84,7 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io
         ),
         input=input_from_io(io, checkpoint.form.image_size),
         preprocessing=checkpoint.preprocessing,
-        output=Output(OUTPUT, checkpoint.labels),
+        output=Output(OUTPUT, checkpoint.labels, checkpoint.score),
         parity=None,
     )
 

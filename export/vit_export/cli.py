@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from vit_engine import ending
-from vit_engine.arguments import Parser, number
+from vit_engine.arguments import Parser, local_path, number, whole_number
 from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import ArtefactError, UsageError, printable
 from vit_engine.parity import BOUNDS
+from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import (
     DEFAULT_MODEL,
     Checkpoint,
@@ -25,6 +25,9 @@ from vit_export.checkpoints.checkpoint import (
     load,
 )
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
+from vit_export.hf_folder import CONFIGS, write_configs
+from vit_export.quantization.calibration import calibration_items
+from vit_export.samples import items_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,8 +42,6 @@ HF_FILES: dict[Precision, str] = {
 """The file names that Optimum and transformers.js look for."""
 CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
 """How the names of a checkpoint's files end."""
-HF_CONFIGS = ("config.json", "preprocessor_config.json")
-"""What lies beside their folder onnx/."""
 PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
     "fp32": "full precision: PyTorch's numbers but for rounding",
@@ -53,6 +54,8 @@ PRECISIONS: dict[Precision, str] = {
 def main() -> int:
     """Run vit-export; returns the exit code."""
     arguments = _parser().parse()
+    # Read as PyTorch is loaded: its threads would spin at barriers, for cores that others want.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def body() -> int:
         with _stdout_on_stderr():
@@ -96,7 +99,7 @@ def _parser() -> Parser:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=local_path,
         metavar="PATH",
         help=f"file to write (default {DEFAULT_OUTPUT}), or with --io hf folder (default vit)",
     )
@@ -105,11 +108,18 @@ def _parser() -> Parser:
         action="store_true",
         help="replace files that are in the way even where they are not artefacts of vit-export",
     )
+    add(
+        "--image-size",
+        type=whole_number("a whole number of pixels", least=1),
+        metavar="PIXELS",
+        help="take images of this size, square, in place of the checkpoint's own; the position "
+        "tables are interpolated as the reference does it",
+    )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
         "--triton",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="also write a model repository for NVIDIA's Triton server",
     )
@@ -123,8 +133,8 @@ def _parser() -> Parser:
         "--verify-images",
         metavar="SOURCE",
         action="append",
-        help="compare the artefact with PyTorch on these images (default: shapes that are drawn "
-        "for it); may be given more than once",
+        help="compare the artefact with PyTorch on these images too, not only on shapes that are "
+        "drawn for it; may be given more than once",
     )
     verify.add_argument(
         "--no-verify",
@@ -134,15 +144,15 @@ def _parser() -> Parser:
     add(
         "--calibrate",
         metavar="SOURCE",
-        help="with --int8: about 100 images like those to be labelled later; some set the "
+        help="with --int8: about 100 images like those to be labelled later; up to 40 set the "
         "rounding, the others measure what it costs (default: shapes that are drawn for it)",
     )
     add(
         "--min-agreement",
         type=number("a share from 0 to 1", accepts=lambda share: 0 <= share <= 1),
         metavar="SHARE",
-        help="with --int8: the share of images that must keep PyTorch's label, or nothing is "
-        f"written and the exit code is 5 (default {BOUNDS['int8'].min_agreement})",
+        help="with --int8: the share of labels that must be kept, or nothing is written and the "
+        f"exit code is 5 (default {BOUNDS['int8'].min_agreement}); estimated from margins",
     )
     return parser
 
@@ -163,11 +173,20 @@ def _export(arguments: argparse.Namespace) -> int:
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
     path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
-    written = [path, *(output / name for name in HF_CONFIGS)] if hf else [path]
+    written = [path, *(output / name for name in CONFIGS)] if hf else [path]
     if folder := folder_on_this_machine(arguments.model):
         _spare_checkpoint(written, folder)
     _spare_others(written, overwrite=arguments.overwrite)
-    checkpoint = load(arguments.model, revision=arguments.revision, offline=arguments.offline)
+    # Before the checkpoint, which may have to come from a hub.
+    given, shown = arguments.calibrate, arguments.verify_images
+    calibrating = None if given is None else calibration_items(given)
+    verifying = None if shown is None else items_for("--verify-images", shown)
+    checkpoint = load(
+        arguments.model,
+        revision=arguments.revision,
+        offline=arguments.offline,
+        image_size=arguments.image_size,
+    )
     _spare_checkpoint(written, checkpoint.folder)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
@@ -178,11 +197,11 @@ def _export(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     bounds, rounded, images = BOUNDS[arguments.precision], None, None
     if arguments.precision == "int8":
-        rounded, images = _rounded(checkpoint, arguments.calibrate)
+        rounded, images = _rounded(checkpoint, calibrating)
         if arguments.min_agreement is not None:
             bounds = replace(bounds, min_agreement=arguments.min_agreement)
-    if arguments.verify_images or images is None:
-        images = verification_images(arguments.verify_images)
+    if verifying or images is None:
+        images = verification_images(verifying)
     contract = export(
         checkpoint,
         path,
@@ -191,10 +210,10 @@ def _export(arguments: argparse.Namespace) -> int:
         images=None if arguments.no_verify else images,
         bounds=bounds,
         rounded=rounded,
+        tell=say,
     )
     if hf:
-        for name in HF_CONFIGS:
-            shutil.copyfile(checkpoint.folder / name, output / name)
+        write_configs(checkpoint, output, image_size=arguments.image_size)
     say(_verdict(contract.parity))
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
     say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, {seconds:.1f} s)")
@@ -228,7 +247,7 @@ def _spare_others(written: list[Path], *, overwrite: bool) -> None:
     for path in filter(os.path.exists, written):
         if not path.is_file():
             raise UsageError(f"{printable(str(path))} is not a regular file; -o must name another")
-        candidates = artefacts if path.name in HF_CONFIGS else [path]
+        candidates = artefacts if path.name in CONFIGS else [path]
         if not overwrite and not any(map(_is_artefact, candidates)):
             raise UsageError(
                 f"{printable(str(path))} is there already, and is not an artefact of vit-export; "
@@ -244,21 +263,27 @@ def _is_artefact(path: Path) -> bool:
     return True
 
 
-def _rounded(checkpoint: Checkpoint, source: str | None) -> "tuple[Quantized, Iterator[Image]]":
+def _rounded(
+    checkpoint: Checkpoint, items: list[Item] | None
+) -> "tuple[Quantized, Iterator[Image]]":
     """Round the checkpoint to int8; return it and the images to compare it with PyTorch on."""
     from vit_export.quantization import calibration
     from vit_export.quantization.recipe import quantized
 
-    if source is None:
+    if items is None:
         say(
             "warning: calibrating on drawn images; --calibrate SOURCE, with about 100 images "
             "like those to be labelled later, keeps more of the accuracy"
         )
-    images, judged = calibration.split(source)
-    rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
+    images, judged = calibration.split(items)
+    rounded = quantized(
+        checkpoint, calibration.pixels_of(images, checkpoint.preprocessing), progress
+    )
+    progress("")
     in_float = rounded.sensitivity.keys() - rounded.products.keys()
     say(
-        f"calibrated on {len(images)} images: {len(rounded.products)} matrix products in int8, "
+        f"calibrated on {len(images)} images ({calibration.SHARING}): "
+        f"{len(rounded.products)} matrix products in int8, "
         f"the {len(in_float)} most sensitive in float"
     )
     return rounded, judged
@@ -268,23 +293,31 @@ def _summary(checkpoint: Checkpoint) -> str:
     a = checkpoint.form
     return (
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
-        f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels"
+        f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels, scores by "
+        f"{checkpoint.score}"
     )
 
 
 def _verdict(parity: Parity | None) -> str:
     if parity is None:
         return "not verified against PyTorch (--no-verify)"
+    agreement = "" if parity.agreement is None else f"agreement {parity.agreement:.1%}, "
     return (
-        f"verified on {parity.images} images against eager PyTorch: "
-        f"top-1 agreement {parity.top1_agreement:.1%}, max |logit difference| "
-        f"{parity.max_abs_diff:.2g} in a range of {parity.logit_range:.3g}"
+        f"verified on {parity.images} images against eager PyTorch: {agreement}max |logit "
+        f"difference| {parity.max_abs_diff:.2g} in a range of {parity.logit_range:.3g}"
     )
 
 
 def say(text: str) -> None:
     """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def progress(text: str) -> None:
+    """Show what is going on, on a terminal alone; the next text takes its place."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 @contextmanager

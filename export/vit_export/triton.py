@@ -1,15 +1,18 @@
 """Writes an artefact as a model repository of Triton Inference Server, ONNX Runtime backend.
 
 DIR/NAME/config.pbtxt    DIR/NAME/labels.txt    DIR/NAME/1/model.onnx
+
+The server answers with logits. The config's parameter `score` tells what makes scores of them:
+softmax, sigmoid or none.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from vit_engine.artefact.attention import primitive, replace_attention
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import read_contract
+from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.atomic import replacing
 from vit_engine.providers import tensorrt
 from vit_export.artefact import restamp
@@ -89,6 +92,7 @@ def _config(contract: Contract, *, with_tensorrt: bool) -> Iterator[str]:
             f"inputs {{ key: {_text(given.name)} value {{ data_type: {_TYPES[given.dtype]} "
             f"dims: {dims} zero_data: true }} }} }}"
         )
+    yield f'parameters {{ key: "score" value: {{ string_value: {_text(output.score)} }} }}'
     if with_tensorrt:
         yield 'optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt"'
         for key, value in _accelerator(contract).items():

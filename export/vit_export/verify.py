@@ -1,65 +1,139 @@
 """Holds an artefact against eager PyTorch, image by image, through the runtime's own engine."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from vit_engine.artefact.contract import Parity
+from vit_engine.artefact.contract import Parity, ScoreKind
+from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
-from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
-from vit_engine.parity import Bounds, Logits, check_parity
-from vit_engine.sources.find import items_from_sources
+from vit_engine.errors import ParityError, ProviderError, UsageError
+from vit_engine.images.preprocess import normalized, pixels_from_image, rgb_from_image
+from vit_engine.parity import Bounds, Logits, agreements, check_parity
+from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
-from vit_export.eager import eager_logits, eager_versions
-from vit_export.samples import drawn_samples, sample_from_item
+from vit_export.eager import eager_logits, eager_pixels, eager_versions
+from vit_export.families.family import Library
+from vit_export.quantization.agreement import agreement_of, view_count, views_of
+from vit_export.samples import drawn_samples, drawn_shapes, sample_from_item
 from vit_export.utf8_path import in_utf8
 
+INT8_PROVIDERS = ("cpu", "openvino")
+"""Who runs int8 artefacts, each with kernels of its own for the rounding."""
 
-def verification_images(sources: Iterable[str] | None) -> Iterator[Image.Image]:
-    """Yield the images of the sources, or drawn ones; UsageError where one cannot be read."""
-    if sources is None:
-        yield from drawn_samples(len(draw.LABELS))
-        return
-    for item in items_from_sources(sources):
+CURE = "export with --fp32, or look at the model with --no-verify"
+
+MOST_LEVELS = 0.05
+"""By how much a pixel may differ from the reference's, in 255ths: rounding in float32 alone."""
+
+
+def verification_images(items: Iterable[Item] | None) -> Iterator[Image.Image]:
+    """Yield a user's images, then drawn ones; UsageError where one cannot be read."""
+    for item in items or ():
         yield sample_from_item(item, "--verify-images")
+    yield from drawn_samples(len(draw.LABELS))
 
 
 def parity_of(
-    path: Path, checkpoint: Checkpoint, images: Iterable[Image.Image], bounds: Bounds
+    path: Path,
+    checkpoint: Checkpoint,
+    images: Iterable[Image.Image],
+    bounds: Bounds,
+    tell: Callable[[str], None],
 ) -> Parity:
     """Measure the artefact at `path` against eager fp32 PyTorch; ParityError beyond its bounds.
 
     The reference preprocesses with transformers and the artefact with the runtime, so that a
-    difference of either shows. An FP16 artefact rounds between operators, as on a GPU.
+    difference of either shows; what they make of drawn shapes is compared first, which shows one
+    whatever the images. An FP16 artefact rounds between operators, as on a GPU. An int8 one is
+    judged by its margins, on several views of each image where there are few, on the CPU and on
+    OpenVINO where that is installed; `tell` is told what they keep.
     """
+    check_preprocessing(checkpoint)
     rgb = [rgb_from_image(image) for image in images]
+    precision = read_contract(path).identity.precision
+    views = view_count(len(rgb)) if precision == "int8" else 1
+    rgb = [view for image in rgb for view in views_of(image, views)]
     expected = eager_logits(checkpoint, rgb)
-    with in_utf8(path) as readable, Engine.open(readable, provider="cpu", adapt=False) as engine:
-        contract = engine.contract
-        pixels = [pixels_from_image(i, contract.preprocessing) for i in rgb]
-        found = engine.run(np.stack(pixels))
-    precision = contract.identity.precision
-    check_parity(
-        found,
-        expected,
-        bounds,
-        name=f"the {precision} graph",
-        reference="eager PyTorch",
-        cure="export with --fp32, or look at the model with --no-verify",
-    )
-    return parity_from_logits(found, expected)
+    parity, score = None, checkpoint.score
+    for provider in INT8_PROVIDERS if precision == "int8" else ("cpu",):
+        try:
+            found = _logits_on(provider, path, rgb)
+        except (ProviderError, UsageError) as e:
+            if provider == "cpu":
+                raise
+            tell(f"not compared on {provider}: {e}")
+            continue
+        name = (
+            f"the {precision} graph on {provider}"
+            if precision == "int8"
+            else f"the {precision} graph"
+        )
+        check_parity(
+            found,
+            expected,
+            replace(bounds, min_agreement=0.0) if precision == "int8" else bounds,
+            score=score,
+            name=name,
+            reference="eager PyTorch",
+            cure=CURE,
+        )
+        if precision == "int8" and score != "none":
+            agreement = agreement_of(found, expected, score, views)
+            agreement.check(bounds.min_agreement, name=name, cure=CURE)
+            tell(f"on {provider}: {agreement}")
+            if doubt := agreement.doubt(bounds.min_agreement):
+                tell(f"on {provider}: {doubt}")
+        parity = parity or parity_from_logits(
+            found[::views], expected[::views], score, library=checkpoint.family.library
+        )
+    assert parity is not None  # the cpu provider comes first
+    return parity
 
 
-def parity_from_logits(found: Logits, expected: Logits) -> Parity:
-    """Compare two sets of logits (N, labels)."""
+def _logits_on(provider: str, path: Path, rgb: list[Image.Image]) -> Logits:
+    with (
+        in_utf8(path) as readable,
+        Engine.open(readable, provider=provider, adapt=False, keep=False) as engine,
+    ):
+        pixels = [pixels_from_image(i, engine.contract.preprocessing) for i in rgb]
+        return engine.run(np.stack(pixels))
+
+
+def check_preprocessing(checkpoint: Checkpoint) -> None:
+    """Raise ParityError unless the runtime gives the reference's pixels for drawn shapes."""
+    shapes, resolved = list(drawn_shapes()), checkpoint.preprocessing
+    levels = 255 * np.array(resolved.std)[:, None, None]
+    for image, expected in zip(shapes, eager_pixels(checkpoint, shapes), strict=True):
+        found = normalized(pixels_from_image(image, resolved)[None], resolved)[0]
+        alike = found.shape == expected.shape
+        worst = float(np.abs((found - expected) * levels).max()) if alike else np.inf
+        if not worst <= MOST_LEVELS:
+            how = f"by {worst:.3g} of 255" if alike else f"in shape, {expected.shape}"
+            raise ParityError(
+                f"the preprocessing that was read from the checkpoint differs from the reference's "
+                f"{how}, on a {image.mode} image of {image.width}x{image.height}; please report "
+                "it, or export with --no-verify"
+            )
+
+
+def parity_from_logits(
+    found: Logits, expected: Logits, score: ScoreKind, *, library: Library = "transformers"
+) -> Parity:
+    """Compare two sets of logits (N, labels) that stand for scores of a kind.
+
+    The expected ones are from that library's model.
+    """
     difference = np.abs(found - expected)
+    alike = agreements(found, expected, score)
     return Parity(
-        reference=eager_versions(),
+        reference=eager_versions(library),
         images=len(expected),
-        top1_agreement=float((found.argmax(1) == expected.argmax(1)).mean()),
+        agreement=float(alike.mean()) if alike.size else None,
         max_abs_diff=float(difference.max()),
         mean_abs_diff=float(difference.mean()),
         logit_range=float(np.ptp(expected)),

@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import vit_engine
@@ -13,6 +14,7 @@ LARGEST = 2**31 - 1
 """The largest whole number an option takes: what a C int holds, which it may become."""
 
 _OPTION = re.compile(r"-[A-Za-z]|--[^=]+")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _NEGATIVE = re.compile(r"-[0-9.]+(e[0-9]+)?%?")
 
 
@@ -86,6 +88,13 @@ def number(expected: str, *, accepts: Callable[[float], bool]) -> Callable[[str]
         return found
 
     return parsed
+
+
+def local_path(text: str) -> Path:
+    """Return the path that an option takes; argparse's error for a URL, of which none is one."""
+    if _SCHEME.match(text):
+        raise _refused(text, "a path on this machine, but a URL")
+    return Path(text)
 
 
 class _ShowVersion(argparse.Action):

@@ -1,12 +1,15 @@
 """Images in, labels out: the Python API of the runtime."""
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from numbers import Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.engine import Engine, whole_number
+from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.images.decode_pool import (
     Batch,
     DecodePool,
@@ -23,14 +27,25 @@ from vit_engine.images.decode_pool import (
     never,
     slots_for,
 )
-from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
-from vit_engine.images.given import ImageLike, given_from, images_from, taken
+from vit_engine.images.decoder_process import TIME_LIMIT, DecoderProcess, SharedPixels, Task
+from vit_engine.images.given import Given, ImageLike, given_from, images_from, taken
+from vit_engine.images.isolated_decoder import IsolatedDecoder
 from vit_engine.images.local_decoder import LocalDecoder
+from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
 from vit_engine.prediction import Prediction, failed
+from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import DEFAULT_PROVIDER
-from vit_engine.scores import DEFAULT_TOP_K, Score, best_scores
+from vit_engine.scores import (
+    Score,
+    Selection,
+    best_scores,
+    scores_from_logits,
+    selection_from_options,
+)
 from vit_engine.sources.item import Item
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,11 +53,14 @@ class LabelledBatch:
     """Images in order of input: `pixels[i]` (H, W, 3) is what `predictions[i]` was made from.
 
     It is None for an image that could not be decoded. Pixels are views of a buffer that is used
-    again: valid until the next batch is asked for.
+    again: valid until the next batch is asked for. `narrowed` counts the images that had greys of
+    more than 8 bits. `logits[i]` (labels,) are those of an image that was decoded.
     """
 
     predictions: list[Prediction]
     pixels: list[NDArray[np.uint8] | None]
+    narrowed: int = 0
+    logits: list[NDArray[np.float32] | None] = field(default_factory=list)
 
 
 class Classifier:
@@ -69,6 +87,7 @@ class Classifier:
         device: int = 0,
         threads: int | None = None,
         max_batch: int | None = None,
+        compute: Compute | None = None,
         cuda_graphs: bool = True,
     ) -> "Classifier":
         """Open an artefact by path, or the bundled "demo"; arguments and errors as Engine.open."""
@@ -78,6 +97,7 @@ class Classifier:
             device=device,
             threads=threads,
             max_batch=max_batch,
+            compute=compute,
             cuda_graphs=cuda_graphs,
         )
         return cls(engine)
@@ -91,58 +111,153 @@ class Classifier:
         self,
         images: Iterable[ImageLike] | ImageLike,
         *,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: int | None = None,
+        threshold: float | None = None,
         batch: int | None = None,
+        urls: bool = False,
+        isolated: bool = False,
+        timeout: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield one prediction for each image, in order, while later ones are being decoded.
 
-        An image is a path, an http(s) URL, the bytes of an image file, such a file opened with
-        'rb' (read from its start, as Pillow does), a PIL image, an Item, or a uint8 array (H, W),
-        (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose alpha is dropped; an array (N, H, W, 3) is
-        a batch. One image alone counts as a list of one. What is none, or cannot be read, becomes
-        a prediction with its error.
+        An image is a path, with `urls` also a URL (http, https or an object store's), the bytes of
+        an image file, such a file opened with 'rb' (read from its start, as Pillow does), a PIL
+        image, an Item, or a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose
+        alpha is dropped; an array (N, H, W, 3) is a batch. One image alone counts as a list of one.
+        What is none, or cannot be read, becomes a prediction with its error.
 
         Images are taken by another thread, some batches ahead; each is copied as it is then, so
         that buffers may be used again. What the iterable raises is raised here, after the images
-        before it. `top_k` labels are given, `batch` images run at once (by default the engine's).
+        before it. `top_k` labels are given, by default 5; with a `threshold`, those whose score
+        reaches it, by default all such, perhaps none. `batch` images run at once (by default the
+        engine's).
+
+        With `isolated`, files and bytes are decoded as by vit-infer, in other processes with a
+        limit of memory and a `timeout` of seconds (by default 30): one that crashes or hangs its
+        decoder is a prediction with the error `crash` or `timeout`. PIL images and arrays are
+        decoded already, and stay here.
 
         Raises TypeError for `images` of another kind and for numbers that are not whole,
-        UsageError for those below 1 and once the classifier is closed, before or in the middle of
-        an iteration; also for an iteration that a forked child goes on with. ProviderError where
-        the provider fails.
+        UsageError for those below 1, for a threshold that no score of the model can be, for a
+        timeout that is not above 0, or without `isolated`, and once
+        the classifier is closed, before or in the middle of an iteration; also for an iteration
+        that a forked child goes on with. ProviderError where the provider fails.
         """
-        top_k, batch = self._checked(top_k, batch)
-        return self._classified(images_from(images), top_k, batch)
+        selection, batch = self._checked(top_k, threshold, batch)
+        task = None
+        if isolated:
+            task = Task(self.contract.preprocessing, time_limit=_seconds(timeout))
+        elif timeout is not None:
+            raise UsageError("a timeout needs isolated=True: this process cannot end a decoder")
+        taking = taken(images_from(images), urls=urls)
+        return self._classified(self._batches(taking, selection, batch, task))
 
-    def _classified(
-        self, images: Iterable[ImageLike], top_k: int, batch: int
-    ) -> Iterator[Prediction]:
-        given, workers, pid = self.contract.input, usable_cores(), os.getpid()
-        pixels = np.empty((slots_for(batch, workers), given.height, given.width, 3), np.uint8)
-        pool = DecodePool(
-            pixels,
-            lambda: LocalDecoder(pixels, self.contract.preprocessing),
-            batch=batch,
-            workers=workers,
-            size_of=lambda image: image.size // workers,  # large images for all, not one at a time
-        )
-        for labelled in self._labelled(pool, taken(images), top_k):
-            for prediction in labelled.predictions:
-                check_process(pid)
-                yield prediction
+    def _classified(self, batches: Iterator[LabelledBatch]) -> Iterator[Prediction]:
+        pid, narrowed = os.getpid(), 0
+        with contextlib.closing(cast(Generator[LabelledBatch], batches)):
+            for labelled in batches:
+                narrowed += labelled.narrowed
+                for prediction in labelled.predictions:
+                    check_process(pid)
+                    yield prediction
+        if narrowed:
+            log.warning("%s", narrowed_in_words(narrowed))
 
-    def _checked(self, top_k: int, batch: int | None) -> tuple[int, int]:
-        """Return the number of labels and of images at once; the errors of `classify`."""
-        top_k = whole_number("top_k", top_k)
+    def _batches(
+        self, images: Iterator[Given], selection: Selection, batch: int, task: Task | None
+    ) -> Generator[LabelledBatch]:
+        """Label images here, or with a task in other processes."""
+        given, workers = self.contract.input, usable_cores()
+        slots = slots_for(batch, workers)
+        with contextlib.ExitStack() as resources:
+            new: Callable[[], LocalDecoder | IsolatedDecoder]
+            if task is None:
+                pixels = np.empty((slots, given.height, given.width, 3), np.uint8)
+                new = partial(LocalDecoder, pixels, self.contract.preprocessing)
+            else:
+                shared = SharedPixels(slots, given.height, given.width)
+                resources.enter_context(shared)
+                pixels, new = shared.array, partial(IsolatedDecoder, shared, task)
+            pool = DecodePool(
+                pixels,
+                new,
+                batch=batch,
+                workers=workers,
+                size_of=lambda image: image.size // workers,  # large ones for all, not one by one
+            )
+            yield from self._labelled(pool, images, selection)
+
+    def logits(
+        self,
+        images: Iterable[ImageLike] | ImageLike,
+        *,
+        batch: int | None = None,
+        urls: bool = False,
+    ) -> NDArray[np.float32]:
+        """Return the logits (N, labels) of images, in order; what they are is told by `classify`.
+
+        Raises what `classify` raises, and the ImageError of the first image that cannot be read.
+        """
+        selection, batch = self._checked(1, None, batch)
+        rows: list[NDArray[np.float32]] = []
+        batches = self._batches(taken(images_from(images), urls=urls), selection, batch, None)
+        with contextlib.closing(batches):
+            for labelled in batches:
+                for prediction, row in zip(labelled.predictions, labelled.logits, strict=True):
+                    if row is None:
+                        name = f"images[{len(rows)}]"
+                        if prediction.path:
+                            name += f", {printable(prediction.path)},"
+                        code = prediction.error_code or "decode"
+                        raise ImageError(code, f"{name} {prediction.error}")
+                    rows.append(row.copy())
+        labels = len(self.contract.output.labels)
+        return np.stack(rows) if rows else np.empty((0, labels), np.float32)
+
+    def probabilities(
+        self,
+        images: Iterable[ImageLike] | ImageLike,
+        *,
+        batch: int | None = None,
+        urls: bool = False,
+    ) -> NDArray[np.float64]:
+        """Return the scores (N, labels) of images, in order: softmax or sigmoid, as the model has.
+
+        Raises what `logits` raises, and UsageError for a regression, which has no probabilities.
+        """
+        score = self.contract.output.score
+        if score == "none":
+            raise UsageError(
+                "this model gives the values of a regression, not probabilities; logits() has them"
+            )
+        return scores_from_logits(self.logits(images, batch=batch, urls=urls), score)
+
+    def _checked(
+        self, top_k: int | None, threshold: float | None, batch: int | None
+    ) -> tuple[Selection, int]:
+        """Return which labels to give, and the number of images at once; errors of `classify`."""
+        selection = self._selection(top_k, threshold)
         batch = self.engine.max_batch if batch is None else whole_number("batch", batch)
         self.engine.check_open()
-        return top_k, batch
+        return selection, batch
+
+    def _selection(self, top_k: int | None, threshold: float | None) -> Selection:
+        if threshold is not None and (
+            not isinstance(threshold, Real) or isinstance(threshold, bool)
+        ):
+            raise TypeError(f"threshold is {threshold!r:.80}, it must be a number")
+        return selection_from_options(
+            self.contract.output,
+            top_k=None if top_k is None else whole_number("top_k", top_k),
+            threshold=None if threshold is None else float(threshold),
+        )
 
     def stream(
         self,
         items: Iterable[Item],
         *,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: int | None = None,
+        threshold: float | None = None,
         batch: int | None = None,
         task: Task | None = None,
         linger: float | None = None,
@@ -155,7 +270,7 @@ class Classifier:
         `DecodePool.batches`. Raises what `classify` raises, MachineError where no process or
         memory is to be had.
         """
-        top_k, batch = self._checked(top_k, batch)
+        selection, batch = self._checked(top_k, threshold, batch)
         task = task or Task(self.contract.preprocessing)
         given, workers = self.contract.input, usable_cores()
 
@@ -168,7 +283,7 @@ class Classifier:
                     workers=workers,
                     size_of=lambda item: len(item.data or b""),
                 )
-                yield from self._labelled(pool, items, top_k, linger=linger, stopped=stopped)
+                yield from self._labelled(pool, items, selection, linger=linger, stopped=stopped)
 
         return streamed()
 
@@ -176,7 +291,7 @@ class Classifier:
         self,
         pool: DecodePool[Any],
         images: Iterable[Any],
-        top_k: int,
+        selection: Selection,
         *,
         linger: float | None = None,
         stopped: Callable[[], bool] = never,
@@ -192,27 +307,33 @@ class Classifier:
             for batch, logits in results:
                 self.engine.check_open()
                 try:
-                    found = self.predictions(logits.result(), top_k)
+                    values = logits.result()
+                    found = self._predictions(values, selection)
                 finally:
                     del logits  # it holds its error, whose traceback holds this frame, and the pool
-                decoded = iter(batch.pixels)
+                decoded, rows = iter(batch.pixels), iter(values)
                 pairs = [
                     (replace(next(found), path=job.image.path), next(decoded))
                     if job.error is None
                     else (failed(job.image.path, job.error), None)
                     for job in batch.jobs
                 ]
-                yield LabelledBatch([p for p, _ in pairs], [pixels for _, pixels in pairs])
+                yield LabelledBatch(
+                    [p for p, _ in pairs],
+                    [pixels for _, pixels in pairs],
+                    sum(job.is_narrowed for job in batch.jobs),
+                    [None if job.error else next(rows) for job in batch.jobs],
+                )
                 pool.free(batch)
 
-    def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
+    def pixels(self, image: ImageLike, *, urls: bool = False) -> NDArray[np.uint8]:
         """Return the model's input, uint8 (height, width, 3) in RGB, for one image.
 
         An image is what it is for `classify`; ImageError for what is none, or cannot be read.
         """
         given = self.contract.input
         pixels = np.empty((1, given.height, given.width, 3), np.uint8)
-        job = Job(given_from(image, "the image"), 0)
+        job = Job(given_from(image, "the image", urls=urls), 0)
         with contextlib.closing(LocalDecoder(pixels, self.contract.preprocessing)) as decoder:
             decoder.decode([job])
         if job.error is not None:
@@ -221,15 +342,23 @@ class Classifier:
         return result
 
     def predictions(
-        self, logits: NDArray[np.float32], top_k: int = DEFAULT_TOP_K
+        self,
+        logits: NDArray[np.float32],
+        top_k: int | None = None,
+        *,
+        threshold: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield the prediction of each row of logits (N, labels), which names no path yet.
 
-        A row that is not finite becomes a prediction with the error `nonfinite`. Raises TypeError
-        or UsageError unless `top_k` is a whole number of at least 1.
+        A row that is not finite becomes a prediction with the error `nonfinite`. `top_k` and
+        `threshold` are those of `classify`, with its errors.
         """
-        labels = self.contract.output.labels
-        return map(_prediction, best_scores(logits, labels, whole_number("top_k", top_k)))
+        return self._predictions(logits, self._selection(top_k, threshold))
+
+    def _predictions(
+        self, logits: NDArray[np.float32], selection: Selection
+    ) -> Iterator[Prediction]:
+        return map(_prediction, best_scores(logits, self.contract.output, selection))
 
     def close(self) -> None:
         """Free the engine, after the batch that runs; iterations in the middle raise UsageError."""
@@ -240,6 +369,14 @@ class Classifier:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _seconds(timeout: float | None) -> float:
+    if timeout is None:
+        return TIME_LIMIT
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"timeout is {timeout}, it must be a number of seconds above 0")
+    return float(timeout)
 
 
 def _prediction(topk: tuple[Score, ...] | None) -> Prediction:

@@ -1,14 +1,21 @@
 """What the commands share: how they start and how they end."""
 
 import contextlib
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TextIO
 
 from vit_engine.errors import MachineError, VitError, limit_in_words
+
+ONE_PRESS = 0.5
+"""Seconds from one signal to the next that is no other one: nobody presses ^C twice as fast."""
+
+_last_signal = [-math.inf]  # by the monotonic clock
 
 
 def start(module: str) -> int:
@@ -42,6 +49,8 @@ def run(name: str, body: Callable[[], int]) -> int:
     _open_closed_streams()
     sys.stderr = _Told(sys.stderr)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         return _code(name, body)
     finally:
@@ -125,4 +134,21 @@ class _TerminatedError(BaseException):
 
 
 def _terminate(*_: object) -> None:
-    raise _TerminatedError
+    if not is_repeated():
+        raise _TerminatedError
+
+
+def _interrupt(*_: object) -> None:
+    if not is_repeated():
+        raise KeyboardInterrupt
+
+
+def is_repeated() -> bool:
+    """Tell whether the signal that has just come is one with the signal before; count it.
+
+    `timeout -s INT` signals its child and then the group that the child is in; a terminal and the
+    program that hands its ^C on do so too.
+    """
+    before = _last_signal[0]
+    _last_signal[0] = time.monotonic()
+    return _last_signal[0] - before <= ONE_PRESS

@@ -24,9 +24,10 @@ from vit_engine.errors import (
     UsageError,
     limit_in_words,
     one_line,
+    printable,
 )
 from vit_engine.images.preprocess import feed_from_pixels
-from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
+from vit_engine.providers.provider import Compute, Provider, Request, RetiredError, Runner
 from vit_engine.providers.table import DEFAULT_PROVIDER, candidates, tell_passed_over
 
 log = logging.getLogger(__name__)
@@ -84,15 +85,20 @@ class Engine:
         device: int = 0,
         threads: int | None = None,
         max_batch: int | None = None,
+        compute: Compute | None = None,
         cuda_graphs: bool = True,
         adapt: bool = True,
+        keep: bool = True,
     ) -> "Engine":
         """Open the artefact at a path, or "demo"; `threads` is by default all this process may use.
 
         `device` is the GPU's number, `max_batch` the most images in a run (by default what keeps
-        the provider busy), and without `cuda_graphs` kernels are launched one by one.
+        the provider busy), and without `cuda_graphs` kernels are launched one by one. `compute`
+        "bf16" has OpenVINO compute in bf16 what it else does in f32: faster on a CPU that has it,
+        and a label in some hundred differs.
         An x86 CPU computes an FP16 artefact in FP32; without `adapt` the graph is run as it is
         written, and rounds to FP16 between operators, as on a GPU.
+        Without `keep` OpenVINO's compiled model is not stored for the next opening.
         "auto" takes CUDA where a session on it opens, else the CPU. Raises ArtefactError for a file
         that is not an artefact of ours, ProviderError where the provider, or ONNX Runtime itself,
         is not there, UsageError for options that make no sense, TypeError for other types.
@@ -106,12 +112,16 @@ class Engine:
         before = _state(path)
         contract = metadata.read_contract(path)
         # Absolute: a forked child may open it again after a change of folder.
-        request = Request(path.absolute(), contract, device, threads, cuda_graphs, adapt)
+        request = Request(
+            path.absolute(), contract, device, threads, cuda_graphs, adapt, compute, keep
+        )
 
         def on(chosen: Provider) -> Engine:
             def open_runner(largest: int) -> Runner:
                 if _state(request.path) != before:
-                    raise ArtefactError(f"{path} is another file by now: open the model again")
+                    raise ArtefactError(
+                        f"{printable(str(path))} is another file by now: open the model again"
+                    )
                 return chosen.open(request, largest)
 
             return cls(

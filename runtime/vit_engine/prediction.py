@@ -9,7 +9,10 @@ from vit_engine.scores import Score
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's labels, best first; or, with an empty `topk`, why it has none."""
+    """One image's labels, best first; or, with an error, why it has none.
+
+    Without an error `topk` is empty where no label reaches the threshold that was asked for.
+    """
 
     path: str | None  # None for an image that was not named by a path
     topk: tuple[Score, ...] = ()
@@ -18,7 +21,7 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The best label, None for a failed image."""
+        """The best label, None where there is none."""
         return self.topk[0].label if self.topk else None
 
     @property

@@ -8,10 +8,10 @@ from typing import Any
 
 from comparison.contenders import ours
 from comparison.job import AbsentError, Contender, Job, versions_of
-from vit_engine.artefact.attention import Attention, primitive, replace_attention
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import node
 from vit_engine.artefact.protobuf import field
+from vit_engine.artefact.rewrites.attention import Attention, primitive, replace_attention
 from vit_engine.errors import ProviderError
 from vit_engine.providers import cuda
 from vit_engine.providers.buckets import BucketSession, buckets_up_to
@@ -28,7 +28,7 @@ convert = ours.convert
 def load(job: Job) -> Contender:
     """Open the rewritten artefact on CUDA, with CUDA graphs, behind the engine's own buffers."""
     path = ours.artefact_path(job)
-    if reason := cuda.CUDA.obstacle(0):
+    if reason := cuda.CUDA.obstacle(0, None):
         raise AbsentError(str(reason))
     request = Request(path, read_contract(path))
     options = cuda.options(request, graphs=True) | job.options["provider_options"]

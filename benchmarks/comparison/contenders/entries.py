@@ -103,6 +103,10 @@ CONTENDERS = (
     _ours("ours-fp32", "fp32", files=True),
     _ours("ours-fp16", "fp16", files=True),
     _ours("ours-int8", "int8", files=True),
+    _ours("ours-openvino", "fp32, OpenVINO f32", provider="openvino"),
+    _ours("ours-openvino-bf16", "fp32, OpenVINO bf16", provider="openvino", compute="bf16"),
+    _ours("ours-openvino-int8", "int8, OpenVINO f32", provider="openvino"),
+    _ours("ours-openvino-int8-bf16", "int8, OpenVINO bf16", provider="openvino", compute="bf16"),
     replace(
         _ours("ours-fast-decode", "fp16, --fast-decode", files=True, fast=True), files_only=True
     ),
@@ -131,6 +135,27 @@ CONTENDERS = (
     _peer("openvino", "OpenVINO f32", "openvino_nncf", hint="f32"),
     _peer("openvino-bf16", "OpenVINO bf16", "openvino_nncf", hint="bf16"),
     _peer("openvino-int8", "OpenVINO int8 (NNCF)", "openvino_nncf", hint="f32", int8=True),
+    _peer(
+        "openvino-int8-bf16", "OpenVINO int8 (NNCF), bf16", "openvino_nncf", hint="bf16", int8=True
+    ),
+    _peer("openvino-streams", "OpenVINO bf16, streams", "openvino_nncf", hint="bf16", streams=True),
+    Entry(
+        "torchao-int8",
+        "torchao int8 (dynamic), compiled",
+        "torchao_int8",
+        {"compile": "default"},
+        CPU,
+        slow_start=True,
+    ),
+    Entry(
+        "zentorch-bf16",
+        "zentorch bf16",
+        "zentorch",
+        {"precision": "bf16", "compile": "default"},
+        CPU,
+        peer=True,
+        slow_start=True,
+    ),
 )
 
 CEILINGS = (

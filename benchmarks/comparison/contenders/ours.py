@@ -48,7 +48,8 @@ def load(job: Job) -> Contender:
             provider=provider,
             threads=job.threads,
             # on the CPU the default stands: larger batches are run in parts of it
-            max_batch=None if provider == "cpu" else job.max_batch,
+            max_batch=job.max_batch if job.device == "cuda" else None,
+            compute=job.options.get("compute"),
             cuda_graphs=job.options.get("cuda_graphs", True),
         )
     except (ProviderError, UsageError) as e:
@@ -95,11 +96,16 @@ def contender(job: Job, engine: "Engine") -> Contender:
             waiting.append(engine.submit(batch))
         return [*answers, *(answer.result() for answer in waiting)]
 
-    precision = engine.contract.identity.precision
-    runtime = f"vit-engine {version('vit-engine')}, {versions_of(onnxruntime)}, {engine.provider}"
+    precision: str = engine.contract.identity.precision
+    on_openvino = engine.provider == "openvino"
+    library = f"openvino {version('openvino')}" if on_openvino else versions_of(onnxruntime)
+    runtime = f"vit-engine {version('vit-engine')}, {library}, {engine.provider}"
+    compute = precision
+    if precision != "int8" and engine.provider in ("cpu", "openvino"):
+        # both multiply fp16 weights in fp32, or in what OpenVINO is asked for
+        compute = "bf16" if job.options.get("compute") == "bf16" else "fp32"
     about: dict[str, Any] = {
-        # ONNX Runtime's CPU kernels multiply fp16 weights in fp32
-        "compute": "fp32" if (engine.provider, precision) == ("cpu", "fp16") else precision,
+        "compute": compute,
         "runtime": runtime,
         "files": [str(artefact_path(job))],
     }

@@ -1,6 +1,7 @@
 """PyTorch through transformers: eager or compiled, fp32 or lower, with its default attention."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,18 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 def load(job: Job) -> Contender:
     """Load the checkpoint; compiling is part of it, as it is of every process that compiles."""
-    mode, precision = job.options.get("compile"), job.options["precision"]
+    return contender(job, job.options["precision"], job.options.get("compile"))
+
+
+def contender(
+    job: Job,
+    precision: str,
+    mode: str | None,
+    *,
+    backend: str = "inductor",
+    prepare: Callable[[Any], None] = lambda _model: None,
+) -> Contender:
+    """Return the model, compiled where `mode` says how; `prepare` changes it before."""
     if mode:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(job.cache, "inductor"))
         if job.device == "cpu":
@@ -28,13 +40,16 @@ def load(job: Job) -> Contender:
         # On by default, and for convolutions alone: fp32 is what all others are held to.
         torch.backends.cudnn.allow_tf32 = False
     dtype = getattr(torch, DTYPES[precision])
-    eager = transformers.ViTForImageClassification.from_pretrained(
+    eager = transformers.AutoModelForImageClassification.from_pretrained(
         job.model, local_files_only=True, dtype=dtype
     )
     model: Any = eager.eval().to(job.device)
+    prepare(model)
     if mode:
         torch._dynamo.config.recompile_limit = 64  # one graph for each batch size
-        model = torch.compile(model, dynamic=False, mode=None if mode == "default" else mode)
+        model = torch.compile(
+            model, backend=backend, dynamic=False, mode=None if mode == "default" else mode
+        )
 
     def run(batch: Any) -> Logits:
         """Return the logits; the copies to the device and back are in it."""

@@ -19,7 +19,7 @@ from comparison.inputs.arrays import Arrays
 from comparison.inputs.models import Model
 from comparison.job import Job
 from vit_engine.machine import processor
-from vit_export.checkpoints.weight_files import weight_files
+from vit_export.checkpoints.tensors.weight_files import weight_files
 
 PEERS = ROOT.parent / ".venv-peers/bin/python"
 CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
@@ -137,7 +137,7 @@ class Suite:
             if left >= limit:
                 raise
             words = f"not done with {request['verb']!r} in the {left:.0f} s that --budget left"
-            raise FailedError("absent", words) from e
+            raise FailedError("skipped", words) from e
 
     def _job(self, entry: Entry) -> Job:
         setting = self.setting
@@ -172,6 +172,7 @@ class Suite:
         for name, turns in answers.items():
             row = self.rows[name]
             row.setdefault("rounds", {})[str(batch)] = [turn["seconds"] for turn in turns]
+            row.setdefault("others", {})[str(batch)] = [turn["others"] for turn in turns]
             memory = self.field.ask(name, {"verb": "memory"}, TURN_S)
             if memory:
                 row["memory_bytes"] = max(memory["bytes"] or 0, row.get("memory_bytes") or 0)
@@ -248,7 +249,7 @@ def _python(entry: Entry, setting: Setting) -> str:
         here = {"cpu": "CPU", "cuda": "GPU"}[setting.device]
         raise FailedError("absent", f"not for a {here}")
     if entry.slow_start and not setting.plan.slow_starts:
-        raise FailedError("absent", "compiles or quantises for minutes: left out of --quick")
+        raise FailedError("skipped", "compiles or quantises for minutes: left out of --quick")
     if not entry.peer:
         return sys.executable
     if not PEERS.exists():
@@ -259,7 +260,7 @@ def _python(entry: Entry, setting: Setting) -> str:
 def _check_hope(seconds: float, baseline: float) -> None:
     if seconds > HOPELESS * baseline:
         times = seconds / baseline
-        raise FailedError("absent", f"not timed: {times:.0f} times slower than the baseline")
+        raise FailedError("skipped", f"not timed: {times:.0f} times slower than the baseline")
 
 
 def _check_related(found: NDArray[np.float64], expected: NDArray[np.float64] | None) -> None:

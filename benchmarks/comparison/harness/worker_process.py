@@ -21,7 +21,8 @@ Request = dict[str, Any]
 
 
 class FailedError(Exception):
-    """A contender that is out; `status` is "failed" (it erred) or "absent" (cannot run here)."""
+    """A contender that is out; `status` is "failed" (it erred), "absent" (cannot run
+    here) or "skipped" (was not to take the time)."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)

@@ -35,9 +35,11 @@ class Model:
         """
         a = self.form
         patches, tokens, d = a.grid**2, a.tokens, a.hidden_size
-        block = 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * a.intermediate_size
+        mlp = (3 if a.gated else 2) * d * a.intermediate_size
+        block = tokens * (4 * d * d + 2 * tokens * d + mlp)
         embed = patches * 3 * a.patch_size**2 * d
-        return 2 * (embed + a.layers * block + d * len(self.labels)) / 1e9
+        head = d * len(a.pooled) * len(self.labels)
+        return 2 * (embed + a.layers * block + head) / 1e9
 
     def card(self) -> dict[str, Any]:
         """Return what the report says of the model."""

@@ -26,7 +26,7 @@ def page(result: Result) -> str:
             f"<title>{escape(report.title(result))}</title>",
             f"<style>:root {{ {_colours()} }}\n{STYLE.read_text()}</style></head><body><main>",
             f"<header><p class='kicker'>vit-engine &middot; {escape(result['made'][:10])}</p>"
-            f"<h1>{escape(headline(rows))}</h1>",
+            f"<h1>{escape(headline(result, rows))}</h1>",
             f"<p class='lead-in'>{escape(report.model_line(result))}. "
             f"{escape(report.machine_line(result))}.</p></header>",
             *(f"<p class='note'>{escape(note)}</p>" for note in report.notes(result)),
@@ -43,11 +43,13 @@ def _colours() -> str:
     return " ".join(f"--{name}: {colour};" for name, colour in plots.PALETTE.items())
 
 
-def headline(rows: Sequence[Row]) -> str:
+def headline(result: Result, rows: Sequence[Row]) -> str:
     """Say in one sentence what ours is worth at its best, and who is ahead of it."""
     ours = [r for r in rows if r.family == "ours" and r.speedup]
     if not ours:
         return "vit-engine beside its peers"
+    if report.is_busy(result):
+        return "vit-engine beside its peers, on a machine too busy to compare speeds"
     best = max(ours, key=lambda r: max(s.median for s in r.speedup.values()))
     batch, found = max(best.speedup.items(), key=lambda item: item[1].median)
     text = f"{best.title} is {found.median:.1f} times as fast as eager PyTorch at batch {batch}"

@@ -2,8 +2,17 @@
 
 from comparison.contenders.entries import BASELINE
 from comparison.report import result_tables as tables
-from comparison.report.result_rows import TITLES, Result, ceilings, rows_from_result
+from comparison.report.result_rows import TITLES, Result, ceilings, others, rows_from_result
 from comparison.report.result_tables import Table
+
+QUIET = 0.05
+"""Of the cores' time: where others take more, no ratio is put in a headline."""
+
+
+def is_busy(result: Result) -> bool:
+    """Return whether too much else ran on the machine for a ratio to be trusted."""
+    share = others(result)
+    return share is not None and share > QUIET
 
 
 def machine_line(result: Result) -> str:
@@ -113,6 +122,12 @@ def title(result: Result) -> str:
 def notes(result: Result) -> list[str]:
     """Return what a reader must know before any number."""
     found = list(result["notes"])
+    if (share := others(result)) is not None:
+        quiet = "" if share <= QUIET else ": too much for any ratio to be trusted"
+        found.append(
+            f"While it was measured, others kept up to {share:.0%} of the cores busy (in nine of "
+            f"ten turns){quiet}."
+        )
     if result.get("interrupted"):
         found.append("Interrupted: this is what was finished.")
     if left_out := result.get("no_time_for"):

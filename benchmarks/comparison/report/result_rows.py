@@ -19,7 +19,7 @@ class Row:
     name: str
     title: str
     family: str
-    status: str  # "ok", "failed" or "absent"
+    status: str  # "ok", "failed", "absent" or "skipped"
     reason: str | None
     about: dict[str, Any]
     latency: Latency | None  # at batch 1
@@ -54,6 +54,23 @@ def ceilings(result: Result) -> dict[str, float]:
         if "gflops" in row:
             best[row["precision"]] = max(best.get(row["precision"], 0.0), row["gflops"])
     return best
+
+
+def others(result: Result) -> float | None:
+    """Return what share of the cores others than the contenders kept busy, None if not recorded.
+
+    It is that of the busiest tenth of the turns: a ratio suffers from those.
+    """
+    rows = result["speed"]["rows"].values()
+    turns = [
+        share
+        for row in rows
+        if row["status"] == "ok"
+        for batch in row.get("others", {}).values()
+        for share in batch
+        if share is not None
+    ]
+    return sorted(turns)[int(0.9 * (len(turns) - 1))] if turns else None
 
 
 def _row(

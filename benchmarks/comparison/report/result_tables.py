@@ -173,13 +173,13 @@ def kernels(found: Sequence[dict[str, Any]]) -> Table:
 
 
 def excluded(result: Result, rows: Sequence[Row]) -> Table:
-    """Who could not run, or failed, and why."""
+    """Who could not run, was left out or failed, and why."""
     listed = {row.name: (row.title, row.status, row.reason or "") for row in rows}
     for part in ("files", "accuracy", "kernels"):
         for name, (status, reason) in result.get(part, {}).get("excluded", {}).items():
             if listed.get(name, ("", "ok", ""))[1] == "ok":
                 listed[name] = (TITLES.get(name, name), f"{status} in {part}", reason)
-    words = {"absent": "cannot run here"}
+    words = {"absent": "cannot run here", "skipped": "left out by choice"}
     body = [(t, words.get(s, s), r) for t, s, r in listed.values() if s != "ok"]
     return Table(("Contender", "status", "reason"), tuple(body))
 

@@ -1,27 +1,33 @@
 """A ViT classifier as it was published, from a hub or a folder, checked and ready to export."""
 
+import functools
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_engine.artefact.contract import Preprocessing
+from vit_engine.artefact.contract import Preprocessing, ScoreKind
 from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_export.checkpoints import hub
-from vit_export.checkpoints.canonical import canonical
+from vit_export.checkpoints.configs.labels import labels_from_config, score_from_config
+from vit_export.checkpoints.configs.preprocessor import preprocessing_from_config, processor_config
+from vit_export.checkpoints.configs.pretrained_cfg import preprocessing_from_pretrained_cfg
 from vit_export.checkpoints.json_file import read_json
 from vit_export.checkpoints.other_kinds import file_in_words, refuse_other_kinds
-from vit_export.checkpoints.preprocessor import preprocessing_from_config
-from vit_export.checkpoints.weight_files import (
+from vit_export.checkpoints.tensors.canonical import canonical
+from vit_export.checkpoints.tensors.folding import folded
+from vit_export.checkpoints.tensors.resampling import resampled
+from vit_export.checkpoints.tensors.weight_files import (
     Tensor,
     sha256_of,
     tensors_from_files,
     weight_files,
 )
-from vit_export.families.config import labels_from_config
 from vit_export.families.family import Family
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
+from vit_export.families.timm.label_names import labels_from_timm
+from vit_export.families.transformers.config import section
 
 DEFAULT_MODEL = "AI-ModelScope/vit-base-patch16-224"
 DEMO = Path(__file__).parents[1] / "demo"
@@ -38,14 +44,25 @@ class Checkpoint:
     family: Family
     form: Form
     preprocessing: Preprocessing
+    preprocessor_scale: float  # what the preprocessor's own sizes are multiplied by
     labels: tuple[str, ...]
-    tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name
+    score: ScoreKind  # how logits become scores
+    tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name, all that `form` has
+    asks_to_interpolate: bool  # whether transformers must be told that images have another size
 
 
-def load(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
+def load(
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    image_size: int | None = None,
+) -> Checkpoint:
     """Read `"demo"`, a folder, `hf:owner/name` or a ModelScope id `owner/name`, in that order.
 
     So a folder that exists wins over an id of the same name. No code of a checkpoint is ever run.
+    With an `image_size` in pixels, other than the checkpoint's own, the position tables and the
+    sizes of the preprocessor are fitted to it.
     CheckpointError says what was found and what is supported; UsageError that a folder has no
     revisions.
     """
@@ -61,7 +78,7 @@ def load(model: str, *, revision: str | None = None, offline: bool = False) -> C
         folder, revision = hub.download(model, revision=revision, offline=offline)
         name = model
     try:
-        return _read(folder, name, revision)
+        return _read(folder, name, revision, image_size)
     except CheckpointError as e:
         raise CheckpointError(f"{printable(model)}: {e}") from e
 
@@ -83,7 +100,7 @@ def _kind_on_this_machine(model: str) -> int:
         return 0
 
 
-def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
+def _read(folder: Path, name: str, revision: str | None, image_size: int | None) -> Checkpoint:
     refuse_other_kinds(path.name for path in folder.iterdir())
     config = read_json(folder / "config.json")
     if quantised := config.get("quantization_config"):
@@ -92,15 +109,43 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
             f"config.json has a quantization_config ({method}): the weights are quantised already; "
             "export the model that they were made from"
         )
+    if config.get("return_dict") is False:
+        raise CheckpointError(
+            "config.json has return_dict false, with which transformers' pipeline finds no logits; "
+            "remove it"
+        )
     family = family_from_config(config)
-    form = family.form(config)
-    labels = labels_from_config(config)
-    preprocessing = preprocessing_from_config(
-        read_json(folder / "preprocessor_config.json"),
-        form.image_size,
-        default_processor=family.image_processor,
-    )
     files = weight_files(folder)
+    stored = functools.cache(lambda: tensors_from_files(files, family.reads))
+    form = family.form(config, lambda: {name: t.shape for name, t in stored().items()})
+    scale = 1.0
+    if family.library == "timm":
+        labels = labels_from_timm(config)
+        form = form.at(image_size or form.image_size)
+        preprocessing = preprocessing_from_pretrained_cfg(
+            section(config, "pretrained_cfg"), form.image_size
+        )
+    else:
+        labels = labels_from_config(config)
+        resolve = functools.partial(
+            preprocessing_from_config,
+            processor_config(folder),
+            default_processor=config.get("image_processor_type") or family.image_processor,
+        )
+        any_size = family.takes_any_size or image_size
+        preprocessing = resolve(None if any_size else form.image_size)
+        if image_size:
+            scale = image_size / preprocessing.shape[0]
+            preprocessing = resolve(image_size, scale=scale)
+        form = form.at(preprocessing.shape[0])
+    interpolates = (
+        family.library == "transformers"
+        and form.table_grid not in (0, form.grid)
+        and not family.takes_any_size
+    )
+    tensors = canonical(stored(), family, form, len(labels))
+    for change in (resampled, folded):
+        form, tensors = change(form, tensors)
     return Checkpoint(
         model=name,
         revision=revision,
@@ -109,6 +154,9 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
         family=family,
         form=form,
         preprocessing=preprocessing,
+        preprocessor_scale=scale,
         labels=labels,
-        tensors=canonical(tensors_from_files(files), family, form, len(labels)),
+        score=score_from_config(config, len(labels)),
+        tensors=tensors,
+        asks_to_interpolate=interpolates,
     )

@@ -8,9 +8,12 @@ from contextlib import redirect_stdout
 from pathlib import Path, PurePosixPath
 
 from vit_engine.errors import CheckpointError
+from vit_export.checkpoints.configs.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.checkpoints.hub_failure import HUGGING_FACE_HUB, MODELSCOPE, reason_in_words
 from vit_export.checkpoints.other_kinds import PICKLE, SAFETENSORS, no_weights, refuse_other_kinds
-from vit_export.checkpoints.weight_files import INDEX, sha256_of
+from vit_export.checkpoints.tensors.weight_files import INDEX, sha256_of
+
+CONFIG = "config.json"
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUGGING_FACE = "hf:"
@@ -54,10 +57,10 @@ def chosen_files(listing: Collection[str]) -> list[str]:
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise CheckpointError(f"the hub lists {name!r}, which leaves the model's folder")
     refuse_other_kinds(listing)
-    configs = ["config.json", "preprocessor_config.json"]
-    for name in configs:
-        if name not in listing:
-            raise CheckpointError(f"the hub lists no {name}; it is needed")
+    if CONFIG not in listing:
+        raise CheckpointError(f"the hub lists no {CONFIG}; it is needed")
+    # A timm model has no file for its preprocessing; whether one is needed, config.json tells.
+    configs = [CONFIG, *(name for name in (PREPROCESSOR, PROCESSOR) if name in listing)]
     for whole in (SAFETENSORS, PICKLE):
         if whole in listing:
             return [*configs, whole]
@@ -100,7 +103,7 @@ def _from_hugging_face(name: str, revision: str | None, offline: bool) -> tuple[
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
     if offline:  # snapshot_download would miss the files that we never fetched
-        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        config = try_to_load_from_cache(name, CONFIG, revision=revision)
         if not isinstance(config, str):
             return None
         return Path(config).parent, Path(config).parent.name

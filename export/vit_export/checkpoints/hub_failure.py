@@ -18,6 +18,17 @@ ADDRESS = re.compile(
 )
 """A proxy's or a hub's: scheme, perhaps user and password, host, port, path."""
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
+_CHINESE_WORDS = {
+    "时限": "the time limit of the download is used up",
+    "超过": "an answer took too long",
+    "重试": "several tries have failed",
+    "取消": "the download was cancelled",
+    "不一致": "fewer bytes came than the hub had announced",
+    "不匹配": "other bytes came than were asked for",
+    "不存在": "it does not exist",
+}
+"""What parts of ModelScope's own errors mean, of which some are in Chinese alone."""
 HTTP_CLIENTS = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2"}
 """Packages whose own errors speak of the connection, where nothing else explains them."""
 
@@ -59,10 +70,10 @@ def reason_in_words(error: BaseException, hub: Hub) -> str:
     )
     if local:
         return local
-    told = f"{type(error).__name__}: {one_line(causes[-1], 160)}"
+    told = f"{type(error).__name__}: {_in_english(causes)}"
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return (
-            f"the hub's certificate is not trusted ({one_line(causes[-1], 160)}); name a file of "
+            f"the hub's certificate is not trusted ({_in_english(causes)}); name a file of "
             "certificates in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"
         )
     if name:
@@ -79,6 +90,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def _in_english(causes: list[BaseException]) -> str:
+    """Return the text of the innermost cause that is not in Chinese, or what theirs mean."""
+    texts = [one_line(cause, 160) for cause in reversed(causes)]
+    for text in texts:
+        if not _CHINESE.search(text):
+            return text
+    found = (words for text in texts for part, words in _CHINESE_WORDS.items() if part in text)
+    return next(found, "its client tells the cause in Chinese alone")
 
 
 def _storage(cause: BaseException, hub: Hub) -> str | None:

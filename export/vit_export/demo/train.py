@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vit_engine.arguments import whole_number
 from vit_export.demo import draw
 
 EDGE, MEAN, STD = 64, 0.5, 0.5
@@ -146,12 +147,13 @@ def _optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 def main() -> None:
     """Train, measure and write the checkpoint."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    count = whole_number("a whole number", least=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=IMAGES, help="default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="default: %(default)s")
+    parser.add_argument("--seed", type=whole_number("a whole number", least=0), default=0)
+    parser.add_argument("--images", type=count, default=IMAGES, help="default: %(default)s")
+    parser.add_argument("--epochs", type=count, default=EPOCHS, help="default: %(default)s")
     parser.add_argument(
-        "--held-out", type=int, default=HELD_OUT_IMAGES, help="default: %(default)s"
+        "--held-out", type=count, default=HELD_OUT_IMAGES, help="default: %(default)s"
     )
     options = parser.parse_args()
     model = train(seed=options.seed, images=options.images, epochs=options.epochs)

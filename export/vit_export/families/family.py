@@ -1,12 +1,31 @@
 """What sets a family of checkpoints apart from the others; a file of its own fills one in."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
-from vit_export.families.config import Config
 from vit_export.families.form import Form
 
-Names = dict[str, str]
+Library = Literal["transformers", "timm"]
+"""Whose model a checkpoint is."""
+
+Config = Mapping[str, Any]
+"""A config.json, as it is read."""
+
+StoredShapes = Callable[[], Mapping[str, tuple[int, ...]]]
+"""Reads the weights, if need be, and returns their shapes by their names on disk."""
+
+
+class Part(NamedTuple):
+    """One of several tensors that lie in one on disk, below each other."""
+
+    stored: str
+    nth: int = 0
+    of: int = 1
+
+
+Names = Mapping[str, str | Part]
 """One convention of naming: the name on disk of each canonical layer or tensor. A `*` in both is
 the number of a block; a layer's `.weight` and `.bias` are called so on both sides."""
 
@@ -16,29 +35,54 @@ class Family:
     """How a checkpoint of this family is known, read and named."""
 
     model_type: str  # in config.json
-    architecture: str  # the one entry of its `architectures`: the class in transformers
-    form: Callable[[Config], Form]  # CheckpointError for a config of another kind of ViT
+    architecture: str  # the one entry of its `architectures`: the class in the library
+    form: Callable[[Config, StoredShapes], Form]  # CheckpointError for another kind of ViT
     conventions: tuple[Names, ...]  # a tensor may be stored under its name in any of them
-    unread: tuple[str, ...]  # prefixes of names on disk that a classifier never reads
-    image_processor: str  # in transformers, of a preprocessor_config.json that names none
+    unread: tuple[str, ...]  # how names on disk begin that a classifier never reads; `*` as above
+    image_processor: str  # in transformers, of a preprocessor config that names none
+    takes_any_size: bool = False
+    """Whether the library's model fits its position tables to the image without being told."""
+    library: Library = "transformers"
 
-    def stored_names(self, form: Form, labels: int) -> list[dict[str, str]]:
-        """Return, for each convention, the name on disk of every tensor by its canonical name."""
+    def stored(self, form: Form, labels: int) -> list[dict[str, Part]]:
+        """Return, for each convention, where on disk every tensor is by its canonical name."""
         tensors = [name for name, _ in form.shapes(labels)]
-        return [_stored_names(tensors, _numbered(names, form.layers)) for names in self.conventions]
+        return [_stored(tensors, _numbered(names, form.layers)) for names in self.conventions]
+
+    def reads(self, name: str) -> bool:
+        """Return whether a classifier has any use for the tensor of that name on disk."""
+        patterns = (re.escape(start).replace(r"\*", r"\d+") for start in self.unread)
+        return not any(re.match(pattern, name) for pattern in patterns)
 
 
-def _numbered(names: Names, layers: int) -> Names:
+def renamed(names: Names, pattern: str, new: str) -> dict[str, str | Part]:
+    """Return the names on disk with a regular expression replaced in them."""
+
+    def name(value: str | Part) -> str | Part:
+        if isinstance(value, Part):
+            return value._replace(stored=re.sub(pattern, new, value.stored))
+        return re.sub(pattern, new, value)
+
+    return {ours: name(theirs) for ours, theirs in names.items()}
+
+
+def _numbered(names: Names, layers: int) -> dict[str, Part]:
     return {
-        ours.replace("*", str(i)): theirs.replace("*", str(i))
+        ours.replace("*", str(i)): part._replace(stored=part.stored.replace("*", str(i)))
         for ours, theirs in names.items()
+        for part in [theirs if isinstance(theirs, Part) else Part(theirs)]
         for i in range(layers if "*" in ours else 1)
     }
 
 
-def _stored_names(tensors: list[str], names: Names) -> dict[str, str]:
+def _stored(tensors: list[str], names: Mapping[str, Part]) -> dict[str, Part]:
+    """Return what of `tensors` the names cover."""
     stored = {}
     for tensor in tensors:
-        layer, _, part = tensor.rpartition(".")
-        stored[tensor] = names[tensor] if tensor in names else f"{names[layer]}.{part}"
+        layer, _, kind = tensor.rpartition(".")
+        if tensor in names:
+            stored[tensor] = names[tensor]
+        elif layer in names:
+            part = names[layer]
+            stored[tensor] = part._replace(stored=f"{part.stored}.{kind}")
     return stored

@@ -2,31 +2,65 @@
 
 Canonical names, by which all that comes after a checkpoint's load knows its tensors:
 
-    cls, positions                            prefix token and position table
-    patch, norm, head                         .weight and .bias of the layers around the blocks
-    blocks.I.norm1  .q .k .v .out             attention's half of block I, counted from 0
-    blocks.I.norm2  .fc1 .fc2                 and the MLP's
+    cls, distillation, registers              tokens before the patches
+    positions                                 position table
+    patch, pre_norm, norm, head               .weight and .bias of the layers around the blocks
+    blocks.I.norm1  .q .k .v .inner_norm .out attention's half of block I, counted from 0
+    blocks.I.relative                         its bias by the distance of two patches
+    blocks.I.norm2  .fc1 .gate .mlp_norm .fc2 and the MLP's
+    blocks.I.scale1 .scale2                   LayerScale of the two halves
 
 A weight is stored as PyTorch stores it: rows are output channels.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vit_engine.errors import CheckpointError
 
-HiddenAct = Literal["gelu", "gelu_new", "quick_gelu"]
-"""The MLP's non-linearity, in transformers' words: exact, by tanh, and by sigmoid."""
+HiddenAct = Literal["gelu", "gelu_new", "quick_gelu", "silu", "relu"]
+"""The MLP's non-linearity, in transformers' words: GELU exact, by tanh and by sigmoid; x *
+sigmoid(x); the larger of x and 0."""
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
-class Form:
-    """The resolved numbers of a ViT. Images and patches are square, their sizes in pixels.
+class Rotary:
+    """Rotary position embedding of the patches in two axes (RoPE, EVA-02, arXiv:2303.11331).
 
-    CheckpointError where patches do not fill the image, or heads the hidden size.
+    Of a head's d channels, neighbours turn as a pair by an angle that grows with the patch's row,
+    in the first d/4 pairs, or with its column, in the others: place / theta^(4 i / d) for
+    i = 0 .. d/4 - 1.
+    """
+
+    theta: float
+    reference_grid: int | None = None
+    """Patches along a side that places are counted in, whatever the image's; None: the image's."""
+    columns_first: bool = False
+    """Whether the first pairs turn with the column, the others with the row."""
+
+    def angles(self, grid: int, channels: int) -> NDArray[np.float64]:
+        """Return the angle of each pair of a head's `channels`: (grid², channels / 2)."""
+        bands = 1 / self.theta ** (np.arange(channels // 4) / (channels // 4))
+        places = np.arange(grid) * ((self.reference_grid or grid) / grid)
+        turns = np.outer(places, bands)
+        rows = np.broadcast_to(turns[:, None], (grid, grid, len(bands)))
+        columns = np.broadcast_to(turns[None], (grid, grid, len(bands)))
+        axes = [columns, rows] if self.columns_first else [rows, columns]
+        return np.concatenate(axes, axis=-1).reshape(grid * grid, -1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The resolved numbers and choices of a ViT. Images and patches are square, sizes in pixels.
+
+    What patches leave of the image, on its right and at its bottom, is not looked at.
+    CheckpointError where no patch fits into it, or heads do not fill the hidden size.
     """
 
     hidden_size: int
@@ -37,17 +71,51 @@ class Form:
     patch_size: int
     hidden_act: HiddenAct
     layer_norm_eps: float
-    qkv_bias: bool
+    prefix: tuple[tuple[str, int], ...] = (("cls", 1),)
+    """The kinds of tokens before the patches, in order, and how many of each."""
+    positions: Literal["all", "cls", "patches", "none"] = "all"
+    """What the position table has rows for: all tokens; CLS and patches; patches; nothing."""
+    table_grid: int = 0
+    """Patches along a side in the position tables as stored; 0 where they are the image's."""
+    antialias: bool = False
+    """Whether position tables change size as images of Pillow do: smoothed before they shrink."""
+    denser_near: bool = False
+    """Whether tables by distance change size as if their rows lay denser near distance 0."""
+    unbiased: tuple[str, ...] = ()
+    """Layers without a bias, by the last part of their names."""
+    pre_norm: bool = False
+    layer_scale: bool = False
+    inner_norm: bool = False
+    """Whether attention's output has a norm before its projection."""
+    mlp_norm: bool = False
+    """Whether the MLP's inner channels have a norm before the contraction."""
+    gated: bool = False
+    """Whether the MLP is fc2(hidden_act(gate(x)) * fc1(x))."""
+    relative: bool = False
+    """Whether attention has a bias by distance (BEiT, arXiv:2106.08254)."""
+    rotary: Rotary | None = None
+    norm: Literal["tokens", "pooled", "none"] = "tokens"
+    """What the last norm is of: each token, or what is pooled of them."""
+    pooled: tuple[str, ...] = ("cls",)
+    """What the head reads, side by side: tokens of the prefix, or the mean of the "patches"."""
+    heads_averaged: bool = False
+    """Whether each part of `pooled` has a head of its own, whose logits are averaged."""
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
+        if self.image_size < self.patch_size:
             raise CheckpointError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+                f"image_size {self.image_size} is below patch_size {self.patch_size}"
             )
         if self.hidden_size % self.heads:
             raise CheckpointError(
                 f"hidden_size {self.hidden_size} is not a multiple of its {self.heads} heads"
             )
+
+    def at(self, image_size: int) -> "Form":
+        """Return the form for images of another size, with the position tables as they are."""
+        if image_size == self.image_size:
+            return self
+        return replace(self, image_size=image_size, table_grid=self.table_grid or self.grid)
 
     @property
     def grid(self) -> int:
@@ -55,34 +123,90 @@ class Form:
         return self.image_size // self.patch_size
 
     @property
+    def before(self) -> int:
+        """Tokens before the patches."""
+        return sum(number for _, number in self.prefix)
+
+    @property
     def tokens(self) -> int:
-        """Tokens of an image: CLS, then the patches row by row."""
-        return 1 + self.grid**2
+        """Tokens of an image: the prefix, then the patches row by row."""
+        return self.before + self.grid**2
+
+    @property
+    def kept(self) -> int:
+        """Leading tokens that the last block must compute: those up to the last that is read."""
+        if "patches" in self.pooled:
+            return self.tokens
+        ends, end = {}, 0
+        for name, number in self.prefix:
+            end += number
+            ends[name] = end
+        return max(ends[name] for name in self.pooled)
+
+    @property
+    def pools_before_fc2(self) -> bool:
+        """Whether the last block's fc2 can follow the mean over the patches: it is linear.
+
+        It can where the head reads nothing else, and no norm of each token stands between.
+        """
+        return self.pooled == ("patches",) and self.norm != "tokens"
+
+    def span(self, name: str) -> tuple[int, int]:
+        """Return the first token of a kind, and the one after its last."""
+        start = 0
+        for kind, number in (*self.prefix, ("patches", self.grid**2)):
+            if kind == name:
+                return start, start + number
+            start += number
+        raise KeyError(name)
 
     def shapes(self, labels: int) -> Shapes:
         """Yield the canonical name and shape of every tensor of a classifier of `labels` labels."""
         hidden, inner = self.hidden_size, self.intermediate_size
-        yield "cls", (1, hidden)
-        yield "positions", (self.tokens, hidden)
+        grid = self.table_grid or self.grid
+        for name, number in self.prefix:
+            yield name, (number, hidden)
+        if self.positions != "none":
+            rows = {"all": self.before, "cls": 1, "patches": 0}[self.positions]
+            yield "positions", (rows + grid**2, hidden)
         yield "patch.weight", (hidden, 3, self.patch_size, self.patch_size)
-        yield "patch.bias", (hidden,)
+        yield from self._bias("patch", hidden)
+        if self.pre_norm:
+            yield from _norm("pre_norm", hidden)
         for i in range(self.layers):
             block = f"blocks.{i}"
             yield from _norm(f"{block}.norm1", hidden)
             for part in ("q", "k", "v"):
-                yield from _linear(f"{block}.{part}", hidden, hidden, bias=self.qkv_bias)
-            yield from _linear(f"{block}.out", hidden, hidden)
+                yield from self._linear(f"{block}.{part}", hidden, hidden)
+            if self.relative:
+                yield f"{block}.relative", ((2 * grid - 1) ** 2 + 3, self.heads)
+            if self.inner_norm:
+                yield from _norm(f"{block}.inner_norm", hidden)
+            yield from self._linear(f"{block}.out", hidden, hidden)
             yield from _norm(f"{block}.norm2", hidden)
-            yield from _linear(f"{block}.fc1", inner, hidden)
-            yield from _linear(f"{block}.fc2", hidden, inner)
-        yield from _norm("norm", hidden)
-        yield from _linear("head", labels, hidden)
+            for part in ("fc1", "gate") if self.gated else ("fc1",):
+                yield from self._linear(f"{block}.{part}", inner, hidden)
+            if self.mlp_norm:
+                yield from _norm(f"{block}.mlp_norm", inner)
+            yield from self._linear(f"{block}.fc2", hidden, inner)
+            if self.layer_scale:
+                yield f"{block}.scale1", (hidden,)
+                yield f"{block}.scale2", (hidden,)
+        if self.norm != "none":
+            yield from _norm("norm", hidden)
+        if self.heads_averaged:
+            for part in self.pooled:
+                yield from self._linear(f"head.{part}", labels, hidden)
+        else:
+            yield from self._linear("head", labels, hidden * len(self.pooled))
 
+    def _linear(self, layer: str, rows: int, columns: int) -> Shapes:
+        yield f"{layer}.weight", (rows, columns)
+        yield from self._bias(layer, rows)
 
-def _linear(layer: str, rows: int, columns: int, *, bias: bool = True) -> Shapes:
-    yield f"{layer}.weight", (rows, columns)
-    if bias:
-        yield f"{layer}.bias", (rows,)
+    def _bias(self, layer: str, rows: int) -> Shapes:
+        if layer.rpartition(".")[2] not in self.unbiased:
+            yield f"{layer}.bias", (rows,)
 
 
 def _norm(layer: str, channels: int) -> Shapes:

@@ -1,21 +1,63 @@
-"""The families that an export knows."""
+"""The families that an export knows: those of transformers by name, timm's by a table."""
 
 from vit_engine.errors import CheckpointError
-from vit_export.families.config import Config
-from vit_export.families.family import Family
-from vit_export.families.vit import VIT
+from vit_export.families.family import Config, Family
+from vit_export.families.timm.vision_transformer import family_from_timm, is_timm
+from vit_export.families.transformers.beit import BEIT, DATA2VEC_VISION
+from vit_export.families.transformers.clip import CLIP, METACLIP_2
+from vit_export.families.transformers.deit import DEIT, DEIT_WITH_TEACHER
+from vit_export.families.transformers.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
+from vit_export.families.transformers.ijepa import IJEPA
+from vit_export.families.transformers.siglip import SIGLIP
+from vit_export.families.transformers.vit import VIT
+from vit_export.families.transformers.vit_msn import VIT_MSN
 
-FAMILIES = (VIT,)
+FAMILIES = (
+    VIT,
+    DEIT,
+    DEIT_WITH_TEACHER,
+    DINOV2,
+    DINOV2_WITH_REGISTERS,
+    BEIT,
+    DATA2VEC_VISION,
+    CLIP,
+    METACLIP_2,
+    SIGLIP,
+    VIT_MSN,
+    IJEPA,
+)
+"""Where a config.json names no class, the first of its model_type is meant."""
+
+
+HEADLESS = ("Model", "Backbone", "ForPreTraining", "ForMaskedImageModeling", "WithProjection")
+"""How the names of classes end that have no classifier's head."""
 
 
 def family_from_config(config: Config) -> Family:
     """Return the family that a config.json is of; CheckpointError if it is of none."""
+    if is_timm(config):
+        return family_from_timm(config)
     for family in FAMILIES:
         found = config.get("architectures") or [family.architecture]
         if config.get("model_type") == family.model_type and found == [family.architecture]:
             return family
-    supported = ", ".join(f"{f.model_type!r} with {f.architecture}" for f in FAMILIES)
+    types = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
     raise CheckpointError(
         f"config.json describes model_type {config.get('model_type')!r}, architectures "
-        f"{config.get('architectures')}; supported is model_type {supported}"
+        f"{config.get('architectures')}{_reason(config)}; supported are image classifiers of "
+        f"model_type {types}, and timm's ViTs"
     )
+
+
+def _reason(config: Config) -> str:
+    """Say of what is not supported what it is, where that is known."""
+    names = config.get("architectures")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return ""
+    if config.get("model_type") == "siglip2":
+        return ": SigLIP 2 for images of any aspect (NaFlex)"
+    if any(name.endswith(HEADLESS) for name in names):
+        return ": a model without a classifier's head"
+    if same := [f.architecture for f in FAMILIES if f.model_type == config.get("model_type")]:
+        return f" (its classifiers are {' and '.join(same)})"
+    return ""

@@ -6,11 +6,12 @@ from onnxscript import OpBuilder, ir, nn
 from vit_engine.artefact.contract import Preprocessing
 from vit_export.families.form import Form
 from vit_export.graph.choices import Io
-from vit_export.graph.weights import Weights
+from vit_export.graph.layers import LayerNorm
+from vit_export.graph.weights import Array, Weights
 
 
 class PatchEmbedding(nn.Module):
-    """Image -> (N, tokens, D): one product for the patches, a constant row for CLS.
+    """Image -> (N, tokens, D): one product for the patches, constant rows for the prefix.
 
     uint8 input (N, H, W, 3): u = (pixel - 128) / 128 is exact in float16; the rest of
     (pixel / 255 - mean) / std goes into weight and bias. Normalised input (N, 3, H, W): as it is.
@@ -18,10 +19,12 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, weights: Weights, form: Form, preprocessing: Preprocessing, io: Io) -> None:
         super().__init__()
-        self.patch, self.grid = form.patch_size, form.grid
+        self.patch, self.grid, self.before = form.patch_size, form.grid, form.before
+        self.all_is_seen = form.image_size == form.grid * form.patch_size
         self.dtype = ir.DataType.from_numpy(weights.dtype)
         self.io = io
-        kernel, bias = weights["patch.weight"], weights["patch.bias"]  # (D, 3, P, P), (D,)
+        kernel = weights["patch.weight"]  # (D, 3, P, P)
+        bias = weights["patch.bias"] if "patch" not in form.unbiased else np.zeros(len(kernel))
         if io == "uint8":
             mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
             bias = bias + np.einsum("dcpq,c->d", kernel, (128 / 255 - mean) / std)
@@ -29,13 +32,14 @@ class PatchEmbedding(nn.Module):
             self.center = weights.parameter(np.array(128.0))
             self.unit = weights.parameter(np.array(1 / 128))
         self.weight = weights.parameter(kernel.reshape(len(kernel), -1).T)
-        rows = weights["positions"]  # (tokens, D), CLS first
-        rows[1:] += bias
-        rows[:1] += weights["cls"]
-        self.position = weights.parameter(rows[None])
+        self.position = weights.parameter(_constant_rows(weights, form, bias)[None])
+        self.norm = LayerNorm(weights, "pre_norm", form.layer_norm_eps) if form.pre_norm else None
 
     def forward(self, op: OpBuilder, image: ir.Value) -> ir.Value:
         p, g = self.patch, self.grid
+        if not self.all_is_seen:
+            axes = [1, 2] if self.io == "uint8" else [2, 3]
+            image = op.Slice(image, [0, 0], [g * p, g * p], axes)
         x = op.Cast(image, to=self.dtype)
         if self.io == "uint8":
             x = op.Mul(op.Sub(x, self.center), self.unit)
@@ -43,6 +47,23 @@ class PatchEmbedding(nn.Module):
         else:
             x = op.Transpose(op.Reshape(x, [0, 3, g, p, g, p]), perm=[0, 2, 4, 1, 3, 5])
         x = op.MatMul(op.Reshape(x, [0, g * g, 3 * p * p]), self.weight)
-        # A row of zeros takes CLS's place: unlike Expand it needs no Shape, which would run on the
-        # host and keep the graph out of a CUDA graph.
-        return op.Add(op.Pad(x, [0, 1, 0, 0, 0, 0]), self.position)
+        if self.before:
+            # Rows of zeros take the prefix's place: unlike Expand they need no Shape, which would
+            # run on the host and keep the graph out of a CUDA graph.
+            x = op.Pad(x, [0, self.before, 0, 0, 0, 0])
+        x = op.Add(x, self.position)
+        return self.norm(op, x) if self.norm else x
+
+
+def _constant_rows(weights: Weights, form: Form, bias: Array) -> Array:
+    """Return what is added to each token (tokens, D): itself, its position, the patches' bias."""
+    rows = np.zeros((form.tokens, form.hidden_size))
+    rows[form.before :] = bias
+    for name, _ in form.prefix:
+        rows[slice(*form.span(name))] += weights[name]
+    if form.positions != "none":
+        table = weights["positions"]
+        patches = form.grid**2
+        rows[form.before :] += table[-patches:]
+        rows[: len(table) - patches] += table[:-patches]
+    return rows

@@ -39,7 +39,7 @@ class LayerNorm(nn.Module):
 
 
 class Activation(nn.Module):
-    """The MLP's non-linearity: GELU, exact, by tanh (`gelu_new`) or by sigmoid (`quick_gelu`)."""
+    """The MLP's non-linearity (see `HiddenAct`)."""
 
     def __init__(self, weights: Weights, name: HiddenAct) -> None:
         super().__init__()
@@ -50,4 +50,8 @@ class Activation(nn.Module):
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         if self.kind == "quick_gelu":
             return op.Mul(x, op.Sigmoid(op.Mul(x, self.slope)))
+        if self.kind == "silu":
+            return op.Mul(x, op.Sigmoid(x))
+        if self.kind == "relu":
+            return op.Relu(x)
         return op.Gelu(x, approximate="tanh" if self.kind == "gelu_new" else "none")

@@ -17,7 +17,7 @@ class Product:
     role: Role
     block: int | None  # counted from 0; None outside the blocks
     layers: tuple[str, ...]  # canonical; their outputs, side by side, are the product's M channels
-    tokens: int  # T of an image, CLS first
+    tokens: int  # T of an image
     reads: str | None  # the layer whose channels x has: what scales its outputs scales x
     after_gelu: bool = False  # x is a GELU's output: nothing far below zero
 

@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 from onnxscript import OpBuilder, ir, nn
 
 from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.families.form import Form
 from vit_export.graph.layers import Linear
 from vit_export.graph.model import model_from_checkpoint
 from vit_export.graph.product import Product
 from vit_export.graph.weights import Array, Weights
 from vit_export.quantization.trial import trial_session
 
-CLS_SHARE = 0.3
-"""The CLS token's part in the statistics: the logits are read from it alone, and feel its rounding
-as much as that of a hundred others."""
+READ_SHARE = 0.3
+"""The part in the statistics of the prefix tokens that the head reads: the logits feel the rounding
+of a CLS token as much as that of a hundred patches."""
 
 BATCH = 4
 """Images at once in the float pass."""
@@ -24,7 +25,7 @@ BATCH = 4
 
 @dataclass(eq=False)
 class Statistics:
-    """Of one product's input x over the calibration images, with tokens weighed by CLS_SHARE."""
+    """Of one product's input x over the calibration images, its tokens weighed."""
 
     total: Array  # (K,) sum of x
     products: NDArray[np.float32]  # (K, K) x' x
@@ -35,14 +36,12 @@ class Statistics:
         """Return the statistics of no tokens."""
         return cls(np.zeros(channels), np.zeros((channels, channels), np.float32))
 
-    def add(self, x: NDArray[np.float32]) -> None:
-        """Count the tokens of x (images, tokens, K) in, CLS first."""
-        cls = CLS_SHARE / (1 - CLS_SHARE) * (x.shape[1] - 1)
-        self.total += x[:, 1:].sum((0, 1), dtype=np.float64) + cls * x[:, 0].sum(0)
-        rows = x.reshape(-1, x.shape[-1]).copy()
-        rows[:: x.shape[1]] *= np.sqrt(cls)
+    def add(self, x: NDArray[np.float32], weights: Array) -> None:
+        """Count the tokens of x (images, tokens, K) in, each with its weight (tokens,)."""
+        self.total += weights @ x.sum(0, dtype=np.float64)
+        rows = (x * np.sqrt(weights)[:, None].astype(np.float32)).reshape(-1, x.shape[-1])
         self.products += rows.T @ rows
-        self.weight += len(x) * (x.shape[1] - 1 + cls)
+        self.weight += len(x) * float(weights.sum())
 
     def scaled(self, scale: Array) -> "Statistics":
         """Return the statistics of x * scale, for a scale (K,)."""
@@ -60,7 +59,7 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """All products of a graph, and what those over every token of an image read."""
+    """All products of a graph, and what those over every patch of an image read."""
 
     products: tuple[Product, ...]
     statistics: Mapping[Product, Statistics]
@@ -75,7 +74,9 @@ def activations_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> Activat
         return tapped[product]
 
     model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8", linear=tap)
-    inputs = {p: m.input for p, m in tapped.items() if p.tokens == checkpoint.form.tokens}
+    patches = checkpoint.form.grid**2
+    inputs = {p: m.input for p, m in tapped.items() if p.tokens >= patches}
+    weights = token_weights(checkpoint.form)
     for value in inputs.values():
         value.type = ir.TensorType(ir.DataType.FLOAT)
         model.graph.outputs.append(value)
@@ -85,8 +86,20 @@ def activations_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> Activat
     for start in range(0, len(pixels), BATCH):
         found = session.run(names, {"pixels": pixels[start : start + BATCH]})
         for product, x in zip(inputs, found, strict=True):
-            statistics.setdefault(product, Statistics.empty(x.shape[-1])).add(x)
+            statistics.setdefault(product, Statistics.empty(x.shape[-1])).add(
+                x, weights[-product.tokens :]
+            )
     return Activations(tuple(tapped), statistics)
+
+
+def token_weights(form: Form) -> Array:
+    """Return how much each token counts (tokens,): a patch 1, what is read before them more."""
+    weights = np.ones(form.tokens)
+    read = [i for name in form.pooled if name != "patches" for i in range(*form.span(name))]
+    if read:
+        others = form.tokens - len(read)
+        weights[read] = READ_SHARE / (1 - READ_SHARE) * others / len(read)
+    return weights
 
 
 class _Tapped(Linear):

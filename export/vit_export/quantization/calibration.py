@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import UsageError
+from vit_engine.errors import UsageError, printable
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import Item
 from vit_export.demo import draw
-from vit_export.samples import drawn_samples, sample_from_item
+from vit_export.samples import drawn_samples, items_for, sample_from_item
 
 MOST = 40
 """Images to calibrate on: 7,880 tokens of ViT-B/16."""
@@ -19,27 +19,38 @@ MOST = 40
 JUDGED = 160
 """Images to judge on: one of them is 0.6 % of agreement."""
 
+ENOUGH = 20
+"""Images to judge on that suffice, with several views of each."""
 
-def split(source: str | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
-    """Return the images to calibrate on and those to judge on.
+SHARING = f"at most {MOST} of those given, or half; the others judge"
 
-    Of a source's images every n-th calibrates, up to MOST and to half of them; others judge. With
-    None, both are drawn. UsageError for a source of fewer than two, or an image that is unreadable.
-    """
-    if source is None:
-        examples = draw.samples(len(draw.LABELS), first=draw.EXAMPLES)
-        return [image for image, _ in examples], drawn_samples(JUDGED)
-    items = list(items_from_sources([source]))
+
+def calibration_items(source: str) -> list[Item]:
+    """Return what --calibrate names; UsageError for fewer than two images."""
+    items = items_for("--calibrate", [source])
     if len(items) < 2:
         raise UsageError(
-            f"--calibrate: {source} holds {len(items)} images; one part is for calibration and "
-            "one for checking: give at least 2, about 100 is good"
+            f"--calibrate: {printable(source)} holds {len(items)} image; one part is for "
+            "calibration and one for checking: give at least 2, about 100 is good"
         )
-    step = max(2, -(-len(items) // MOST))
-    rest = [item for i, item in enumerate(items) if i % step]
+    return items
+
+
+def split(items: list[Item] | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
+    """Return the images to calibrate on and those to judge on.
+
+    Of a user's images MOST calibrate, or all but ENOUGH, or half of them; the others judge. With
+    None, both are drawn. UsageError for an image that is unreadable.
+    """
+    if items is None:
+        examples = draw.samples(len(draw.LABELS), first=draw.EXAMPLES)
+        return [image for image, _ in examples], drawn_samples(JUDGED)
+    count = min(MOST, max(len(items) // 2, len(items) - ENOUGH))
+    chosen = {i * len(items) // count for i in range(count)}
+    rest = [item for i, item in enumerate(items) if i not in chosen]
     judged = rest[:: -(-len(rest) // JUDGED)]
     return (
-        [sample_from_item(item, "--calibrate") for item in items[::step]],
+        [sample_from_item(item, "--calibrate") for i, item in enumerate(items) if i in chosen],
         (sample_from_item(item, "--calibrate") for item in judged),
     )
 

@@ -1,7 +1,7 @@
 """int8 weights for a checkpoint, rounded so that its own activations feel it least.
 
 1. A float pass over the calibration images gathers, for the input x of every product over all
-   tokens, its mean and x' x.
+   patches, its mean and x' x.
 2. SmoothQuant moves what is large in x into the weights: exact.
 3. GPTQ rounds the weights so that x @ W changes least.
 4. Each product runs in int8 alone; those whose rounding the logits feel most for their arithmetic
@@ -9,7 +9,7 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,22 +49,30 @@ class Quantized:
         return "most sensitive to int8: " + ", ".join(products[:NAMED])
 
 
-def quantized(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> Quantized:
+def quantized(
+    checkpoint: Checkpoint,
+    pixels: NDArray[np.uint8],
+    progress: Callable[[str], None] = lambda _words: None,
+) -> Quantized:
     """Round the blocks' products to int8 after the calibration images (N, H, W, 3).
 
-    Products over the CLS token alone stay in float, as does the patch embedding: they are 1 % of
-    the arithmetic. The same pixels give the same bytes on the same machine; another's BLAS may
+    `progress` is told of each step, in words.
+
+    Products over what the head reads alone stay in float, as does the patch embedding: they are 1 %
+    of the arithmetic. The same pixels give the same bytes on the same machine; another's BLAS may
     round a weight near the middle of two steps to the other side.
     """
+    progress("running the calibration images")
     tensors, statistics = smoothed(checkpoint.tensors, activations_of(checkpoint, pixels))
     rounded = {}
-    for product, found in statistics.items():
+    for done, (product, found) in enumerate(statistics.items()):
+        progress(f"rounding {product} ({done} of {len(statistics)} products)")
         matrix, bias = matrix_of(product, tensors), bias_of(product, tensors)
         rounded[product] = int8_from_matrix(
             matrix, np.zeros(matrix.shape[1]) if bias is None else bias, found
         )
     checkpoint = replace(checkpoint, tensors=tensors)
-    sensitivity = sensitivity_of(checkpoint, rounded, pixels)
+    sensitivity = sensitivity_of(checkpoint, rounded, pixels, progress)
     in_float = worth_float(rounded, sensitivity)
     return Quantized(
         checkpoint,

@@ -1,10 +1,11 @@
 """How much the logits feel each product's rounding, and which products are worth their float."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_engine.artefact.contract import ScoreKind
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.model import model_from_checkpoint
 from vit_export.graph.product import Product
@@ -21,19 +22,22 @@ FLOAT_SHARE = 0.06
 
 
 def sensitivity_of(
-    checkpoint: Checkpoint, rounded: Mapping[Product, Int8Weights], pixels: NDArray[np.uint8]
+    checkpoint: Checkpoint,
+    rounded: Mapping[Product, Int8Weights],
+    pixels: NDArray[np.uint8],
+    progress: Callable[[str], None],
 ) -> dict[Product, float]:
-    """Return what each product alone in int8 does to the labels, the most sensitive first.
+    """Return what each product alone in int8 does to the scores, the most sensitive first.
 
-    It is the mean Kullback-Leibler divergence, in nats, from the probabilities of the float graph,
-    over PROBES of the images (N, H, W, 3).
+    It is the mean `divergence` from the float graph over PROBES of the images (N, H, W, 3).
     """
     probes = pixels[:: -(-len(pixels) // PROBES)]
-    true = _log_probabilities(checkpoint, {}, probes)
+    true = _logits(checkpoint, {}, probes)
     found = {}
-    for product, weights in rounded.items():
-        alone = _log_probabilities(checkpoint, {product: weights}, probes)
-        found[product] = float((np.exp(true) * (true - alone)).sum(1).mean())
+    for done, (product, weights) in enumerate(rounded.items()):
+        progress(f"running {product} in int8 alone ({done} of {len(rounded)} products)")
+        alone = _logits(checkpoint, {product: weights}, probes)
+        found[product] = float(divergence(true, alone, checkpoint.score).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -51,13 +55,36 @@ def worth_float(
     return chosen
 
 
-def _log_probabilities(
+def divergence(true: Array, found: Array, score: ScoreKind) -> Array:
+    """Return how far the scores of each row of logits (N, labels) are from the true ones, (N,).
+
+    Kullback-Leibler's, in nats: between two distributions over the labels for softmax, summed over
+    the labels for sigmoid. Of a regression's values it is the squared difference.
+    """
+    if score == "none":
+        return np.asarray(np.square(true - found).sum(1))
+    if score == "sigmoid":
+        return _of_one_side(true, found) + _of_one_side(-true, -found)
+    true, found = _log_softmax(true), _log_softmax(found)
+    return np.asarray((np.exp(true) * (true - found)).sum(1))
+
+
+def _of_one_side(true: Array, found: Array) -> Array:
+    """Return the part of a sigmoid's divergence that its being true has, summed over labels."""
+    log_true, log_found = -np.logaddexp(0, -true), -np.logaddexp(0, -found)
+    return np.asarray((np.exp(log_true) * (log_true - log_found)).sum(1))
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+def _logits(
     checkpoint: Checkpoint, rounded: Mapping[Product, Int8Weights], pixels: NDArray[np.uint8]
 ) -> Array:
-    """Return the log-softmax (N, labels) of the graph with those products in int8."""
+    """Return the logits (N, labels) of the graph with those products in int8."""
     model = model_from_checkpoint(
         checkpoint, precision="int8", io="uint8", linear=linear_with_int8(rounded)
     )
-    logits = trial_session(model).run(None, {"pixels": pixels})[0].astype(np.float64)
-    logits -= logits.max(1, keepdims=True)
-    return np.asarray(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+    return np.asarray(trial_session(model).run(None, {"pixels": pixels})[0].astype(np.float64))

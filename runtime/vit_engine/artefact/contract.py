@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from vit_engine.errors import ArtefactError
 
 KEY = "vit_engine"
-SCHEMA = 1
+SCHEMA = 2
 MAX_FLOAT = sys.float_info.max
+MAX_COLOUR = 255
 
 Precision = Literal["fp16", "fp32", "int8"]
 """What weights are rounded to, and the arithmetic that is meant."""
@@ -21,6 +22,24 @@ Layout = Literal["NHWC", "NCHW"]
 Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 FILTERS: tuple[Filter, ...] = get_args(Filter)
 """Resampling filters by name; the index is Pillow's `Image.Resampling` value."""
+
+ResizeRule = Literal["squash", "shortest_edge", "edges", "within", "within_rounded"]
+"""What `Preprocessing.resize`, two numbers of pixels, means. All but squash keep the aspect ratio.
+
+    squash          the height and the width
+    shortest_edge   the shortest edge, twice; the other edge is rounded down
+    edges           the shortest edge, unless the longest would pass the second number: then that
+    within          a height and a width to fill without passing them, rounded down
+    within_rounded  the same, rounded to the nearest, halves to even
+"""
+
+Anchor = Literal["centre", "centre_half_even", "top_left"]
+"""Where the crop lies on the resized image: at its centre, where half a pixel is rounded down, as
+transformers does it, or to even, as torchvision does; or at its top left corner."""
+
+ScoreKind = Literal["softmax", "sigmoid", "none"]
+"""What turns a row of logits into scores: softmax over the labels, for one label an image; sigmoid
+of each, for labels that do not exclude each other; none, for a regression's values."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +74,32 @@ class Input:
 class Preprocessing:
     """How an RGB image becomes the input, with every choice already made.
 
-    Resize on uint8 (`resize` = (height, width) squashes; `shortest_edge` keeps the aspect ratio;
-    exactly one is set), then crop to the centre, then `(pixel / 255 - mean) / std` per channel.
+    Resize on uint8, then crop to (height, width), whose part beyond the image has the RGB colour
+    `fill`, then `(pixel / 255 - mean) / std` per channel.
     """
 
-    resize: tuple[int, int] | None
-    shortest_edge: int | None
+    resize: tuple[int, int]
+    rule: ResizeRule
     filter: Filter
     crop: tuple[int, int] | None
+    anchor: Anchor
+    fill: tuple[int, int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The height and width of the result."""
+        return self.crop or self.resize
 
 
 @dataclass(frozen=True)
 class Output:
-    """The graph's one output, float32 `[batch, len(labels)]`."""
+    """The graph's one output, float32 logits `[batch, len(labels)]`, and how they are scored."""
 
     name: str
     labels: tuple[str, ...]
+    score: ScoreKind
 
 
 @dataclass(frozen=True)
@@ -81,7 +108,7 @@ class Parity:
 
     reference: str  # "transformers 5.23.0, torch 2.13.0, eager fp32, CPU"
     images: int
-    top1_agreement: float  # share of images, 0 to 1
+    agreement: float | None  # share of images, 0 to 1, as `parity.agreements`; None for values
     max_abs_diff: float  # largest |difference| of a logit
     mean_abs_diff: float
     logit_range: float  # max - min of the reference logits
@@ -135,22 +162,21 @@ def loads(text: str) -> Contract:
 
 
 def _check(contract: Contract) -> None:
-    given, pre = contract.input, contract.preprocessing
+    given, pre, output = contract.input, contract.preprocessing, contract.output
     legal = {("uint8", "NHWC"), ("float32", "NCHW")}
-    shape = pre.crop or pre.resize or (given.height, given.width)
+    shape = pre.shape
     problems = {
         f"input is {given.dtype} {given.layout}, not uint8 NHWC or float32 NCHW": (
             (given.dtype, given.layout) not in legal
         ),
-        "not exactly one of resize and shortest_edge": (pre.resize is None)
-        == (pre.shortest_edge is None),
-        "shortest_edge without a crop": pre.shortest_edge is not None and pre.crop is None,
+        f"resize by {pre.rule} without a crop": pre.rule != "squash" and pre.crop is None,
         f"preprocessing gives {shape}, the input takes {(given.height, given.width)}": shape
         != (given.height, given.width),
-        "sizes must be positive": min(given.height, given.width, *(pre.resize or (1,))) < 1
-        or (pre.shortest_edge is not None and pre.shortest_edge < 1),
+        "sizes must be positive": min(given.height, given.width, *pre.resize) < 1,
+        "fill is no colour": not all(0 <= value <= MAX_COLOUR for value in pre.fill),
         "std has a zero": 0 in pre.std,
-        "no labels": not contract.output.labels,
+        "no labels": not output.labels,
+        "softmax over one label is always 1": output.score == "softmax" and len(output.labels) == 1,
     }
     for problem, present in problems.items():
         if present:
@@ -187,6 +213,17 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
     elif expected is float and type(value) in (int, float):
         if abs(value) <= MAX_FLOAT:  # false for NaN too
             return float(value)
+    elif expected is str and type(value) is str and not _is_text(value):
+        raise ArtefactError(f"the contract's {where} is {value!a:.80}, which is no Unicode text")
     elif type(value) is expected:
         return value
     raise ArtefactError(f"the contract's {where} is {value!r:.80}, expected {expected}")
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a string can be written as UTF-8: JSON can spell halves of surrogate pairs."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,33 +1,91 @@
 """What an artefact says of itself, as text to read or as JSON."""
 
 import json
+import textwrap
 from dataclasses import asdict
 
-from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.contract import (
+    Anchor,
+    Contract,
+    Parity,
+    Preprocessing,
+    ResizeRule,
+    ScoreKind,
+)
+from vit_engine.artefact.short_labels import short_labels
+from vit_engine.errors import printable
+
+_INDENT = 15  # cells of the names
+_LEAST = 20  # cells of a line of text, however narrow the terminal
+
+_RESIZE: dict[ResizeRule, str] = {
+    "squash": "to {0}x{1}",
+    "shortest_edge": "shortest edge to {0}",
+    "edges": "shortest edge to {0}, longest to {1} at most",
+    "within": "to fit into {0}x{1}",
+    "within_rounded": "to fit into {0}x{1}, rounded",
+}
+_CROP: dict[Anchor, str] = {
+    "centre": "centre crop",
+    "centre_half_even": "centre crop (torchvision's rounding)",
+    "top_left": "top left crop",
+}
+_SCORE: dict[ScoreKind, str] = {
+    "softmax": "softmax: one label an image, its scores add up to 1",
+    "sigmoid": "sigmoid: each label by itself, from 0 to 1",
+    "none": "none: the values of a regression as they are",
+}
+
+SATURATION = (
+    "opened by ONNX Runtime alone, on an x86 CPU without VNNI, set session.x64quantprecision=1 "
+    "(vit-infer does): its 16-bit sums saturate else"
+)
+"""What a user of an int8 file without this runtime must know."""
 
 
-def description_of(contract: Contract, form: str) -> str:
-    """Return the contract in a form, "text" or "json"."""
+def description_of(contract: Contract, form: str, width: int | None = None) -> str:
+    """Return the contract in a form, "text" or "json"; lines of text are at most `width` wide."""
     if form == "json":
         return json.dumps(asdict(contract), indent=2, ensure_ascii=False) + "\n"
     identity, given, pre = contract.identity, contract.input, contract.preprocessing
-    resize = f"to {pre.resize}" if pre.resize else f"shortest edge to {pre.shortest_edge}"
-    crop = f", centre crop {pre.crop}" if pre.crop else ""
-    labels = contract.output.labels
-    parity = contract.parity
+    labels = list(short_labels(contract.output.labels).values())
     lines = {
         "model": identity.model + (f" @ {identity.revision}" if identity.revision else ""),
         "weights": f"sha256 {identity.weights_sha256}",
         "precision": identity.precision,
         "exporter": identity.exporter,
         "input": f"{given.name}: {given.dtype} {given.layout}, {given.height}x{given.width}",
-        "preprocessing": f"resize {resize}, {pre.filter}{crop}, mean {pre.mean}, std {pre.std}",
+        "preprocessing": _preprocessing(pre),
         "output": f"{contract.output.name}: float32, {len(labels)} labels "
         f"({', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''})",
-        "parity": "not verified"
-        if parity is None
-        else f"top-1 {parity.top1_agreement:.1%} of {parity.images} images, "
-        f"max |logit difference| {parity.max_abs_diff:.2g} "
-        f"in a range of {parity.logit_range:.3g}, against {parity.reference}",
+        "score": _SCORE[contract.output.score],
+        "parity": _parity(contract.parity),
     }
-    return "".join(f"{name:<14} {text}\n" for name, text in lines.items())
+    if identity.precision == "int8":
+        lines["int8 sessions"] = SATURATION
+    return "".join(_wrapped(f"{name:<{_INDENT}}", text, width) for name, text in lines.items())
+
+
+def _wrapped(name: str, text: str, width: int | None) -> str:
+    """Return "name  text", the text in lines below each other where the width asks for it."""
+    if width is None:
+        return f"{name}{printable(text)}\n"
+    lines = textwrap.wrap(printable(text), max(_LEAST, width - _INDENT)) or [""]
+    return f"{name}{(chr(10) + ' ' * _INDENT).join(lines)}\n"
+
+
+def _preprocessing(pre: Preprocessing) -> str:
+    resize = _RESIZE[pre.rule].format(*pre.resize)
+    crop = f", {_CROP[pre.anchor]} {pre.crop[0]}x{pre.crop[1]}" if pre.crop else ""
+    fill = f" on {pre.fill}" if pre.crop and any(pre.fill) else ""
+    return f"resize {resize}, {pre.filter}{crop}{fill}, mean {pre.mean}, std {pre.std}"
+
+
+def _parity(parity: Parity | None) -> str:
+    if parity is None:
+        return "not verified"
+    agreement = "" if parity.agreement is None else f"agreement {parity.agreement:.1%}, "
+    return (
+        f"{agreement}max |logit difference| {parity.max_abs_diff:.2g} in a range of "
+        f"{parity.logit_range:.3g}, on {parity.images} images, against {parity.reference}"
+    )

@@ -16,7 +16,7 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.nodes import ENTRY_KEY, MODEL_METADATA
 from vit_engine.artefact.protobuf import fields
 from vit_engine.atomic import write_whole
-from vit_engine.errors import ArtefactError, WriteError
+from vit_engine.errors import ArtefactError, WriteError, printable
 from vit_engine.machine.cache import cache_folder
 
 log = logging.getLogger(__name__)
@@ -57,9 +57,9 @@ def check_integrity(path: Path, contract: Contract) -> None:
     found = content_sha256(path, contract)
     if found != contract.content_sha256:
         raise ArtefactError(
-            f"{path}: is damaged or was altered: it has sha256 {found:.16}, and had "
-            f"{contract.content_sha256:.16} when it was exported; copy it again, or export the "
-            "model again"
+            f"{printable(str(path))}: is damaged or was altered: it has sha256 {found:.16}, and "
+            f"had {contract.content_sha256:.16} when it was exported; copy it again, or export "
+            "the model again"
         )
 
 
@@ -78,7 +78,7 @@ def check_once(path: Path, contract: Contract) -> None:
         if mark:
             write_whole(mark, contract.content_sha256.encode())
     except WriteError as e:
-        log.debug("%s is not remembered as whole: %s", path, e)
+        log.debug("%s is not remembered as whole: %s", printable(str(path)), e)
 
 
 def _mark(path: Path) -> Path | None:

@@ -20,8 +20,9 @@ from vit_engine.artefact.nodes import (
     MODEL_METADATA,
     TENSOR_EXTERNAL,
 )
+from vit_engine.artefact.other_files import absence_in_words, file_in_words, folder_in_words
 from vit_engine.artefact.protobuf import MalformedError, fields
-from vit_engine.errors import ArtefactError
+from vit_engine.errors import ArtefactError, printable
 
 DEFAULT_MODEL = "vit.onnx"
 """What vit-export writes and vit-infer opens where nothing else is named."""
@@ -39,31 +40,34 @@ def path_from_name(name: str | Path) -> Path:
 
 def read_contract(path: Path) -> Contract:
     """Return the contract inside an ONNX file; `ArtefactError` if it is no artefact of ours."""
+    name = printable(str(path))
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for its writer
-            raise ArtefactError(f"{path}: is not a regular file; name an .onnx file of vit-export")
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ArtefactError(f"{name}: {folder_in_words(path)}")
+        if not stat.S_ISREG(mode):  # opening a FIFO would wait for its writer
+            raise ArtefactError(f"{name}: is not a regular file; name an .onnx file of vit-export")
+        if words := file_in_words(path):
+            raise ArtefactError(f"{name}: {words}")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entries = _entries(data)
-    except FileNotFoundError as e:
-        raise ArtefactError(
-            f"{path}: no such file; write one with 'vit-export --fp16 -o {path}', "
-            "or try the bundled model with '-m demo'"
-        ) from e
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise ArtefactError(f"{name}: {absence_in_words(path)}") from e
     except OSError as e:
-        raise ArtefactError(f"{path}: cannot be read ({e.strerror})") from e
+        raise ArtefactError(f"{name}: cannot be read ({e.strerror})") from e
     except MalformedError as e:
-        raise ArtefactError(f"{path}: {e}; export the model again") from e
+        raise ArtefactError(f"{name}: {e}; name a file that vit-export wrote, or write one") from e
     except ValueError as e:  # mmap refuses an empty file
-        raise ArtefactError(f"{path}: the file is empty; export the model again") from e
+        raise ArtefactError(f"{name}: the file is empty; export the model again") from e
     if contract.KEY not in entries:
         raise ArtefactError(
-            f"{path}: no '{contract.KEY}' contract in its metadata, so labels and preprocessing "
-            "are unknown; export the checkpoint with vit-export"
+            f"{name}: no '{contract.KEY}' contract in its metadata, so labels and preprocessing "
+            "are unknown; export the checkpoint that it was made from with vit-export"
         )
     try:
         return contract.loads(entries[contract.KEY].decode())
     except (ArtefactError, UnicodeDecodeError) as e:
-        raise ArtefactError(f"{path}: {e}") from e
+        raise ArtefactError(f"{name}: {e}") from e
 
 
 def _entries(data: mmap.mmap) -> dict[str, bytes]:

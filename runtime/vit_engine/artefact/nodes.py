@@ -11,7 +11,7 @@ import numpy as np
 from vit_engine.artefact.protobuf import Buffer, field, fields, number, numbers
 
 MODEL_GRAPH, MODEL_METADATA = 7, 14
-GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_VALUE_INFO = 1, 5, 13
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_OUTPUT, GRAPH_VALUE_INFO = 1, 5, 12, 13
 TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 FLOAT, INT64, FLOAT16 = 1, 7, 10
@@ -21,6 +21,7 @@ _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN =
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
 _TENSOR_LOCATION = 14
 _EXTERNAL = 1
+_VALUE_NAME = 1
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 3, 8, 20
 _INT, _INTS = 2, 7
 
@@ -99,7 +100,7 @@ def node_from_bytes(model: Buffer, start: int, end: int) -> Node:
             value = parts.get(_ATTRIBUTE_INT)
             name = model[slice(*parts[_ATTRIBUTE_NAME])].decode()
             attributes[name] = number(model, *value) if value else 0
-        else:
+        elif kind in (_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_DOMAIN):
             texts.setdefault(kind, []).append(model[a:b].decode())
     return Node(
         op=texts[_NODE_OP][0],
@@ -122,3 +123,10 @@ def weight_from_bytes(model: Buffer, start: int, end: int) -> tuple[str, tuple[i
         elif kind == _TENSOR_DIMS:
             shape += numbers(model, a, b)
     return name, (element, shape)
+
+
+def value_name(model: Buffer, start: int, end: int) -> str:
+    """Return the name of the ValueInfoProto in model[start:end], a graph's input or output."""
+    return next(
+        (model[a:b].decode() for kind, a, b in fields(model, start, end) if kind == _VALUE_NAME), ""
+    )

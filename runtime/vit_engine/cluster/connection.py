@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -18,6 +19,9 @@ LOCAL = "local"
 """The address that starts a Ray here, for as long as the run takes."""
 
 _REACHED = 10.0  # seconds within which an address must answer
+
+_ADVICE = re.compile(r"\n?Failed to .* after \d+/\d+ attempts \(total backoff.*", re.DOTALL)
+"""What Ray Data adds to an error's text: how often it tried, and how to make it try again."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,10 @@ def connected(address: str | None, workers: Workers) -> Iterator[Capacity]:
             except (OSError, RuntimeError, ValueError, AuthenticationError) as e:
                 raise MachineError(f"cannot connect to Ray at {address}: {_last_line(e)}") from e
             signal.signal(signal.SIGTERM, terminate)  # Ray's own would exit with another code
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors too are exceptions
         yield _capacity(ray.nodes(), workers, here=address == LOCAL)
     except (RayError, RayDataUserCodeException, SystemException) as e:
-        raise _ours(e) or VitError(
-            f"the Ray job failed: {_last_line(e)}; the rows written so far are kept, "
-            "continue with --resume"
-        ) from e
+        raise _told(e) from e
     finally:
         if started:
             ray.shutdown()
@@ -129,14 +130,19 @@ def _capacity(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> C
     return Capacity(max(1, actors), a_cpu, a_gpu, threads)
 
 
-def _ours(e: BaseException) -> VitError | None:
-    """Return the error of ours that Ray has wrapped, if it is one."""
-    wrapped: BaseException | None = e
-    while wrapped is not None:
-        if isinstance(wrapped, VitError):
-            return wrapped
-        wrapped = getattr(wrapped, "cause", None) or wrapped.__cause__
-    return None
+def _told(e: BaseException) -> VitError:
+    """Return the error of a node that Ray has wrapped: ours as it is, another in words."""
+    wrapped = e
+    while isinstance(cause := getattr(wrapped, "cause", None) or wrapped.__cause__, Exception):
+        wrapped = cause
+    wrapped.args = tuple(_ADVICE.sub("", a) if isinstance(a, str) else a for a in wrapped.args)
+    if isinstance(wrapped, VitError):
+        return wrapped
+    kind = "" if wrapped is e else f"{type(wrapped).__name__}: "
+    return VitError(
+        f"the Ray job failed: {kind}{_last_line(wrapped)}; the rows written so far are kept, "
+        "continue with --resume"
+    )
 
 
 def _last_line(e: BaseException) -> str:

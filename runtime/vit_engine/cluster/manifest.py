@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import ImageError, UsageError, printable
@@ -37,6 +38,8 @@ def schema() -> "pa.Schema":
             ("file", pa.binary()),
             ("start", pa.int64()),
             ("size", pa.int64()),
+            ("unpacked", pa.int64()),
+            ("crc", pa.int64()),
             ("error", pa.string()),
             ("error_code", pa.string()),
         ]
@@ -107,7 +110,10 @@ def dataset(folder: Folder) -> "ds.Dataset":
 
 def items_from_table(table: "pa.Table") -> list[Item]:
     """Return the items of some rows of a manifest."""
-    names = ("path", "raw", "file", "start", "size", "error", "error_code")
+    names = (
+        *("path", "raw", "error", "error_code"),
+        *("file", "start", "size", "unpacked", "crc"),
+    )
     columns = [
         table[name].to_pylist() if name in table.column_names else [None] * len(table)
         for name in names
@@ -115,10 +121,10 @@ def items_from_table(table: "pa.Table") -> list[Item]:
     return [
         Item(
             path if raw is None else os.fsdecode(raw),
-            span=None if file is None else Span(os.fsdecode(file), start, size),
+            span=None if file is None else Span(os.fsdecode(file), *span),
             error=None if code is None else ImageError(code, error),
         )
-        for path, raw, file, start, size, error, code in zip(*columns, strict=True)
+        for path, raw, error, code, file, *span in zip(*columns, strict=True)
     ]
 
 
@@ -137,7 +143,7 @@ def _row(row_id: int, item: Item) -> dict[str, Any]:
     row = {"row_id": row_id, **arrow_path(item.path)}
     if item.span is not None:
         span = item.span
-        row |= {"file": os.fsencode(span.file), "start": span.start, "size": span.size}
+        row |= {**asdict(span), "file": os.fsencode(span.file)}
     if item.error is not None:
         row |= {"error": str(item.error), "error_code": item.error.code}
     return row

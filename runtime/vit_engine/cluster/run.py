@@ -20,7 +20,7 @@ from vit_engine.cluster.connection import Capacity, Workers
 from vit_engine.cluster.tasks import Decoding, Labeller, Labelling, decoded
 from vit_engine.errors import UsageError, VitError
 from vit_engine.images.decoder_process import TIME_LIMIT, Task
-from vit_engine.scores import DEFAULT_TOP_K
+from vit_engine.scores import selection_from_options
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import Folder, folder_from_path
@@ -68,7 +68,8 @@ def label(
     *,
     address: str | None = None,
     model: str | Path = metadata.DEFAULT_MODEL,
-    top_k: int = DEFAULT_TOP_K,
+    top_k: int | None = None,
+    threshold: float | None = None,
     workers: Workers = Workers(),  # noqa: B008  frozen
     resume: bool = False,
     timeout: float = TIME_LIMIT,
@@ -79,26 +80,30 @@ def label(
 ) -> Tally:
     """Write a row for each image of a manifest, or of what `find` finds in the sources.
 
-    `address` is that of `connection.connected`, `timeout`, `fast` and
-    `private_redirects` are those of `Task`.
+    `address` is that of `connection.connected`, `top_k` and `threshold` are those of
+    `Classifier.classify`, `timeout`, `fast` and `private_redirects` those of `Task`.
     UsageError where `output` has another run in it, VitError where the cluster failed for good:
     what is written stays, for `resume`.
     """
-    if top_k < 1:
+    if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}, it must be at least 1")
     path = metadata.path_from_name(model)
     contract = metadata.read_contract(path)
+    selection = selection_from_options(contract.output, top_k=top_k, threshold=threshold)
     file = path.read_bytes()
     run: dict[str, Any] = {
         "sources": list(sources),
         "model_sha256": hashlib.sha256(file).hexdigest(),
-        "top_k": min(top_k, len(contract.output.labels)),
+        "top_k": selection.top_k,
+        "threshold": selection.threshold,
         "timeout": timeout,
         "fast": fast,
         "private_redirects": private_redirects,
     }
     out = folder_from_path(output)
     images, total = _images(out, run, find, resume=resume)
+    if resume and _count(out) == total:
+        return Tally(total, _count(out, failed=True), total)
     given, task = (
         contract.input,
         Task(
@@ -122,7 +127,7 @@ def label(
                     workers.provider,
                     capacity.threads,
                     workers.max_batch,
-                    run["top_k"],
+                    selection,
                 ),
                 capacity,
                 max(block, min(MAX_ROWS_A_FILE, total // FILES)),
@@ -179,6 +184,7 @@ def _run(work: _Work) -> None:
 
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = 0  # the rows of a block with an error would be lost
+    context.raise_original_map_exception = True  # what wraps it loses it on the way to here
     context.enable_progress_bars = os.isatty(2)
     context.checkpoint_config = _checkpoint(work.out / "checkpoint")
     given = manifest.dataset(work.images).schema

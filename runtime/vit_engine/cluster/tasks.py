@@ -20,6 +20,7 @@ from vit_engine.images.decode_pool import Job
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
 from vit_engine.prediction import failed
 from vit_engine.rows.formats import arrow_path, arrow_schema
+from vit_engine.scores import Selection
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
 from vit_engine.sources.read import bytes_from_item
@@ -53,7 +54,7 @@ class Labelling:
     provider: str
     threads: int | None
     max_batch: int | None
-    top_k: int
+    selection: Selection
 
 
 def decoded(table: "pa.Table", given: Decoding) -> "pa.Table":
@@ -142,7 +143,7 @@ class Labeller:
         except VitError as e:
             # Kept for the first call: Ray hands its error on as it is, a constructor's as text.
             self._opened = e
-        self._top_k = given.top_k
+        self._selection = given.selection
 
     def __call__(self, table: "pa.Table") -> "pa.Table":
         """Return the rows of what `decoded` gave: those of vit-infer, after their `row_id`."""
@@ -155,7 +156,10 @@ class Labeller:
         batch = _pixels(table, vit.contract.input)
         if table["error_code"].null_count < len(codes):
             batch = batch[[code is None for code in codes]]
-        found = vit.predictions(_logits(vit.engine, batch), self._top_k)
+        chosen = self._selection
+        found = vit.predictions(
+            _logits(vit.engine, batch), chosen.top_k, threshold=chosen.threshold
+        )
         rows = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),

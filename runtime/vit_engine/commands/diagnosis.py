@@ -3,29 +3,36 @@
 import contextlib
 import json
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 import vit_engine
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
-from vit_engine.errors import ArtefactError, ProviderError
+from vit_engine.errors import ArtefactError, ProviderError, UsageError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
-from vit_engine.parity import BOUNDS, check_parity, sample_pixels
+from vit_engine.parity import BOUNDS, ROUNDED, check_parity, sample_pixels
 from vit_engine.providers import engine_cache, obstacles
-from vit_engine.providers.provider import Provider
+from vit_engine.providers.provider import Compute, Provider, ProviderName
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
 from vit_engine.providers.table import PROVIDERS
 
 TRIAL_LIMIT_S = 900  # TensorRT builds an engine in it
 TRIAL_RUNS = 10
+MARGIN = 1.05
+"""How much faster than the cpu provider another must be before it is named."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,16 @@ class Trial:
     state: str
     detail: str
     cure: str | None = None
+    compute: Compute | None = None  # where the provider leaves a choice
     milliseconds: float | None = None  # median, one image
+    images_per_second: float | None = None  # in batches of SAMPLES, on a CPU
+    agreement: float | None = None  # share of the sample images with the cpu provider's label
+    difference: float | None = None  # largest of a logit, as a share of their range
+
+    @property
+    def name(self) -> str:
+        """The provider, and its arithmetic where that may be chosen."""
+        return f"{self.provider} {self.compute}" if self.compute else self.provider
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,11 @@ def examine(model: str, device: int) -> Report:
     else:
         version, available = str(ort.__version__), ort.get_available_providers()
         built_with = tuple(n for n, p in EXECUTION_PROVIDERS.items() if p in available)
-        trials = tuple(_trial(p, model, device) for p in reversed(PROVIDERS.values()))
+        trials = tuple(
+            _trial(provider, compute, model, device)
+            for provider in reversed(PROVIDERS.values())
+            for compute in _choices(provider)
+        )
         problems += _problems(owners, trials, driver)
     artefact, fault = _artefact(model)
     if fault and not any(fault in problem for problem in problems):
@@ -106,58 +126,103 @@ def examine(model: str, device: int) -> Report:
         artefact=artefact,
         trials=trials,
         problems=tuple(problems),
-        advice=tuple(_advice(trials, cpu)),
+        advice=(*_advice(trials, cpu), *fastest(trials, model)),
     )
 
 
-def _trial(provider: Provider, model: str, device: int) -> Trial:
+def _choices(provider: Provider) -> tuple[Compute | None, ...]:
+    return provider.computes if len(provider.computes) > 1 else (None,)
+
+
+def _trial(provider: Provider, compute: Compute | None, model: str, device: int) -> Trial:
     """Run the model in a process of its own: a driver's library may crash or hang."""
     name = provider.name
-    if found := provider.obstacle(device):
+    if found := provider.obstacle(device, compute):
         cure = None if found.cure == obstacles.NO_GPU_CURE else found.cure
-        return Trial(name, "absent", found.reason, cure)
+        return Trial(name, "absent", found.reason, cure, compute)
     line = [sys.executable, "-m", "vit_engine.commands.doctor", "--trial", name, "-m", model]
     line += ["--device", str(device if provider.kind == "gpu" else 0)]
+    line += ["--compute", compute] if compute else []
     try:
         done = subprocess.run(
             line, capture_output=True, text=True, timeout=TRIAL_LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return Trial(name, "fails", f"no answer in {TRIAL_LIMIT_S} s")
+        return Trial(name, "fails", f"no answer in {TRIAL_LIMIT_S} s", compute=compute)
     if done.returncode:
         words = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return Trial(name, "fails", words[0].removeprefix("vit-doctor: "))
+        return Trial(name, "fails", words[0].removeprefix("vit-doctor: "), compute=compute)
     return Trial(**json.loads(done.stdout))
 
 
-def try_provider(model: str, provider: str, device: int) -> Trial:
-    """Label images on a provider, hold the logits against the CPU's, and time one image."""
+def try_provider(model: str, provider: ProviderName, device: int, compute: Compute | None) -> Trial:
+    """Label images on a provider, hold the logits against the CPU's, and time it."""
+    on_cpu = PROVIDERS[provider].kind == "cpu"
     start = time.perf_counter()
-    with Engine.open(model, provider=provider, device=device, max_batch=1) as engine:
+    try:
+        engine = Engine.open(
+            model,
+            provider=provider,
+            device=device,
+            max_batch=None if on_cpu else 1,  # of a GPU the answer's time alone: no large engine
+            compute=compute,
+        )
+    except UsageError as e:  # the artefact is not for this provider
+        return Trial(provider, "absent", str(e), compute=compute)
+    with engine:
         opened = time.perf_counter() - start
         contract = engine.contract
         images = sample_pixels(contract.input)
         logits = engine.run(images)
-        times = []
-        for _ in range(TRIAL_RUNS):
-            start = time.perf_counter()
-            engine.run(images[:1])
-            times.append((time.perf_counter() - start) * 1e3)
+        one = _median_time(engine, images[:1])
+        rate = len(images) / _median_time(engine, images) if on_cpu else None
     with Engine.open(model, provider="cpu") as reference:
         expected = reference.run(images)
+    precision = contract.identity.precision
     check_parity(
         logits,
         expected,
-        BOUNDS["fp16"],
+        ROUNDED if precision == "int8" or compute == "bf16" else BOUNDS["fp16"],
+        score=contract.output.score,
         name=provider,
         reference="the CPU",
         cure="use --provider cpu",
         known=contract.parity,
     )
-    name = f"{contract.identity.model} {contract.identity.precision}"
-    milliseconds = statistics.median(times)
-    detail = f"{name}: opened in {opened:.1f} s, {milliseconds:.2f} ms an image"
-    return Trial(provider, "works", detail, milliseconds=milliseconds)
+    agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
+    difference = float(np.abs(logits - expected).max() / max(np.ptp(expected), 1e-12))
+    words = [
+        f"{contract.identity.model} {precision}: opened in {opened:.1f} s",
+        f"{one * 1e3:.2f} ms an image",
+    ]
+    if rate is not None:
+        words.append(f"{rate:.3g} images/s in batches of {len(images)}")
+    if provider != "cpu":
+        words.append(
+            f"the cpu provider's label on {agreement * len(images):.0f} of {len(images)} drawn "
+            f"images, logits within {difference:.1g} of their range"
+        )
+    return Trial(
+        provider,
+        "works",
+        ", ".join(words),
+        compute=compute,
+        milliseconds=one * 1e3,
+        images_per_second=rate,
+        agreement=agreement,
+        difference=difference,
+    )
+
+
+def _median_time(engine: Engine, images: NDArray[np.uint8]) -> float:
+    """Return the seconds that a run takes, once it has run before."""
+    engine.run(images)
+    times = []
+    for _ in range(TRIAL_RUNS):
+        start = time.perf_counter()
+        engine.run(images)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
@@ -177,15 +242,17 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
 
 
 def _engine_cache() -> str:
-    try:
-        folder = engine_cache.root()
-    except ProviderError as e:
-        return str(e)
-    engines = [p for p in folder.glob(f"*/{engine_cache.SEAL}") if p.is_file()]
-    size = 0
-    with contextlib.suppress(OSError):
-        size = sum(f.stat().st_size for e in engines for f in e.parent.iterdir())
-    return f"{folder}: {len(engines)} TensorRT engines, {size / 1e6:.0f} MB"
+    counts, size = [], 0
+    for maker in get_args(engine_cache.Maker):
+        try:
+            folder = engine_cache.root(maker)
+        except ProviderError as e:
+            return str(e)
+        engines = [p for p in folder.glob(f"*/{engine_cache.SEAL}") if p.is_file()]
+        counts.append(f"{len(engines)} {maker} engines")
+        with contextlib.suppress(OSError):
+            size += sum(f.stat().st_size for e in engines for f in e.parent.iterdir())
+    return f"{folder.parent}: {', '.join(counts)}, {size / 1e6:.0f} MB"
 
 
 def _artefact(model: str) -> tuple[str | None, str | None]:
@@ -210,10 +277,13 @@ def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | Non
         line = obstacles.reinstall(owners, "gpu" if has_gpu else "cpu")
         yield f"{obstacles.overwritten(owners)}; {line}"
     wanted = {"cpu", "cuda"} if has_gpu else {"cpu"}
+    faults: dict[str, list[str]] = {}  # what is wrong with a model is so on every provider
     for trial in trials:
         if trial.state == "fails" or (trial.state == "absent" and trial.provider in wanted):
             cure = f"; {trial.cure}" if trial.cure else ""
-            yield f"{trial.provider}: {trial.detail}{cure}"
+            faults.setdefault(f"{trial.detail}{cure}", []).append(trial.name)
+    for fault, names in faults.items():
+        yield f"{', '.join(names)}: {fault}"
 
 
 def _advice(trials: tuple[Trial, ...], cpu: Cpu) -> Iterator[str]:
@@ -228,3 +298,17 @@ def _advice(trials: tuple[Trial, ...], cpu: Cpu) -> Iterator[str]:
             "for this CPU: vit-export --fp16; without int8 instructions --int8 is faster by "
             "a third, and labels less exactly"
         )
+
+
+def fastest(trials: tuple[Trial, ...], model: str) -> Iterator[str]:
+    """Name the fastest way to run this model on this CPU, where the cpu provider is not."""
+    rates = {trial: trial.images_per_second for trial in trials if trial.images_per_second}
+    base = next((rate for trial, rate in rates.items() if trial.provider == "cpu"), None)
+    best = max(rates, key=lambda trial: rates[trial], default=None)
+    if base is None or best is None or rates[best] < MARGIN * base:
+        return
+    option = f" --compute {best.compute}" if best.compute else ""
+    yield (
+        f"for this model on this CPU: vit-infer -m {shlex.quote(model)} --provider "
+        f"{best.provider}{option}, {rates[best] / base:.2f} times the images of --provider cpu"
+    )

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import get_args
 
 from vit_engine import ending
 from vit_engine.arguments import Parser, whole_number
@@ -13,6 +14,7 @@ from vit_engine.commands.diagnosis import Report, examine, try_provider
 from vit_engine.errors import MachineError
 from vit_engine.machine import processor
 from vit_engine.machine.nvidia import Driver
+from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import PROVIDERS
 
 
@@ -21,8 +23,8 @@ def main() -> int:
     parser = Parser(
         "vit-doctor",
         description="Tell what this machine can run, and how to fix what it cannot.",
-        epilog="exit codes: 0 done, nothing is wrong; 2 bad usage; 4 a part of the machine or the "
-        "artefact does not work; 130/143 interrupted",
+        epilog="exit codes: 0 done, nothing is wrong; 2 bad usage, or no artefact; 4 a part of the "
+        "machine or the artefact does not work; 130/143 interrupted",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
@@ -36,13 +38,17 @@ def main() -> int:
         help="GPU to try (default %(default)s)",
     )
     parser.add_argument("--trial", choices=PROVIDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--compute", choices=get_args(Compute), help=argparse.SUPPRESS)
     arguments = parser.parse()
 
     def body() -> int:
         if arguments.trial:
-            tried = try_provider(arguments.model, arguments.trial, arguments.device)
+            tried = try_provider(
+                arguments.model, arguments.trial, arguments.device, arguments.compute
+            )
             json.dump(asdict(tried), sys.stdout)
             return 0
+        metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
         report = examine(arguments.model, arguments.device)
         if arguments.json:
             sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
@@ -81,9 +87,9 @@ def text(report: Report) -> Iterator[str]:
         yield _row("Model", report.artefact)
     yield ""
     for trial in report.trials:
-        yield f"{trial.provider:<10}{trial.state:<8}{trial.detail}"
+        yield f"{trial.name:<15}{trial.state:<8}{trial.detail}"
         if trial.cure:
-            yield f"{'':<18}to fix it: {trial.cure}"
+            yield f"{'':<23}to fix it: {trial.cure}"
     if report.problems or report.advice:
         yield ""
     yield from (f"problem: {problem}" for problem in report.problems)

@@ -6,28 +6,38 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from shutil import get_terminal_size
 
 from vit_engine import ending
 from vit_engine.artefact import metadata
+from vit_engine.artefact.contract import Contract, Identity
+from vit_engine.artefact.contract import Output as ModelOutput
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
+from vit_engine.artefact.short_labels import short_labels
+from vit_engine.atomic import remove_empty
 from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.commands import infer_options
 from vit_engine.commands.error_limit import ErrorLimit
-from vit_engine.commands.inputs import apart, check_apart, check_present
+from vit_engine.commands.inputs import apart, check_apart
 from vit_engine.commands.interrupt import Interrupt, interrupts
 from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
 from vit_engine.errors import ArtefactError, ImageError, UsageError, VitError, printable
+from vit_engine.evaluation.findings import Findings, findings_of, is_report
 from vit_engine.images.decoder_process import Task
+from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine import processor
-from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
+from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet
 from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
+from vit_engine.rows.table import Table
 from vit_engine.rows.target import Target, target_from_path
-from vit_engine.sources.find import items_from_sources
+from vit_engine.scores import selection_from_options
+from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
 
 LINGER = 0.1
@@ -57,28 +67,65 @@ def _infer(arguments: argparse.Namespace) -> int:
     if isinstance(arguments.output, str):
         name = printable(arguments.output)
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
+    if arguments.report and not (arguments.truth or arguments.against):
+        raise UsageError("--report writes what --truth or --against finds; add one of them")
     check_present(arguments.sources)
     form = _format(arguments)
     # What cannot be written is told at once, before the model, which takes seconds.
-    rows, page = _targets(arguments)
-    targets = [target for target in (rows, page) if target]
+    with _targets(arguments) as (rows, page, report):
+        if arguments.resume and (arguments.truth or arguments.against):
+            raise UsageError(
+                "--truth and --against need all images of a run; leave out --resume, or the rows "
+                "that are there"
+            )
+        if rows and rows.is_finished and arguments.resume and not arguments.overwrite:
+            sys.stderr.write(
+                f"{printable(str(rows.path))} is whole, there is nothing to resume; leave out "
+                "--resume to label the images again\n"
+            )
+            return 0
+        # Before the model is opened, too: whether its scores can reach the threshold.
+        model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
+        selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
+        return _label(arguments, form, model, rows=rows, page=page, report=report)
+
+
+def _label(
+    arguments: argparse.Namespace,
+    form: str,
+    model: ModelOutput,
+    *,
+    rows: Target | None,
+    page: Target | None,
+    report: Target | None,
+) -> int:
+    """Label the images, write rows and contact sheet, and tell how it went."""
+    targets = [target for target in (rows, page, report) if target]
     find, passed_over = _finder(arguments), Counter[str]()
-    check_apart(targets, arguments.model, arguments.sources, find)
+    read = {arguments.model: "the model"}
+    if arguments.against:
+        read[arguments.against] = "the other model"
+    if arguments.truth:
+        read[arguments.truth] = "the truth"
+    check_apart(targets, read, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
-    with interrupts() as interrupt, _output(arguments, form, rows) as output:
-        with _loaded(arguments) as vit:
+    with interrupts() as interrupt, _output(arguments, form, rows, model) as output:
+        with _loaded(arguments) as vit, _findings(arguments, vit.contract) as findings:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
             watched = sys.stderr.isatty() and not arguments.quiet
             if watched and "-" not in arguments.sources:  # stdin can be read only once
                 progress.count(lambda: find(arguments.sources))
             sheet = ContactSheet(vit.contract, before=output.done) if page else None
+            narrowed = 0
             for labelled in _stream(vit, items, arguments, interrupt):
                 if watched and arguments.output is None:
                     progress.clear(sys.stderr)  # the rows may go to the same terminal
                 output.write(labelled.predictions)
                 if sheet:
                     sheet.add(labelled)
+                findings.add(labelled)
+                narrowed += labelled.narrowed
                 progress.done, progress.failed = output.done, output.failed
                 if watched:
                     progress.show(sys.stderr)
@@ -89,13 +136,19 @@ def _infer(arguments: argparse.Namespace) -> int:
             told.append(output.finish())
             _check_errors(output, arguments.max_errors, at_end=True)
     if page and sheet:
-        told.append(_write_sheet(sheet, page))
+        told.append(_write_sheet(sheet, page, findings.sections()))
+    if report and not interrupt():
+        told.append(_write_report(findings, report, identity))
     if not arguments.quiet:
         clear = "\r\x1b[K" if watched else ""
         sys.stderr.write(
             f"{clear}{progress.line()}, {identity.model} {identity.precision} on {provider}"
             f"{passed_over_in_words(passed_over)}\n"
         )
+        for line in findings.lines():
+            sys.stderr.write(f"{line}\n")
+        if narrowed:
+            sys.stderr.write(f"vit-infer: warning: {narrowed_in_words(narrowed)}\n")
     set_aside = [words for words in told if words]
     for words in set_aside:
         sys.stderr.write(f"vit-infer: {words}\n")
@@ -116,7 +169,8 @@ def _describe(arguments: argparse.Namespace) -> int:
                 "the model again"
             )
         check_integrity(path, contract)
-    sys.stdout.write(description_of(contract, arguments.describe))
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    sys.stdout.write(description_of(contract, arguments.describe, width))
     if arguments.verify:
         stream = sys.stdout if arguments.describe == "text" else sys.stderr  # JSON stays JSON
         stream.write(f"{'content':<14} whole, as it was exported\n")
@@ -130,7 +184,10 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is None:
         raise UsageError("--ray writes Parquet files into a folder; name it with -o")
-    for option in ("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite"):
+    for option in (
+        *("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"),
+        *("truth", "against", "report"),
+    ):
         if getattr(arguments, option):
             raise UsageError(f"{_flag(option)} does not work with --ray")
     if isinstance(arguments.output, Path) and arguments.output.is_file():
@@ -147,6 +204,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         address=arguments.ray or None,
         model=arguments.model,
         top_k=arguments.top_k,
+        threshold=arguments.threshold,
         workers=Workers(
             provider=arguments.provider,
             actors=arguments.ray_actors,
@@ -162,6 +220,8 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     )
     if not arguments.quiet:
         resumed = f", {tally.resumed} of them before this run" if tally.resumed else ""
+        if resumed and tally.resumed == tally.rows:
+            resumed += ", so there was nothing to resume"
         sys.stderr.write(
             f"{tally.rows} images, {tally.failed} failed{resumed}"
             f"{passed_over_in_words(passed_over)}\n"
@@ -190,6 +250,7 @@ def _loaded(arguments: argparse.Namespace) -> Classifier:
         device=arguments.device,
         threads=arguments.threads,
         max_batch=arguments.batch,
+        compute=arguments.compute,
         cuda_graphs=not arguments.no_cuda_graphs,
     )
 
@@ -201,6 +262,7 @@ def _stream(
     return vit.stream(
         items,
         top_k=arguments.top_k,
+        threshold=arguments.threshold,
         task=Task(
             vit.contract.preprocessing,
             time_limit=arguments.timeout,
@@ -212,33 +274,84 @@ def _stream(
     )
 
 
-def _targets(arguments: argparse.Namespace) -> tuple[Target | None, Target | None]:
-    """Return the files of -o and --html, None where they name none."""
-    rows = page = None
-    if arguments.output is not None:
-        rows = target_from_path(arguments.output, "-o", are_rows, overwrite=arguments.overwrite)
-    if arguments.html is not None:
-        page = target_from_path(arguments.html, "--html", is_sheet, overwrite=arguments.overwrite)
-        if page is None:
-            raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
-    if arguments.overwrite and not (rows or page):
-        raise UsageError("--overwrite needs a file; name it with -o or --html")
-    return rows, page
+@contextmanager
+def _targets(
+    arguments: argparse.Namespace,
+) -> Iterator[tuple[Target | None, Target | None, Target | None]]:
+    """Give the files of -o, --html and --report, None where they name none.
+
+    Folders made in vain go again.
+    """
+    rows = page = report = None
+    try:
+        if arguments.output is not None:
+            rows = target_from_path(arguments.output, "-o", are_rows, overwrite=arguments.overwrite)
+        if arguments.html is not None:
+            page = target_from_path(
+                arguments.html, "--html", is_sheet, overwrite=arguments.overwrite
+            )
+            if page is None:
+                raise UsageError(f"--html {printable(str(arguments.html))}: is no regular file")
+        if arguments.report is not None:
+            report = target_from_path(
+                arguments.report, "--report", is_report, overwrite=arguments.overwrite
+            )
+            if report is None:
+                raise UsageError(f"--report {printable(str(arguments.report))}: is no regular file")
+        if arguments.overwrite and not (rows or page or report):
+            raise UsageError("--overwrite needs a file; name it with -o, --html or --report")
+        yield rows, page, report
+    finally:
+        for target in (rows, page, report):
+            remove_empty(target.made if target else ())
 
 
-def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+def _output(
+    arguments: argparse.Namespace, form: str, rows: Target | None, model: ModelOutput
+) -> Output:
+    shown = arguments.output is None and sys.stdout.isatty()
+    table = Table(
+        short_labels(model.labels) if form == "table" else {},
+        score=model.score,
+        width=get_terminal_size().columns if shown else None,
+        colour=shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
+    )
     return output_to(
-        rows or arguments.output, format_from_name(form, colour=colour), resume=arguments.resume
+        rows or arguments.output, format_from_name(form, table), resume=arguments.resume
     )
 
 
-def _write_sheet(sheet: ContactSheet, page: Target) -> str:
+def _write_sheet(sheet: ContactSheet, page: Target, sections: Sequence[Section]) -> str:
     """Write the contact sheet; return what is to be told of where it is."""
     page.check()  # it may have come there since
     place = page.place(labelled=sheet.is_labelled)
-    sheet.write(place)
+    sheet.write(place, sections)
     return page.told(place)
+
+
+def _findings(
+    arguments: argparse.Namespace, contract: Contract
+) -> AbstractContextManager[Findings]:
+    return findings_of(
+        contract,
+        truth=arguments.truth,
+        other=arguments.against,
+        thumbnails=arguments.html is not None,
+        provider=arguments.provider,
+        device=arguments.device,
+        threads=arguments.threads,
+        max_batch=arguments.batch,
+        compute=arguments.compute,
+        cuda_graphs=not arguments.no_cuda_graphs,
+    )
+
+
+def _write_report(findings: Findings, report: Target, identity: Identity) -> str:
+    """Write what --truth and --against found; return what is to be told of where it is."""
+    report.check()  # it may have come there since
+    place = report.place(labelled=True)
+    findings.write(place, f"{identity.model} {identity.precision}")
+    return report.told(place)
 
 
 def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
@@ -247,6 +360,9 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
     Scores move by rounding with the provider and the batch, and not with the number of threads:
     ONNX Runtime shares out the columns and rows of a product, and sums each element in one piece.
     """
+    selection = selection_from_options(
+        vit.contract.output, top_k=arguments.top_k, threshold=arguments.threshold
+    )
     with metadata.path_from_name(arguments.model).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Run(
@@ -260,8 +376,10 @@ def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
             "--timeout": arguments.timeout,
             "a model of sha256": digest,
             "--provider": vit.engine.provider,
+            "--compute": arguments.compute,
             "--batch": vit.engine.max_batch,
-            "--top-k": min(arguments.top_k, len(vit.contract.output.labels)),
+            "--top-k": selection.top_k,
+            "--threshold": selection.threshold,
             "--format": form,
         },
         notes={"--threads": arguments.threads or processor.usable_cores()},

@@ -1,49 +1,30 @@
-"""What a run reads: it is there, and none of it is what the run writes."""
+"""What a run reads is none of what it writes."""
 
-import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vit_engine.artefact.metadata import path_from_name
 from vit_engine.errors import UsageError, printable
 from vit_engine.rows.target import Target
 from vit_engine.sources import folders
-from vit_engine.sources.downloads import is_url
+from vit_engine.sources.find import is_local
 from vit_engine.sources.item import Item
-from vit_engine.sources.stores import is_store
-
-_MOST_NAMES = 10_000  # of a folder, among which one that was meant is looked for
 
 _Identity = tuple[int, int] | str
 """A file that is there by device and inode, else its name without links."""
 
 
-def check_present(sources: Sequence[str]) -> None:
-    """Raise UsageError for a file or folder that is named and is not there."""
-    for source in sources:
-        if not _is_local(source) or folders.is_pattern(source):
-            continue
-        try:
-            os.lstat(source)
-        except PermissionError:  # it may be there: its row says why it cannot be read
-            continue
-        except (FileNotFoundError, NotADirectoryError) as e:
-            raise UsageError(
-                f"{printable(source) or repr(source)}: no such file or folder{_meant(source)}"
-            ) from e
-        except OSError as e:
-            raise UsageError(f"{printable(source)}: {e.strerror}") from e
-
-
 def check_apart(
     targets: Sequence[Target],
-    model: str,
+    read: Mapping[str, str],
     sources: Sequence[str],
     find: Callable[[Sequence[str]], Iterable[Item]],
 ) -> None:
-    """Raise UsageError if what is to be written is the model, an input, or each other."""
+    """Raise UsageError if what is to be written is an input, or each other.
+
+    `read` are the files that are read besides the sources, and what each is: "the model".
+    """
     written: dict[_Identity, str] = {}
     for target in targets:
         for name in target.names:
@@ -58,18 +39,19 @@ def check_apart(
         if words := written.get(_identity(path)):
             raise UsageError(f"{words} is {what} of this run; name another file")
 
-    check(path_from_name(model), "the model")
+    for file, what in read.items():
+        check(path_from_name(file), what)
     for source in sources:
         if source == "-":
             check("/dev/stdin", "the list on stdin")
-        elif not _is_local(source):
+        elif not is_local(source):
             continue
         elif not folders.is_pattern(source):
             check(source, "a source")
         elif not all(isinstance(identity, str) for identity in written):  # something is there
             for path, _ in folders.globbed(source):
                 check(path, "a source")
-    local = [source for source in sources if _is_local(source)]
+    local = [source for source in sources if is_local(source)]
     if local and any(target.replaces for target in targets):
         for _ in apart(find(local), targets):  # all of them now, rather than one in an hour
             pass
@@ -87,16 +69,12 @@ def apart(items: Iterable[Item], targets: Iterable[Target]) -> Iterator[Item]:
 def _checked(items: Iterable[Item], replaced: dict[_Identity, Target]) -> Iterator[Item]:
     for item in items:
         path = item.span.file if item.span else item.path
-        if _is_local(path) and (target := replaced.get(_identity(path))):
+        if is_local(path) and (target := replaced.get(_identity(path))):
             raise UsageError(
                 f"{target.option} {printable(str(target.path))} is an image of this run; name "
                 "another file"
             )
         yield item
-
-
-def _is_local(source: str) -> bool:
-    return source != "-" and not is_url(source) and not is_store(source)
 
 
 def _identity(path: str | Path) -> _Identity:
@@ -105,18 +83,3 @@ def _identity(path: str | Path) -> _Identity:
     except (OSError, ValueError):
         return os.path.realpath(path)
     return found.st_dev, found.st_ino
-
-
-def _meant(source: str) -> str:
-    """Return what a name that is not there may stand for, by what is near it: "; is it ...?"."""
-    folder, name = os.path.split(source.rstrip("/"))
-    while folder and not os.path.isdir(folder):  # noqa: PTH112
-        folder, name = os.path.split(folder)
-    try:
-        with os.scandir(folder or ".") as entries:
-            names = [entry.name for entry in islice(entries, _MOST_NAMES)]
-    except OSError:
-        return ""
-    for near in difflib.get_close_matches(name, names, n=1):
-        return f"; did you mean {printable(os.path.join(folder, near))}?"  # noqa: PTH118
-    return ""

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop soon: the first sets a flag, a second one ends all."""
+"""SIGINT and SIGTERM as a request to stop soon: the first sets a flag, a later one ends all."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+from vit_engine.ending import is_repeated
 
 GRACE = 10
 """Seconds after the first signal until the process ends whatever it is doing."""
@@ -35,10 +37,12 @@ def interrupts() -> Iterator[Interrupt]:
     interrupt = Interrupt()
 
     def handle(signum: int, _: FrameType | None) -> None:
-        if interrupt.signum:  # a second one, or the alarm
+        repeated = signum in _SIGNALS and is_repeated()
+        if not interrupt.signum:
+            interrupt.signum = signum
+            signal.alarm(GRACE)
+        elif not repeated:  # a second one, or the alarm
             os._exit(interrupt.exit_code)
-        interrupt.signum = signum
-        signal.alarm(GRACE)
 
     before = {s: signal.signal(s, handle) for s in (*_SIGNALS, signal.SIGALRM)}
     try:

@@ -49,11 +49,15 @@ def check_process(pid: int) -> None:
 
 @dataclass(eq=False)
 class Job(Generic[GivenT]):
-    """One image on its way: `slot` is its place in the pool's pixels, `error` why it has none."""
+    """One image on its way: `slot` is its place in the pool's pixels, `error` why it has none.
+
+    `is_narrowed` is that of `preprocess`.
+    """
 
     image: GivenT
     slot: int
     error: ImageError | None = None
+    is_narrowed: bool = False
 
 
 @dataclass(frozen=True)

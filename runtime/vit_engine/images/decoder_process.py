@@ -20,7 +20,7 @@ from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import ImageError, MachineError, limit_in_words
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import Job
-from vit_engine.images.preprocess import draft_size, pixels_from_image
+from vit_engine.images.preprocess import draft_size, is_narrowed, pixels_from_image
 from vit_engine.machine.isolated import command_line, how_it_ended, limit_memory
 from vit_engine.sources.downloads import URL_TIMEOUT, is_url
 from vit_engine.sources.item import LIMITS, Item, Limits
@@ -35,6 +35,7 @@ _START_LIMIT = 60.0
 _STARTS = 3
 
 _SIZE = struct.Struct("<I")  # before each message; an empty answer means decoded
+_NARROWED = b"narrowed"  # an answer that means decoded, too
 _CHILD = "from vit_engine.images.decoder_process import serve; serve(*map(int, sys.argv[1:4]))"
 
 
@@ -49,13 +50,13 @@ class Task:
     fast: bool = False  # decode JPEGs at reduced size
     private_redirects: bool = False  # follow redirects of URLs to addresses that are not public
 
-    def pixels(self, item: Item) -> NDArray[np.uint8]:
-        """Return the model's input for one item, or raise its ImageError."""
+    def pixels(self, item: Item) -> tuple[NDArray[np.uint8], bool]:
+        """Return the model's input for one item, and `is_narrowed`; or raise its ImageError."""
         draft = draft_size(self.preprocessing) if self.fast else None
         image = image_from_item(
             item, limits=self.limits, draft=draft, private_redirects=self.private_redirects
         )
-        return pixels_from_image(image, self.preprocessing)
+        return pixels_from_image(image, self.preprocessing), is_narrowed(image)
 
     def seconds_for(self, item: Item) -> float:
         """Return the time limit of an item; a download has its own besides."""
@@ -110,7 +111,10 @@ class DecoderProcess:
             self._send(jobs[at:])
             try:
                 for job in jobs[at:]:
-                    _settle(job, self._answer(self._task.seconds_for(job.image)))
+                    answer = self._answer(self._task.seconds_for(job.image))
+                    job.is_narrowed = answer == _NARROWED
+                    decoded = not answer or job.is_narrowed
+                    _settle(job, None if decoded else ImageError(*json.loads(answer)))
                     at += 1
             except (EOFError, TimeoutError) as e:
                 if self._closed:
@@ -198,14 +202,14 @@ class DecoderProcess:
             for part in filter(None, data):  # as they are: a copy may be of 256 MiB
                 _write_all(self._requests, part)
 
-    def _answer(self, seconds: float) -> ImageError | None:
-        """Return what became of the next image; EOFError or TimeoutError if no answer comes."""
+    def _answer(self, seconds: float) -> bytes:
+        """Return what is said of the next image; EOFError or TimeoutError if no answer comes."""
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         if not poll.poll(seconds * 1000):
             raise TimeoutError
         (size,) = _SIZE.unpack(_read(self._answers, _SIZE.size))
-        return ImageError(*json.loads(_read(self._answers, size))) if size else None
+        return _read(self._answers, size)
 
     def _end(self, e: Exception) -> tuple[str, str]:
         """Say how the child came to its end, and see to it that it has."""
@@ -240,7 +244,8 @@ def serve(requests: int, answers: int, memory: int) -> None:
                 signal.setitimer(signal.ITIMER_REAL, task.seconds_for(item) + 5)
                 answer = b""
                 try:
-                    pixels[slot] = task.pixels(item)
+                    pixels[slot], narrowed = task.pixels(item)
+                    answer = _NARROWED if narrowed else b""
                 except ImageError as e:
                     answer = json.dumps([e.code, str(e)]).encode()
                 except MemoryError:

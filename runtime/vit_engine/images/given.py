@@ -16,7 +16,9 @@ from PIL import Image, ImageFile
 from vit_engine.errors import ImageError, one_line
 from vit_engine.images.pillow import AlteredPillowError, image_errors
 from vit_engine.images.preprocess import is_loaded, rgb_from_image
+from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import MAX_BYTES, MAX_PIXELS, Item
+from vit_engine.sources.stores import is_store
 
 
 class ReadableFile(Protocol):
@@ -37,9 +39,9 @@ ImageLike = (
     | NDArray[np.uint8]
     | Item
 )
-"""One image: a path or an http(s) URL; the bytes of an image file, or such a file opened with 'rb';
-a PIL image; a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose alpha is dropped;
-or an Item."""
+"""One image: a path, or a URL where `urls` allows it; the bytes of an image file, or such a file
+opened with 'rb'; a PIL image; a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose
+alpha is dropped; or an Item."""
 
 _KINDS = (
     "an image is a path, a URL, bytes, a file opened with 'rb', a PIL image or a uint8 array "
@@ -102,12 +104,12 @@ def images_from(given: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
     raise TypeError(f"images is of type {_name_of(given)}: {words}")
 
 
-def taken(images: Iterable[ImageLike]) -> Iterator[Given]:
+def taken(images: Iterable[ImageLike], *, urls: bool = False) -> Iterator[Given]:
     """Take one image after the other; what raises meanwhile is an error of that image alone.
 
     Memory that the caller may use again is copied, and what he may close is read: arrays, PIL
     images, buffers, open files. A list or tuple keeps its images, so those of Pillow that are not
-    loaded yet stay so.
+    loaded yet stay so. `urls` is that of `given_from`.
     """
     locks: dict[int, threading.Lock] | None = {} if isinstance(images, list | tuple) else None
     for position, image in enumerate(images):
@@ -115,21 +117,29 @@ def taken(images: Iterable[ImageLike]) -> Iterator[Given]:
             lock = locks.setdefault(id(image), threading.Lock())
             yield Given(None, Unloaded(image, lock))
         else:
-            yield given_from(image, f"images[{position}]")
+            yield given_from(image, f"images[{position}]", urls=urls)
 
 
-def given_from(image: object, name: str) -> Given:
-    """Take one image; `name` says which one it is where it is none."""
+def given_from(image: object, name: str, *, urls: bool = False) -> Given:
+    """Take one image; `name` says which one it is where it is none.
+
+    A string is a path, and only with `urls` a URL: it may come from who should have no say in
+    where this machine connects to.
+    """
+    path = None
     try:
         with image_errors():
             if isinstance(image, Item):
                 return Given(image.path, image)
             if isinstance(image, str | os.PathLike):
                 path = str.__str__(os.fsdecode(image))  # a plain one: NumPy's are of a subclass
+                if not urls and (is_url(path) or is_store(path)):
+                    words = "is a URL, and strings are paths; give urls=True to have it read"
+                    raise ImageError("missing", words)
                 return Given(path, Item(path))
             return Given(None, _contents(image, name))
     except ImageError as e:
-        return Given(None, None, e)
+        return Given(path, None, e)
 
 
 def _contents(image: object, name: str) -> Item | Image.Image:

@@ -14,7 +14,7 @@ from vit_engine.images.decode_pool import Job
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
 from vit_engine.images.given import Given, Unloaded, loaded
 from vit_engine.images.pillow import AlteredPillowError, image_errors
-from vit_engine.images.preprocess import pixels_from_image, pixels_from_rgb
+from vit_engine.images.preprocess import is_narrowed, pixels_from_image, pixels_from_rgb
 from vit_engine.sources.item import Item
 from vit_engine.sources.read import bytes_from_item
 
@@ -39,7 +39,7 @@ class LocalDecoder:
                 return
             try:
                 with image_errors():
-                    self._pixels[job.slot] = self._pixels_of(job.image)
+                    self._pixels[job.slot], job.is_narrowed = self._pixels_of(job.image)
             except ImageError as e:
                 job.error = e
             job.image.image = None  # its memory is needed no more
@@ -54,7 +54,8 @@ class LocalDecoder:
         """End the other process, if there is one."""
         self._resources.close()
 
-    def _pixels_of(self, given: Given) -> NDArray[np.uint8]:
+    def _pixels_of(self, given: Given) -> tuple[NDArray[np.uint8], bool]:
+        """Return the pixels of an image, and `is_narrowed` of one that is decoded here."""
         if given.error is not None:
             raise given.error
         image = given.image
@@ -62,15 +63,16 @@ class LocalDecoder:
             with image.lock:
                 image = loaded(image.image)
         if isinstance(image, Image.Image):
-            return pixels_from_rgb(image, self._preprocessing)
+            return pixels_from_rgb(image, self._preprocessing), False
         assert image is not None
         data = bytes_from_item(image)
         try:
-            return pixels_from_image(image_from_bytes(data), self._preprocessing)
+            decoded = image_from_bytes(data)
+            return pixels_from_image(decoded, self._preprocessing), is_narrowed(decoded)
         except AlteredPillowError:
             return self._decoded_elsewhere(Item(image.path, data))
 
-    def _decoded_elsewhere(self, item: Item) -> NDArray[np.uint8]:
+    def _decoded_elsewhere(self, item: Item) -> tuple[NDArray[np.uint8], bool]:
         if self._elsewhere is None:
             shared = self._resources.enter_context(SharedPixels(1, *self._pixels.shape[1:3]))
             self._shared = shared.array
@@ -80,5 +82,4 @@ class LocalDecoder:
         self._elsewhere.decode([job])
         if job.error is not None:
             raise job.error
-        pixels: NDArray[np.uint8] = self._shared[0]
-        return pixels
+        return self._shared[0], job.is_narrowed

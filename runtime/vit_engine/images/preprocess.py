@@ -1,13 +1,12 @@
 """From an image to the graph's input, by the contract; the same bits as Hugging Face's PIL path."""
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from vit_engine.artefact.contract import FILTERS, Contract, Preprocessing
+from vit_engine.artefact.contract import FILTERS, Anchor, Contract, Preprocessing
 from vit_engine.errors import ImageError
 from vit_engine.images.pillow import TRUNCATED, check_settings, image_errors, quiet
 from vit_engine.sources.item import MAX_PIXELS
@@ -24,10 +23,10 @@ _UPRIGHT = {
 
 
 def pixels_from_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the input as uint8 RGB (height, width, 3), equal to `ViTImageProcessorPil` to the bit.
+    """Return the input as uint8 RGB (height, width, 3), equal to transformers and timm to the bit.
 
-    Upright by EXIF, RGB, resized on uint8, cropped to the centre (padded with black where the crop
-    is larger). `ImageError` `truncated`, `decode` or `too_large` where that cannot be.
+    Upright by EXIF, RGB, resized on uint8, cropped. `ImageError` `truncated`, `decode` or
+    `too_large` where that cannot be.
     """
     return pixels_from_rgb(rgb_from_image(image), preprocessing)
 
@@ -35,6 +34,10 @@ def pixels_from_image(image: Image.Image, preprocessing: Preprocessing) -> NDArr
 def pixels_from_rgb(rgb: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return what `pixels_from_image` does, of an image that is upright and RGB already."""
     height, width = _resized(rgb.height, rgb.width, preprocessing)
+    if min(height, width) < 1:
+        raise ImageError(
+            "decode", f"of {rgb.width}x{rgb.height} pixels, one edge would shrink to 0"
+        )
     # Pillow resizes the rows first, so a one pixel wide image passes through `width` x its height.
     if width * max(height, rgb.height) > MAX_PIXELS:
         raise ImageError(
@@ -44,18 +47,14 @@ def pixels_from_rgb(rgb: Image.Image, preprocessing: Preprocessing) -> NDArray[n
         )
     resample = Image.Resampling(FILTERS.index(preprocessing.filter))
     pixels: NDArray[np.uint8] = np.asarray(rgb.resize((width, height), resample))
-    if preprocessing.crop is not None:
-        pixels = _centre(pixels, *preprocessing.crop)
-    return pixels
+    return pixels if preprocessing.crop is None else _cropped(pixels, preprocessing)
 
 
 def draft_size(preprocessing: Preprocessing) -> tuple[int, int]:
     """Return the (width, height) below which a reduced decode would lose what the input shows."""
-    if preprocessing.resize is not None:
-        side = max(preprocessing.resize)  # both ways round: EXIF may yet turn the image
-        return side, side
-    assert preprocessing.shortest_edge is not None
-    return preprocessing.shortest_edge, preprocessing.shortest_edge
+    # Both ways round: EXIF may yet turn the image. Of two edges the first is the shortest.
+    side = preprocessing.resize[0] if preprocessing.rule == "edges" else max(preprocessing.resize)
+    return side, side
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:
@@ -75,6 +74,20 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     if min(rgb.size) < 1:
         raise ImageError("decode", f"has no pixels ({rgb.width}x{rgb.height})")
     return rgb
+
+
+def is_narrowed(image: Image.Image) -> bool:
+    """Tell whether `rgb_from_image` takes greys of 16 or 32 bits, or floats, to 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;")
+
+
+def narrowed_in_words(count: int) -> str:
+    """Return the warning of a run with so many such images."""
+    images, their = ("1 image has", "its") if count == 1 else (f"{count:,} images have", "their")
+    return (
+        f"{images} greys of 16 or 32 bits or floats, which become black or white for the most "
+        f"part, as in transformers: {their} labels may mean nothing; convert to 8 bits first"
+    )
 
 
 def is_loaded(image: Image.Image) -> bool:
@@ -123,27 +136,50 @@ def normalized(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
 
 
 def _resized(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    if preprocessing.resize is not None:
-        return preprocessing.resize
-    short = preprocessing.shortest_edge
-    assert short is not None
+    """Return the (height, width) that an image is resized to, rounded as the reference rounds."""
+    first, second = preprocessing.resize
+    match preprocessing.rule:
+        case "squash":
+            return first, second
+        case "within":
+            scale = min(first / height, second / width)
+            return int(height * scale), int(width * scale)
+        case "within_rounded":
+            ratio = max(height / first, width / second)
+            return round(height / ratio), round(width / ratio)
+    shortest: float = first
+    if preprocessing.rule == "edges" and max(height, width) / min(height, width) * first > second:
+        shortest = second * min(height, width) / max(height, width)
+    short = round(shortest)
+    if short == min(height, width):  # never reached by a bound, and no change without one
+        return height, width
     if width <= height:
-        return int(short * height / width), short
-    return short, int(short * width / height)
+        return int(shortest * height / width), short
+    return short, int(shortest * width / height)
 
 
-def _centre(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Crop to the centre; where the image is smaller, pad with black, the odd pixel before it."""
-    found_height, found_width = pixels.shape[:2]
-    if height > found_height or width > found_width:
-        padded = np.zeros((max(height, found_height), max(width, found_width), 3), np.uint8)
-        top = math.ceil((padded.shape[0] - found_height) / 2)
-        left = math.ceil((padded.shape[1] - found_width) / 2)
-        padded[top : top + found_height, left : left + found_width] = pixels
-        # The crop is placed on the image, not on its padding: the two differ by an odd pixel.
-        top += (found_height - height) // 2
-        left += (found_width - width) // 2
-        pixels = padded
-    else:
-        top, left = (found_height - height) // 2, (found_width - width) // 2
-    return pixels[top : top + height, left : left + width]
+def _cropped(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the crop, and where the image does not reach, the colour that fills it."""
+    assert preprocessing.crop is not None
+    height, width = preprocessing.crop
+    top, left = (
+        _start(found, wanted, preprocessing.anchor)
+        for found, wanted in zip(pixels.shape[:2], preprocessing.crop, strict=True)
+    )
+    part = pixels[max(top, 0) : top + height, max(left, 0) : left + width]
+    if part.shape[:2] == preprocessing.crop:
+        return part
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = preprocessing.fill
+    row, column = max(-top, 0), max(-left, 0)
+    canvas[row : row + part.shape[0], column : column + part.shape[1]] = part
+    return canvas
+
+
+def _start(found: int, wanted: int, anchor: Anchor) -> int:
+    """Return where a crop begins on an edge, in pixels: below 0 where it is the longer one."""
+    if anchor == "top_left":
+        return 0
+    if anchor == "centre":
+        return (found - wanted) // 2
+    return round((found - wanted) / 2) if found > wanted else -((wanted - found) // 2)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
-from vit_engine.artefact.cpu_graph import graph_for_cpu
+from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
 from vit_engine.errors import ArtefactError
 from vit_engine.machine import processor
 from vit_engine.providers.provider import Provider, Request, RetiredError
@@ -62,8 +62,9 @@ CPU = Provider(
     name="cpu",
     kind="cpu",
     precisions=("fp16", "fp32", "int8"),
+    computes=("f32",),
     default_batch=lambda threads: max(BATCH, threads or processor.usable_cores()),
     in_flight=1,
-    obstacle=lambda _device: None,
+    obstacle=lambda _device, _compute: None,
     open=open_on_cpu,
 )

@@ -7,7 +7,7 @@ from vit_engine.artefact.contract import Precision
 from vit_engine.errors import ProviderError
 from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
 from vit_engine.providers.obstacles import nvidia_obstacle
-from vit_engine.providers.provider import Obstacle, Provider, ProviderName, Request
+from vit_engine.providers.provider import Compute, Obstacle, Provider, ProviderName, Request
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def report_strays(found: dict[str, list[str]], provider: ProviderName) -> None:
             log.warning("%d of %d nodes run on %s: %s", len(operators), total, name, kinds)
 
 
-def _obstacle(device: int) -> Obstacle | None:
+def _obstacle(device: int, _compute: Compute | None) -> Obstacle | None:
     return nvidia_obstacle(
         EXECUTION_PROVIDERS["cuda"], extra="gpu", linked=("cuda",), device=device
     )
@@ -72,6 +72,7 @@ CUDA = Provider(
     name="cuda",
     kind="gpu",
     precisions=GPU_PRECISIONS,
+    computes=(),
     default_batch=lambda _threads: GPU_BATCH,
     in_flight=IN_FLIGHT,
     obstacle=_obstacle,

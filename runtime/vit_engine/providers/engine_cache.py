@@ -1,7 +1,7 @@
-"""Where built TensorRT engines are kept: folders of our own, one for each thing they depend on.
+"""Where built engines are kept: folders of our own, one for each thing they depend on.
 
-An engine is executable code. Folders that others can write to are refused, and files that are not
-byte for byte what was built are thrown away.
+An engine is executable code, or as good as that. Folders that others can write to are refused, and
+files that are not byte for byte what was built are thrown away.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from vit_engine.atomic import write_whole
 from vit_engine.errors import ProviderError
@@ -30,11 +30,19 @@ TIMING = ".timing"
 """Suffix of TensorRT's timings of kernels, which only speed a build up and change with each."""
 
 
-def root() -> Path:
-    """Return the folder of all engines; ProviderError for a user without a home."""
-    folder = cache_folder("tensorrt")
+Maker = Literal["TensorRT", "OpenVINO"]
+"""What builds the engines; in lower case it names their folder."""
+
+
+class NoCacheError(ProviderError):
+    """There is nowhere to keep engines, or nothing was kept."""
+
+
+def root(maker: Maker = "TensorRT") -> Path:
+    """Return the folder of all engines of a maker; ProviderError for a user without a home."""
+    folder = cache_folder(maker.lower())
     if folder is None:
-        raise ProviderError("there is no home folder for TensorRT's engines; set XDG_CACHE_HOME")
+        raise NoCacheError(f"there is no home folder for {maker}'s engines; set XDG_CACHE_HOME")
     return folder
 
 
@@ -44,14 +52,15 @@ class EngineCache:
 
     folder: Path
     key: Mapping[str, str]
+    maker: Maker = "TensorRT"
 
     @classmethod
-    def of(cls, key: Mapping[str, str]) -> Self:
+    def of(cls, key: Mapping[str, str], maker: Maker = "TensorRT") -> Self:
         """Return the cache for a key, its folder made; ProviderError if others can write there."""
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        cache = cls(root() / digest[:32], key)
-        for folder in (root().parent, root(), cache.folder):
-            _private(folder)
+        cache = cls(root(maker) / digest[:32], key, maker)
+        for folder in (root(maker).parent, root(maker), cache.folder):
+            _private(folder, maker)
         return cache
 
     @contextmanager
@@ -61,7 +70,9 @@ class EngineCache:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.warning("waiting for another process that is building this TensorRT engine")
+                log.warning(
+                    "waiting for another process that is building this %s engine", self.maker
+                )
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -76,20 +87,22 @@ class EngineCache:
         expected = {"key": dict(self.key), "files": self._hashes()}
         if sealed == expected:
             return True
-        log.warning("%s: the stored TensorRT engine is damaged; building it again", self.folder)
+        log.warning(
+            "%s: the stored %s engine is damaged; building it again", self.folder, self.maker
+        )
         return False
 
     def seal(self) -> None:
         """Declare the files in the folder built and good."""
         if not (files := self._hashes()):
-            raise ProviderError(f"{self.folder}: TensorRT stored no engine in this folder")
+            raise NoCacheError(f"{self.folder}: {self.maker} stored no engine in this folder")
         text = json.dumps({"key": dict(self.key), "files": files}, indent=2)
         write_whole(self.folder / SEAL, text.encode())
 
     def clear(self) -> None:
         """Throw away what the folder holds."""
         shutil.rmtree(self.folder)
-        _private(self.folder)
+        _private(self.folder, self.maker)
 
     def _hashes(self) -> dict[str, str]:
         found = {}
@@ -100,14 +113,14 @@ class EngineCache:
         return found
 
 
-def _private(folder: Path) -> None:
+def _private(folder: Path, maker: Maker) -> None:
     """Make a folder for this user alone, or raise ProviderError if others can write to it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as e:
-        raise ProviderError(
-            f"{folder}: cannot be used as the cache of TensorRT engines ({e.strerror}); "
+        raise NoCacheError(
+            f"{folder}: cannot be used as the cache of {maker} engines ({e.strerror}); "
             "set XDG_CACHE_HOME"
         ) from e
     if found.st_uid != os.geteuid() or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract, Precision
 
-ProviderName = Literal["tensorrt", "cuda", "cpu"]
+ProviderName = Literal["tensorrt", "cuda", "openvino", "cpu"]
 DeviceKind = Literal["cpu", "gpu"]
+Compute = Literal["f32", "bf16"]
+"""The arithmetic of what an artefact has in float, where a provider leaves a choice."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Request:
     threads: int | None = None
     cuda_graphs: bool = True
     adapt: bool = True  # change the graph to what an x86 CPU runs faster
+    compute: Compute | None = None  # None is the provider's own
+    keep: bool = True  # what is built, for the next opening
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,14 @@ class Provider:
     kind: DeviceKind
     precisions: tuple[Precision, ...]
     """Of artefacts whose operators it has."""
+    computes: tuple[Compute, ...]
+    """What may be asked for, the first unless told otherwise; none where the artefact decides."""
     default_batch: Callable[[int | None], int]
     """Images at once that keep it busy, by the number of threads asked for."""
     in_flight: int
     """Batches at once: more than one where copies go on under the compute of another batch."""
-    obstacle: Callable[[int], Obstacle | None]
-    """What keeps it from running here, on a device by number; loads the libraries that it needs."""
+    obstacle: Callable[[int, Compute | None], Obstacle | None]
+    """What keeps it from running here, on a device by number and in an arithmetic; loads the
+    libraries that it needs."""
     open: Callable[[Request, int], Runner]
     """Opens an artefact for batches of up to a size."""

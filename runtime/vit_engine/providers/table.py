@@ -8,13 +8,14 @@ from vit_engine.machine import nvidia
 from vit_engine.providers.cpu import CPU
 from vit_engine.providers.cuda import CUDA
 from vit_engine.providers.obstacles import import_onnxruntime
+from vit_engine.providers.openvino import OPENVINO
 from vit_engine.providers.provider import Obstacle, Provider, ProviderName, Request
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
 from vit_engine.providers.tensorrt import TENSORRT
 
 log = logging.getLogger(__name__)
 
-PROVIDERS: dict[ProviderName, Provider] = {p.name: p for p in (TENSORRT, CUDA, CPU)}
+PROVIDERS: dict[ProviderName, Provider] = {p.name: p for p in (TENSORRT, CUDA, OPENVINO, CPU)}
 
 Choice = Literal["auto"] | ProviderName
 """What a user may ask for: "auto" is CUDA where a session on it opens, else the CPU."""
@@ -35,17 +36,23 @@ def candidates(choice: str, request: Request) -> tuple[Provider, ...]:
         raise UsageError(f"provider {choice!r} is not one of {', '.join(CHOICES)}")
     if request.device < 0 or (request.device and not may_use_gpu(choice)):
         raise UsageError(
-            f"device {request.device}: GPUs count from 0, and the cpu provider has none"
+            f"device {request.device}: GPUs count from 0, and the {choice} provider has none"
         )
+    if request.compute and (chosen is None or request.compute not in chosen.computes):
+        able = [p.name for p in PROVIDERS.values() if request.compute in p.computes]
+        words = " or ".join(f"--provider {name}" for name in able) or "no provider"
+        raise UsageError(f"{choice} does not take --compute {request.compute}: that is for {words}")
     if chosen is not None:
         if reason := _lacks_operators(chosen, request):
             raise UsageError(f"{reason}; use --provider cpu, or export with --fp16")
-        if obstacle := chosen.obstacle(request.device):
+        if obstacle := chosen.obstacle(request.device, request.compute):
             raise ProviderError(f"provider {chosen.name} cannot run here: {obstacle}")
         return (chosen,)
     if not _may_have_gpu():
         return (CPU,)
-    found: str | Obstacle | None = CUDA.obstacle(request.device) or _lacks_operators(CUDA, request)
+    found: str | Obstacle | None = CUDA.obstacle(request.device, None) or _lacks_operators(
+        CUDA, request
+    )
     if found is None:
         return CUDA, CPU
     tell_passed_over(CUDA, found)

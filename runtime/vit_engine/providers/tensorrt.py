@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_engine.artefact.attention import primitive, replace_attention
 from vit_engine.artefact.contract import Input
+from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.errors import ParityError, ProviderError
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia
@@ -21,7 +21,7 @@ from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
 from vit_engine.providers.cpu import open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
 from vit_engine.providers.obstacles import import_onnxruntime, nvidia_obstacle
-from vit_engine.providers.provider import Obstacle, Provider, ProviderName, Request, Runner
+from vit_engine.providers.provider import Compute, Obstacle, Provider, ProviderName, Request, Runner
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def check_engine(runner: Runner, request: Request, largest: int) -> None:
             found,
             expected,
             BOUNDS["fp16"],
+            score=contract.output.score,
             name=f"the TensorRT engine at batch {size}",
             reference="the CPU",
             cure="use --provider cuda, or export with --fp32",
@@ -180,7 +181,7 @@ def _runner(
     )
 
 
-def _obstacle(device: int) -> Obstacle | None:
+def _obstacle(device: int, _compute: Compute | None) -> Obstacle | None:
     # CUDA's library too: CUDA takes the nodes that TensorRT leaves over.
     return nvidia_obstacle(
         EXECUTION_PROVIDERS["tensorrt"],
@@ -194,6 +195,7 @@ TENSORRT = Provider(
     name="tensorrt",
     kind="gpu",
     precisions=cuda.GPU_PRECISIONS,
+    computes=(),
     default_batch=lambda _threads: cuda.GPU_BATCH,
     in_flight=IN_FLIGHT,
     obstacle=_obstacle,

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,15 @@ SIDE = 144
 
 _TITLE = b"<title>vit-infer contact sheet</title>"
 _HEAD = 4096  # bytes, in which the title stands
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: lines of text, and images with `path`, `topk` and `image`."""
+
+    title: str
+    lines: list[str]
+    images: list[dict[str, Any]]
 
 
 class ContactSheet:
@@ -58,8 +69,8 @@ class ContactSheet:
             place = self._place()
             if place is None or pixels is None:
                 continue
-            scores = [[score.label, round(score.score, 6)] for score in prediction.topk]
-            image = {"path": name, "order": order, "topk": scores, "image": _data_url(pixels)}
+            scores = [[score.label, float(f"{score.score:.6g}")] for score in prediction.topk]
+            image = {"path": name, "order": order, "topk": scores, "image": thumbnail(pixels)}
             self._images[place : place + 1] = [image]
 
     @property
@@ -67,16 +78,18 @@ class ContactSheet:
         """Whether any image so far has a label."""
         return self._labelled > 0
 
-    def write(self, path: Path) -> None:
-        """Write the page, whole or not at all."""
+    def write(self, path: Path, sections: Sequence[Section] = ()) -> None:
+        """Write the page, the sections before its images, whole or not at all."""
         identity = self._contract.identity
         data = {
             "model": f"{identity.model} {identity.precision}",
+            "score": self._contract.output.score,
             "labelled": self._labelled,
             "failed": self._failed,
             "before": self._before,
             "images": sorted(self._images, key=lambda image: image["order"]),
             "errors": self._errors,
+            "sections": [asdict(section) for section in sections],
         }
         page = resources.files("vit_engine.rows").joinpath("contact_sheet.html").read_text("utf-8")
         # Within a script element only "<" could end the text.
@@ -100,7 +113,8 @@ def is_sheet(path: Path) -> bool:
         return False
 
 
-def _data_url(pixels: NDArray[np.uint8]) -> str:
+def thumbnail(pixels: NDArray[np.uint8]) -> str:
+    """Return the model's input, (H, W, 3), as the data URL of a small JPEG."""
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
     file = io.BytesIO()

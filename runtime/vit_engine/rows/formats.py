@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import UsageError, printable
 from vit_engine.prediction import Prediction
+from vit_engine.rows.table import Table
 from vit_engine.sources.tables import FORMULA
 
 if TYPE_CHECKING:
@@ -50,22 +50,11 @@ def csv_line(prediction: Prediction) -> bytes:
     that already has some before a formula: the reader of our own rows takes one away.
     """
     row = prediction.to_dict()
-    row["topk"] = json.dumps(row["topk"]) if row["topk"] else None
+    row["topk"] = json.dumps(row["topk"]) if prediction.error is None else None
     return _csv(
         f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
         for value in row.values()
     )
-
-
-def table_line(prediction: Prediction, *, colour: bool = False) -> bytes:
-    """Return one line to read: path, then labels with percentages, or the error."""
-    path = printable(prediction.path or "-")
-    if prediction.error is not None:
-        text = f"{prediction.error_code}: {printable(prediction.error)}"
-        text = f"\x1b[31m{text}\x1b[0m" if colour else text
-    else:
-        text = ", ".join(f"{printable(s.label)} {s.score:.1%}" for s in prediction.topk)
-    return f"{path:<32}  {text}\n".encode()
 
 
 def parquet_from_jsonl(lines: Path, path: Path) -> None:
@@ -92,13 +81,13 @@ def arrow_path(path: str) -> dict[str, Any]:
     return {"path": printable(path), "raw": raw}
 
 
-def format_from_name(name: str, *, colour: bool = False) -> Format:
-    """Return the format of a name in FORMATS; `colour` marks errors in red, in a table.
+def format_from_name(name: str, table: Table = Table()) -> Format:  # noqa: B008  frozen
+    """Return the format of a name in FORMATS; `table` says how one to read is laid out.
 
     UsageError for Parquet where pyarrow is not installed.
     """
     if name == "table":
-        return Format(partial(table_line, colour=colour))
+        return Format(table.line)
     if name == "parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -169,10 +158,10 @@ def _csv(values: Iterable[Any]) -> bytes:
 
 
 _FORMATS = {
-    "table": Format(table_line),
+    "table": Format(Table().line),
     "jsonl": Format(jsonl_line),
     "csv": Format(csv_line, header=_csv(COLUMNS)),
     "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
 }
-FORMATS = tuple(_FORMATS)
+FORMATS = ("table", *_FORMATS)
 """The names of the formats."""

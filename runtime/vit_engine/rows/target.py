@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_engine.errors import UsageError, WriteError, printable
+from vit_engine.atomic import make_folders, remove_empty
+from vit_engine.errors import UsageError, VitError, WriteError, printable
 
 PARTIAL, STATE, ASIDE = ".partial", ".partial.state", ".failed"
 """What the names of the files that go with a target end in."""
@@ -26,7 +27,8 @@ class Target:
 
     What it holds already is replaced with `overwrite`. Else it must be empty, or what an earlier
     run wrote, as `is_ours` can tell; and a run that labelled nothing leaves that alone. `owner` is
-    the user whom new files in that folder belong to.
+    the user whom new files in that folder belong to. `made` are the folders that were made for it,
+    innermost first.
     """
 
     option: str
@@ -34,6 +36,7 @@ class Target:
     is_ours: Callable[[Path], bool]
     overwrite: bool
     owner: int
+    made: tuple[Path, ...] = ()
 
     def beside(self, suffix: str) -> Path:
         """Return the path of a file that goes with this one; a name too long for that is cut."""
@@ -72,6 +75,12 @@ class Target:
                     f"{name}: is there already, and is not recognised as something that vit-infer "
                     f"wrote; name another file with {self.option}, or add --overwrite to replace it"
                 )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier run has written the file whole, and none has begun since."""
+        begun = any(os.path.lexists(self.beside(suffix)) for suffix in (PARTIAL, STATE))
+        return _has_content(self.path) and self.is_ours(self.path) and not begun
 
     def place(self, *, labelled: bool) -> Path:
         """Return where the file goes now that it is known whether the run labelled any image."""
@@ -122,9 +131,9 @@ def target_from_path(
 ) -> Target | None:
     """Return the file that an option names, None if that is a device, a pipe or a descriptor.
 
-    Links are followed, as a shell's `>` does. UsageError for a folder, in a folder that is not
-    there, for a name that is too long, and for what must not be replaced; WriteError where no file
-    can be made.
+    Links are followed, as a shell's `>` does, and folders that are missing are made. UsageError for
+    a folder, for a name that is too long, and for what must not be replaced; WriteError where no
+    file can be made.
     """
     name = printable(str(path))
     try:
@@ -142,11 +151,16 @@ def target_from_path(
     if followed is None:
         return None
     path = followed
-    if not path.parent.is_dir():
-        folder = printable(str(path.parent))
-        raise UsageError(f"{option} {name}: there is no folder {folder}; make it first")
-    target = Target(option, path, is_ours, overwrite, owner=_owner(path))
-    target.check()
+    try:
+        made = tuple(make_folders(path.parent))
+    except OSError as e:
+        raise _unfit(path, option, e) from e
+    try:
+        target = Target(option, path, is_ours, overwrite, owner=_owner(path), made=made)
+        target.check()
+    except VitError:
+        remove_empty(made)
+        raise
     return target
 
 

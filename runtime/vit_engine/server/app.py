@@ -201,8 +201,10 @@ class _Routes:
                 service.settings,
             )
             del body
+            output = scheduler.engine.contract.output
+            question.parameters.selection(output)  # refused before there is work to do
             ticket = await service.outcomes(request, scheduler, question.images)
-        return classification.answer(question, ticket, scheduler.engine.contract.output)
+        return classification.answer(question, ticket, output)
 
     # What there is
 

@@ -4,25 +4,52 @@ import os
 import select
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from vit_engine.errors import ImageError, UsageError, printable
+from vit_engine.near_names import did_you_mean
 from vit_engine.sources import folders
+from vit_engine.sources.archives.zips import items_from_zip
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import is_store, items_from_store
 from vit_engine.sources.tables import LONGEST, check_table, item_from_name, items_from_table
-from vit_engine.sources.tars import check_tar, items_from_tar
+from vit_engine.sources.tars import items_from_tar
 
 TARS = (".tar", ".tar.gz", ".tgz")
 """Names of files that hold images."""
+
+ZIPS = (".zip",)
+"""Names of the other files that hold images."""
 
 TABLES = (".csv", ".parquet")
 """Names of files that hold paths."""
 
 DEFAULT_COLUMN = "path"
 """Of the paths in a CSV or Parquet file."""
+
+
+def is_local(source: str) -> bool:
+    """Tell whether a source is on this machine's disk: no URL, no object store's, no list."""
+    return source != "-" and not is_url(source) and not is_store(source)
+
+
+def check_present(sources: Sequence[str]) -> None:
+    """Raise UsageError for a file or folder that is named and is not there."""
+    for source in sources:
+        if not is_local(source) or folders.is_pattern(source):
+            continue
+        try:
+            os.lstat(source)
+        except PermissionError:  # it may be there: its row says why it cannot be read
+            continue
+        except (FileNotFoundError, NotADirectoryError) as e:
+            raise UsageError(
+                f"{printable(source) or repr(source)}: no such file or folder{did_you_mean(source)}"
+            ) from e
+        except OSError as e:
+            raise UsageError(f"{printable(source)}: {e.strerror}") from e
 
 
 def items_from_sources(
@@ -39,17 +66,17 @@ def items_from_sources(
 
     A source is a file, a folder (searched recursively, each folder sorted by name, by extension or
     with `all_files` by signature), a glob (files alone), an http(s) URL, an object store's URL
-    (a folder there is searched by extension), a tar of images, a CSV or Parquet file with a
+    (a folder there is searched by extension), a tar or zip of images, a CSV or Parquet file with a
     `column` of paths, or `-`: a list of files and URLs on stdin, one a line, or NUL-terminated with
     `null`. A file that is absent is an item all the same, and so is a folder, a row or a table that
     cannot be read when its turn comes.
 
     `UsageError`, before the first item, for no source at all, a folder without an image, a glob
-    without a match, a tar without an image where it is the only source, and a table that is named
-    and cannot be read or has no rows with the column; with the list's first line for a list that
-    is NUL-terminated or UTF-16 unasked.
+    without a match, a tar or zip without an image where it is the only source, and a table that is
+    named and cannot be read or has no rows with the column; with the list's first line for a list
+    that is NUL-terminated or UTF-16 unasked.
 
-    In `passed_over` are counted, while folders and tars are searched, the images there that are
+    In `passed_over` are counted, while folders and archives are searched, the images there that are
     not for labelling, by the reason, for `folders.in_words`.
     """
     sources = list(sources)
@@ -61,8 +88,8 @@ def items_from_sources(
         raise UsageError("- is a list on stdin, and stdin is closed")
 
     def in_file(path: str) -> Iterator[Item]:
-        if path.lower().endswith(TARS):
-            return items_from_tar(path, all_files=all_files, passed_over=passed_over)
+        if path.lower().endswith((*TARS, *ZIPS)):
+            return items_from_archive(path, all_files=all_files, passed_over=passed_over)
         if path.lower().endswith(TABLES):
             return items_from_table(path, column)
         return iter((Item(path),))
@@ -99,18 +126,41 @@ def items_from_sources(
         if os.path.isdir(source):  # noqa: PTH112
             counts: Counter[str] = Counter()
             if next(in_folder(source, counts), None) is None:
-                kinds = "file with an image's signature" if all_files else "image"
-                more = "" if all_files else " (searched by extension; --all-files looks inside)"
-                also = f"; passed over: {folders.in_words(counts)}" if counts else ""
-                raise UsageError(f"{printable(source)}: no {kinds} in this folder{more}{also}")
+                words = folders.no_image("folder", all_files=all_files, passed_over=counts)
+                raise UsageError(f"{printable(source)}: {words}")
         elif folders.is_pattern(source):
             if next(folders.globbed(source), None) is None:
                 raise UsageError(f"{printable(source)}: no file matches this pattern")
         elif source.lower().endswith(TABLES):
             check_table(source, column)
-        elif source.lower().endswith(TARS) and len(sources) == 1:  # among others it has a row
-            check_tar(source, all_files=all_files)
+        elif source.lower().endswith((*TARS, *ZIPS)) and len(sources) == 1:
+            kind, items = _archive(source)
+            counts = Counter()
+            if next(items(source, all_files=all_files, passed_over=counts), None) is None:
+                words = folders.no_image(kind, all_files=all_files, passed_over=counts)
+                raise UsageError(f"{printable(source)}: {words}")
     return (item for part in [found(source) for source in sources] for item in part)
+
+
+def _archive(path: str) -> tuple[str, Callable[..., Iterator[Item]]]:
+    """Return what kind of archive a path names, and what finds the images in it."""
+    return ("zip", items_from_zip) if path.lower().endswith(ZIPS) else ("tar", items_from_tar)
+
+
+def items_from_archive(
+    path: str, *, all_files: bool, passed_over: Counter[str] | None
+) -> Iterator[Item]:
+    """Yield the images of a tar or zip; of one that holds none, an item with that for an error."""
+    kind, items = _archive(path)
+    counts = Counter[str]() if passed_over is None else passed_over
+    before = counts.copy()
+    found = False
+    for item in items(path, all_files=all_files, passed_over=counts):
+        found = True
+        yield item
+    if not found:
+        words = folders.no_image(kind, all_files=all_files, passed_over=counts - before)
+        yield Item(path, error=ImageError("empty", words))
 
 
 def _unlisted(e: OSError | None) -> ImageError | None:

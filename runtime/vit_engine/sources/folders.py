@@ -95,6 +95,14 @@ def in_words(passed_over: Counter[str]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in passed_over.most_common())
 
 
+def no_image(place: str, *, all_files: bool, passed_over: Counter[str]) -> str:
+    """Say that a "folder", "tar" or "zip" holds no image, how it was searched, and what it held."""
+    kinds = "file with an image's signature" if all_files else "image"
+    more = "" if all_files else " (searched by extension; --all-files looks inside)"
+    also = f"; passed over: {in_words(passed_over)}" if passed_over else ""
+    return f"no {kinds} in this {place}{more}{also}"
+
+
 def _entries(folder: str) -> tuple[list[tuple[str, _Kind]], OSError | None]:
     """Return a folder's names sorted, a folder's as if it ended with a slash, and what went wrong.
 

@@ -24,11 +24,13 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a file: `size` bytes from `start`."""
+    """A part of a file: `size` bytes from `start`, as they are or deflated, as zip has them."""
 
     file: str
     start: int
     size: int
+    unpacked: int | None = None  # bytes, of a deflated one
+    crc: int | None = None  # of the unpacked bytes
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """From an item to the bytes of its image, wherever they lie."""
 
+import zlib
+
+from vit_engine.errors import ImageError
 from vit_engine.sources.downloads import bytes_from_url, is_url
-from vit_engine.sources.files import bytes_from_path
-from vit_engine.sources.item import LIMITS, Item, Limits
+from vit_engine.sources.files import bytes_from_path, too_many_bytes
+from vit_engine.sources.item import LIMITS, Item, Limits, Span
 from vit_engine.sources.stores import bytes_from_store, is_store
 
 
@@ -18,11 +21,31 @@ def bytes_from_item(
     if item.data is not None:
         return item.data
     if item.span is not None:
-        return bytes_from_path(
-            item.span.file, limits=limits, part=(item.span.start, item.span.size)
-        )
+        part = (item.span.start, item.span.size)
+        data = bytes_from_path(item.span.file, limits=limits, part=part)
+        return data if item.span.unpacked is None else _inflated(data, item.span, limits)
     if is_url(item.path):
         return bytes_from_url(item.path, limits=limits, private_redirects=private_redirects)
     if is_store(item.path):
         return bytes_from_store(item.path, limits=limits)
     return bytes_from_path(item.path, limits=limits)
+
+
+def _inflated(data: bytes, span: Span, limits: Limits) -> bytes:
+    """Unpack a deflated span, to the size that was announced and no further."""
+    size = span.unpacked or 0
+    if size > limits.max_bytes:
+        raise too_many_bytes(size, limits)
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        found = unpacker.decompress(data, size + 1)
+    except zlib.error as e:
+        raise ImageError("decode", f"cannot be unpacked: {e}") from e
+    if len(found) != size:
+        words = "more" if len(found) > size else len(found)
+        raise ImageError("decode", f"is damaged: {words} of {size} bytes come out of it")
+    if not found:
+        raise ImageError("empty", "is empty")
+    if zlib.crc32(found) != span.crc:
+        raise ImageError("decode", "is damaged: its checksum is not that of its bytes")
+    return found

@@ -173,8 +173,9 @@ def _store(url: str) -> tuple[Any, str]:
 
         store, path = fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}", use_listings_cache=False)
     except ImportError as e:
-        raise MachineError(
-            f"{printable(url)}: {scheme}:// needs another package ({one_line(e)}); {_EXTRA}"
+        raise UsageError(
+            f"{printable(url)}: {scheme}:// needs another package ({one_line(e)}); {_EXTRA}; "
+            "without it files, folders, http:// and https:// are read"
         ) from e
     except (ValueError, OSError) as e:
         raise UsageError(f"{printable(url)}: cannot be opened ({one_line(e)})") from e

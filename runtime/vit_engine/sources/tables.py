@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
+from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular, read_error
 from vit_engine.sources.item import Item
+from vit_engine.sources.stores import is_store
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -47,6 +49,8 @@ def check_table(path: str, column: str) -> None:
 def items_from_table(path: str, column: str) -> Iterator[Item]:
     """Yield the paths and URLs of a column, one item a row, an empty cell too.
 
+    A path is relative to the table, or else as it is given.
+
     What cannot be read is an item with its error: a row, or rows that are damaged together, or the
     table.
     """
@@ -60,7 +64,7 @@ def items_from_table(path: str, column: str) -> Iterator[Item]:
                 elif not cell:
                     yield Item(place, error=ImageError("missing", f"row {row} has no path"))
                 else:
-                    yield item_from_name(cell, place)
+                    yield _beside(item_from_name(cell, place), path)
         if not row:
             raise ImageError("empty", "has no rows")
     except ImageError as e:
@@ -78,6 +82,31 @@ def item_from_name(name: bytes, place: str) -> Item:
     if b"\0" in name:
         return Item(place, error=ImageError("missing", "has a NUL, which no path or URL has"))
     return Item(os.fsdecode(name))
+
+
+def resolved(name: str, table: str) -> str:
+    """Return where a path in a table lies: relative to the table, or else as it is given.
+
+    UsageError where both are there and are not one.
+    """
+    beside = os.path.join(os.path.dirname(table), name)  # noqa: PTH118, PTH120  as it is spelled
+    if beside == name or is_url(name) or is_store(name) or not os.path.lexists(beside):
+        return name
+    if os.path.lexists(name) and os.path.realpath(name) != os.path.realpath(beside):
+        raise UsageError(
+            f"{printable(name)} is there twice, beside the table ({printable(beside)}) and in the "
+            "current folder; write it with all of its folders"
+        )
+    return beside
+
+
+def _beside(item: Item, table: str) -> Item:
+    if item.error is not None:
+        return item
+    try:
+        return Item(resolved(item.path, table))
+    except UsageError as e:
+        return Item(item.path, error=ImageError("missing", str(e)))
 
 
 def _opened(path: str) -> BinaryIO:

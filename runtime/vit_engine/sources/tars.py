@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from io import FileIO
 from typing import NamedTuple, Protocol
 
-from vit_engine.errors import ImageError, UsageError, one_line, printable
+from vit_engine.errors import ImageError, one_line, printable
 from vit_engine.sources.archives.members import Member, members
 from vit_engine.sources.archives.streams import GunzippedStream, PlainStream, Stream
 from vit_engine.sources.files import open_regular, read_error, too_many_bytes
-from vit_engine.sources.folders import by_name, in_words, why_passed_over
+from vit_engine.sources.folders import by_name, why_passed_over
 from vit_engine.sources.item import LIMITS, Item, Span
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
@@ -41,47 +41,19 @@ def items_from_tar(
 
     A member of a plain tar is a span of it. Those of a gzipped one come with their bytes, up to the
     limit. What is wrong with the tar is an item `path` with an error, in its place among the
-    members; so is a tar that holds no image. `passed_over` is that of `folders.walked`.
+    members. `passed_over` is that of `folders.walked`.
     """
     counts = Counter[str]() if passed_over is None else passed_over
-    before = counts.copy()
-    found = False
-    for item in _items(path, all_files=all_files, passed_over=counts):
-        found = True
-        yield item
-    if not found:
-        words = _no_image(all_files=all_files, passed_over=counts - before)
-        yield Item(path, error=ImageError("empty", words))
-
-
-def check_tar(path: str, *, all_files: bool) -> None:
-    """Raise UsageError for a tar that is sound and holds no image; read as far as its first."""
-    counts = Counter[str]()
-    if next(_items(path, all_files=all_files, passed_over=counts), None) is None:
-        words = _no_image(all_files=all_files, passed_over=counts)
-        raise UsageError(f"{printable(path)}: {words}")
-
-
-def _no_image(*, all_files: bool, passed_over: Counter[str]) -> str:
-    kinds = "file with an image's signature" if all_files else "image"
-    more = "" if all_files else " (searched by extension; --all-files looks inside)"
-    also = f"; passed over: {in_words(passed_over)}" if passed_over else ""
-    return f"no {kinds} in this tar{more}{also}"
-
-
-def _items(path: str, *, all_files: bool, passed_over: Counter[str]) -> Iterator[Item]:
     try:
         with open_regular(path) as file:
             if os.pread(file.fileno(), len(_GZIP), 0) == _GZIP:
                 with GunzippedStream(file) as stream:
                     tar = _GzippedTar(path, stream)
-                    yield from _images(tar, all_files=all_files, passed_over=passed_over)
+                    yield from _images(tar, all_files=all_files, passed_over=counts)
                     while stream.skip(2**20):  # the checksum is at its end
                         pass
             else:
-                yield from _images(
-                    _PlainTar(path, file), all_files=all_files, passed_over=passed_over
-                )
+                yield from _images(_PlainTar(path, file), all_files=all_files, passed_over=counts)
     except ImageError as e:
         yield Item(path, error=e)
     except OSError as e:

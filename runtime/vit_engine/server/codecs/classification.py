@@ -6,24 +6,24 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
-from vit_engine.artefact.contract import Output
-from vit_engine.errors import ImageError
+from vit_engine.artefact.contract import Output, ScoreKind
+from vit_engine.errors import ImageError, UsageError
 from vit_engine.prediction import Prediction, failed
-from vit_engine.scores import DEFAULT_TOP_K, Score, best_scores
+from vit_engine.scores import Selection, best_scores, selection_from_options
 from vit_engine.server.codecs.multipart import files_of
 from vit_engine.server.refusal import RefusalError, malformed, refusal_of_image
 from vit_engine.server.scheduler import Ticket
 from vit_engine.server.settings import Settings
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
-FUNCTIONS = ("softmax",)
+FUNCTIONS: tuple[ScoreKind, ...] = get_args(ScoreKind)
 """What may become of logits, by the names of Hugging Face's inference contract."""
 
 _PIECE = 2**20  # characters of base64 that are decoded in one go
@@ -33,9 +33,19 @@ _PIECE = 2**20  # characters of base64 that are decoded in one go
 class Parameters:
     """What the client wants of the labels; a function None is the model's own."""
 
-    top_k: int = DEFAULT_TOP_K
-    function: str | None = None
+    top_k: int | None = None
+    function: ScoreKind | None = None
     threshold: float | None = None
+
+    def selection(self, output: Output) -> tuple[Output, Selection]:
+        """Return the output as it is to be scored, and which labels; RefusalError for nonsense."""
+        scored = replace(output, score=self.function or output.score)
+        try:
+            return scored, selection_from_options(
+                scored, top_k=self.top_k, threshold=self.threshold
+            )
+        except UsageError as e:
+            raise malformed(str(e)) from None
 
 
 @dataclass(frozen=True)
@@ -130,9 +140,7 @@ def parameters_of(given: object) -> Parameters:
     if unknown := given.keys() - known:
         raise malformed(f"parameters has {_listed(unknown)}; it takes {_listed(known)}")
     top_k = given.get("top_k")
-    if top_k is None:
-        top_k = DEFAULT_TOP_K
-    elif type(top_k) is not int or top_k < 1:
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
         raise malformed(f"top_k is {top_k!r:.40}, it must be a whole number of at least 1")
     function = given.get("function_to_apply")
     if function is not None and function not in FUNCTIONS:
@@ -183,20 +191,10 @@ def _prediction(
     if isinstance(outcome, RefusalError):
         raise outcome
     assert outcome is not None
-    scores = _scores(outcome, output, parameters)
+    (scores,) = best_scores(outcome[None], *parameters.selection(output))
     if scores is None:
         return Prediction(name, error="the model gave NaN or Inf", error_code="nonfinite")
     return Prediction(name, scores)
-
-
-def _scores(
-    logits: NDArray[np.float32], output: Output, parameters: Parameters
-) -> tuple[Score, ...] | None:
-    (scores,) = best_scores(logits[None], output.labels, parameters.top_k)
-    if scores is None or parameters.threshold is None:
-        return scores
-    least = parameters.threshold
-    return tuple(score for score in scores if score.score >= least)
 
 
 def _listed(names: set[str]) -> str:

@@ -25,12 +25,18 @@ from vit_engine.artefact.nodes import (
 from vit_engine.artefact.protobuf import field, fields
 from vit_engine.errors import ArtefactError
 
+BEHIND = ("MatMul", "LayerNormalization")
+"""What reads attention's output, with its weight second."""
+
 _DTYPES = {FLOAT: np.float32, FLOAT16: np.float16}
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One standard Attention node: query (N, S, D), key and value (N, T, D) in, (N, S, D) out."""
+    """One standard Attention node: query (N, S, D), key and value (N, T, D) in, (N, S, D) out.
+
+    A `bias` (1, heads, S, T) is added to the scores before the softmax.
+    """
 
     name: str  # for what takes its place
     inputs: tuple[str, str, str]
@@ -38,6 +44,7 @@ class Attention:
     heads: int
     width: int  # D
     element: int  # ONNX's number of the element type, a key of _DTYPES
+    bias: str | None
 
 
 Replacement = Callable[[Attention], tuple[list[bytes], list[bytes]]]
@@ -58,7 +65,7 @@ def replace_attention(model: bytes, replacement: Replacement) -> bytes:
 
 
 def primitive(attention: Attention) -> tuple[list[bytes], list[bytes]]:
-    """Q scaled first, MatMul, Softmax, MatMul, nothing in between: what TensorRT 10 fuses.
+    """Q scaled first, MatMul, a bias if there is one, Softmax, MatMul: what TensorRT 10 fuses.
 
     Reshapes and Transposes around it take the heads apart, and put them together again.
     """
@@ -85,7 +92,13 @@ def primitive(attention: Attention) -> tuple[list[bytes], list[bytes]]:
         *apart(value, "v", [0, 2, 1, 3]),
         node("Mul", [f"{a.name}/q", scale], f"{a.name}/q/scaled"),
         node("MatMul", [f"{a.name}/q/scaled", f"{a.name}/k"], f"{a.name}/scores"),
-        node("Softmax", [f"{a.name}/scores"], f"{a.name}/weights", axis=-1),
+        *([node("Add", [f"{a.name}/scores", a.bias], f"{a.name}/biased")] if a.bias else []),
+        node(
+            "Softmax",
+            [f"{a.name}/biased" if a.bias else f"{a.name}/scores"],
+            f"{a.name}/weights",
+            axis=-1,
+        ),
         node("MatMul", [f"{a.name}/weights", f"{a.name}/v"], f"{a.name}/mixed"),
         node("Transpose", [f"{a.name}/mixed"], f"{a.name}/mixed/turned", perm=[0, 2, 1, 3]),
         node("Reshape", [f"{a.name}/mixed/turned", joined], a.output),
@@ -121,14 +134,16 @@ def _attention(
     (output,) = found.outputs
     heads = found.attributes.get("q_num_heads", 0)
     expected = {"q_num_heads": heads, "kv_num_heads": heads}
-    # The projection behind tells the width: (N, T, D) @ (D, D).
+    # The projection behind tells the width, (D, D), or the norm that is before it, (D,).
     behind = consumers.get(output)
-    weight = weights.get(behind.inputs[1]) if behind and behind.op == "MatMul" else None
-    if found.attributes != expected or len(found.inputs) != 3 or weight is None:
+    weight = weights.get(behind.inputs[1]) if behind and behind.op in BEHIND else None
+    if found.attributes != expected or len(found.inputs) not in (3, 4) or weight is None:
         raise ArtefactError(
             f"attention {output} is not as vit-export writes it (query, key and value of one "
             "number of heads, then a projection); export the model again"
         )
-    element, (width, _) = weight
-    query, key, value = found.inputs
-    return Attention(output, (query, key, value), output, heads, width, element)
+    element, (width, *_) = weight
+    query, key, value, *bias = found.inputs
+    return Attention(
+        output, (query, key, value), output, heads, width, element, bias[0] if bias else None
+    )

@@ -1,20 +1,23 @@
 """Values out of a config.json, each checked: a CheckpointError says what stands there instead."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from vit_engine.errors import CheckpointError
+from vit_export.families.family import Config
 from vit_export.families.form import HiddenAct
 
-Config = Mapping[str, Any]
-
-# gelu_pytorch_tanh is gelu_new's formula in PyTorch's own kernel.
+# gelu_pytorch_tanh and gelu_fast are gelu_new's formula in other kernels.
 ACTIVATIONS: dict[str, HiddenAct] = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
     "gelu_pytorch_tanh": "gelu_new",
     "quick_gelu": "quick_gelu",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
 }
 """What we compute for each name of transformers' `ACT2FN` that we know."""
 
@@ -45,6 +48,14 @@ def flag(config: Config, key: str, default: bool) -> bool:
     return value
 
 
+def number(config: Config, key: str, default: float) -> float:
+    """Return a finite number of 0 or more."""
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise CheckpointError(f"{key} is {value!r}, expected a number of 0 or more")
+    return float(value)
+
+
 def epsilon(config: Config, key: str, default: float) -> float:
     """Return a finite number above 0."""
     value = config.get(key, default)
@@ -61,26 +72,31 @@ def activation(config: Config, key: str, default: str) -> HiddenAct:
     return ACTIVATIONS[value]
 
 
+def section(config: Config, key: str) -> Config:
+    """Return the table that is one of a config's values; where it is absent, an empty one."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise CheckpointError(f"{key} is {value!r}, expected a table")
+    return value or {}
+
+
+def vit_numbers(config: Config, *, epsilon_default: float, patch: int = 16) -> dict[str, Any]:
+    """Return the keys that the configs of all ViTs have in common, as `Form` calls them."""
+    require_rgb(config)
+    return {
+        "hidden_size": count(config, "hidden_size", 768),
+        "layers": count(config, "num_hidden_layers", 12),
+        "heads": count(config, "num_attention_heads", 12),
+        "intermediate_size": count(config, "intermediate_size", 3072),
+        "image_size": side(config, "image_size", 224),
+        "patch_size": side(config, "patch_size", patch),
+        "hidden_act": activation(config, "hidden_act", "gelu"),
+        "layer_norm_eps": epsilon(config, "layer_norm_eps", epsilon_default),
+        "unbiased": () if flag(config, "qkv_bias", True) else ("q", "k", "v"),
+    }
+
+
 def require_rgb(config: Config) -> None:
     """Refuse a model of other than 3 channels."""
     if (channels := config.get("num_channels", 3)) != 3:
         raise CheckpointError(f"num_channels is {channels!r}; supported is 3 (RGB)")
-
-
-def labels_from_config(config: Config) -> tuple[str, ...]:
-    """Return the label of each logit, in order; refuse a model that gives an image several."""
-    if config.get("problem_type") not in (None, "single_label_classification"):
-        raise CheckpointError(
-            f"problem_type is {config['problem_type']!r}; only one label per image is supported"
-        )
-    named = config.get("id2label")
-    if named is None:  # transformers names nameless labels so, and takes two where nothing is said
-        return tuple(f"LABEL_{i}" for i in range(count(config, "num_labels", 2)))
-    if (
-        not isinstance(named, dict)
-        or set(named) != {str(i) for i in range(len(named))}
-        or not all(isinstance(label, str) for label in named.values())
-        or not named
-    ):
-        raise CheckpointError('id2label is not a table {"0": label, "1": label, ...} without gaps')
-    return tuple(named[str(i)] for i in range(len(named)))

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +48,8 @@ def sha256_of(files: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def tensors_from_files(files: tuple[Path, ...]) -> dict[str, Tensor]:
-    """Read every tensor, float64 as it is and narrower floats widened to float32.
+def tensors_from_files(files: tuple[Path, ...], wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Read the tensors `wanted` by name, float64 as it is and narrower floats widened to float32.
 
     `CheckpointError` for an unreadable file, a tensor that is not floating point, or two of a name.
     """
@@ -57,7 +57,7 @@ def tensors_from_files(files: tuple[Path, ...]) -> dict[str, Tensor]:
     for path in files:
         refuse_pointer(path)
         pickled = path.suffix == ".bin"
-        for name, tensor in _pickled(path) if pickled else _safetensors(path):
+        for name, tensor in (_pickled if pickled else _safetensors)(path, wanted):
             if name in tensors:
                 raise CheckpointError(f"{path.name} holds {name} a second time")
             tensors[name] = tensor
@@ -79,13 +79,13 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in names)
 
 
-def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _safetensors(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
     import ml_dtypes  # noqa: F401 - gives NumPy the bfloat16 that safetensors asks for
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
+            for name in filter(wanted, file.keys()):
                 dtype = file.get_slice(name).get_dtype()
                 if dtype not in FLOATS:
                     raise _not_floating(name, dtype)
@@ -95,7 +95,7 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise CheckpointError(f"{path.name} is truncated or corrupt ({one_line(e)})") from e
 
 
-def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _pickled(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
     import torch
 
     wide = {torch.float64: torch.float64, torch.float32: torch.float32}
@@ -120,6 +120,8 @@ def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
                 f"{path.name} holds {name!r}, which is not a tensor with a name; save the weights "
                 f"alone: {STATE_DICT}"
             )
+        if not wanted(name):
+            continue
         if tensor.dtype not in floats or tensor.layout != torch.strided:
             raise _not_floating(name, f"{tensor.layout} {tensor.dtype}")
         yield name, tensor.to(floats[tensor.dtype]).numpy()

@@ -1,0 +1,1 @@
+"""The families of the library timm: its config.json, and its names of tensors."""

@@ -1,0 +1,37 @@
+"""The vision half of CLIP (arXiv:2103.00020) and MetaCLIP 2 (arXiv:2507.22062), as classifiers."""
+
+from vit_export.families.family import Config, Family, StoredShapes
+from vit_export.families.form import Form
+from vit_export.families.transformers.config import section, vit_numbers
+from vit_export.families.transformers.names import VISION_TOWER
+
+
+def form_from_config(config: Config, _: StoredShapes) -> Form:
+    """Read config.json; absent keys have the values of transformers' CLIPVisionConfig.
+
+    The classifier reads the mean of the patches as the last block leaves them.
+    """
+    vision = section(config, "vision_config")
+    numbers = vit_numbers({"hidden_act": "quick_gelu", **vision}, epsilon_default=1e-5, patch=32)
+    return Form(
+        **numbers | {"unbiased": ("patch",)}, pre_norm=True, norm="none", pooled=("patches",)
+    )
+
+
+CLIP = Family(
+    model_type="clip",
+    architecture="CLIPForImageClassification",
+    form=form_from_config,
+    conventions=(VISION_TOWER,),
+    unread=("vision_model.post_layernorm.", "vision_model.embeddings.position_ids"),
+    image_processor="CLIPImageProcessor",
+)
+
+METACLIP_2 = Family(
+    model_type="metaclip_2",
+    architecture="MetaClip2ForImageClassification",
+    form=form_from_config,
+    conventions=(VISION_TOWER,),
+    unread=CLIP.unread,
+    image_processor="CLIPImageProcessor",
+)

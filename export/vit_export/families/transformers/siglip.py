@@ -1,0 +1,29 @@
+"""The vision half of SigLIP (arXiv:2303.15343), and of SigLIP 2 of a fixed size, as classifiers."""
+
+from vit_engine.errors import CheckpointError
+from vit_export.families.family import Config, Family, StoredShapes
+from vit_export.families.form import Form
+from vit_export.families.transformers.config import section, vit_numbers
+from vit_export.families.transformers.names import VISION_TOWER
+
+
+def form_from_config(config: Config, _: StoredShapes) -> Form:
+    """Read config.json; absent keys have the values of transformers' SiglipVisionConfig."""
+    vision = section(config, "vision_config")
+    if "num_patches" in vision:
+        raise CheckpointError(
+            "vision_config has num_patches, so images keep their aspect (NaFlex); supported are "
+            "SigLIP models of a fixed image_size"
+        )
+    numbers = vit_numbers({"hidden_act": "gelu_pytorch_tanh", **vision}, epsilon_default=1e-6)
+    return Form(**numbers, prefix=(), positions="patches", pooled=("patches",))
+
+
+SIGLIP = Family(
+    model_type="siglip",
+    architecture="SiglipForImageClassification",
+    form=form_from_config,
+    conventions=(VISION_TOWER,),
+    unread=("vision_model.head.", "vision_model.embeddings.position_ids"),
+    image_processor="SiglipImageProcessor",
+)

@@ -1,0 +1,116 @@
+"""How surely a rounded model keeps the labels of its reference, from few images.
+
+Counting labels that differ resolves nothing: one image of 20 is 5 %, and which images lie near a
+tie is chance. What rounding adds to a margin is about the same on every image, so each image tells
+of it, and its own margin then tells how likely such an addition turns its label.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vit_engine.artefact.contract import ScoreKind
+from vit_engine.errors import ParityError
+from vit_engine.parity import Logits, agreements
+from vit_export.quantization.sensitivity import divergence
+
+SAMPLES = 160
+"""Views that are judged in all, where the images and eight views of each allow."""
+
+CROPS = ((0.0, 0.0, 1.0), (0.0, 0.0, 0.8), (0.2, 0.2, 0.8), (0.1, 0.1, 0.8))
+"""Left, top and size of an image's views, as shares of its own; each also mirrored."""
+
+RIVALS = 5
+"""Labels behind the best that may take its place."""
+
+SURE = 1.96
+"""Standard errors on either side of a mean that hold it in 95 of 100 cases."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What `agreement_of` finds; shares are from 0 to 1."""
+
+    images: int
+    counted: float  # share of samples with the reference's label
+    expected: float  # the same by margins: what more images like these would tend to
+    low: float  # with `high`: the interval that holds `expected` in 95 of 100 cases
+    high: float
+    divergence: float  # mean `divergence` from the reference's scores, nats
+    turned: float  # the largest margin that a turned label had, in logits
+
+    def images_to_decide(self, least: float) -> int:
+        """Return how many images it takes to tell this agreement from `least`, about."""
+        apart = max(abs(self.expected - least), 1e-4)
+        return max(self.images, math.ceil(self.images * ((self.expected - self.low) / apart) ** 2))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.expected:.1%} of labels kept, by margins ({self.low:.1%} to {self.high:.1%} "
+            f"with 95 % confidence; {self.counted:.1%} counted), divergence {self.divergence:.1e}, "
+            f"turned labels within {self.turned:.2g} of a tie"
+        )
+
+    def check(self, least: float, *, name: str, cure: str) -> None:
+        """Raise ParityError where fewer than `least` of the labels are kept, as far as is known."""
+        if self.expected < least:
+            raise ParityError(f"{name} keeps too few labels: {self} (allowed {least:.1%}); {cure}")
+
+    def doubt(self, least: float) -> str | None:
+        """Say how many images would tell whether `least` is met, None where it is told."""
+        if not self.low < least <= self.high:
+            return None
+        return (
+            f"{self.images} images do not tell surely whether {least:.1%} of labels are kept; "
+            f"about {self.images_to_decide(least):,} would"
+        )
+
+
+def view_count(images: int) -> int:
+    """Return how many views to judge of each of so many images."""
+    return max(1, min(2 * len(CROPS), SAMPLES // max(1, images)))
+
+
+def views_of(image: Image.Image, count: int) -> list[Image.Image]:
+    """Return the image itself, then others of its `count` views."""
+    views = []
+    for left, top, size in CROPS:
+        box = [round(v * n) for v, n in zip((left, top), image.size, strict=True)]
+        box += [b + max(1, round(size * n)) for b, n in zip(box, image.size, strict=True)]
+        part = image.crop((box[0], box[1], box[2], box[3]))
+        views += [part, part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    return views[:count]
+
+
+def agreement_of(found: Logits, expected: Logits, score: ScoreKind, views: int) -> Agreement:
+    """Compare logits (images * views, labels), the views of an image one after another.
+
+    A label is that of the softmax, or for sigmoids which labels are above a half. The interval
+    counts images, not views: those of one image turn together.
+    """
+    reference, rounded = expected.astype(np.float64), found.astype(np.float64)
+    if score == "sigmoid":
+        margin, after = np.abs(reference), rounded * np.sign(reference)
+    else:
+        label = reference.argmax(1)[:, None]
+        others = np.argsort(reference, 1)[:, -1 - RIVALS : -1]
+        margin = np.take_along_axis(reference, label, 1) - np.take_along_axis(reference, others, 1)
+        after = np.take_along_axis(rounded, label, 1) - np.take_along_axis(rounded, others, 1)
+    noise = max(float(np.sqrt(((after - margin) ** 2).mean())) if margin.size else 0.0, 1e-12)
+    turning = np.vectorize(math.erfc, otypes=[float])(margin / noise / math.sqrt(2)) / 2
+    by_image = (1 - turning).prod(1).reshape(-1, views).mean(1)
+    mean, count = float(by_image.mean()), len(by_image)
+    # Below, as if one image more were a tie: few may all lie far from one by chance.
+    doubtful = np.append(by_image, 0.5)
+    same = agreements(found, expected, score, tie=-1.0)
+    return Agreement(
+        images=count,
+        counted=float(same.mean()),
+        expected=mean,
+        low=max(0.0, float(doubtful.mean()) - SURE * float(doubtful.std()) / math.sqrt(count + 1)),
+        high=min(1.0, mean + SURE * float(by_image.std()) / math.sqrt(count)),
+        divergence=float(divergence(reference, rounded, score).mean()),
+        turned=float(margin[~same].min(1).max(initial=0.0)) if margin.size else 0.0,
+    )

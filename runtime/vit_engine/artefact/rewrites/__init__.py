@@ -1,0 +1,1 @@
+"""A graph as one provider runs it fastest, rewritten as it is loaded; the file stays as it is."""

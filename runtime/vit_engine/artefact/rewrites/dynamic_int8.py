@@ -1,0 +1,154 @@
+"""The graph of an int8 artefact for an engine that rounds activations by itself.
+
+The file says how ONNX Runtime is to round them, step by step. OpenVINO does the same within its
+product, a step for each token, where the graph has a plain product of float activations and of
+weights in 8 bits. The weights, their scales and all that stays in float are those of the file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vit_engine.artefact.nodes import (
+    GRAPH_INITIALIZER,
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    MODEL_GRAPH,
+    Node,
+    node,
+    node_from_bytes,
+    value_name,
+    weight_from_bytes,
+)
+from vit_engine.artefact.protobuf import field, fields
+from vit_engine.errors import ArtefactError
+
+INT8_PRODUCT = "MatMulIntegerToFloat"
+
+
+@dataclass(frozen=True)
+class DynamicInt8:
+    """An int8 model without the rounding of its activations; `channels` is that of the narrowest
+    product's input."""
+
+    model: bytes
+    channels: int
+
+
+def dynamic_int8(model: bytes) -> DynamicInt8:
+    """Return an int8 artefact's model with plain products, for an engine that rounds their input.
+
+    ArtefactError if the products are not as vit-export writes them.
+    """
+    out: list[bytes] = []
+    channels: list[int] = []
+    position = 0
+    for kind, start, end in fields(model, 0, len(model)):
+        if kind == MODEL_GRAPH:
+            graph, found = _graph(model, start, end)
+            channels += found
+            out.append(field(kind, graph))
+        else:
+            out.append(model[position:end])
+        position = end
+    if not channels:
+        raise ArtefactError("the artefact is called int8 and has no int8 product")
+    return DynamicInt8(b"".join(out), min(channels))
+
+
+def _graph(model: bytes, start: int, end: int) -> tuple[bytes, list[int]]:
+    spans = list(fields(model, start, end))
+    nodes = [node_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_NODE]
+    weights = dict(
+        weight_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_INITIALIZER
+    )
+    outputs = [value_name(model, a, b) for kind, a, b in spans if kind == GRAPH_OUTPUT]
+    made_by = {name: n for n in nodes for name in n.outputs}
+    read_by: dict[str, list[Node]] = {}
+    for n in nodes:
+        for name in n.inputs:
+            read_by.setdefault(name, []).append(n)
+    replaced: dict[str, _Product] = {}
+    for n in nodes:
+        if n.op == INT8_PRODUCT:
+            product = _product(n, made_by, read_by)
+            replaced[product.output] = product
+    needed = _needed(outputs, made_by, replaced)
+    out: list[bytes] = []
+    position, remaining = start, iter(nodes)
+    for kind, _, b in spans:
+        if kind != GRAPH_NODE:
+            out.append(model[position:b])
+        elif (name := next(remaining).outputs[0]) in replaced:
+            out += [field(kind, new) for new in replaced[name].nodes()]
+        elif name in needed:
+            out.append(model[position:b])
+        position = b
+    try:
+        channels = [weights[product.weight][1][0] for product in replaced.values()]
+    except (KeyError, IndexError) as e:
+        raise _unknown(str(e)) from e
+    return b"".join(out), channels
+
+
+@dataclass(frozen=True)
+class _Product:
+    """x @ (weight * scale) + bias: the names of what it reads and gives."""
+
+    x: str
+    weight: str
+    scale: str
+    bias: str
+    output: str
+
+    def nodes(self) -> list[bytes]:
+        """Return it with its input in float."""
+        widened, product = f"{self.output}/weight", f"{self.output}/product"
+        return [
+            node("DequantizeLinear", [self.weight, self.scale], widened, axis=1),
+            node("MatMul", [self.x, widened], product),
+            node("Add", [product, self.bias], self.output),
+        ]
+
+
+def _product(
+    found: Node, made_by: Mapping[str, Node], read_by: Mapping[str, list[Node]]
+) -> _Product:
+    """Return what an int8 product computes, from x before it is rounded to the bias behind."""
+
+    def only(name: str, op: str) -> Node:
+        readers = read_by.get(name, [])
+        if len(readers) != 1 or readers[0].op != op:
+            raise _unknown(found.outputs[0])
+        return readers[0]
+
+    rounding = made_by.get(found.inputs[0])
+    flat = made_by.get(rounding.inputs[0]) if rounding else None
+    if rounding is None or flat is None or (rounding.op, flat.op) != ("QuantizeLinear", "Reshape"):
+        raise _unknown(found.outputs[0])
+    by_token = only(found.outputs[0], "Mul")
+    shifted = only(by_token.outputs[0], "Add")
+    shaped = only(shifted.outputs[0], "Reshape")
+    bias = shifted.inputs[1]
+    return _Product(flat.inputs[0], found.inputs[1], found.inputs[3], bias, shaped.outputs[0])
+
+
+def _needed(
+    outputs: list[str], made_by: Mapping[str, Node], replaced: Mapping[str, _Product]
+) -> set[str]:
+    """Return the first outputs of all nodes that the outputs still depend on."""
+    needed: set[str] = set()
+    waiting = list(outputs)
+    while waiting:
+        name = waiting.pop()
+        if (maker := made_by.get(name)) is None or maker.outputs[0] in needed:
+            continue
+        needed.add(maker.outputs[0])
+        product = replaced.get(name)
+        waiting += [product.x] if product else maker.inputs
+    return needed
+
+
+def _unknown(name: str) -> ArtefactError:
+    return ArtefactError(
+        f"the int8 product {name} is not as vit-export writes it; export the model again"
+    )

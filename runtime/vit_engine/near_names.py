@@ -1,0 +1,31 @@
+"""What a name that is not there may stand for, by the names that are near it."""
+
+import difflib
+import os
+from itertools import islice
+
+from vit_engine.errors import printable
+
+_MOST_NAMES = 10_000  # of a folder, among which one that was meant is looked for
+
+
+def did_you_mean(path: str, *, ending: str = "") -> str:
+    """Return "; did you mean NAME?" for a path that is not there, or "" where none is like it.
+
+    A name without an `ending` that others in its folder have may mean one with it.
+    """
+    folder, name = os.path.split(path.rstrip("/"))
+    if folder and not os.path.isdir(folder):  # noqa: PTH112
+        ending = ""  # it is the folder that is not there
+    while folder and not os.path.isdir(folder):  # noqa: PTH112  a Path would tidy the spelling
+        folder, name = os.path.split(folder)
+    try:
+        with os.scandir(folder or ".") as entries:
+            names = [entry.name for entry in islice(entries, _MOST_NAMES)]
+    except OSError:
+        return ""
+    names = [found for found in names if found.endswith(ending)]
+    for wanted in (name, name + ending):
+        for near in difflib.get_close_matches(wanted, names, n=1):
+            return f"; did you mean {printable(os.path.join(folder, near))}?"  # noqa: PTH118
+    return ""

@@ -1,0 +1,166 @@
+"""What is read of a timm checkpoint without timm: its architecture, its labels, its words."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from vit_engine.errors import CheckpointError
+from vit_export.checkpoints.checkpoint import load
+from vit_export.eager import eager_logits
+from vit_export.families.known import family_from_config
+from vit_export.families.timm.label_names import labels_from_timm
+
+CONFIG: dict[str, Any] = {
+    "architecture": "vit_tiny_patch16_224",
+    "num_classes": 3,
+    "model_args": {"img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    "pretrained_cfg": {"input_size": [3, 32, 32], "num_classes": 3},
+}
+SHAPES: dict[str, tuple[int, ...]] = {
+    "cls_token": (1, 1, 16),
+    "pos_embed": (1, 5, 16),
+    "patch_embed.proj.weight": (16, 3, 16, 16),
+    "patch_embed.proj.bias": (16,),
+    "blocks.0.norm1.weight": (16,),
+    "blocks.0.norm1.bias": (16,),
+    "blocks.0.attn.qkv.weight": (48, 16),
+    "blocks.0.attn.qkv.bias": (48,),
+    "blocks.0.attn.proj.weight": (16, 16),
+    "blocks.0.attn.proj.bias": (16,),
+    "blocks.0.norm2.weight": (16,),
+    "blocks.0.norm2.bias": (16,),
+    "blocks.0.mlp.fc1.weight": (64, 16),
+    "blocks.0.mlp.fc1.bias": (64,),
+    "blocks.0.mlp.fc2.weight": (16, 64),
+    "blocks.0.mlp.fc2.bias": (16,),
+    "norm.weight": (16,),
+    "norm.bias": (16,),
+    "head.weight": (3, 16),
+    "head.bias": (3,),
+}
+
+
+def write(
+    folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]], prefix: str = ""
+) -> str:
+    rng = np.random.default_rng(0)
+    tensors = {prefix + k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return str(folder)
+
+
+def without(name: str) -> dict[str, tuple[int, ...]]:
+    return {key: shape for key, shape in SHAPES.items() if not key.startswith(name)}
+
+
+def test_a_model_as_either_library_saves_it(tmp_path: Path) -> None:
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "wrapper").mkdir()
+    plain = load(write(tmp_path / "timm", CONFIG, SHAPES))
+    wrapper = CONFIG | {
+        "model_type": "timm_wrapper",
+        "architectures": ["TimmWrapperForImageClassification"],
+        "label_names": ["LABEL_0", "LABEL_1", "LABEL_2"],
+    }
+    wrapped = load(write(tmp_path / "wrapper", wrapper, SHAPES, "timm_model."))
+    assert plain.form == wrapped.form
+    assert plain.labels == wrapped.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert plain.tensors.keys() == wrapped.tensors.keys()
+    assert (plain.form.heads, plain.form.tokens, plain.form.kept) == (2, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "shapes", "words"),
+    [
+        ({"architecture": "resnet50"}, SHAPES, ["'resnet50' is not supported", "EVA-02"]),
+        ({"architecture": "swin_tiny_patch4_window7_224"}, SHAPES, ["is not supported"]),
+        (
+            {"architecture": "vit_base_patch16_siglip_224"},
+            SHAPES,
+            ["vit_base_patch16_siglip_224", "vit_base_patch16_siglip_gap_224"],
+        ),
+        ({"architecture": "naflexvit_base_patch16_gap"}, SHAPES, ["is not supported"]),
+        ({"model_args": {"use_naflex": True}}, SHAPES, ["use_naflex"]),
+        ({"model_args": {"qk_norm": True}}, SHAPES, ["qk_norm"]),
+        ({"model_args": {"global_pool": "map"}}, SHAPES, ["'map'", "token"]),
+        ({"model_args": {"act_layer": "mish", "num_heads": 2}}, SHAPES, ["'mish'", "gelu_tanh"]),
+        ({"model_args": {"embed_dim": 16}}, SHAPES, ["16 channels", "must have num_heads"]),
+        ({"model_args": {"num_heads": 2, "img_size": [32, 48]}}, SHAPES, ["[32, 48]", "squares"]),
+        ({"num_classes": 0}, without("head"), ["backbone"]),
+        ({}, without("head"), ["no head", "backbone"]),
+        ({}, without("cls_token") | {"pos_embed": (1, 4, 16)}, ["no cls_token"]),
+        ({}, without("patch_embed.proj.weight"), ["patch_embed.proj.weight is missing"]),
+        ({}, without("blocks.0.attn.proj.weight"), ["blocks.0.attn.proj.weight", "is missing"]),
+        (
+            {},
+            SHAPES | {"blocks.0.attn.q_norm.weight": (8,)},
+            ["unexpected tensor blocks.0.attn.q_norm.weight", "vit_tiny_patch16_224"],
+        ),
+        ({}, SHAPES | {"fc_norm.weight": (16,), "fc_norm.bias": (16,)}, ["before and after"]),
+        ({}, SHAPES | {"pos_embed": (1, 7, 16)}, ["7 rows"]),
+        ({"num_classes": 4}, SHAPES, ["head.weight", "4 labels"]),
+    ],
+)
+def test_what_is_refused(
+    tmp_path: Path, change: dict[str, Any], shapes: dict[str, tuple[int, ...]], words: list[str]
+) -> None:
+    with pytest.raises(CheckpointError) as refusal:
+        load(write(tmp_path, CONFIG | change, shapes))
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_labels() -> None:
+    three = {"num_classes": 3, "pretrained_cfg": {}}
+    names = {"label_names": ["n1", "n2", "n3"]}
+    assert labels_from_timm(three) == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert labels_from_timm(three | names) == ("n1", "n2", "n3")
+    described = {"label_descriptions": {"n1": "one", "n3": "three"}}
+    assert labels_from_timm(three | names | described) == ("one", "n2", "three")
+    table = {"label_names": {"2": "n3", "0": "n1", "1": "n2"}}
+    assert labels_from_timm(three | table) == ("n1", "n2", "n3")
+    within = {"pretrained_cfg": {"num_classes": 2, "label_names": ["a", "b"]}}
+    assert labels_from_timm(within) == ("a", "b")
+    imagenet = labels_from_timm({"num_classes": 1000, "pretrained_cfg": {}})
+    assert (imagenet[0], imagenet[999]) == (
+        "tench, Tinca tinca",
+        "toilet tissue, toilet paper, bathroom tissue",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label_names": ["a", "b"]}, "2 names, num_classes is 3"),
+        ({"label_names": {"0": "a", "2": "b", "3": "c"}}, "without gaps"),
+        ({"label_names": ["a", 1, "c"]}, "list of names"),
+        ({"num_classes": "3"}, "num_classes is '3'"),
+        ({"num_classes": 0}, "backbone"),
+    ],
+)
+def test_labels_that_are_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        labels_from_timm({"num_classes": 3, "pretrained_cfg": {}} | change)
+
+
+def test_without_timm_there_is_a_line_to_paste(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = load(write(tmp_path, CONFIG, SHAPES))
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'vit-engine\[timm\]'.*--no-verify"):
+        eager_logits(checkpoint, [])
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'vit-engine\[timm\]'"):
+        labels_from_timm({"num_classes": 11821, "pretrained_cfg": {}})
+
+
+def test_a_tag_behind_the_architecture_says_how_it_was_trained() -> None:
+    family = family_from_config(CONFIG | {"architecture": "vit_tiny_patch16_224.augreg_in21k"})
+    assert family.architecture == "vit_tiny_patch16_224"
