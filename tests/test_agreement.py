@@ -28,7 +28,9 @@ def test_the_estimate_is_that_of_counting_many(noise: float) -> None:
 
 
 def test_few_images_tell_more_than_by_counting() -> None:
-    samples = [agreement_of(*rounded(20, 0.05, seed), score="softmax", views=1) for seed in range(200)]
+    samples = [
+        agreement_of(*rounded(20, 0.05, seed), score="softmax", views=1) for seed in range(200)
+    ]
     counted, expected = ([getattr(s, n) for s in samples] for n in ("counted", "expected"))
     assert np.std(expected) < 0.6 * np.std(counted)
     assert np.mean(expected) == pytest.approx(np.mean(counted), abs=0.005)
@@ -39,7 +41,9 @@ def test_few_images_tell_more_than_by_counting() -> None:
 def test_the_views_of_an_image_count_as_one() -> None:
     found, expected = rounded(40, 0.1)
     alone = agreement_of(found, expected, score="softmax", views=1)
-    repeated = agreement_of(np.repeat(found, 4, 0), np.repeat(expected, 4, 0), score="softmax", views=4)
+    repeated = agreement_of(
+        np.repeat(found, 4, 0), np.repeat(expected, 4, 0), score="softmax", views=4
+    )
     assert (repeated.images, repeated.high) == (40, pytest.approx(alone.high))
 
 

@@ -15,9 +15,8 @@ from vit_engine import ending
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract, Identity
 from vit_engine.artefact.contract import Output as ModelOutput
-from vit_engine.artefact.description import description_of
+from vit_engine.artefact.description import description_of, short_labels
 from vit_engine.artefact.integrity import check_integrity
-from vit_engine.artefact.short_labels import short_labels
 from vit_engine.atomic import remove_empty
 from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.commands import infer_options
