@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vit_engine.prediction import Prediction
 from vit_engine.rows.contact_sheet import is_sheet
 from vit_engine.rows.formats import COLUMNS, Format, are_rows, format_from_name
-from vit_engine.rows.table import Table
+from vit_engine.rows.text_table import Table
 from vit_engine.scores import Score
 from vit_engine.sources.tables import FORMULA, OUR_CSV, items_from_table
 
