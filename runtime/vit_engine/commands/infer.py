@@ -33,8 +33,8 @@ from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet
 from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
-from vit_engine.rows.text_table import Table
 from vit_engine.rows.target import Target, target_from_path
+from vit_engine.rows.text_table import Table
 from vit_engine.scores import selection_from_options
 from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
