@@ -163,5 +163,5 @@ _FORMATS = {
     "csv": Format(csv_line, header=_csv(COLUMNS)),
     "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
 }
-FORMATS = ("table", *_FORMATS)
+FORMATS = tuple(_FORMATS)
 """The names of the formats."""
