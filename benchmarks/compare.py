@@ -27,6 +27,7 @@ from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
 from comparison.harness.plan import FULL, GPU, QUICK, Plan, Setting
 from comparison.inputs import models
 from comparison.inputs.models import Model
+from comparison.inputs.random_vit import SIZES
 from comparison.measure import PARTS, Comparison
 from comparison.report import html_page, report_text, result_tables
 from comparison.report.result_rows import Result, rows_from_result
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", help="all that vit-export takes: id, hf:owner/name, folder, demo")
+    add("--random", choices=SIZES, help="seeded random weights, in place of --model")
     add("--data", type=Path, help="folder with labels.csv (file, index) or class folders")
     add("--quick", action="store_true", help="under 2 minutes on 2 cores: a small model, few turns")
     add("--batches", type=IMAGES, nargs="+", metavar="N", help="batch sizes")
@@ -86,6 +88,8 @@ def _cache() -> Path:
 
 def _compare(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
+    if arguments.random and arguments.model:
+        raise UsageError("--random and --model name a model each; give one of them")
     if arguments.data and not arguments.model:
         raise UsageError("--data needs --model: random weights know no classes")
     partly = arguments.contenders or arguments.resume or arguments.only != PARTS
@@ -122,7 +126,8 @@ def _model(arguments: argparse.Namespace, cache: Path) -> Model:
     if arguments.model:
         return models.model_from_name(arguments.model)
     tell("no --model: random weights, made once")
-    return models.random_model("ViT-Ti/16" if arguments.quick else "ViT-B/16", cache)
+    usual = "ViT-Ti/16" if arguments.quick else "ViT-B/16"
+    return models.random_model(arguments.random or usual, cache)
 
 
 def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vit_engine.prediction import Prediction
 from vit_engine.rows.contact_sheet import is_sheet
 from vit_engine.rows.formats import COLUMNS, Format, are_rows, format_from_name
+from vit_engine.rows.text_table import Table
 from vit_engine.scores import Score
 from vit_engine.sources.tables import FORMULA, OUR_CSV, items_from_table
 
@@ -139,10 +140,10 @@ def test_the_reader_knows_the_columns_that_are_written():
 
 @pytest.mark.parametrize(
     ("score", "text"),
-    [("softmax", b"cat 12.3%"), ("sigmoid", b"cat 12.3%"), ("none", b"cat 0.123")],
+    [("softmax", b"12.3% cat"), ("sigmoid", b"12.3% cat"), ("none", b"0.123 cat")],
 )
 def test_a_table_shows_scores_as_what_they_are(score, text):
-    form = format_from_name("table", score=lambda: score)
+    form = format_from_name("table", Table(score=score))
     assert form.line(Prediction("a", (Score("cat", 0, 0.123),))).split(None, 1)[1] == text + b"\n"
     assert form.line(Prediction("a")).split() == [b"a", b"-"]
 

@@ -186,12 +186,12 @@ def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
 def test_a_busy_machine_has_no_headline(result: dict[str, Any]) -> None:
     row = result["speed"]["rows"]["ours-fp16"]
     assert others(result) is None and "busy" not in report.markdown(result)
-    row["others"] = {"1": [0.0] * 8 + [0.01, 0.3], "8": [None]}
-    assert others(result) == 0.01
-    assert "up to 1% of the cores busy (in nine of ten turns)." in report.markdown(result)
+    row["others"] = {"1": [[-0.01, 0.2], [0.02, 0.8]], "8": [None, [0.06, 2.0]]}
+    assert others(result) == 0.03
+    assert "others took up to 3.0% of the cores' time." in report.markdown(result)
     assert "times as fast" in headline(result, rows_from_result(result))
-    row["others"]["1"] = [0.0] * 8 + [0.3, 0.4]
-    assert "up to 30% of the cores busy (in nine of ten turns): too much" in report.markdown(result)
+    row["others"]["1"] = [[0.3, 1.0]]
+    assert "up to 30.0% of the cores' time: too much" in report.markdown(result)
     told = headline(result, rows_from_result(result))
     assert told == "vit-engine beside its peers, on a machine too busy to compare speeds"
     assert told in page(result)

@@ -224,7 +224,7 @@ def test_rows_in_every_format_are_known_again(infer: Infer, tmp_path: Path) -> N
 
 
 def test_overwrite_needs_a_file(refuse: Refuse) -> None:
-    refuse("--overwrite needs a file; name it with -o or --html", "photos", "--overwrite")
+    refuse("--overwrite needs a file; name it with -o, --html or --report", "photos", "--overwrite")
 
 
 def test_an_empty_file_is_nobodys(infer: Infer, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import ROOT, wait_until
@@ -71,6 +72,28 @@ def test_json_as_hugging_face_has_it(server: Server) -> None:
     assert len(posted(server, {"inputs": inputs, "parameters": {"threshold": 0.5}}).json) == 1
     folded = base64.encodebytes(CIRCLE).decode()
     assert posted(server, {"inputs": folded}).json[0]["label"] == "circle"
+
+
+@pytest.mark.parametrize("function", ["sigmoid", "none", "softmax", None])
+def test_the_function_of_the_model_may_be_overruled(server: Server, function: str | None) -> None:
+    with Classifier.load("demo", provider="cpu") as vit:
+        logits = vit.engine.run(vit.pixels(STAR)[None])[0].astype(float)
+    expected = {
+        "sigmoid": 1 / (1 + np.exp(-logits)),
+        "none": logits,
+        "softmax": np.exp(logits) / np.exp(logits).sum(),
+    }[function or "softmax"]
+    query = "" if function is None else f"&function_to_apply={function}"
+    found = server.ask(f"/?top_k=16{query}", STAR).json
+    assert [s["score"] for s in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
+    inputs = base64.b64encode(STAR).decode()
+    document = {"inputs": inputs, "parameters": {"top_k": 16, "function_to_apply": function}}
+    assert posted(server, document).json == found
+    # Without top_k, as many as reach the threshold.
+    some = server.ask(f"/?threshold=0.5{query}", STAR).json
+    assert len(some) == (expected >= 0.5).sum()
+    refused = server.ask(f"/?threshold=2{query}", STAR)
+    assert refused.status == (200 if function == "none" else 400)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from test_infer import EXAMPLES, on_a_terminal
-from vit_engine.artefact.description import description_of
+from vit_engine.artefact.description import description_of, short_labels
 from vit_engine.artefact.metadata import path_from_name, read_contract
-from vit_engine.artefact.short_labels import short_labels
 from vit_engine.prediction import Prediction
-from vit_engine.rows.table import Table, _cells
+from vit_engine.rows.text_table import Table, _cells
 from vit_engine.scores import Score
 
 IMAGENET = ("tabby, tabby cat", "crane", "crane, bird", "Egyptian cat", "red, ripe", "red, unripe")

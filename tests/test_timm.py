@@ -242,8 +242,6 @@ def test_labels_of_imagenet() -> None:
         assert timm.data.infer_imagenet_subset({"num_classes": number}) == subset
 
 
-@pytest.mark.filterwarnings("ignore:torch.searchsorted")  # in timm's resampling of BEiT's tables
-@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
 @pytest.mark.parametrize("grid", [3, 7])
 def test_images_of_another_size(checkpoint: Checkpoint, grid: int) -> None:
     """Tables are resampled and turns computed anew as timm does it."""

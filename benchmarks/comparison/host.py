@@ -13,9 +13,6 @@ from vit_engine.machine import processor
 
 HERE = Path(__file__).parent
 
-SHORTEST = 0.1
-"""Core seconds that a share is told of: the system counts them by the hundredth."""
-
 
 def card(threads: int) -> dict[str, Any]:
     """Return processor, memory, GPU, system and commit, JSON-able."""
@@ -97,13 +94,16 @@ def core_seconds() -> CoreSeconds | None:
     return CoreSeconds(total / tick, (total - idle) / tick, own)
 
 
-def share_of_others(before: CoreSeconds | None) -> float | None:
-    """Return the share of the cores' time since `before` that others took, None if unknown."""
+def seconds_of_others(before: CoreSeconds | None) -> tuple[float, float] | None:
+    """Return what others took of the cores' time since `before`, and that time; None if unknown.
+
+    The system counts hundredths of a second: add several of these up before a share is told.
+    """
     now = core_seconds()
-    if before is None or now is None or now.all - before.all < SHORTEST:
+    if before is None or now is None:
         return None
     others = (now.busy - before.busy) - (now.own - before.own)
-    return round(max(0.0, others / (now.all - before.all)), 3)
+    return round(others, 3), round(now.all - before.all, 3)
 
 
 def commit() -> str | None:

@@ -1,5 +1,6 @@
 """The reference for timm's checkpoints: timm's own model and eval transform, in fp32."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def timm_model(checkpoint: Checkpoint, folder: Path) -> Any:
     model.float().eval()
     size = checkpoint.form.image_size
     if not getattr(model, "dynamic_img_size", False) and model.patch_embed.img_size != (size, size):
-        model.set_input_size((size, size))
+        with warnings.catch_warnings(action="ignore"):  # torch's, of how timm resamples tables
+            model.set_input_size((size, size))
     return lambda pixel_values: Output(model(pixel_values))
 
 

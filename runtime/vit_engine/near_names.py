@@ -24,8 +24,9 @@ def did_you_mean(path: str, *, ending: str = "") -> str:
             names = [entry.name for entry in islice(entries, _MOST_NAMES)]
     except OSError:
         return ""
-    names = [found for found in names if found.endswith(ending)]
-    for wanted in (name, name + ending):
-        for near in difflib.get_close_matches(wanted, names, n=1):
-            return f"; did you mean {printable(os.path.join(folder, near))}?"  # noqa: PTH118
+    # By what comes before the ending: of two short names it would be most of what is alike.
+    stems = {found.removesuffix(ending): found for found in names if found.endswith(ending)}
+    wanted = os.path.splitext(name)[0] if ending else name  # noqa: PTH122
+    for near in difflib.get_close_matches(wanted, stems, n=1):
+        return f"; did you mean {printable(os.path.join(folder, stems[near]))}?"  # noqa: PTH118
     return ""

@@ -100,7 +100,7 @@ class Session:
         gc.enable()
         if not all(sound):
             raise ArithmeticError("NaN, infinity or rows missing in a timed answer")
-        return {"seconds": seconds, "others": host.share_of_others(before)}
+        return {"seconds": seconds, "others": host.seconds_of_others(before)}
 
     def predict(self, *, uint8: str, float32: str, out: str, batch: int) -> dict[str, Any]:
         """Write the logits of every image of an .npy file to another."""

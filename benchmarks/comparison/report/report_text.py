@@ -125,8 +125,7 @@ def notes(result: Result) -> list[str]:
     if (share := others(result)) is not None:
         quiet = "" if share <= QUIET else ": too much for any ratio to be trusted"
         found.append(
-            f"While it was measured, others kept up to {share:.0%} of the cores busy (in nine of "
-            f"ten turns){quiet}."
+            f"While it was measured, others took up to {share:.1%} of the cores' time{quiet}."
         )
     if result.get("interrupted"):
         found.append("Interrupted: this is what was finished.")

@@ -57,20 +57,17 @@ def ceilings(result: Result) -> dict[str, float]:
 
 
 def others(result: Result) -> float | None:
-    """Return what share of the cores others than the contenders kept busy, None if not recorded.
+    """Return what share of the cores others than the contenders took, None if not recorded.
 
-    It is that of the busiest tenth of the turns: a ratio suffers from those.
+    It is that of the batch size at which they took most.
     """
-    rows = result["speed"]["rows"].values()
-    turns = [
-        share
-        for row in rows
-        if row["status"] == "ok"
-        for batch in row.get("others", {}).values()
-        for share in batch
-        if share is not None
-    ]
-    return sorted(turns)[int(0.9 * (len(turns) - 1))] if turns else None
+    sums: dict[str, tuple[float, float]] = {}
+    for row in result["speed"]["rows"].values():
+        for batch, turns in row.get("others", {}).items():
+            for taken, whole in filter(None, turns):
+                before = sums.get(batch, (0.0, 0.0))
+                sums[batch] = before[0] + taken, before[1] + whole
+    return max((max(0.0, taken) / whole for taken, whole in sums.values() if whole), default=None)
 
 
 def _row(

@@ -1,7 +1,9 @@
-"""What an artefact says of itself, as text to read or as JSON."""
+"""What an artefact says of itself, as text to read or as JSON; and its labels in short."""
 
 import json
 import textwrap
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from vit_engine.artefact.contract import (
@@ -12,7 +14,6 @@ from vit_engine.artefact.contract import (
     ResizeRule,
     ScoreKind,
 )
-from vit_engine.artefact.short_labels import short_labels
 from vit_engine.errors import printable
 
 _INDENT = 15  # cells of the names
@@ -41,6 +42,16 @@ SATURATION = (
     "(vit-infer does): its 16-bit sums saturate else"
 )
 """What a user of an int8 file without this runtime must know."""
+
+
+def short_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Return by label what stands before its first comma, or all of it where two would be alike.
+
+    ImageNet's labels are lists of synonyms: "tabby, tabby cat".
+    """
+    first = {label: label.partition(",")[0].strip() for label in labels}
+    shared = Counter(first.values())
+    return {label: name if name and shared[name] == 1 else label for label, name in first.items()}
 
 
 def description_of(contract: Contract, form: str, width: int | None = None) -> str:

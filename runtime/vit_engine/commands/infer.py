@@ -14,10 +14,8 @@ from shutil import get_terminal_size
 from vit_engine import ending
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract, Identity
-from vit_engine.artefact.contract import Output as ModelOutput
-from vit_engine.artefact.description import description_of
+from vit_engine.artefact.description import description_of, short_labels
 from vit_engine.artefact.integrity import check_integrity
-from vit_engine.artefact.short_labels import short_labels
 from vit_engine.atomic import remove_empty
 from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.commands import infer_options
@@ -34,8 +32,8 @@ from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet
 from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
-from vit_engine.rows.table import Table
 from vit_engine.rows.target import Target, target_from_path
+from vit_engine.rows.text_table import Table
 from vit_engine.scores import selection_from_options
 from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
@@ -84,16 +82,12 @@ def _infer(arguments: argparse.Namespace) -> int:
                 "--resume to label the images again\n"
             )
             return 0
-        # Before the model is opened, too: whether its scores can reach the threshold.
-        model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
-        selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
-        return _label(arguments, form, model, rows=rows, page=page, report=report)
+        return _label(arguments, form, rows=rows, page=page, report=report)
 
 
 def _label(
     arguments: argparse.Namespace,
     form: str,
-    model: ModelOutput,
     *,
     rows: Target | None,
     page: Target | None,
@@ -109,7 +103,10 @@ def _label(
         read[arguments.truth] = "the truth"
     check_apart(targets, read, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
-    with interrupts() as interrupt, _output(arguments, form, rows, model) as output:
+    with interrupts() as interrupt, _output(arguments, form, rows) as output:
+        # Before the model is opened, which takes seconds: whether a score can reach the threshold.
+        model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
+        selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
         with _loaded(arguments) as vit, _findings(arguments, vit.contract) as findings:
             items = output.begin(items, lambda: _run(arguments, form, vit))
             progress = Progress(done=output.done, failed=output.failed)
@@ -306,18 +303,22 @@ def _targets(
             remove_empty(target.made if target else ())
 
 
-def _output(
-    arguments: argparse.Namespace, form: str, rows: Target | None, model: ModelOutput
-) -> Output:
+def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
+    table = _table(arguments) if form == "table" else Table()
+    return output_to(
+        rows or arguments.output, format_from_name(form, table), resume=arguments.resume
+    )
+
+
+def _table(arguments: argparse.Namespace) -> Table:
+    """Return how rows are laid out: a terminal has a width, and colours unless NO_COLOR is set."""
+    model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
     shown = arguments.output is None and sys.stdout.isatty()
-    table = Table(
-        short_labels(model.labels) if form == "table" else {},
+    return Table(
+        short_labels(model.labels),
         score=model.score,
         width=get_terminal_size().columns if shown else None,
         colour=shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
-    )
-    return output_to(
-        rows or arguments.output, format_from_name(form, table), resume=arguments.resume
     )
 
 

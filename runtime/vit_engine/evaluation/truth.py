@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vit_engine.artefact.short_labels import short_labels
+from vit_engine.artefact.description import short_labels
 from vit_engine.errors import UsageError, one_line, printable
 from vit_engine.near_names import did_you_mean
 from vit_engine.sources.downloads import is_url

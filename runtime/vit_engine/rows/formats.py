@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
 from vit_engine.prediction import Prediction
-from vit_engine.rows.table import Table
+from vit_engine.rows.text_table import Table
 from vit_engine.sources.tables import FORMULA
 
 if TYPE_CHECKING:
@@ -164,5 +164,5 @@ _FORMATS = {
     "csv": Format(csv_line, header=_csv(COLUMNS)),
     "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
 }
-FORMATS = ("table", *_FORMATS)
+FORMATS = tuple(_FORMATS)
 """The names of the formats."""
