@@ -4,23 +4,34 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The GPU build of ONNX Runtime where an NVIDIA driver answers, else the CPU build: never both.
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# What the demo needs; and what tests, checks and benchmarks need beside it.
 STAMP := $(VENV)/.installed-$(DEVICE)
+DEV_STAMP := $(VENV)/.installed-dev-$(DEVICE)
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# PyTorch's own index has builds without CUDA, which pip's default index does not have for x86.
+TORCH_CPU ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-slow test-gpu-build test-timm check setup clean peers benchmark readme-table
+.PHONY: demo wheel test test-slow test-gpu-build test-timm check setup dev clean peers benchmark readme-table
 
-demo: setup
+demo: $(STAMP)
 	$(BIN)/vit-export demo --fp16 -o demo.onnx
 	$(BIN)/vit-infer examples/ -m demo.onnx -k 3 --format table
 
-test: setup
+# dist/vit_engine-VERSION-py3-none-any.whl, which is all that another machine needs
+wheel:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -f dist/vit_engine-*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+test: dev
 	$(BIN)/pytest
 
 # Kills, fuzzing, Ray: minutes
-test-slow: setup
+test-slow: dev
 	$(BIN)/pytest -m slow
 
 # ONNX Runtime's GPU build in an environment of its own, on a GPU that computes nothing
-test-gpu-build: setup .venv-gpu/.installed
+test-gpu-build: dev .venv-gpu/.installed
 	VIT_GPU_PYTHON=$(CURDIR)/.venv-gpu/bin/python $(BIN)/pytest tests/test_cuda.py
 
 # Without NVIDIA's libraries, which tests/standin stands for
@@ -31,12 +42,12 @@ test-gpu-build: setup .venv-gpu/.installed
 	touch $@
 
 # timm's models against timm itself, in an environment of its own
-test-timm: setup .venv-timm/.installed
-	.venv-timm/bin/python -m pytest tests/test_timm.py
+test-timm: dev .venv-timm/.installed
+	.venv-timm/bin/python -m pytest -k timm tests/test_timm.py tests/test_preprocessor.py
 
 # It shows .venv's packages. torchvision, which timm needs, must not get into .venv: there transformers
 # would import it, and beside a CPU build of torch that takes what tests/standin has.
-.venv-timm/.installed: $(STAMP) tests/standin/torchvision_operators.py
+.venv-timm/.installed: $(DEV_STAMP) tests/standin/torchvision_operators.py
 	test -x .venv-timm/bin/python || $(PYTHON) -m venv .venv-timm
 	.venv-timm/bin/python -m pip install --quiet --no-deps --constraint constraints.txt timm torchvision \
 		|| { echo 'timm could not be installed: nothing guards its models' >&2; exit 1; }
@@ -46,17 +57,17 @@ test-timm: setup .venv-timm/.installed
 	.venv-timm/bin/python -c 'import timm, vit_export'
 	touch $@
 
-check: setup
+check: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 # Speed and accuracy beside eager PyTorch, torch.compile, Optimum and OpenVINO; QUICK=--quick
-benchmark: setup peers
+benchmark: dev peers
 	$(BIN)/python benchmarks/compare.py $(QUICK)
 
 # The tables of the README and docs/benchmarks.md, from benchmarks/results
-readme-table: setup
+readme-table: dev
 	$(BIN)/python benchmarks/readme_table.py
 
 peers: .venv-peers/.installed
@@ -66,13 +77,21 @@ peers: .venv-peers/.installed
 	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
 	touch $@
 
-setup: $(STAMP)
+setup dev: $(DEV_STAMP)
+
+$(DEV_STAMP): $(STAMP)
+	$(PIP) --editable '.[$(DEVICE),dev]'
+	touch $@
 
 $(STAMP): pyproject.toml constraints.txt
 	rm -f $(VENV)/.installed-*
 	test -x $(BIN)/python || $(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; make PYTHON=python3.12"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(DEVICE),dev]'
+ifeq ($(DEVICE),cpu)
+	$(PIP) --index-url $(TORCH_CPU) --retries 1 --timeout 20 torch \
+		|| echo 'no answer from $(TORCH_CPU): installing the build of PyTorch that pip finds' >&2
+endif
+	$(PIP) --editable '.[$(DEVICE),export]'
 	touch $@
 
 clean:

@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from conftest import Run, write_checkpoint
+from conftest import ROOT, Run, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
 
 
@@ -211,7 +212,10 @@ def test_the_bundled_artefact_is_the_bundled_checkpoint(tmp_path: Path) -> None:
     export(load("demo"), tmp_path / "demo.onnx", precision="fp16", images=None)
     shipped, fresh = onnx.load(path_from_name("demo")), onnx.load(tmp_path / "demo.onnx")
     assert shipped.graph == fresh.graph
-    assert read_contract(path_from_name("demo")).parity is not None
+    contract = read_contract(path_from_name("demo"))
+    assert contract.parity is not None
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert contract.identity.exporter == f"vit-engine {version}"
 
 
 @pytest.mark.hub

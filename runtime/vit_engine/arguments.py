@@ -98,7 +98,7 @@ def local_path(text: str) -> Path:
 
 
 class _ShowVersion(argparse.Action):
-    """Prints "vit-infer 0.1.0"; looks the version up only then."""
+    """Prints "vit-infer 0.2.0"; looks the version up only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         sys.stdout.write(f"{parser.prog} {vit_engine.__version__}\n")

@@ -50,7 +50,7 @@ class Identity:
     revision: str | None
     weights_sha256: str
     precision: Precision
-    exporter: str  # "vit-engine 0.1.0"
+    exporter: str  # "vit-engine 0.2.0"
 
 
 @dataclass(frozen=True)
