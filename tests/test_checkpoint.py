@@ -406,6 +406,12 @@ def test_weights_that_are_refused(folder, change, words):
     refused(folder, *words)
 
 
+def test_files_of_openmmlab_are_refused(folder):
+    (folder / "config.json").rename(folder / "config.py")
+    (folder / "model.safetensors").rename(folder / "checkpoint.pth")
+    refused(folder, "no config.json but a config.py", "OpenMMLab")
+
+
 def test_a_model_without_a_head_is_refused(folder, model):
     ViTModel(model.config).save_pretrained(folder)
     refused(folder, "['ViTModel']", "without a classifier's head")

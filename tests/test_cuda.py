@@ -9,11 +9,13 @@ import json
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
+from conftest import TINY, write_checkpoint
 from standin import GpuBuild, build, gpu_build
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.providers import cuda, tensorrt
@@ -101,6 +103,35 @@ def test_every_node_is_on_cuda(gpu: GpuBuild, libraries: str, artefact: Path, gr
     assert done.returncode == 0, done.stderr
     assert done.stdout == '["cuda", 4]\n'
     assert "nodes run on" not in done.stderr  # what the engine says of nodes elsewhere
+    assert "without CUDA graphs" not in done.stderr
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "BeitForImageClassification": {"use_relative_position_bias": True},
+    "CLIPForImageClassification": {"vision_config": TINY},
+    "DeiTForImageClassificationWithTeacher": {},
+    "Dinov2ForImageClassification": {"use_swiglu_ffn": True},
+}
+
+
+@pytest.mark.parametrize("architecture", [*FAMILIES, "rotary"])
+def test_every_node_of_other_families_is_on_cuda(
+    gpu: GpuBuild, libraries: str, tmp_path: Path, architecture: str
+) -> None:
+    from vit_export.artefact import export
+    from vit_export.checkpoints.checkpoint import load
+    from vit_export.families.form import Rotary
+
+    made = "ViTForImageClassification" if architecture == "rotary" else architecture
+    config = FAMILIES.get(architecture, {})
+    checkpoint = load(str(write_checkpoint(tmp_path / "model", architecture=made, **config)))
+    if architecture == "rotary":
+        checkpoint = replace(checkpoint, form=replace(checkpoint.form, rotary=Rotary(100.0)))
+    path = tmp_path / "vit.onnx"
+    export(checkpoint, path, precision="fp16", images=None)
+    done = gpu.run("-c", RUN, json.dumps([str(path), 4, True, [1], 0]), LD_LIBRARY_PATH=libraries)
+    assert done.returncode == 0, done.stderr
+    assert "nodes run on" not in done.stderr
     assert "without CUDA graphs" not in done.stderr
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from loopback_hub import COMMIT, MODEL, serving
+from test_timm_configs import CONFIG, SHAPES, write
 from vit_engine.errors import CheckpointError
 from vit_export.checkpoints.hub import chosen_files
 from vit_export.checkpoints.hub_failure import MODELSCOPE, reason_in_words
@@ -308,6 +309,17 @@ def test_a_nested_processor_config_is_fetched(hub, export, name):
     hub.files["processor_config.json"] = json.dumps({"image_processor": old}).encode()
     assert export(name).returncode == 0
     assert "processor_config.json" in hub.fetched
+
+
+def test_a_timm_model_has_no_preprocessor_file(hub, export, tmp_path):
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    write(folder, CONFIG, SHAPES)
+    hub.files.clear()
+    for path in folder.iterdir():
+        hub.files[path.name] = path.read_bytes()
+    assert export(HUBS["hugging_face"]).returncode == 0
+    assert sorted(hub.fetched) == ["config.json", "model.safetensors"]
 
 
 def test_one_set_of_weights_is_chosen():

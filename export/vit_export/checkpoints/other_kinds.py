@@ -18,6 +18,9 @@ FOLDERS = {
     "modules.json": "a sentence-transformers model, not an image classifier",
 }
 """Files that tell what a folder is."""
+OPENMMLAB = "config.py"
+"""What lies beside weights that OpenMMLab's tools have written, as on ModelScope."""
+
 ADAPTERS = ("adapter_model.", "pytorch_lora_weights.")
 PYTORCH = f"PyTorch's weights under another name; save them with {STATE_DICT}"
 CONVERT = "load it with transformers 4 (from_tf=True or from_flax=True) and save_pretrained"
@@ -37,7 +40,13 @@ WEIGHTS = {
 
 def refuse_other_kinds(names: Iterable[str]) -> None:
     """Refuse a folder whose files, by name, make it something else than an image classifier."""
-    for name in sorted(names):
+    names = sorted(names)
+    if "config.json" not in names and OPENMMLAB in names:
+        raise CheckpointError(
+            f"it has no config.json but a {OPENMMLAB}, as OpenMMLab's models have (mmcls, "
+            "mmpretrain); supported are folders as transformers or timm save them"
+        )
+    for name in names:
         kind = FOLDERS.get(name)
         if kind is None and name.startswith(ADAPTERS):
             kind = FOLDERS["adapter_config.json"]
