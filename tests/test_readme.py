@@ -15,6 +15,8 @@ import pytest
 from conftest import ROOT
 from loopback_hub import serving
 from running_server import running
+from vit_engine.commands.diagnosis import advice_for
+from vit_engine.machine.processor import Cpu
 from vit_engine.rows.formats import COLUMNS
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL
 
@@ -145,6 +147,19 @@ def test_the_outputs_shown_are_those_that_come(sandbox) -> None:
 def test_the_row_is_a_row() -> None:
     (row,) = (json.loads(s) for s in snippets("infer.md", "json"))
     assert tuple(row) == COLUMNS
+
+
+def test_int8_is_told_alike_everywhere() -> None:
+    told = [PAGES["README.md"], PAGES["export.md"]]
+    help_of = [sys.executable, "-m", "vit_export.cli", "--help"]
+    told.append(subprocess.run(help_of, capture_output=True, text=True, check=True).stdout)
+    told.append(" ".join(advice_for((), Cpu("", ("avx512_vnni",), 1, 1, None, 2**30, None))))
+    for text in (" ".join(text.split()) for text in told):
+        assert "2.4" in text
+        assert "one label in a hundred" in text
+    slow = " ".join(advice_for((), Cpu("", ("avx2",), 1, 1, None, 2**30, None)))
+    for text in (*told[:2], slow):
+        assert "1.3 times as fast" in " ".join(text.split())
 
 
 def test_the_readme_stays_short() -> None:
