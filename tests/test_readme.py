@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vit_engine.commands.diagnosis import advice_for
 from vit_engine.machine.processor import Cpu
 from vit_engine.rows.formats import COLUMNS
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL
+from vit_export.families.timm.architectures import ARCHITECTURES
 
 PAGES = {
     page.name: page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
@@ -147,6 +149,13 @@ def test_the_outputs_shown_are_those_that_come(sandbox) -> None:
 def test_the_row_is_a_row() -> None:
     (row,) = (json.loads(s) for s in snippets("infer.md", "json"))
     assert tuple(row) == COLUMNS
+
+
+def test_the_version_and_the_count_of_architectures_are_those_of_today() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert set(re.findall(r"vit_engine-([\d.]+)-py3", PAGES["README.md"])) == {version}
+    assert f"## {version}," in (ROOT / "CHANGELOG.md").read_text()
+    assert f" {len(ARCHITECTURES)} architectures" in PAGES["README.md"]
 
 
 def test_int8_is_told_alike_everywhere() -> None:
