@@ -95,4 +95,6 @@ def limit_in_words(error: BaseException) -> str | None:
     text = str(error)
     if "can't start new thread" in text:
         return f"{_LIMITS[errno.EAGAIN]} ({text})"
-    return "not enough memory" if "bad_alloc" in text else None
+    # The loader's words for a library that does not fit are of the last kind.
+    told = ("bad_alloc", "cannot allocate memory", "failed to map segment")
+    return "not enough memory" if any(words in text for words in told) else None
