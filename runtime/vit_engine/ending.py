@@ -29,7 +29,7 @@ def start(module: str) -> int:
             signal.signal(number, signal.SIG_DFL)
     try:
         main: Callable[[], int] = import_module(module).main
-    except (OSError, MemoryError) as e:
+    except (ImportError, OSError, MemoryError) as e:
         if (words := limit_in_words(e)) is None:
             raise
         sys.stderr.write(f"{module}: {words}\n")

@@ -93,6 +93,8 @@ def limit_in_words(error: BaseException) -> str | None:
         words = _LIMITS.get(error.errno or 0)
         return f"{words} ({one_line(error)})" if words else None
     text = str(error)
-    if "can't start new thread" in text:
-        return f"{_LIMITS[errno.EAGAIN]} ({text})"
-    return "not enough memory" if "bad_alloc" in text else None
+    if "can't start new thread" in text or "pthread_create failed, error code: 11" in text:
+        return f"{_LIMITS[errno.EAGAIN]} ({one_line(text)})"
+    # The loader's words for a library that does not fit are of the last kind.
+    told = ("bad_alloc", "cannot allocate memory", "failed to map segment")
+    return "not enough memory" if any(words in text.lower() for words in told) else None

@@ -4,7 +4,13 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vit_engine.errors import ArtefactError, ProviderError, one_line
+from vit_engine.errors import (
+    ArtefactError,
+    MachineError,
+    ProviderError,
+    limit_in_words,
+    one_line,
+)
 from vit_engine.machine import processor
 from vit_engine.providers.obstacles import import_onnxruntime
 from vit_engine.providers.provider import ProviderName, Request
@@ -60,6 +66,8 @@ def open_session(
         # Without fallback ONNX Runtime raises where it would print to stdout and take the CPU.
         session = ort.InferenceSession(source, settings, providers=wanted, enable_fallback=0)
     except Exception as e:
+        if words := limit_in_words(e):
+            raise MachineError(f"{request.path} cannot be opened: {words}") from e
         if first == "cpu":
             raise ArtefactError(f"{request.path}: ONNX Runtime cannot open it: {e}") from e
         raise ProviderError(
