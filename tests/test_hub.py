@@ -221,6 +221,7 @@ PROXIES = {
 
 
 @pytest.mark.parametrize(("proxy", "words"), PROXIES.values(), ids=PROXIES.keys())
+@pytest.mark.slow  # each client tries again, with pauses
 @each_hub
 def test_a_proxy_that_no_client_can_use(hub, export, name, proxy, words):
     for variable in ("http_proxy", "HTTP_PROXY"):
@@ -247,6 +248,7 @@ def test_certificates_that_are_not_there(export):
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 503])
+@pytest.mark.slow  # each client tries again, with pauses
 @each_hub
 def test_a_hub_that_answers_with_a_refusal(hub, export, name, status):
     hub.status = status

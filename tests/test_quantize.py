@@ -57,6 +57,7 @@ def demo_int8(demo: tuple[Checkpoint, Quantized], tmp_path_factory: pytest.TempP
     return path
 
 
+@pytest.mark.slow
 def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,9 +313,8 @@ def test_int8_products_are_exact_and_widened_only_for_that(tmp_path: Path) -> No
 def test_all_images_are_used(
     given: int, calibrating: int, judging: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "items_from_sources", lambda _sources: range(given))
     monkeypatch.setattr(calibration, "sample_from_item", lambda item, _option: item)
-    images, judged = calibration.split("folder")
+    images, judged = calibration.split(range(given))
     rest = list(judged)
     assert (len(images), len(rest)) == (calibrating, judging)
     assert sorted([*images, *rest]) == list(range(given))
