@@ -8,9 +8,9 @@ DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(DEVICE)
 DEV_STAMP := $(VENV)/.installed-dev-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-# PyTorch's own index has builds without CUDA, which pip's default index does not have for x86. What
-# they depend on is not there in the versions of constraints.txt, and comes in the next step.
-TORCH_CPU ?= https://download.pytorch.org/whl/cpu
+# A build of PyTorch without CUDA; pip's default index has none for x86, PyTorch's own index has, which
+# PIP_EXTRA_INDEX_URL can name.
+TORCH_CPU := $(shell sed -n 's/^torch==.*/&+cpu/p' constraints.txt)
 
 .PHONY: demo wheel test test-slow test-gpu-build test-timm check setup dev clean peers benchmark readme-table
 
@@ -89,8 +89,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; make PYTHON=python3.12"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(DEVICE),cpu)
-	$(PIP) --no-deps --index-url $(TORCH_CPU) --retries 1 --timeout 20 torch \
-		|| echo 'no answer from $(TORCH_CPU): installing the build of PyTorch that pip finds' >&2
+	$(PIP) --no-deps $(TORCH_CPU) 2>/dev/null \
+		|| echo 'pip finds no $(TORCH_CPU): installing the build that it finds, of gigabytes where it has CUDA' >&2
 endif
 	$(PIP) --editable '.[$(DEVICE),export]'
 	touch $@
