@@ -268,7 +268,7 @@ def test_doctor_tells_of_a_gpu_that_computes_nothing(
     report = json.loads(done.stdout)
     assert report["driver"]["gpus"][0]["name"] == "Stand-in GPU"
     states = {trial["provider"]: trial["state"] for trial in report["trials"]}
-    assert states == {"cpu": "works", "cuda": "fails", "tensorrt": "absent"}
+    assert states == {"cpu": "works", "cuda": "fails", "tensorrt": "absent", "openvino": "absent"}
     (problem,) = report["problems"]
     assert problem.startswith("cuda: cuda differs too much from the CPU: max |logit difference|")
     found = {library["name"]: library["path"] for library in report["libraries"]}

@@ -1,5 +1,6 @@
 """The checkpoint that all contenders are given: one that vit-export takes, or random weights."""
 
+import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -49,7 +50,7 @@ class Model:
             "random": self.random,
             "gflop": self.gflop,
             "labels": len(self.labels),
-            **asdict(self.form),
+            **json.loads(json.dumps(asdict(self.form))),  # as it is read back: lists for tuples
         }
 
 
