@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from comparison import host, measure, stored_result  # noqa: E402
 from comparison.contenders import gemm  # noqa: E402
 from comparison.contenders.entries import BASELINE, CONTENDERS, PROFILED, Entry  # noqa: E402
+from comparison.core_time import core_seconds, seconds_of_others  # noqa: E402
 from comparison.harness import label_accuracy  # noqa: E402
 from comparison.harness.plan import FULL, QUICK, Setting  # noqa: E402
 from comparison.harness.round_robin import Field, rotated  # noqa: E402
@@ -212,21 +213,33 @@ def test_what_others_take_of_the_cores_is_told(bounded: None) -> None:
     line = [sys.executable, "-c", "while True: pass"]
     busy = [subprocess.Popen(line) for _ in range(2 * cores)]
     try:
-        before = host.core_seconds()
+        before = core_seconds()
         time.sleep(1)
-        taken = host.seconds_of_others(before)
+        taken = seconds_of_others(before)
     finally:
         for process in busy:
             process.kill()
             process.wait()
     assert taken is not None and taken[0] > 0.7 * taken[1]
-    before = host.core_seconds()
+    before = core_seconds()
     end = time.process_time() + 0.5
     while time.process_time() < end:
         pass
     assert before is not None
-    after = host.core_seconds()
+    after = core_seconds()
     assert after is not None and after.own - before.own > 0.45
+
+
+def test_peers_need_nothing_of_ours() -> None:
+    """Their environment has no vit_engine, and neither has what their workers import."""
+    modules = {"comparison.harness.worker", *(e.path for e in CONTENDERS if e.peer)}
+    code = "import sys; sys.modules['vit_engine'] = sys.modules['vit_export'] = None\n"
+    code += "\n".join(f"import {module}" for module in sorted(modules))
+    folder = Path(measure.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_turns_rotate(job: Job, field: Field) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison import host
+from comparison.core_time import core_seconds, seconds_of_others
 from comparison.job import AbsentError, Contender, Job, Logits
 
 
@@ -90,7 +90,7 @@ class Session:
         gc.collect()
         gc.disable()
         seconds, sound = [], []
-        before = host.core_seconds()
+        before = core_seconds()
         groups: list[list[Any]] = [turn] if pipelined else [[images] for images in turn]
         for group in groups:
             started = time.perf_counter()
@@ -100,7 +100,7 @@ class Session:
         gc.enable()
         if not all(sound):
             raise ArithmeticError("NaN, infinity or rows missing in a timed answer")
-        return {"seconds": seconds, "others": host.seconds_of_others(before)}
+        return {"seconds": seconds, "others": seconds_of_others(before)}
 
     def predict(self, *, uint8: str, float32: str, out: str, batch: int) -> dict[str, Any]:
         """Write the logits of every image of an .npy file to another."""
