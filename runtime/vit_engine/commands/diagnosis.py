@@ -138,7 +138,7 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
     """Run the model in a process of its own: a driver's library may crash or hang."""
     name = provider.name
     if found := provider.obstacle(device, compute):
-        cure = None if found.cure == obstacles.no_gpu_cure() else found.cure
+        cure = None if found.cure.startswith(obstacles.NO_GPU) else found.cure
         return Trial(name, "absent", found.reason, cure, compute)
     line = [sys.executable, "-m", "vit_engine.commands.doctor", "--trial", name, "-m", model]
     line += ["--device", str(device if provider.kind == "gpu" else 0)]

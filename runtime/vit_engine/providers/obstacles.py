@@ -18,9 +18,8 @@ OPTIONAL_LIBRARIES = ("libcudnn.so.9",)
 NVRTC, which cuDNN compiles kernels with."""
 
 
-def no_gpu_cure() -> str:
-    """Say what to do where there is no GPU."""
-    return f"use --provider cpu; on a machine with a GPU, {pip_install('gpu')}"
+NO_GPU = "use --provider cpu; on a machine with a GPU, "
+"""How the cure begins where there is no GPU; the line that brings an extra follows."""
 
 
 def import_onnxruntime() -> ModuleType:
@@ -76,12 +75,12 @@ def nvidia_obstacle(
         build = ", ".join(owners) or f"ONNX Runtime {ort.__version__}"
         reason = f"{build} is built without this provider"
         if not nvidia.has_gpu():
-            return Obstacle(f"{reason}, and there is no NVIDIA GPU", no_gpu_cure())
+            return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU + pip_install(extra))
         return Obstacle(reason, reinstall(owners, extra))
     # In an order to load them in, each once.
     wanted = list(dict.fromkeys(n for p in linked for n in libraries.wanted(provider_library(p))))
     cuda = max((int(n.rpartition(".")[2]) for n in wanted if n.startswith("libcudart")), default=0)
-    found = _driver_obstacle(cuda, device) or _library_obstacle(wanted)
+    found = _driver_obstacle(cuda, device, extra) or _library_obstacle(wanted)
     if found is None:
         for name in (*OPTIONAL_LIBRARIES, f"libnvrtc.so.{cuda}"):
             libraries.load(name)
@@ -99,12 +98,14 @@ def reinstall(owners: list[str], extra: str) -> str:
     return f"{pip()} uninstall -y {packages} && {pip_install(extra)}"
 
 
-def _driver_obstacle(cuda: int, device: int) -> Obstacle | None:
+def _driver_obstacle(cuda: int, device: int, extra: str) -> Obstacle | None:
     driver = nvidia.driver()
     branch = DRIVERS.get(cuda, "of a newer branch")
     if driver is None:
         if not nvidia.has_gpu():
-            return Obstacle("there is no NVIDIA GPU and no driver (libcuda.so.1)", no_gpu_cure())
+            return Obstacle(
+                "there is no NVIDIA GPU and no driver (libcuda.so.1)", NO_GPU + pip_install(extra)
+            )
         return Obstacle(
             "there is an NVIDIA GPU, but no driver (libcuda.so.1)",
             f"install NVIDIA's driver {branch} or newer; in a container: docker run --gpus all",

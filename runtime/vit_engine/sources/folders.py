@@ -98,7 +98,7 @@ def in_words(passed_over: Counter[str]) -> str:
 def no_image(place: str, *, all_files: bool, passed_over: Counter[str]) -> str:
     """Say that a "folder", "tar" or "zip" holds no image, how it was searched, and what it held."""
     kinds = "file with an image's signature" if all_files else "image"
-    more = "" if all_files else " (searched by extension; --all-files looks inside)"
+    more = "" if all_files else " (searched by extension; vit-infer --all-files looks inside)"
     also = f"; passed over: {in_words(passed_over)}" if passed_over else ""
     return f"no {kinds} in this {place}{more}{also}"
 
