@@ -4,7 +4,6 @@ import json
 import shlex
 import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -46,6 +45,8 @@ def _line(*words: str) -> str:
 
 def _origin() -> dict[str, Any]:
     """Return what pip recorded of where it took this package from; empty where it did not."""
+    from importlib import metadata  # it brings the email and socket modules along
+
     try:
         text = metadata.distribution("vit-engine").read_text("direct_url.json")
     except metadata.PackageNotFoundError:  # run from a checkout
