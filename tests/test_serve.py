@@ -434,7 +434,7 @@ def test_what_is_missing_is_named() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 4
-    assert "vit-serve needs uvicorn" in ended.stderr and "vit-engine[serve]" in ended.stderr
+    assert "vit-serve needs uvicorn" in ended.stderr and "[serve]" in ended.stderr
 
 
 # The end
