@@ -13,7 +13,7 @@ from vit_engine.errors import CheckpointError, limit_in_words, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.checkpoints.configs.preprocessor import SIZES, scaled
 from vit_export.eager_timm import timm_model, timm_processor
-from vit_export.families.family import Library
+from vit_export.families.family import Package
 from vit_export.utf8_path import in_utf8
 
 BATCH = 8
@@ -39,7 +39,7 @@ def eager_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
 
     CheckpointError where the library does not load them.
     """
-    if checkpoint.family.library == "timm":
+    if checkpoint.family.package == "timm":
         with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
             return timm_model(checkpoint, folder), timm_processor(checkpoint, folder)
     import torch
@@ -62,7 +62,7 @@ def eager_processor(checkpoint: Checkpoint) -> Any:
 
     One that resizes an edge and is not told whether to crop is told to, as the export is.
     """
-    if checkpoint.family.library == "timm":
+    if checkpoint.family.package == "timm":
         with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
             return timm_processor(checkpoint, folder)
     import transformers
@@ -100,7 +100,7 @@ def eager_pixels(checkpoint: Checkpoint, images: list[Image.Image]) -> list[NDAr
 @contextmanager
 def _told(checkpoint: Checkpoint, verb: str) -> Iterator[None]:
     """Tell in one line what the library raises, of its own or of another that it calls."""
-    library = checkpoint.family.library
+    package = checkpoint.family.package
     try:
         yield
     except CheckpointError as e:
@@ -109,11 +109,11 @@ def _told(checkpoint: Checkpoint, verb: str) -> Iterator[None]:
         if limit_in_words(e):
             raise
         raise CheckpointError(
-            f"{checkpoint.model}: {library} cannot {verb} it "
+            f"{checkpoint.model}: {package} cannot {verb} it "
             f"({type(e).__name__}: {one_line(e)}); --no-verify exports it without a comparison"
         ) from e
 
 
-def eager_versions(library: Library) -> str:
+def eager_versions(package: Package) -> str:
     """Say what the reference is made of, for the record."""
-    return f"{library} {version(library)}, torch {version('torch')}, eager fp32 on the CPU"
+    return f"{package} {version(package)}, torch {version('torch')}, eager fp32 on the CPU"

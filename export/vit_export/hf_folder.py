@@ -30,7 +30,7 @@ def write_configs(checkpoint: Checkpoint, folder: Path, *, image_size: int | Non
 
 def _model_config(config: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     size = checkpoint.form.image_size
-    if checkpoint.family.library == "timm":
+    if checkpoint.family.package == "timm":
         fitted = {"input_size": [3, size, size]}
         return config | {"pretrained_cfg": config["pretrained_cfg"] | fitted}
     if "vision_config" in config:

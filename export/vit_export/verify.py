@@ -17,7 +17,7 @@ from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_pixels, eager_versions
-from vit_export.families.family import Library
+from vit_export.families.family import Package
 from vit_export.quantization.agreement import agreement_of, view_count, views_of
 from vit_export.samples import drawn_samples, drawn_shapes, sample_from_item
 from vit_export.utf8_path import in_utf8
@@ -89,7 +89,7 @@ def parity_of(
             if doubt := agreement.doubt(bounds.min_agreement):
                 tell(f"on {provider}: {doubt}")
         parity = parity or parity_from_logits(
-            found[::views], expected[::views], score, library=checkpoint.family.library
+            found[::views], expected[::views], score, package=checkpoint.family.package
         )
     assert parity is not None  # the cpu provider comes first
     return parity
@@ -122,16 +122,16 @@ def check_preprocessing(checkpoint: Checkpoint) -> None:
 
 
 def parity_from_logits(
-    found: Logits, expected: Logits, score: ScoreKind, *, library: Library = "transformers"
+    found: Logits, expected: Logits, score: ScoreKind, *, package: Package = "transformers"
 ) -> Parity:
     """Compare two sets of logits (N, labels) that stand for scores of a kind.
 
-    The expected ones are from that library's model.
+    The expected ones are from that package's model.
     """
     difference = np.abs(found - expected)
     alike = agreements(found, expected, score)
     return Parity(
-        reference=eager_versions(library),
+        reference=eager_versions(package),
         images=len(expected),
         agreement=float(alike.mean()) if alike.size else None,
         max_abs_diff=float(difference.max()),

@@ -21,11 +21,12 @@ class Declare(MetaPathFinder):
         if name == "torchvision":
             sys.meta_path.remove(self)
             import torch
+            from torch import library
 
             if torch.version.cuda is None:
-                self.library = torch.library.Library("torchvision", "DEF")
+                self.declared = library.Library("torchvision", "DEF")
                 for operator in OPERATORS:
-                    self.library.define(operator)
+                    self.declared.define(operator)
                 KEPT.append(self)  # a library that is freed takes back what it declared
         return None
 

@@ -119,7 +119,7 @@ def _read(folder: Path, name: str, revision: str | None, image_size: int | None)
     stored = functools.cache(lambda: tensors_from_files(files, family.reads))
     form = family.form(config, lambda: {name: t.shape for name, t in stored().items()})
     scale = 1.0
-    if family.library == "timm":
+    if family.package == "timm":
         labels = labels_from_timm(config)
         form = form.at(image_size or form.image_size)
         preprocessing = preprocessing_from_pretrained_cfg(
@@ -139,7 +139,7 @@ def _read(folder: Path, name: str, revision: str | None, image_size: int | None)
             preprocessing = resolve(image_size, scale=scale)
         form = form.at(preprocessing.shape[0])
     interpolates = (
-        family.library == "transformers"
+        family.package == "transformers"
         and form.table_grid not in (0, form.grid)
         and not family.takes_any_size
     )

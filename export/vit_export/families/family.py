@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from vit_export.families.form import Form
 
-Library = Literal["transformers", "timm"]
+Package = Literal["transformers", "timm"]
 """Whose model a checkpoint is."""
 
 Config = Mapping[str, Any]
@@ -42,7 +42,7 @@ class Family:
     image_processor: str  # in transformers, of a preprocessor config that names none
     takes_any_size: bool = False
     """Whether the library's model fits its position tables to the image without being told."""
-    library: Library = "transformers"
+    package: Package = "transformers"
 
     def stored(self, form: Form, labels: int) -> list[dict[str, Part]]:
         """Return, for each convention, where on disk every tensor is by its canonical name."""

@@ -149,7 +149,7 @@ def family_from_timm(config: Config) -> Family:
             )
         ),
         image_processor="TimmWrapperImageProcessor",
-        library="timm",
+        package="timm",
     )
 
 
