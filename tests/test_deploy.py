@@ -16,7 +16,7 @@ import yaml
 
 from conftest import ROOT, wait_until
 from running_server import STAR, Server, running
-from vit_engine.commands.serve_options import command_line
+from vit_engine.commands.options.serve_options import command_line
 
 DEPLOY = ROOT / "deploy"
 

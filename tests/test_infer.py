@@ -25,7 +25,7 @@ from PIL import Image
 from conftest import ROOT, Run
 from vit_engine.artefact.contract import KEY
 from vit_engine.artefact.metadata import path_from_name, read_contract
-from vit_engine.commands.infer_options import command_line
+from vit_engine.commands.options.infer_options import command_line
 from vit_engine.commands.progress import Progress
 from vit_engine.errors import UsageError
 

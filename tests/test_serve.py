@@ -357,6 +357,14 @@ def test_the_log_has_neither_bodies_nor_keys(locked: tuple[Server, Path]) -> Non
 # Several models, options
 
 
+def test_another_provider_and_its_arithmetic() -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    with running("demo", "--provider", "openvino", "--compute", "f32") as server:
+        (model,) = server.ask("/info").json["models"]
+        assert model["provider"] == "openvino"
+        assert server.ask("/", STAR).json[0]["label"] == "star"
+
+
 def test_several_models_under_their_names(tiny_artefact: Path) -> None:
     with running("demo", f"tiny={tiny_artefact}") as server:
         assert [model["name"] for model in server.ask("/info").json["models"]] == ["demo", "tiny"]

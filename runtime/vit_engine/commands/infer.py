@@ -18,10 +18,11 @@ from vit_engine.artefact.description import description_of, short_labels
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.atomic import remove_empty
 from vit_engine.classifier import Classifier, LabelledBatch
-from vit_engine.commands import infer_options
 from vit_engine.commands.error_limit import ErrorLimit
 from vit_engine.commands.inputs import apart, check_apart
 from vit_engine.commands.interrupt import Interrupt, interrupts
+from vit_engine.commands.options import infer_options
+from vit_engine.commands.options.engine_options import engine_settings
 from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
 from vit_engine.errors import ArtefactError, ImageError, UsageError, VitError, printable
 from vit_engine.evaluation.findings import Findings, findings_of, is_report
@@ -243,12 +244,7 @@ def _finder(
 def _loaded(arguments: argparse.Namespace) -> Classifier:
     return Classifier.load(
         arguments.model,
-        provider=arguments.provider,
-        device=arguments.device,
-        threads=arguments.threads,
-        max_batch=arguments.batch,
-        compute=arguments.compute,
-        cuda_graphs=not arguments.no_cuda_graphs,
+        **engine_settings(arguments),
     )
 
 
@@ -338,12 +334,7 @@ def _findings(
         truth=arguments.truth,
         other=arguments.against,
         thumbnails=arguments.html is not None,
-        provider=arguments.provider,
-        device=arguments.device,
-        threads=arguments.threads,
-        max_batch=arguments.batch,
-        compute=arguments.compute,
-        cuda_graphs=not arguments.no_cuda_graphs,
+        **engine_settings(arguments),
     )
 
 

@@ -6,7 +6,8 @@ import os
 import sys
 
 from vit_engine import ending
-from vit_engine.commands import serve_options
+from vit_engine.commands.options import serve_options
+from vit_engine.commands.options.engine_options import engine_settings
 from vit_engine.errors import MachineError
 from vit_engine.machine.installation import pip_install
 
@@ -32,11 +33,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     app = application(
         *arguments.models,
         settings=serve_options.settings_from(arguments),
-        provider=arguments.provider,
-        device=arguments.device,
-        threads=arguments.threads,
-        max_batch=arguments.batch,
-        cuda_graphs=not arguments.no_cuda_graphs,
+        **engine_settings(arguments),
     )
     # An address that is taken is told at once, before the models, which take seconds.
     with listener.bound(arguments.host, arguments.port) as listening:

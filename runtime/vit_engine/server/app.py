@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import vit_engine
+from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.server.body import Hold, body_of
 from vit_engine.server.codecs import classification, open_inference
@@ -53,6 +54,7 @@ def application(
     device: int = 0,
     threads: int | None = None,
     max_batch: int | None = None,
+    compute: Compute | None = None,
     cuda_graphs: bool = True,
     wait: bool = False,
 ) -> Application:
@@ -66,6 +68,7 @@ def application(
         "device": device,
         "threads": threads,
         "max_batch": max_batch,
+        "compute": compute,
         "cuda_graphs": cuda_graphs,
     }
     return Application(Service(models_from_arguments(models), settings, options), wait=wait)

@@ -2,14 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import get_args
 
 from vit_engine.arguments import Parser, local_path, number, whole_number
 from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.commands.error_limit import ErrorLimit
+from vit_engine.commands.options.engine_options import add_engine_options
 from vit_engine.images.decoder_process import TIME_LIMIT
-from vit_engine.providers.provider import Compute
-from vit_engine.providers.table import CHOICES, DEFAULT_PROVIDER
 from vit_engine.rows.formats import FORMATS
 from vit_engine.scores import DEFAULT_TOP_K
 from vit_engine.sources.find import DEFAULT_COLUMN
@@ -62,50 +60,19 @@ def command_line() -> Parser:
         metavar="S",
         help="seconds to decode one image (default %(default)g)",
     )
-    add = parser.add_argument_group("model").add_argument
+    group = parser.add_argument_group("model")
+    add = group.add_argument
     add(
         "-m",
         "--model",
         default=DEFAULT_MODEL,
         help="artefact, or 'demo' for the bundled one (default %(default)s)",
     )
-    add(
-        "--provider",
-        choices=CHOICES,
-        default=DEFAULT_PROVIDER,
-        help="where to run the model (default %(default)s: on CUDA where it opens, else the CPU)",
-    )
-    add(
-        "--device",
-        type=whole_number("the number of a GPU", least=0),
-        default=0,
-        metavar="N",
-        help="which GPU (default %(default)s)",
-    )
-    add(
-        "--compute",
-        choices=get_args(Compute),
-        help="arithmetic of --provider openvino: f32 (default), or bf16, about 1.5 to 2 times as "
-        "fast on a CPU that has it, for a label in some hundred that differs",
-    )
-    add("--no-cuda-graphs", action="store_true", help="launch CUDA's kernels one by one")
+    add_engine_options(group)
     add(
         "--build-only",
         action="store_true",
         help="open the model, building what the provider needs, such as TensorRT's engine; stop",
-    )
-    add(
-        "-b",
-        "--batch",
-        type=whole_number("a whole number of images", least=1),
-        metavar="N",
-        help="images at once (default: what keeps the provider busy)",
-    )
-    add(
-        "--threads",
-        type=whole_number("a whole number of threads", least=1),
-        metavar="N",
-        help="compute threads (default: the cores that this process may use)",
     )
     add(
         "--describe",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vit_engine.arguments import Parser, number, whole_number
 from vit_engine.artefact.metadata import DEFAULT_MODEL
+from vit_engine.commands.options.engine_options import add_engine_options
 from vit_engine.errors import UsageError, printable
-from vit_engine.providers.table import CHOICES, DEFAULT_PROVIDER
 from vit_engine.server.settings import SETTINGS, Settings
 
 PREFIX = "VIT_SERVE_"
@@ -46,29 +46,7 @@ def command_line() -> Parser:
     add("--cors", action="append", default=[], metavar="ORIGIN", help="of pages that may call")
     add("--api-key-file", type=Path, metavar="FILE", help="keys, one a line; probes need none")
     add("--access-log", action="store_true", help="a line of JSON on stdout for each request")
-    add = parser.add_argument_group("model").add_argument
-    add("--provider", choices=CHOICES, default=DEFAULT_PROVIDER, help="(default %(default)s)")
-    add(
-        "--device",
-        type=whole_number("the number of a GPU", least=0),
-        default=0,
-        metavar="N",
-        help="which GPU (default %(default)s)",
-    )
-    add("--no-cuda-graphs", action="store_true", help="launch CUDA's kernels one by one")
-    add(
-        "-b",
-        "--batch",
-        type=whole_number("a whole number of images", least=1),
-        metavar="N",
-        help="images at once (default: what keeps the provider busy)",
-    )
-    add(
-        "--threads",
-        type=whole_number("a whole number of threads", least=1),
-        metavar="N",
-        help="compute threads (default: the cores that this process may use)",
-    )
+    add_engine_options(parser.add_argument_group("model"))
     limits = parser.add_argument_group("limits")
 
     def size(name: str, default: float, what: str, words: str) -> None:

@@ -1,0 +1,1 @@
+"""What the command lines take, one file each, and what they share."""
