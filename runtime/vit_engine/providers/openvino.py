@@ -22,6 +22,7 @@ from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
 from vit_engine.atomic import write_whole
 from vit_engine.errors import (
     ArtefactError,
+    MachineError,
     ProviderError,
     UsageError,
     WriteError,
@@ -163,6 +164,8 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
             _check_tensors(model, request)
             return core.compile_model(model, "CPU", settings)
         except RuntimeError as e:
+            if limit := limit_in_words(e):
+                raise MachineError(f"{request.path} cannot be opened: {limit}") from e
             words = one_line(e, 1000)
             raise ArtefactError(f"{request.path}: OpenVINO cannot open it: {words}") from e
 
