@@ -232,7 +232,7 @@ def test_what_others_take_of_the_cores_is_told(bounded: None) -> None:
 
 def test_peers_need_nothing_of_ours() -> None:
     """Their environment has no vit_engine, and neither has what their workers import."""
-    modules = {"comparison.harness.worker", *(e.path for e in CONTENDERS if e.peer)}
+    modules = {"comparison.harness.worker", *(e.path for e in CONTENDERS if e.environment)}
     code = "import sys; sys.modules['vit_engine'] = sys.modules['vit_export'] = None\n"
     code += "\n".join(f"import {module}" for module in sorted(modules))
     folder = Path(measure.__file__).parents[1]

@@ -16,7 +16,7 @@ class Entry:
     module: str
     options: dict[str, Any] = field(default_factory=dict)
     devices: tuple[str, ...] = BOTH
-    peer: bool = False  # lives in the peers' environment
+    environment: str = ""  # it lives in .venv-ENVIRONMENT; "": in ours
     slow_start: bool = False  # converts or compiles for minutes: not in --quick
     files: bool = False  # has a path from files to labels
     files_only: bool = False  # and takes part in nothing else
@@ -77,7 +77,8 @@ def _variant(name: str, title: str, attention: str, **provider: str) -> Entry:
 def _peer(
     name: str, title: str, module: str, devices: tuple[str, ...] = CPU, **options: Any
 ) -> Entry:
-    return Entry(name, title, module, options, devices, peer=True, slow_start="int8" in options)
+    slow = not {"int8", "compile"}.isdisjoint(options)
+    return Entry(name, title, module, options, devices, environment="peers", slow_start=slow)
 
 
 def _product(name: str, title: str, devices: tuple[str, ...] = BOTH) -> Entry:
@@ -131,7 +132,9 @@ CONTENDERS = (
     _variant("contrib-cudnn", "MultiHeadAttention, cuDNN", "contrib", sdpa_kernel="8"),
     _variant("strict", "strict LayerNorm", "standard", enable_skip_layer_norm_strict_mode="1"),
     _peer("optimum", "Optimum ONNX Runtime fp32", "optimum", BOTH),
-    _peer("optimum-int8", "Optimum int8 (dynamic)", "optimum", int8=True),
+    _peer("optimum-optimized", "Optimum ONNX Runtime fp32, O2", "optimum", optimize="O2"),
+    _peer("optimum-int8", "Optimum int8 (dynamic)", "optimum", int8="dynamic"),
+    _peer("optimum-int8-static", "Optimum int8 (static)", "optimum", int8="static"),
     _peer("openvino", "OpenVINO f32", "openvino_nncf", hint="f32"),
     _peer("openvino-bf16", "OpenVINO bf16", "openvino_nncf", hint="bf16"),
     _peer("openvino-int8", "OpenVINO int8 (NNCF)", "openvino_nncf", hint="f32", int8=True),
@@ -139,22 +142,10 @@ CONTENDERS = (
         "openvino-int8-bf16", "OpenVINO int8 (NNCF), bf16", "openvino_nncf", hint="bf16", int8=True
     ),
     _peer("openvino-streams", "OpenVINO bf16, streams", "openvino_nncf", hint="bf16", streams=True),
-    Entry(
-        "torchao-int8",
-        "torchao int8 (dynamic), compiled",
-        "torchao_int8",
-        {"compile": "default"},
-        CPU,
-        slow_start=True,
-    ),
-    Entry(
-        "zentorch-bf16",
-        "zentorch bf16",
-        "zentorch",
-        {"precision": "bf16", "compile": "default"},
-        CPU,
-        peer=True,
-        slow_start=True,
+    _peer("torchao-int8", "torchao int8 (dynamic), compiled", "torchao_int8", compile="default"),
+    replace(
+        _peer("zentorch-bf16", "zentorch bf16", "zentorch", precision="bf16", compile="default"),
+        environment="zentorch",
     ),
 )
 

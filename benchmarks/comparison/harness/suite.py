@@ -21,7 +21,6 @@ from comparison.job import Job
 from vit_engine.machine import processor
 from vit_export.checkpoints.tensors.weight_files import weight_files
 
-PEERS = ROOT.parent / ".venv-peers/bin/python"
 CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
 """Limits in seconds, beyond which a contender has hung; compiling may take minutes."""
 
@@ -250,11 +249,14 @@ def _python(entry: Entry, setting: Setting) -> str:
         raise FailedError("absent", f"not for a {here}")
     if entry.slow_start and not setting.plan.slow_starts:
         raise FailedError("skipped", "compiles or quantises for minutes: left out of --quick")
-    if not entry.peer:
+    if not entry.environment:
         return sys.executable
-    if not PEERS.exists():
-        raise FailedError("absent", "the peers' environment is not there; make peers")
-    return str(PEERS)
+    installed = ROOT.parent / f".venv-{entry.environment}/.installed"
+    if not installed.exists():
+        raise FailedError(
+            "absent", f"{installed.parent.name} is not there, or not whole; make peers"
+        )
+    return str(installed.with_name("bin") / "python")
 
 
 def _check_hope(seconds: float, baseline: float) -> None:
