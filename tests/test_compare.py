@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from comparison import host, measure, stored_result  # noqa: E402
 from comparison.contenders import gemm  # noqa: E402
 from comparison.contenders.entries import BASELINE, CONTENDERS, PROFILED, Entry  # noqa: E402
-from comparison.core_time import core_seconds, seconds_of_others  # noqa: E402
+from comparison.core_time import core_seconds, lost_cores, seconds_of_others  # noqa: E402
 from comparison.harness import label_accuracy  # noqa: E402
 from comparison.harness.plan import FULL, QUICK, Setting  # noqa: E402
 from comparison.harness.round_robin import Field, rotated  # noqa: E402
@@ -36,7 +36,8 @@ from comparison.inputs.labelled_images import Photos  # noqa: E402
 from comparison.inputs.models import Model  # noqa: E402
 from comparison.job import AbsentError, Job  # noqa: E402
 from comparison.report import paired_medians  # noqa: E402
-from comparison.report.paired_medians import Latency, Spread  # noqa: E402
+from comparison.report.paired_medians import Latency  # noqa: E402
+from comparison.report.quiet import Spread  # noqa: E402
 from comparison.whole_folder import whole  # noqa: E402
 from vit_engine.errors import UsageError  # noqa: E402
 
@@ -112,7 +113,10 @@ def test_a_sound_contender_answers(job: Job, tmp_path: Path) -> None:
         loaded = process.ask({"verb": "load"}, 30)
         assert loaded["about"] == {"compute": "fp32", "threads": "1"}
         assert loaded["seconds"] > 0
-        assert len(process.ask(timing(), 30)["seconds"]) == 3
+        timed = process.ask(timing(), 30)
+        assert len(timed["seconds"]) == 3
+        lost, seconds = timed["switches"]
+        assert lost >= 0 and seconds > sum(timed["seconds"])
         assert process.ask({"verb": "memory"}, 30)["bytes"] > 1e6
         files = {"uint8": job.uint8, "float32": job.float32, "out": str(tmp_path / "logits.npy")}
         assert process.ask({"verb": "predict", "batch": 3, **files}, 30) == {"images": 8}
@@ -216,11 +220,16 @@ def test_what_others_take_of_the_cores_is_told(bounded: None) -> None:
         before = core_seconds()
         time.sleep(1)
         taken = seconds_of_others(before)
+        lost, end = lost_cores(), time.monotonic() + 1
+        while time.monotonic() < end:
+            pass
+        lost = lost_cores() - lost
     finally:
         for process in busy:
             process.kill()
             process.wait()
     assert taken is not None and taken[0] > 0.7 * taken[1]
+    assert lost > 5, "the kernel shares the cores out in slices of some ms"
     before = core_seconds()
     end = time.process_time() + 0.5
     while time.process_time() < end:

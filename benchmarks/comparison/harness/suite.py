@@ -171,7 +171,8 @@ class Suite:
         for name, turns in answers.items():
             row = self.rows[name]
             row.setdefault("rounds", {})[str(batch)] = [turn["seconds"] for turn in turns]
-            row.setdefault("others", {})[str(batch)] = [turn["others"] for turn in turns]
+            for what in ("others", "switches"):
+                row.setdefault(what, {})[str(batch)] = [turn[what] for turn in turns]
             memory = self.field.ask(name, {"verb": "memory"}, TURN_S)
             if memory:
                 row["memory_bytes"] = max(memory["bytes"] or 0, row.get("memory_bytes") or 0)
