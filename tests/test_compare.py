@@ -26,7 +26,7 @@ from comparison import host, measure, stored_result  # noqa: E402
 from comparison.contenders import gemm  # noqa: E402
 from comparison.contenders.entries import BASELINE, CONTENDERS, PROFILED, Entry  # noqa: E402
 from comparison.core_time import core_seconds, lost_cores, seconds_of_others  # noqa: E402
-from comparison.harness import label_accuracy  # noqa: E402
+from comparison.harness import label_accuracy, suite  # noqa: E402
 from comparison.harness.plan import FULL, QUICK, Setting  # noqa: E402
 from comparison.harness.round_robin import Field, rotated  # noqa: E402
 from comparison.harness.suite import Suite  # noqa: E402
@@ -249,6 +249,22 @@ def test_peers_need_nothing_of_ours() -> None:
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_contender_runs_in_its_own_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "ROOT", tmp_path / "benchmarks")
+    setting = Setting((), "cpu", 1, tmp_path, tmp_path, FULL, print, print)
+    entries = {entry.name: entry for entry in CONTENDERS}
+    assert suite._python(entries["ours-fp32"], setting) == sys.executable
+    for name, folder in (("optimum", ".venv-peers"), ("zentorch-bf16", ".venv-zentorch")):
+        with pytest.raises(FailedError, match=f"{folder} is not there.*; make peers") as caught:
+            suite._python(entries[name], setting)
+        assert caught.value.status == "absent"
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ".installed").touch()
+        assert suite._python(entries[name], setting) == str(tmp_path / folder / "bin/python")
 
 
 def test_turns_rotate(job: Job, field: Field) -> None:
