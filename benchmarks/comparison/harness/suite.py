@@ -30,7 +30,7 @@ SLOW_SHARE = 0.4
 UNRELATED = 0.5
 """Below this correlation with the baseline's logits an answer is wrong, not imprecise."""
 
-HOPELESS = 2
+HOPELESS = 4
 """Contenders this many times slower than the baseline are not timed: all the others would wait."""
 
 Row = dict[str, Any]
@@ -160,7 +160,9 @@ class Suite:
     def speed(self, batch: int) -> None:
         """Time every contender at one batch size, turn by turn."""
         plan = self.setting.plan
-        self.warm(batch)
+        timed = [entry for entry in self.alive if plan.takes(entry, batch)]
+        if any(batch not in self.expected.get(entry.name, {}) for entry in timed):
+            self.warm(batch)
         expected = {e.name: self.seconds(e, batch) for e in self.alive if plan.takes(e, batch)}
         rounds = plan.rounds_of(batch, expected)
         requests = {
@@ -250,7 +252,7 @@ def _python(entry: Entry, setting: Setting) -> str:
         here = {"cpu": "CPU", "cuda": "GPU"}[setting.device]
         raise FailedError("absent", f"not for a {here}")
     if entry.slow_start and not setting.plan.slow_starts:
-        raise FailedError("skipped", "compiles or quantises for minutes: left out of --quick")
+        raise FailedError("skipped", "compiles, optimises or quantises: left out of --quick")
     if not entry.environment:
         return sys.executable
     installed = ROOT.parent / f".venv-{entry.environment}/.installed"
