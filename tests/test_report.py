@@ -298,8 +298,8 @@ def test_kernels_are_told_with_their_share(result: dict[str, Any]) -> None:
 
 def test_what_a_budget_left_out_is_told(result: dict[str, Any]) -> None:
     result["no_time_for"] = ["speed 256", "ceilings"]
-    assert "--budget left no time for speed 256, ceilings; --resume" in report.markdown(result)
-    assert "--budget left no time for speed 256, ceilings; --resume" in page(result)
+    assert "The budget left no time for speed 256, ceilings; --resume" in report.markdown(result)
+    assert "The budget left no time for speed 256, ceilings; --resume" in page(result)
 
 
 def test_an_interrupted_result_renders(result: dict[str, Any]) -> None:

@@ -135,7 +135,7 @@ class Suite:
         except LateError as e:
             if left >= limit:
                 raise
-            words = f"not done with {request['verb']!r} in the {left:.0f} s that --budget left"
+            words = f"not done with {request['verb']!r} in the {left:.0f} s that the budget left"
             raise FailedError("skipped", words) from e
 
     def _job(self, entry: Entry) -> Job:

@@ -128,7 +128,7 @@ def notes(result: Result) -> list[str]:
     if result.get("interrupted"):
         found.append("Interrupted: this is what was finished.")
     if left_out := result.get("no_time_for"):
-        found.append(f"--budget left no time for {', '.join(left_out)}; --resume measures it.")
+        found.append(f"The budget left no time for {', '.join(left_out)}; --resume measures it.")
     return found
 
 
