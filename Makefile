@@ -71,11 +71,14 @@ benchmark: dev peers
 readme-table: dev
 	$(BIN)/python benchmarks/readme_table.py
 
+# zentorch wants a PyTorch of its own, and is for x86-64 alone
 peers: .venv-peers/.installed
+	$(MAKE) .venv-zentorch/.installed || echo 'zentorch could not be installed: its row is empty' >&2
 
-.venv-peers/.installed: benchmarks/peers.txt
-	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+.venv-peers/.installed .venv-zentorch/.installed: .venv-%/.installed: benchmarks/%.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	rm -f $@
+	.venv-$*/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 setup dev: $(DEV_STAMP)

@@ -39,6 +39,8 @@ from vit_engine.machine.installation import pip_install
 HERE = Path(__file__).resolve().parent
 IMAGES = whole_number("a whole number of images", least=1)
 THREADS = whole_number("a whole number of threads", least=1)
+QUICK_S = 120.0
+"""The budget of --quick where none is given: on a busy machine something is left out."""
 SECONDS = number("a number of seconds above 0", accepts=lambda seconds: seconds > 0)
 
 
@@ -66,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="all that vit-export takes: id, hf:owner/name, folder, demo")
     add("--random", choices=SIZES, help="seeded random weights, in place of --model")
     add("--data", type=Path, help="folder with labels.csv (file, index) or class folders")
-    add("--quick", action="store_true", help="under 2 minutes on 2 cores: a small model, few turns")
+    add("--quick", action="store_true", help="2 minutes at most: a small model, few turns")
     add("--batches", type=IMAGES, nargs="+", metavar="N", help="batch sizes")
     add("--contenders", nargs="+", metavar="NAME", help=", ".join(e.name for e in CONTENDERS))
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if any")
@@ -98,6 +100,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     device = arguments.device
     if device == "auto":
         device = "cuda" if host.gpu() else "cpu"
+    usual = QUICK_S if arguments.quick and not arguments.add else math.inf
     cache = arguments.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
@@ -110,7 +113,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             plan=_plan(arguments, device),
             say=progress,
             tell=tell,
-            end=begun + (arguments.budget or math.inf),
+            end=begun + (arguments.budget or usual),
         )
         return _run(arguments, setting, _model(arguments, cache))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.report import result_tables as tables
+from comparison.report.quiet import MARK, MARK_WORDS
 from comparison.report.result_rows import TITLES, Result, Row, rows_from_result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +51,10 @@ class Stored:
             f"{', '.join(m['cpu_features'])}"
         )
         link = os.path.relpath(self.path.with_suffix(".md"), folder)
-        return f"{self.letter}: {where}; {self.result['made'][:10]}; [the whole report]({link})."
+        shown = [r.speedup[b] for r in self.rows.values() for b in BATCHES if b in r.speedup]
+        doubt = f"; {MARK}: {MARK_WORDS}" if any(times.doubtful for times in shown) else ""
+        day = self.result["made"][:10]
+        return f"{self.letter}: {where}; {day}{doubt}; [the whole report]({link})."
 
 
 def stored() -> dict[str, list[Stored]]:
@@ -85,7 +89,7 @@ def headline() -> str:
         known = next(row for row in rows if row)
         times = [row.speedup if row else {} for row in rows]
         cells = [f"**{TITLES[name]}**" if known.family == "ours" else TITLES[name]]
-        cells += [f"{t[b].median:.2f}" if b in t else tables.DASH for t in times for b in BATCHES]
+        cells += [tables.times(t.get(b)) for t in times for b in BATCHES]
         cells.append(tables.percent(other.accuracy.get(name, {}).get("agreement")))
         body.append((*cells, tables.megabytes(known.file_bytes)))
     legend = [s.legend(ROOT) for s in found]
@@ -130,7 +134,7 @@ def _section(found: Sequence[Stored]) -> str:
         for row in rows:
             cells.append(tables.ms(row.latency.p50 if row and row.latency else None))
             times = row.speedup if row else {}
-            cells += [f"{times[b].median:.2f}" if b in times else tables.DASH for b in BATCHES]
+            cells += [tables.times(times.get(b)) for b in BATCHES]
         if accuracy:
             theirs = accuracy.get(name, {})
             cells += [tables.percent(theirs.get(key)) for key in ("top1", "agreement")]

@@ -1,8 +1,13 @@
 """vit-export, as a user runs it."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -140,6 +145,30 @@ def test_a_device_is_not_written_over(tiny_folder: Path, tmp_path: Path, run_com
     assert ended.returncode == 2
     assert "is not a regular file" in ended.stderr
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_terminal_is_told_how_far_it_is(tiny_folder: Path, tmp_path: Path) -> None:
+    """Each step over the last, and nothing of them left before the lines that stay."""
+    ours, terminal = pty.openpty()
+    command = [Path(sys.executable).with_name("vit-export"), tiny_folder, "--int8", "--no-verify"]
+    command += ["-o", tmp_path / "vit.onnx"]
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with os.fdopen(ours, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+            while read := screen.read(4096):  # OSError where the last to write has closed it
+                shown += read
+    assert process.returncode == 0, shown
+    over = "\r\x1b[K"
+    steps = shown.decode().split(over)
+    assert steps[1] == "running the calibration images"
+    for pattern in (
+        r"rounding .+ \((\d+) of (\d+) .+\)",
+        r"running .+ alone \((\d+) of (\d+) .+\)",
+    ):
+        counts = [tuple(map(int, c.groups())) for s in steps if (c := re.fullmatch(pattern, s))]
+        assert counts and counts == [(i, len(counts)) for i in range(len(counts))]
+    assert steps[-1].startswith("calibrated on "), "the last step is wiped"
 
 
 @pytest.mark.parametrize("option", ["--fp32", "--int8"])

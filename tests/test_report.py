@@ -20,7 +20,8 @@ from comparison import stored_result  # noqa: E402
 from comparison.report import report_text as report  # noqa: E402
 from comparison.report import result_tables as tables  # noqa: E402
 from comparison.report.html_page import headline, page  # noqa: E402
-from comparison.report.result_rows import others, rows_from_result  # noqa: E402
+from comparison.report.quiet import MARK, MARK_WORDS  # noqa: E402
+from comparison.report.result_rows import disturbances, rows_from_result  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
@@ -154,7 +155,7 @@ def test_a_failed_row_has_no_numbers(result: dict[str, Any]) -> None:
     assert name == "Not in the tables"
     assert ("OpenVINO f32", "failed", "ArithmeticError: NaN in <b>the logits</b>") in last.body
     assert ("vit-engine fp16, CUDA", "cannot run here", "not for a CPU") in last.body
-    assert any(cells[1] == "failed in accuracy" for cells in last.body)
+    assert any(cells[1] == "failed, in accuracy" for cells in last.body)
 
 
 def test_markdown_holds_every_table(result: dict[str, Any]) -> None:
@@ -178,31 +179,71 @@ def test_the_differing_images_are_listed(result: dict[str, Any]) -> None:
 def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
     rows = rows_from_result(result)
     expected = "vit-engine int8 is 4.0 times as fast as eager PyTorch at batch 1"
-    assert headline(result, rows) == f"{expected}; OpenVINO bf16 is ahead"
+    assert headline(rows) == f"{expected}; OpenVINO bf16 is ahead"
     del result["speed"]["rows"]["openvino-bf16"]
-    assert headline(result, rows_from_result(result)) == expected
+    assert headline(rows_from_result(result)) == expected
 
 
-def test_a_busy_machine_has_no_headline(result: dict[str, Any]) -> None:
+def test_what_went_on_while_speeds_were_taken_is_told(result: dict[str, Any]) -> None:
     row = result["speed"]["rows"]["ours-fp16"]
-    assert others(result) is None and "busy" not in report.markdown(result)
     row["others"] = {"1": [[-0.01, 0.2], [0.02, 0.8]], "8": [None, [0.06, 2.0]]}
-    assert others(result) == 0.03
-    assert "others took up to 3.0% of the cores' time." in report.markdown(result)
-    assert "times as fast" in headline(result, rows_from_result(result))
-    row["others"]["1"] = [[0.3, 1.0]]
-    assert "up to 30.0% of the cores' time: too much" in report.markdown(result)
-    told = headline(result, rows_from_result(result))
+    row["switches"] = {"1": [[3, 0.5], [1, 0.5]], "8": [[2, 1.0]]}
+    row["rounds"]["8"][2] = [0.8 * 0.5 * 2.0 / 1.2]  # its ratios to the baseline: 2, 2, 2.4
+    result["speed"]["rows"]["optimum"]["rounds"]["8"] = [[0.64], [0.96], [0.64 * 2 / 1.2]]
+    del result["speed"]["rows"]["ours-int8"], result["speed"]["rows"]["openvino-bf16"]
+    found = disturbances(result)
+    assert (found[1].others, found[8].others) == (0.01, 0.03)
+    assert (found[1].switches, found[8].switches) == (4, 2)
+    assert (found[1].spread, found[8].spread) == pytest.approx((0, 0.1))
+    told = (
+        "While speeds were taken, at most: others took 3.0% of the cores' time (batch 8); "
+        "contenders lost a core 4 times a second (batch 1); the quartiles of a contender's ratios "
+        "lay 10.0% of their median apart (batch 8)."
+    )
+    assert told in report.markdown(result)
+    assert told in html.unescape(page(result))
+    assert MARK not in report.markdown(result)
+
+
+@pytest.mark.parametrize("fault", ["others", "spread"])
+def test_a_busy_machine_has_marks_for_a_headline(result: dict[str, Any], fault: str) -> None:
+    plain = report.markdown(result)
+    assert "class='card'" in page(result)
+    assert "times as fast" in headline(rows_from_result(result))
+    rows = result["speed"]["rows"]
+    if fault == "others":
+        rows["ours-fp16"]["others"] = {"1": [[0.01, 1.0]], "8": [[0.3, 5.0]]}
+    else:
+        rows["pytorch"]["rounds"]["8"] = [[0.8], [2.4], [0.8]]
+    told = headline(rows_from_result(result))
     assert told == "vit-engine beside its peers, on a machine too busy to compare speeds"
-    assert told in page(result)
+    text = page(result)
+    assert told in text
+    assert "class='card'" not in text, "a ratio without a mark"
+    table = {cells[0]: cells[1:] for cells in tables.speedup(rows_from_result(result)).body}
+    at_one, at_eight = table["vit-engine fp16"]
+    assert at_one == "2.00 (2.00\u20132.00)", "batch 1 was timed in quiet"
+    assert re.fullmatch(rf"\d\.\d\d{MARK} \(.*\)", at_eight)
+    assert MARK in tables.at_batch(rows_from_result(result), 8).text()
+    assert all(MARK in cells[2] for cells in tables.files(result).body)
+    for shown in (report.markdown(result), html.unescape(text)):
+        assert f"those with {MARK}, at batch 8." in shown
+        assert f"{MARK}: {MARK_WORDS}" in shown
+    assert MARK not in plain
 
 
 def test_what_was_left_out_by_choice_could_run_here(result: dict[str, Any]) -> None:
     result["speed"]["rows"]["ours-int8"] = {"status": "skipped", "reason": "left out of --quick"}
+    result["accuracy"]["excluded"]["optimum"] = ["skipped", "no time"]
     table = tables.excluded(result, rows_from_result(result))
     told = {cells[0]: cells[1] for cells in table.body}
     assert told["vit-engine int8"] == "left out by choice"
-    assert "cannot run here" in told.values()
+    assert told["vit-engine fp16, CUDA"] == "cannot run here"
+    assert told["Optimum ONNX Runtime fp32"] == "left out by choice, in accuracy"
+    assert "| vit-engine int8 | left out by choice | left out of --quick |" in (
+        report.markdown(result)
+    )
+    assert "<td>left out by choice</td><td>left out of --quick</td>" in page(result)
 
 
 def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any]) -> None:
@@ -251,14 +292,14 @@ def test_kernels_are_told_with_their_share(result: dict[str, Any]) -> None:
     text = report.markdown(result)
     assert "## Where a GPU's time goes, batch 64" in text
     assert "| gemm<0> | 12 | 100 | 5.5% |" in text, "of 1,810 microseconds"
-    assert "| vit-engine fp16 | failed in kernels | RuntimeError: no profiler |" in text
+    assert "| vit-engine fp16 | failed, in kernels | RuntimeError: no profiler |" in text
     assert "gemm&lt;0&gt;" in page(result)
 
 
 def test_what_a_budget_left_out_is_told(result: dict[str, Any]) -> None:
     result["no_time_for"] = ["speed 256", "ceilings"]
-    assert "--budget left no time for speed 256, ceilings; --resume" in report.markdown(result)
-    assert "--budget left no time for speed 256, ceilings; --resume" in page(result)
+    assert "The budget left no time for speed 256, ceilings; --resume" in report.markdown(result)
+    assert "The budget left no time for speed 256, ceilings; --resume" in page(result)
 
 
 def test_an_interrupted_result_renders(result: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Workers read it, also in the peers' environment, which has no vit_engine.
 
 import contextlib
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def core_seconds() -> CoreSeconds | None:
     times = os.times()
     own = times.user + times.system + times.children_user + times.children_system
     return CoreSeconds(total / tick, (total - idle) / tick, own)
+
+
+def lost_cores() -> int:
+    """Return how often so far the kernel took a core from this process that had more to do."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def seconds_of_others(before: CoreSeconds | None) -> tuple[float, float] | None:

@@ -1,32 +1,39 @@
-"""Optimum: its own export, and its own int8, through its `ORTModelForImageClassification`."""
+"""Optimum: its export, ONNX Runtime's graph optimiser and quantiser as it drives them, its model.
+
+Options: `optimize`, a level of its own, or `int8`, "dynamic" or "static".
+"""
 
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from comparison.job import AbsentError, Contender, Job, Logits
 from comparison.whole_folder import whole
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CALIBRATION = 128  # images at most
 
 
 def convert(job: Job) -> None:
-    """Export the checkpoint, and quantise it dynamically, the way Optimum's documentation does."""
+    """Export the checkpoint, and optimise or quantise it, the way Optimum's documentation does."""
     folder = _folder(job)
     if folder.exists():
         return
-    from optimum.onnxruntime import ORTModelForImageClassification, ORTQuantizer
-    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+    from optimum.onnxruntime import ORTModelForImageClassification, ORTOptimizer
+    from optimum.onnxruntime.configuration import AutoOptimizationConfig
 
     model = ORTModelForImageClassification.from_pretrained(job.model, export=True)
     with whole(folder) as partial:
-        if job.options.get("int8"):
-            preset = getattr(AutoQuantizationConfig, _preset(job))
-            ORTQuantizer.from_pretrained(model).quantize(
-                save_dir=partial,
-                quantization_config=preset(is_static=False, per_channel=True),
-                file_suffix=None,
-            )
+        if level := job.options.get("optimize"):
+            config = AutoOptimizationConfig.with_optimization_level(level)
+            try:
+                ORTOptimizer.from_pretrained(model).optimize(config, partial, file_suffix=None)
+            except NotImplementedError as e:
+                raise AbsentError(f"Optimum optimises no such model: {e}") from e
+        elif "int8" in job.options:
+            _quantise(model, job, partial)
         else:
             model.save_pretrained(partial)
 
@@ -57,13 +64,39 @@ def load(job: Job) -> Contender:
 
     packages = ("optimum-onnx", "onnxruntime")
     about: dict[str, Any] = {
-        "compute": "int8" if job.options.get("int8") else "fp32",
+        "compute": "int8" if "int8" in job.options else "fp32",
         "runtime": ", ".join(f"{name} {version(name)}" for name in packages),
         "files": [str(_folder(job) / "model.onnx")],
     }
-    if about["compute"] == "int8":
-        about["note"] = f"dynamic, its preset {_preset(job)}, a scale for each channel"
+    if kind := job.options.get("int8"):
+        about["note"] = f"{kind}, its preset {_preset(job)}, a scale for each channel of weights"
+    if kind == "static":
+        about["note"] += (
+            f", least and largest values of up to {CALIBRATION} of the comparison's own images"
+        )
+    if level := job.options.get("optimize"):
+        about["note"] = f"its optimiser's level {level}"
     return Contender("float32", run, about)
+
+
+def _quantise(model: Any, job: Job, folder: Path) -> None:
+    from onnxruntime.quantization import CalibrationMethod
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig, CalibrationConfig
+
+    static = job.options["int8"] == "static"
+    config = getattr(AutoQuantizationConfig, _preset(job))(is_static=static, per_channel=True)
+    quantizer, ranges = ORTQuantizer.from_pretrained(model), None
+    if static:
+        images = np.load(job.calibration, mmap_mode="r")[:CALIBRATION]
+        ranges = quantizer.fit(
+            [{"pixel_values": np.ascontiguousarray(image)} for image in images],
+            CalibrationConfig("", "", "", len(images), CalibrationMethod.MinMax),
+            onnx_augmented_model_name=folder / "augmented.onnx",
+            operators_to_quantize=config.operators_to_quantize,
+        )
+        (folder / "augmented.onnx").unlink()
+    quantizer.quantize(config, folder, file_suffix=None, calibration_tensors_range=ranges)
 
 
 def _preset(job: Job) -> str:
@@ -71,4 +104,5 @@ def _preset(job: Job) -> str:
 
 
 def _folder(job: Job) -> Path:
-    return job.artefact(version("optimum-onnx"), version("onnxruntime"))
+    images = job.calibration_stamp() if job.options.get("int8") == "static" else ""
+    return job.artefact(version("optimum-onnx"), version("onnxruntime"), images)

@@ -1,16 +1,13 @@
 """torchao: int8 weights by channel, activations by token as they come, compiled by Inductor."""
 
-from importlib.util import find_spec
 from typing import Any
 
 from comparison.contenders import pytorch
-from comparison.job import AbsentError, Contender, Job
+from comparison.job import Contender, Job
 
 
 def load(job: Job) -> Contender:
     """Load the checkpoint in fp32 and quantise its linear layers; compiling is part of it."""
-    if not find_spec("torchao"):
-        raise AbsentError("torchao is not installed; pip install torchao")
     import torchao
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 

@@ -21,7 +21,6 @@ from comparison.job import Job
 from vit_engine.machine import processor
 from vit_export.checkpoints.tensors.weight_files import weight_files
 
-PEERS = ROOT.parent / ".venv-peers/bin/python"
 CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
 """Limits in seconds, beyond which a contender has hung; compiling may take minutes."""
 
@@ -31,7 +30,7 @@ SLOW_SHARE = 0.4
 UNRELATED = 0.5
 """Below this correlation with the baseline's logits an answer is wrong, not imprecise."""
 
-HOPELESS = 2
+HOPELESS = 4
 """Contenders this many times slower than the baseline are not timed: all the others would wait."""
 
 Row = dict[str, Any]
@@ -136,7 +135,7 @@ class Suite:
         except LateError as e:
             if left >= limit:
                 raise
-            words = f"not done with {request['verb']!r} in the {left:.0f} s that --budget left"
+            words = f"not done with {request['verb']!r} in the {left:.0f} s that the budget left"
             raise FailedError("skipped", words) from e
 
     def _job(self, entry: Entry) -> Job:
@@ -161,7 +160,9 @@ class Suite:
     def speed(self, batch: int) -> None:
         """Time every contender at one batch size, turn by turn."""
         plan = self.setting.plan
-        self.warm(batch)
+        timed = [entry for entry in self.alive if plan.takes(entry, batch)]
+        if any(batch not in self.expected.get(entry.name, {}) for entry in timed):
+            self.warm(batch)
         expected = {e.name: self.seconds(e, batch) for e in self.alive if plan.takes(e, batch)}
         rounds = plan.rounds_of(batch, expected)
         requests = {
@@ -172,7 +173,8 @@ class Suite:
         for name, turns in answers.items():
             row = self.rows[name]
             row.setdefault("rounds", {})[str(batch)] = [turn["seconds"] for turn in turns]
-            row.setdefault("others", {})[str(batch)] = [turn["others"] for turn in turns]
+            for what in ("others", "switches"):
+                row.setdefault(what, {})[str(batch)] = [turn[what] for turn in turns]
             memory = self.field.ask(name, {"verb": "memory"}, TURN_S)
             if memory:
                 row["memory_bytes"] = max(memory["bytes"] or 0, row.get("memory_bytes") or 0)
@@ -183,11 +185,12 @@ class Suite:
     def warm(self, batch: int) -> None:
         """Run everyone untimed, compiling what compiles; who answers something else is out."""
         logits: dict[str, NDArray[np.float64]] = {}
+        runs = 5 if batch == 1 else 2 if batch <= 8 else 1  # the fastest at 1 tells who is hopeless
         for entry in self.alive:
             if not self.setting.plan.takes(entry, batch):
                 continue
             self.setting.say(f"batch {batch}: warming up {entry.name}")
-            request = {"verb": "warm", "batch": batch, "runs": 2 if batch <= 8 else 1}
+            request = {"verb": "warm", "batch": batch, "runs": runs}
             with self.field.watch(entry.name):
                 process = self.field.processes[entry.name]
                 answer = self._ask(process, request, WARM_S, slow=entry.compiles)
@@ -249,12 +252,15 @@ def _python(entry: Entry, setting: Setting) -> str:
         here = {"cpu": "CPU", "cuda": "GPU"}[setting.device]
         raise FailedError("absent", f"not for a {here}")
     if entry.slow_start and not setting.plan.slow_starts:
-        raise FailedError("skipped", "compiles or quantises for minutes: left out of --quick")
-    if not entry.peer:
+        raise FailedError("skipped", "compiles, optimises or quantises: left out of --quick")
+    if not entry.environment:
         return sys.executable
-    if not PEERS.exists():
-        raise FailedError("absent", "the peers' environment is not there; make peers")
-    return str(PEERS)
+    installed = ROOT.parent / f".venv-{entry.environment}/.installed"
+    if not installed.exists():
+        raise FailedError(
+            "absent", f"{installed.parent.name} is not there, or not whole; make peers"
+        )
+    return str(installed.with_name("bin") / "python")
 
 
 def _check_hope(seconds: float, baseline: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.core_time import core_seconds, seconds_of_others
+from comparison.core_time import core_seconds, lost_cores, seconds_of_others
 from comparison.job import AbsentError, Contender, Job, Logits
 
 
@@ -69,14 +69,15 @@ class Session:
         return {"seconds": seconds, "about": self.contender.about, "pid": os.getpid()}
 
     def warm(self, *, batch: int, runs: int) -> dict[str, Any]:
-        """Run untimed, check the answers, and return them with the last run's time."""
+        """Run before any turn, check the answers, and return them with the fastest run's time."""
+        seconds = []
         for _ in range(runs):
             images = self._batch(batch, 0)
             started = time.perf_counter()
             logits = self.contender.run(images)
-            seconds = time.perf_counter() - started
+            seconds.append(time.perf_counter() - started)
             _checked(logits, batch)
-        return {"seconds": seconds, "logits": np.asarray(logits)[:1].tolist()}
+        return {"seconds": min(seconds), "logits": np.asarray(logits)[:1].tolist()}
 
     def time(self, *, batch: int, runs: int) -> dict[str, Any]:
         """Time `runs` runs of one batch each, after one untimed image.
@@ -90,17 +91,19 @@ class Session:
         gc.collect()
         gc.disable()
         seconds, sound = [], []
-        before = core_seconds()
+        before, lost, begun = core_seconds(), lost_cores(), time.perf_counter()
         groups: list[list[Any]] = [turn] if pipelined else [[images] for images in turn]
         for group in groups:
             started = time.perf_counter()
             answers = pipelined(group) if pipelined else [self.contender.run(group[0])]
             seconds.append(round((time.perf_counter() - started) / len(answers), 7))
             sound += [len(a) == batch and bool(np.isfinite(a).all()) for a in answers]
+        others = seconds_of_others(before)
+        switches = lost_cores() - lost, round(time.perf_counter() - begun, 7)
         gc.enable()
         if not all(sound):
             raise ArithmeticError("NaN, infinity or rows missing in a timed answer")
-        return {"seconds": seconds, "others": seconds_of_others(before)}
+        return {"seconds": seconds, "others": others, "switches": switches}
 
     def predict(self, *, uint8: str, float32: str, out: str, batch: int) -> dict[str, Any]:
         """Write the logits of every image of an .npy file to another."""

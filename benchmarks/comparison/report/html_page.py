@@ -26,7 +26,7 @@ def page(result: Result) -> str:
             f"<title>{escape(report.title(result))}</title>",
             f"<style>:root {{ {_colours()} }}\n{STYLE.read_text()}</style></head><body><main>",
             f"<header><p class='kicker'>vit-engine &middot; {escape(result['made'][:10])}</p>"
-            f"<h1>{escape(headline(result, rows))}</h1>",
+            f"<h1>{escape(headline(rows))}</h1>",
             f"<p class='lead-in'>{escape(report.model_line(result))}. "
             f"{escape(report.machine_line(result))}.</p></header>",
             *(f"<p class='note'>{escape(note)}</p>" for note in report.notes(result)),
@@ -43,12 +43,12 @@ def _colours() -> str:
     return " ".join(f"--{name}: {colour};" for name, colour in plots.PALETTE.items())
 
 
-def headline(result: Result, rows: Sequence[Row]) -> str:
+def headline(rows: Sequence[Row]) -> str:
     """Say in one sentence what ours is worth at its best, and who is ahead of it."""
     ours = [r for r in rows if r.family == "ours" and r.speedup]
     if not ours:
         return "vit-engine beside its peers"
-    if report.is_busy(result):
+    if not _quiet(rows):
         return "vit-engine beside its peers, on a machine too busy to compare speeds"
     best = max(ours, key=lambda r: max(s.median for s in r.speedup.values()))
     batch, found = max(best.speedup.items(), key=lambda item: item[1].median)
@@ -64,8 +64,17 @@ def headline(result: Result, rows: Sequence[Row]) -> str:
     return f"{text}; {names} {'is' if len(ahead) == 1 else 'are'} ahead"
 
 
+def _quiet(rows: Sequence[Row]) -> bool:
+    return not any(found.doubtful for row in rows for found in row.speedup.values())
+
+
 def _cards(rows: Sequence[Row]) -> str:
-    """Key figures: each of ours beside the baseline, at batch 1 and at the largest."""
+    """Key figures: each of ours beside the baseline, at batch 1 and at the largest.
+
+    None where any is not to be trusted.
+    """
+    if not _quiet(rows):
+        return ""
     cards = []
     for row in rows:
         if row.family == "ours" and row.speedup:

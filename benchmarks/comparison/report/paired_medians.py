@@ -7,20 +7,13 @@ from statistics import median
 
 import numpy as np
 
+from comparison.report.quiet import Spread
+
 P90_SAMPLES, P99_SAMPLES = 10, 100
 """Fewest samples for which a percentile is more than the maximum under another name."""
 
 Rounds = Sequence[Sequence[float]]
 """By round, the seconds of each run in one contender's turn."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

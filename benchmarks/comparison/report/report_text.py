@@ -1,18 +1,19 @@
 """A stored result as sections of words and tables, and the whole in Markdown."""
 
+from collections.abc import Sequence
+
 from comparison.contenders.entries import BASELINE
 from comparison.report import result_tables as tables
-from comparison.report.result_rows import TITLES, Result, ceilings, others, rows_from_result
+from comparison.report.quiet import MARK, MARK_WORDS, QUIET, STEADY
+from comparison.report.result_rows import (
+    TITLES,
+    Result,
+    Row,
+    ceilings,
+    disturbances,
+    rows_from_result,
+)
 from comparison.report.result_tables import Table
-
-QUIET = 0.05
-"""Of the cores' time: where others take more, no ratio is put in a headline."""
-
-
-def is_busy(result: Result) -> bool:
-    """Return whether too much else ran on the machine for a ratio to be trusted."""
-    share = others(result)
-    return share is not None and share > QUIET
 
 
 def machine_line(result: Result) -> str:
@@ -67,7 +68,7 @@ def sections(result: Result) -> list[tuple[str, str, Table]]:
     rows = rows_from_result(result)
     found = [
         ("Speed", f"{model_line(result)}.", tables.speed(rows)),
-        ("Times the baseline", f"{TITLES[BASELINE]} is 1.", tables.speedup(rows)),
+        ("Times the baseline", _times_note(rows), tables.speedup(rows)),
     ]
     if "files" in result:
         files = result["files"]
@@ -122,16 +123,40 @@ def title(result: Result) -> str:
 def notes(result: Result) -> list[str]:
     """Return what a reader must know before any number."""
     found = list(result["notes"])
-    if (share := others(result)) is not None:
-        quiet = "" if share <= QUIET else ": too much for any ratio to be trusted"
-        found.append(
-            f"While it was measured, others took up to {share:.1%} of the cores' time{quiet}."
-        )
+    if words := _disturbed(result):
+        found.append(words)
     if result.get("interrupted"):
         found.append("Interrupted: this is what was finished.")
     if left_out := result.get("no_time_for"):
-        found.append(f"--budget left no time for {', '.join(left_out)}; --resume measures it.")
+        found.append(f"The budget left no time for {', '.join(left_out)}; --resume measures it.")
     return found
+
+
+def _times_note(rows: Sequence[Row]) -> str:
+    doubtful = any(found.doubtful for row in rows for found in row.speedup.values())
+    return f"{TITLES[BASELINE]} is 1.{f' {MARK}: {MARK_WORDS}.' if doubtful else ''}"
+
+
+def _disturbed(result: Result) -> str:
+    """Return what else went on while speeds were taken, at the batch sizes that had most of it."""
+    by_batch = disturbances(result)
+    told = []
+    for name, words in (
+        ("others", "others took {:.1%} of the cores' time"),
+        ("switches", "contenders lost a core {:.0f} times a second"),
+        ("spread", "the quartiles of a contender's ratios lay {:.1%} of their median apart"),
+    ):
+        found = {b: v for b, d in by_batch.items() if (v := getattr(d, name)) is not None}
+        if found:
+            most = max(found, key=lambda b: found[b])
+            told.append(f"{words.format(found[most])} (batch {most})")
+    text = f"While speeds were taken, at most: {'; '.join(told)}." if told else ""
+    if doubtful := [str(batch) for batch, d in by_batch.items() if not d.trusted]:
+        text += (
+            f" Over {QUIET:.0%} for others or {STEADY:.0%} between the quartiles no ratio is to "
+            f"be trusted: those with {MARK}, at batch {', '.join(doubtful)}."
+        )
+    return text
 
 
 def versions(result: Result) -> str:

@@ -1,11 +1,13 @@
 """A stored result read into rows: one for each contender, None where it has no number."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 from comparison.contenders.entries import BASELINE, CONTENDERS
-from comparison.report.paired_medians import Latency, Spread, flat, latency, paired_speedup
+from comparison.report.paired_medians import Latency, flat, latency, paired_speedup
+from comparison.report.quiet import Disturbance, Spread, disturbance
 
 Result = dict[str, Any]
 TITLES = {entry.name: entry.title for entry in CONTENDERS}
@@ -40,6 +42,17 @@ class Row:
 
 def rows_from_result(result: Result) -> list[Row]:
     """Return the speed rows in the order of the report. A failed row has no numbers at all."""
+    rows = _rows(result)
+    doubtful = {b for b, found in _disturbances(result, rows).items() if not found.trusted}
+    return [
+        replace(
+            row, speedup={b: replace(s, doubtful=b in doubtful) for b, s in row.speedup.items()}
+        )
+        for row in rows
+    ]
+
+
+def _rows(result: Result) -> list[Row]:
     found = result["speed"]["rows"]
     limits = ceilings(result)
     gflop = result["speed"]["model"]["gflop"]
@@ -56,18 +69,24 @@ def ceilings(result: Result) -> dict[str, float]:
     return best
 
 
-def others(result: Result) -> float | None:
-    """Return what share of the cores others than the contenders took, None if not recorded.
+def disturbances(result: Result) -> dict[int, Disturbance]:
+    """Return what others did to the contenders, by batch size."""
+    return _disturbances(result, _rows(result))
 
-    It is that of the batch size at which they took most.
-    """
-    sums: dict[str, tuple[float, float]] = {}
-    for row in result["speed"]["rows"].values():
-        for batch, turns in row.get("others", {}).items():
-            for taken, whole in filter(None, turns):
-                before = sums.get(batch, (0.0, 0.0))
-                sums[batch] = before[0] + taken, before[1] + whole
-    return max((max(0.0, taken) / whole for taken, whole in sums.values() if whole), default=None)
+
+def _disturbances(result: Result, rows: Sequence[Row]) -> dict[int, Disturbance]:
+    def recorded(what: str, batch: int) -> list[tuple[float, float]]:
+        raw = result["speed"]["rows"].values()
+        return [turn for row in raw for turn in row.get(what, {}).get(str(batch), ()) if turn]
+
+    return {
+        batch: disturbance(
+            recorded("others", batch),
+            recorded("switches", batch),
+            [r.speedup[batch] for r in rows if r.name != BASELINE and batch in r.speedup],
+        )
+        for batch in sorted({batch for row in rows for batch in row.throughput})
+    }
 
 
 def _row(

@@ -1,16 +1,20 @@
 """The tables of a report, for terminals, Markdown and HTML alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 from comparison.contenders.entries import BASELINE
-from comparison.report.paired_medians import Spread, flat, paired_speedup
-from comparison.report.result_rows import TITLES, Result, Row
+from comparison.report.paired_medians import flat, paired_speedup
+from comparison.report.quiet import MARK, Spread
+from comparison.report.result_rows import TITLES, Result, Row, disturbances
 
 DASH = "\u2013"
 KERNELS = 15  # of a profile
+
+STATUS = {"absent": "cannot run here", "skipped": "left out by choice"}
+"""In words, of a row without numbers; "failed" is one already."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def files(result: Result) -> Table:
     part = result["files"]
     found, theirs = part["rows"], part["rows"].get(BASELINE, {}).get("rounds")
     apart = any("decode_images_s" in row for row in found.values())
+    doubtful = not all(d.trusted for d in disturbances(result).values())
     alone = ("decoding alone", "model alone", "reached") if apart else ()
     head = ("Contender", "img/s", "times the baseline", "same label", *alone)
     body = []
@@ -139,7 +144,7 @@ def files(result: Result) -> Table:
         row = found[name]
         turns, against = row["rounds"], row.get("against") or theirs
         per_s = row.get("images", part["images"]) / median(flat(turns))
-        speedup = paired_speedup(against, turns) if against else None
+        speedup = against and replace(paired_speedup(against, turns), doubtful=doubtful)
         cells = (TITLES[name], rate(per_s), ratio(speedup), percent(row.get("same_labels")))
         body.append(cells + (_parts(row, per_s, result["device"]) if apart else ()))
     return Table(head, tuple(body))
@@ -178,9 +183,9 @@ def excluded(result: Result, rows: Sequence[Row]) -> Table:
     for part in ("files", "accuracy", "kernels"):
         for name, (status, reason) in result.get(part, {}).get("excluded", {}).items():
             if listed.get(name, ("", "ok", ""))[1] == "ok":
-                listed[name] = (TITLES.get(name, name), f"{status} in {part}", reason)
-    words = {"absent": "cannot run here", "skipped": "left out by choice"}
-    body = [(t, words.get(s, s), r) for t, s, r in listed.values() if s != "ok"]
+                words = f"{STATUS.get(status, status)}, in {part}"
+                listed[name] = (TITLES.get(name, name), words, reason)
+    body = [(t, STATUS.get(s, s), r) for t, s, r in listed.values() if s != "ok"]
     return Table(("Contender", "status", "reason"), tuple(body))
 
 
@@ -214,4 +219,9 @@ def ratio(found: Spread | None) -> str:
     """Return the median and the quartiles."""
     if found is None:
         return DASH
-    return f"{found.median:.2f} ({found.low:.2f}{DASH}{found.high:.2f})"
+    return f"{times(found)} ({found.low:.2f}{DASH}{found.high:.2f})"
+
+
+def times(found: Spread | None) -> str:
+    """Return the median, with a mark where it is not to be trusted."""
+    return DASH if found is None else f"{found.median:.2f}{MARK if found.doubtful else ''}"
