@@ -22,7 +22,7 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
 from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
-from vit_engine.errors import ArtefactError, ProviderError, UsageError
+from vit_engine.errors import ArtefactError, MachineError, ProviderError, UsageError
 from vit_engine.machine import processor
 from vit_engine.machine.processor import Cpu
 from vit_engine.providers import engine_cache, openvino
@@ -143,7 +143,7 @@ def test_int8_rounds_activations_as_finely_as_the_file_says(
         np.testing.assert_allclose(alone, found[:1], atol=1e-4)
 
 
-@pytest.mark.parametrize(("threads", "largest", "streams"), [(1, 8, 1), (8, 8, 1), (16, 16, 2)])
+@pytest.mark.parametrize(("threads", "largest", "streams"), [(1, 8, 1), (2, 8, 2), (16, 11, 11)])
 def test_streams_share_a_batch(
     tiny_artefact: Path, threads: int, largest: int, streams: int
 ) -> None:
@@ -153,9 +153,54 @@ def test_streams_share_a_batch(
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
 
 
-def test_a_single_image_has_all_threads() -> None:
+def test_how_many_streams_there_are() -> None:
     assert openvino.streams_for(96, 1) == 1
-    assert openvino.streams_for(96, 96) == 12
+    assert openvino.streams_for(96, 96) == openvino.MOST_STREAMS
+
+
+def test_few_images_have_all_threads_from_the_second_time_on(
+    tiny_artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    properties = openvino.properties
+
+    def counted(request: Request, streams: int) -> dict[str, Any]:
+        opened.append(streams)
+        return properties(request, streams)
+
+    monkeypatch.setattr(openvino, "properties", counted)
+    expected = logits_on("cpu", tiny_artefact, images(8))
+    with Engine.open(tiny_artefact, provider="openvino", threads=4, max_batch=4) as engine:
+        for count, streams in ((8, [4]), (3, [4]), (2, [4]), (1, [4, 1]), (2, [4, 1]), (4, [4, 1])):
+            found = engine.run(images(8)[:count])
+            np.testing.assert_allclose(found, expected[:count], atol=1e-4 * np.ptp(expected))
+            assert opened == streams
+
+
+def test_few_images_are_run_also_where_no_second_model_opens(
+    tiny_artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    path = tmp_path / "vit.onnx"
+    path.write_bytes(tiny_artefact.read_bytes())
+    expected = logits_on("cpu", path, images(1))
+    properties = openvino.properties
+
+    def no_memory(request: Request, streams: int) -> dict[str, Any]:
+        if streams == 1:
+            raise MachineError("no memory")
+        return properties(request, streams)
+
+    for change, words in (
+        (lambda: monkeypatch.setattr(openvino, "properties", no_memory), "no memory"),
+        (path.unlink, "is another file by now: open the model again"),
+    ):
+        with Engine.open(path, provider="openvino", threads=4, max_batch=4) as engine:
+            change()
+            for _ in range(3):
+                found = engine.run(images(1))
+                np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+        monkeypatch.setattr(openvino, "properties", properties)
+        assert caplog.text.count(f"{words}; batches of few images stay on a part") == 1
 
 
 def test_callers_do_not_mix_their_batches(tiny_artefact: Path, bounded: None) -> None:
@@ -308,7 +353,6 @@ def test_nothing_is_sent_or_left_in_the_home_folder(tmp_path: Path, tiny_artefac
     """OpenVINO's telemetry would make a folder with an id in it as soon as it is imported."""
     script = f"""
 import sys
-from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
 Engine.open({str(tiny_artefact)!r}, provider="openvino").close()
 assert "openvino" in sys.modules
@@ -324,7 +368,6 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry.
 def test_a_forked_child_compiles_its_own(tiny_artefact: Path) -> None:
     script = f"""
 import os, numpy as np
-from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
 images = np.zeros((2, 32, 32, 3), np.uint8)
 with Engine.open({str(tiny_artefact)!r}, provider="openvino") as engine:

@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
-from vit_engine.artefact.integrity import check_once
+from vit_engine.artefact.integrity import check_once, check_state, state_of
 from vit_engine.errors import (
-    ArtefactError,
     MachineError,
     ProviderError,
     UsageError,
     limit_in_words,
     one_line,
-    printable,
 )
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Compute, Provider, Request, RetiredError, Runner
@@ -109,7 +107,7 @@ class Engine:
         threads = None if threads is None else whole_number("threads", threads)
         max_batch = None if max_batch is None else whole_number("max_batch", max_batch)
         path = metadata.path_from_name(model)
-        before = _state(path)
+        before = state_of(path)
         contract = metadata.read_contract(path)
         # Absolute: a forked child may open it again after a change of folder.
         request = Request(
@@ -118,10 +116,7 @@ class Engine:
 
         def on(chosen: Provider) -> Engine:
             def open_runner(largest: int) -> Runner:
-                if _state(request.path) != before:
-                    raise ArtefactError(
-                        f"{printable(str(path))} is another file by now: open the model again"
-                    )
+                check_state(request.path, before)
                 return chosen.open(request, largest)
 
             return cls(
@@ -302,15 +297,6 @@ def whole_number(name: str, value: Any, *, least: int = 1) -> int:
     if number < least:
         raise UsageError(f"{name} is {number}, it must be at least {least}")
     return number
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written anew, None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -81,6 +81,21 @@ def check_once(path: Path, contract: Contract) -> None:
         log.debug("%s is not remembered as whole: %s", printable(str(path)), e)
 
 
+def state_of(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written anew, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_state(path: Path, before: tuple[int, int, int] | None) -> None:
+    """Raise ArtefactError unless the file is the one that was opened before."""
+    if state_of(path) != before:
+        raise ArtefactError(f"{printable(str(path))} is another file by now: open the model again")
+
+
 def _mark(path: Path) -> Path | None:
     """Return the file that remembers an artefact; None where there is no place for it."""
     folder = cache_folder("whole")

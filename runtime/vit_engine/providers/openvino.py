@@ -1,7 +1,8 @@
 """The OpenVINO provider: x86 CPUs, in f32, bf16, or with 8-bit weights.
 
 Several streams share one set of weights: each has some of the threads and takes a part of a batch,
-which scales where one product on all cores would wait at its barriers.
+which scales where one product on all cores would wait at its barriers. A batch of few images has a
+model of one stream, on all threads.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.integrity import check_state, state_of
 from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
 from vit_engine.atomic import write_whole
 from vit_engine.errors import (
@@ -25,6 +27,7 @@ from vit_engine.errors import (
     MachineError,
     ProviderError,
     UsageError,
+    VitError,
     WriteError,
     limit_in_words,
     one_line,
@@ -37,41 +40,57 @@ from vit_engine.providers.provider import Compute, Obstacle, Provider, Request, 
 log = logging.getLogger(__name__)
 
 BATCH = 8
-"""Images at once that keep one stream busy."""
+"""Images at once that keep a few cores busy."""
 
-STREAM_THREADS = 8
-"""Threads of a stream at least, where there are enough for several [est]."""
+MOST_STREAMS = 32
+"""More would start for long, and each needs room for its activations [est]."""
 
 MODULE, TELEMETRY = "openvino", "openvino_telemetry"
 CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
 BLOB = "model.blob"
 
 
-class StreamSession:
-    """A compiled model: batches of up to `largest` images, shared out among its streams.
+class _Streams:
+    """A compiled model, and a request for each of its streams."""
 
-    Thread-safe. OpenVINO compiles for a batch size when it first meets it, and keeps that.
+    def __init__(self, compiled: Any, count: int) -> None:
+        self.count = count
+        self.free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(count):
+            self.free.put(compiled.create_infer_request())
+
+
+class StreamSession:
+    """Batches of up to `largest` images, shared out among the streams of a compiled model.
+
+    Where the images are so few that half of the streams would be idle, the second such batch and
+    those after it have a model of one stream, which is `compiled` then and holds weights of its
+    own: the first may be the rest of a folder, for which that would not pay. Thread-safe. OpenVINO
+    compiles for a batch size when it first meets it, and keeps that.
     """
 
-    def __init__(self, compiled: Any, contract: Contract, largest: int, streams: int) -> None:
+    def __init__(
+        self, compiled: Callable[[int], Any], contract: Contract, largest: int, streams: int
+    ) -> None:
         self.largest = largest
-        self._streams = streams
+        self._compiled = compiled
         self._labels = len(contract.output.labels)
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(streams):
-            self._free.put(compiled.create_infer_request())
+        self._shared = _Streams(compiled(streams), streams)
+        self._single = self._shared if streams == 1 else None
+        self._few = 0  # batches of few images so far
         self._turn = threading.Lock()
         self._closed = False
 
     def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
         """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
         feed = np.ascontiguousarray(feed)
-        size = max(1, -(-len(feed) // self._streams))
-        starts = range(0, len(feed), size)
         with self._turn:  # or two callers could wait for each other's requests
             if self._closed:
                 raise RetiredError
-            requests = [self._free.get() for _ in starts]
+            model = self._model_for(len(feed))
+            size = max(1, -(-len(feed) // model.count))
+            starts = range(0, len(feed), size)
+            requests = [model.free.get() for _ in starts]
         try:
             for start, request in zip(starts, requests, strict=True):
                 request.start_async([feed[start : start + size]], share_inputs=True)
@@ -83,15 +102,28 @@ class StreamSession:
         finally:
             for request in requests:
                 request.wait()  # where one has failed, others may still be at work
-                self._free.put(request)
+                model.free.put(request)
+
+    def _model_for(self, images: int) -> _Streams:
+        if 2 * images > self._shared.count:
+            return self._shared
+        self._few += 1
+        if self._single is None and self._few > 1:
+            try:
+                self._single = _Streams(self._compiled(1), 1)
+            except VitError as e:
+                log.warning("%s; batches of few images stay on a part of the threads", e)
+                self._single = self._shared
+        return self._single or self._shared
 
     def close(self) -> None:
-        """Free the model, after the batches on their way; later ones are refused."""
+        """Free the models, after the batches on their way; later ones are refused."""
         with self._turn:
             if not self._closed:
                 self._closed = True
-                for _ in range(self._streams):
-                    self._free.get()
+                for model in {self._shared, self._single or self._shared}:
+                    for _ in range(model.count):
+                        model.free.get()
 
 
 def import_openvino() -> ModuleType:
@@ -119,12 +151,12 @@ def import_openvino() -> ModuleType:
 
 
 def streams_for(threads: int, largest: int) -> int:
-    """Return how many streams to make of the threads, for batches of up to `largest`.
+    """Return how many streams to make of the threads, for batches of up to `largest` images.
 
-    Of one image, and of a few on a few cores, all threads make one stream: that is the answer's
-    time. An image for each stream is the least.
+    A thread is busiest alone: two of one stream wait for each other at each product. An image for
+    each stream is the least.
     """
-    return max(1, min(threads // STREAM_THREADS, largest))
+    return max(1, min(threads, largest, MOST_STREAMS))
 
 
 def properties(request: Request, streams: int) -> dict[str, Any]:
@@ -141,26 +173,12 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
     """Compile the artefact for batches of up to `largest`, or load it as it was compiled before."""
     openvino = import_openvino()
     core = openvino.Core()
-    streams = streams_for(request.threads or processor.usable_cores(), largest)
-    settings = properties(request, streams)
-    source: str | bytes = str(request.path)
-    if request.contract.identity.precision == "int8":
-        if not processor.cpu().int8:
-            raise UsageError(
-                f"{request.path} is int8, which OpenVINO computes in float on a CPU without VNNI, "
-                "as this one is; use --provider cpu"
-            )
-        dynamic = dynamic_int8(request.path.read_bytes())
-        source = dynamic.model
-        # A step for each token, as in the file; in a wider product, for each so many channels of
-        # it. OpenVINO's own default, a step for every 32 channels, takes a third longer.
-        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = dynamic.channels
-    elif not _is_utf8(request.path):
-        source = request.path.read_bytes()  # OpenVINO takes names in UTF-8 alone
+    before = state_of(request.path)
+    channels = _source(request)[1]
 
-    def compiled() -> Any:
+    def compiled(settings: Mapping[str, Any]) -> Any:
         try:
-            model = core.read_model(source)
+            model = core.read_model(_source(request)[0])
             _check_tensors(model, request)
             return core.compile_model(model, "CPU", settings)
         except RuntimeError as e:
@@ -169,14 +187,38 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
             words = one_line(e, 1000)
             raise ArtefactError(f"{request.path}: OpenVINO cannot open it: {words}") from e
 
-    def loaded(blob: Path) -> Any:
+    def loaded(settings: Mapping[str, Any], blob: Path) -> Any:
         return core.import_model(openvino.tensor_from_file(str(blob)), "CPU", settings)
 
-    if request.keep:
-        model = _kept(compiled, loaded, cache_key(request, settings, openvino.__version__))
-    else:
-        model = compiled()
-    return StreamSession(model, request.contract, largest, streams)
+    def opened(streams: int) -> Any:
+        check_state(request.path, before)
+        settings = properties(request, streams)
+        if channels:
+            # A step for each token, as in the file; in a wider product, for each so many channels
+            # of it. OpenVINO's own default, a step for every 32 channels, takes a third longer.
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = channels
+        if not request.keep:
+            return compiled(settings)
+        key = cache_key(request, settings, openvino.__version__)
+        return _kept(lambda: compiled(settings), lambda blob: loaded(settings, blob), key)
+
+    threads = request.threads or processor.usable_cores()
+    return StreamSession(opened, request.contract, largest, streams_for(threads, largest))
+
+
+def _source(request: Request) -> tuple[str | bytes, int | None]:
+    """Return what OpenVINO reads, and of an int8 artefact the channels that share a step."""
+    if request.contract.identity.precision == "int8":
+        if not processor.cpu().int8:
+            raise UsageError(
+                f"{request.path} is int8, which OpenVINO computes in float on a CPU without VNNI, "
+                "as this one is; use --provider cpu"
+            )
+        dynamic = dynamic_int8(request.path.read_bytes())
+        return dynamic.model, dynamic.channels
+    if _is_utf8(request.path):
+        return str(request.path), None
+    return request.path.read_bytes(), None  # OpenVINO takes names in UTF-8 alone
 
 
 def cache_key(request: Request, settings: Mapping[str, Any], version: str) -> dict[str, str]:

@@ -201,10 +201,13 @@ class Scheduler:
         return None
 
     def _warm_up(self) -> None:
-        """Run each size of batch once: what a provider builds or chooses then, nobody waits for."""
+        """Run each size of batch: what a provider builds or chooses then, nobody waits for.
+
+        One image twice, since a provider may open something for single images at the second.
+        """
         given = self.engine.contract.input
         try:
-            for size in range(1, self.engine.max_batch + 1):
+            for size in (1, *range(1, self.engine.max_batch + 1)):
                 if self._closed:
                     return
                 start = time.monotonic()
