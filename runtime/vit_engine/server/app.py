@@ -23,9 +23,9 @@ from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.server.body import Hold, body_of
 from vit_engine.server.codecs import classification, open_inference
+from vit_engine.server.codecs.json_reader import JsonReader
 from vit_engine.server.codecs.openapi import document as openapi_document
 from vit_engine.server.door import Door, Keys
-from vit_engine.server.json_reader import JsonReader
 from vit_engine.server.refusal import CLIENT_LEFT, ClientLeftError, RefusalError, refused
 from vit_engine.server.service import Service, models_from_arguments
 from vit_engine.server.settings import SETTINGS, Settings

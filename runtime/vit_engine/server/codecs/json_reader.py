@@ -16,7 +16,7 @@ from vit_engine.server.settings import Settings
 SMALL = 32 * 2**10
 """Bytes of JSON that are read here: about a millisecond, where another process is no gain."""
 
-_CHILD = "from vit_engine.server.json_reader import serve; serve()"
+_CHILD = "from vit_engine.server.codecs.json_reader import serve; serve()"
 
 
 class JsonReader:
