@@ -3,9 +3,10 @@
     python benchmarks/serving.py --model deit.onnx --images photographs/ --rounds 2
 
 The servers run at the same time and take turns under load, so that all of them meet the same
-machine; the pipeline of vit-infer, in a process of its own, is the ceiling. A contender whose
-library is not installed is left out, and named. CPU time is that of a server and all its children;
-wrk's is not in it, though it takes of the same cores.
+machine. In a process of its own the pipeline of vit-infer is the ceiling of many clients, and
+decoding and running one image after another that of one client, for whom nothing overlaps. A
+contender whose library is not installed is left out, and named. CPU time is that of a server and
+all its children; wrk's is not in it, though it takes of the same cores.
 """
 
 import argparse
@@ -80,8 +81,14 @@ with Classifier.load(sys.argv[1], provider="cpu") as vit:
     done = True
     stream.close()
     own = time.process_time() - used
+    single, start = 0, time.monotonic()
+    while time.monotonic() - start < float(sys.argv[3]):
+        pixels = vit.pixels(bodies[single % len(bodies)])
+        vit.predictions(vit.engine.run(pixels[None]))
+        single += 1
+    singly = single / (time.monotonic() - start)
 children = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(count / seconds, (own + children.ru_utime + children.ru_stime) / every * 1e3)
+print(count / seconds, (own + children.ru_utime + children.ru_stime) / every * 1e3, singly)
 """
 
 
@@ -146,7 +153,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (apt-get install wrk)")
     turns: dict[tuple[str, int], list[Turn]] = {}
-    ceiling: list[tuple[float, float]] = []
+    ceiling: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         bodies = bodies_in(folder, arguments.images)
@@ -297,25 +304,28 @@ def cpu_seconds(pid: int) -> float:
     return sum(ticks for child, ticks in used.items() if is_below(child)) / _TICKS
 
 
-def pipeline(model: str, bodies: Bodies, seconds: float) -> tuple[float, float]:
-    """Return images a second, and CPU milliseconds an image, of the pipeline of vit-infer."""
+def pipeline(model: str, bodies: Bodies, seconds: float) -> tuple[float, float, float]:
+    """Return images a second and CPU milliseconds an image of vit-infer's pipeline.
+
+    And images a second where each waits for the one before.
+    """
     line = [sys.executable, "-c", PIPELINE, model, str(bodies.plain), str(seconds)]
     ended = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
-    rate, used = map(float, ended.stdout.split())
-    return rate, used
+    rate, used, singly = map(float, ended.stdout.split())
+    return rate, used, singly
 
 
 def show(
     turns: dict[tuple[str, int], list[Turn]],
-    ceiling: list[tuple[float, float]],
+    ceiling: list[tuple[float, float, float]],
     arguments: argparse.Namespace,
 ) -> None:
     """Print medians, and what they are beside the pipeline."""
-    best = statistics.median(rate for rate, _ in ceiling)
-    used = statistics.median(cpu_time for _, cpu_time in ceiling)
+    best, used, singly = (statistics.median(found) for found in zip(*ceiling, strict=True))
     print(
         f"{cpu().name}, {usable_cores()} cores; {arguments.model}, {arguments.rounds} rounds of "
-        f"{arguments.seconds:g} s; pipeline {best:.1f} images/s, {used:.2f} CPU ms each\n"
+        f"{arguments.seconds:g} s; pipeline {best:.1f} images/s, {used:.2f} CPU ms each; "
+        f"one image after another {singly:.1f} images/s\n"
     )
     print(
         "| server | clients | images/s | of the pipeline | p50 ms | p99 ms | CPU ms "

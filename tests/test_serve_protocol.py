@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -149,6 +150,31 @@ def test_json_both_ways(
         assert (answer.json["model_name"], output["datatype"]) == ("demo", "FP32")
         found = np.reshape(output["data"], output["shape"])
         np.testing.assert_allclose(found, logits, atol=1e-3)
+
+
+def test_the_process_that_reads_large_json_is_replaced_when_it_dies(
+    pixels: np.ndarray[Any, Any], logits: np.ndarray[Any, Any]
+) -> None:
+    with running("demo") as server:
+        decoders = set(server.children())
+        assert ask(server, {}).status == 400
+        assert set(server.children()) == decoders  # small JSON needs no process
+        for _ in range(2):
+            answer = ask(server, request(pixels))
+            (output,) = answer.json["outputs"]
+            np.testing.assert_allclose(np.ravel(output["data"]), logits.ravel(), atol=1e-3)
+            (reader,) = set(server.children()) - decoders
+            assert ask(server, request(pixels, datatype="FP16")).code == "malformed"
+            assert set(server.children()) - decoders == {reader}
+            os.kill(reader, signal.SIGKILL)
+            wait_until(lambda gone=reader: gone not in living(server))
+        assert server.stop() == 0
+
+
+def living(server: Server) -> set[int]:
+    """The children that have not ended."""
+    stats = {pid: Path(f"/proc/{pid}/stat") for pid in server.children()}
+    return {pid for pid, stat in stats.items() if stat.exists() and ") Z " not in stat.read_text()}
 
 
 def test_tensors_and_images_share_batches_and_keep_their_own(

@@ -70,7 +70,7 @@ print("done")
 @pytest.mark.slow
 def test_two_replicas_of_which_one_is_killed(unused_port: int) -> None:
     if importlib.util.find_spec("opentelemetry") is None or not importlib.util.find_spec("fastapi"):
-        pytest.skip("ray[serve] is not installed")
+        pytest.skip("the ray-serve extra is not installed")
     line = [sys.executable, "-c", SCRIPT, str(unused_port), str(ROOT / "examples/star-01.png")]
     ended = subprocess.run(line, capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == 0, ended.stderr[-4000:]

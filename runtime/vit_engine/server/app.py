@@ -23,6 +23,7 @@ from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.server.body import Hold, body_of
 from vit_engine.server.codecs import classification, open_inference
+from vit_engine.server.codecs.json_reader import JsonReader
 from vit_engine.server.codecs.openapi import document as openapi_document
 from vit_engine.server.door import Door, Keys
 from vit_engine.server.refusal import CLIENT_LEFT, ClientLeftError, RefusalError, refused
@@ -83,6 +84,7 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
         try:
             yield
         finally:
+            routes.json_reader.close()
             service.close()
 
     def get(path: str, endpoint: Any) -> Route:
@@ -165,6 +167,7 @@ class _Routes:
         self._service = service
         self._page, self._policy = _page()
         self._openapi = openapi_document(service.settings, service.names)
+        self.json_reader = JsonReader(service.settings)
 
     async def refuse(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, RefusalError)
@@ -274,9 +277,9 @@ class _Routes:
         service, scheduler = self._service, self._find(request)
         with Hold(service.budget) as hold:
             body = await body_of(request, hold, service.settings, compressed=True)
-            given = open_inference.tensors_of(
-                body, request.headers, scheduler.engine.contract, service.settings
-            )
+            head, rest = open_inference.parts_of(body, request.headers)
+            given = await self.json_reader.tensors_of(head, rest, scheduler.engine.contract)
+            del body, head, rest
             ticket = await service.outcomes(request, scheduler, given.images)
         headers = {"server-timing": classification.timing(ticket)}
         return open_inference.response_of(given, ticket, scheduler, headers)

@@ -1,6 +1,6 @@
 """The application under Ray Serve, which places its replicas, adds more, and replaces dead ones.
 
-It needs the extras cpu and serve, and 'ray[serve]==2.60.*'.
+It needs the extra ray-serve, and cpu or gpu, on every node.
 
     serve run vit_engine.server.ray_serve:build models='vit.onnx'
 

@@ -139,21 +139,23 @@ def stats_of(scheduler: Scheduler, metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def tensors_of(
-    body: bytes, headers: Mapping[str, str], contract: Contract, settings: Settings
-) -> TensorRequest:
-    """Read an inference request; RefusalError says what is wrong with it."""
+def parts_of(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
+    """Return the JSON of an inference request and the bytes behind it."""
     length = headers.get(HEADER_LENGTH)
-    rest = memoryview(b"")
-    if length is not None:
-        if not length.isdecimal() or len(length) > _DIGITS or int(length) > len(body):
-            raise malformed(
-                f"Inference-Header-Content-Length is {length[:40]!r}, "
-                f"the body has {len(body)} bytes"
-            )
-        rest = memoryview(body)[int(length) :]
-        body = body[: int(length)]
-    document = json_of(body)
+    if length is None:
+        return body, memoryview(b"")
+    if not length.isdecimal() or len(length) > _DIGITS or int(length) > len(body):
+        raise malformed(
+            f"Inference-Header-Content-Length is {length[:40]!r}, the body has {len(body)} bytes"
+        )
+    return body[: int(length)], memoryview(body)[int(length) :]
+
+
+def tensors_of(
+    head: bytes, rest: memoryview, contract: Contract, settings: Settings
+) -> TensorRequest:
+    """Read the parts of an inference request; RefusalError says what is wrong with it."""
+    document = json_of(head)
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise malformed("id must be a string")
