@@ -11,6 +11,7 @@ from vit_engine.errors import UsageError, printable
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.sources.item import Item
 from vit_export.demo import draw
+from vit_export.quantization.views import view_count
 from vit_export.samples import drawn_samples, items_for, sample_from_item
 
 MOST = 40
@@ -21,8 +22,6 @@ JUDGED = 160
 
 ENOUGH = 20
 """Images to judge on that suffice, with several views of each."""
-
-SHARING = f"at most {MOST} of those given, or half; the others judge"
 
 
 def calibration_items(source: str) -> list[Item]:
@@ -45,14 +44,28 @@ def split(items: list[Item] | None) -> tuple[list[Image.Image], Iterator[Image.I
     if items is None:
         examples = draw.samples(len(draw.LABELS), first=draw.EXAMPLES)
         return [image for image, _ in examples], drawn_samples(JUDGED)
+    calibrating, judging = _shared_out(items)
+    return (
+        [sample_from_item(item, "--calibrate") for item in calibrating],
+        (sample_from_item(item, "--calibrate") for item in judging),
+    )
+
+
+def sharing(items: list[Item]) -> str:
+    """Say how many of the images given calibrate and how many judge."""
+    calibrating, judging = map(len, _shared_out(items))
+    each = f", each in {count} views" if (count := view_count(judging)) > 1 else ""
+    return (
+        f"of the {len(items)} images given, {calibrating} calibrate (at most {MOST}) and {judging} "
+        f"are kept to judge{each}"
+    )
+
+
+def _shared_out(items: list[Item]) -> tuple[list[Item], list[Item]]:
     count = min(MOST, max(len(items) // 2, len(items) - ENOUGH))
     chosen = {i * len(items) // count for i in range(count)}
     rest = [item for i, item in enumerate(items) if i not in chosen]
-    judged = rest[:: -(-len(rest) // JUDGED)]
-    return (
-        [sample_from_item(item, "--calibrate") for i, item in enumerate(items) if i in chosen],
-        (sample_from_item(item, "--calibrate") for item in judged),
-    )
+    return [items[i] for i in sorted(chosen)], rest[:: -(-len(rest) // JUDGED)]
 
 
 def pixels_of(images: list[Image.Image], preprocessing: Preprocessing) -> NDArray[np.uint8]:

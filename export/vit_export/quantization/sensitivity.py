@@ -1,4 +1,4 @@
-"""How much the logits feel each product's rounding, and which products are worth their float."""
+"""How much the logits feel each product's rounding."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,15 +10,12 @@ from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.model import model_from_checkpoint
 from vit_export.graph.product import Product
 from vit_export.graph.weights import Array
+from vit_export.quantization.activations import BATCH
 from vit_export.quantization.operators import Int8Weights, linear_with_int8
 from vit_export.quantization.trial import trial_session
 
 PROBES = 8
 """Calibration images that sensitivity is measured on."""
-
-FLOAT_SHARE = 0.06
-"""Of the multiply-adds of the products that could run in int8, what may stay in float: an estimated
-8 % of the time."""
 
 
 def sensitivity_of(
@@ -32,27 +29,13 @@ def sensitivity_of(
     It is the mean `divergence` from the float graph over PROBES of the images (N, H, W, 3).
     """
     probes = pixels[:: -(-len(pixels) // PROBES)]
-    true = _logits(checkpoint, {}, probes)
+    true = logits_of(checkpoint, {}, probes)
     found = {}
     for done, (product, weights) in enumerate(rounded.items()):
         progress(f"running {product} in int8 alone ({done} of {len(rounded)} products)")
-        alone = _logits(checkpoint, {product: weights}, probes)
+        alone = logits_of(checkpoint, {product: weights}, probes)
         found[product] = float(divergence(true, alone, checkpoint.score).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-def worth_float(
-    rounded: Mapping[Product, Int8Weights], sensitivity: Mapping[Product, float]
-) -> set[Product]:
-    """Return the products whose place in float buys most, as many as FLOAT_SHARE pays for."""
-    cost = {product: weights.matrix.size for product, weights in rounded.items()}
-    left = FLOAT_SHARE * sum(cost.values())
-    chosen = set()
-    for product in sorted(cost, key=lambda p: -sensitivity[p] / cost[p]):
-        if cost[product] <= left:
-            left -= cost[product]
-            chosen.add(product)
-    return chosen
 
 
 def divergence(true: Array, found: Array, score: ScoreKind) -> Array:
@@ -80,11 +63,14 @@ def _log_softmax(logits: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
 
 
-def _logits(
+def logits_of(
     checkpoint: Checkpoint, rounded: Mapping[Product, Int8Weights], pixels: NDArray[np.uint8]
 ) -> Array:
     """Return the logits (N, labels) of the graph with those products in int8."""
     model = model_from_checkpoint(
         checkpoint, precision="int8", io="uint8", linear=linear_with_int8(rounded)
     )
-    return np.asarray(trial_session(model).run(None, {"pixels": pixels})[0].astype(np.float64))
+    session = trial_session(model)
+    parts = np.split(pixels, range(BATCH, len(pixels), BATCH))
+    found = [session.run(None, {"pixels": part})[0] for part in parts]
+    return np.concatenate(found).astype(np.float64)
