@@ -7,7 +7,7 @@ from PIL import Image
 
 from vit_engine.errors import ParityError
 from vit_export.quantization.agreement import agreement_of
-from vit_export.quantization.views import view_count, views_of
+from vit_export.quantization.calibration import view_count, views_of
 
 Logits = NDArray[np.float32]
 

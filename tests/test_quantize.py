@@ -25,13 +25,12 @@ from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_logits
 from vit_export.graph.model import IR_VERSION, OPSET, model_from_checkpoint
 from vit_export.graph.product import Product
-from vit_export.quantization import calibration
-from vit_export.quantization import float_share as float_share_module
+from vit_export.quantization import calibration, sensitivity
 from vit_export.quantization.activations import Statistics, activations_of
-from vit_export.quantization.float_share import AIM, SHARES, float_share, worth_float
 from vit_export.quantization.gptq import int8_from_matrix
 from vit_export.quantization.operators import DOMAIN, Int8Linear, Int8Weights
 from vit_export.quantization.recipe import Quantized, quantized
+from vit_export.quantization.sensitivity import AIM, SHARES, float_share, worth_float
 from vit_export.quantization.smoothquant import smoothed
 from vit_export.quantization.trial import trial_session
 from vit_export.verify import parity_from_logits
@@ -212,7 +211,7 @@ def test_no_more_stays_in_float_than_the_aim_takes(
         wrong = noise * max(0, len(products) - 88) if noise < 1 else noise * bool(products)
         return true + wrong * rng.normal(size=true.shape)
 
-    monkeypatch.setattr(float_share_module, "logits_of", logits)
+    monkeypatch.setattr(sensitivity, "logits_of", logits)
     pixels = np.zeros((40, 64, 64, 3), np.uint8)
     found = float_share(demo[0], rounded, felt, pixels, lambda _: None)
     assert found.share == pytest.approx(SHARES[rung])

@@ -279,7 +279,6 @@ def _rounded(
     """Round the checkpoint to int8; return it and the images to compare it with PyTorch on."""
     from vit_export.quantization import calibration
     from vit_export.quantization.recipe import quantized
-    from vit_export.quantization.views import view_count, views_of
 
     if items is None:
         say(
@@ -289,8 +288,8 @@ def _rounded(
     else:
         say(calibration.sharing(items))
     images, judged = calibration.split(items)
-    views = view_count(len(images))
-    samples = [view for image in images for view in views_of(image, views)]
+    views = calibration.view_count(len(images))
+    samples = [view for image in images for view in calibration.views_of(image, views)]
     pixels = calibration.pixels_of(samples, checkpoint.preprocessing)
     rounded = quantized(checkpoint, pixels, progress, views=views)
     progress("")

@@ -11,7 +11,6 @@ from vit_engine.errors import UsageError, printable
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.sources.item import Item
 from vit_export.demo import draw
-from vit_export.quantization.views import view_count
 from vit_export.samples import drawn_samples, items_for, sample_from_item
 
 MOST = 40
@@ -22,6 +21,12 @@ JUDGED = 160
 
 ENOUGH = 20
 """Images to judge on that suffice, with several views of each."""
+
+SAMPLES = 160
+"""Views in all, where the images and eight views of each allow."""
+
+CROPS = ((0.0, 0.0, 1.0), (0.0, 0.0, 0.8), (0.2, 0.2, 0.8), (0.1, 0.1, 0.8))
+"""Left, top and size of an image's views, as shares of its own; each also mirrored."""
 
 
 def calibration_items(source: str) -> list[Item]:
@@ -71,3 +76,19 @@ def _shared_out(items: list[Item]) -> tuple[list[Item], list[Item]]:
 def pixels_of(images: list[Image.Image], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return the images as the runtime feeds them: (N, H, W, 3)."""
     return np.stack([pixels_from_image(rgb_from_image(i), preprocessing) for i in images])
+
+
+def view_count(images: int) -> int:
+    """Return how many views to take of each of so many images."""
+    return max(1, min(2 * len(CROPS), SAMPLES // max(1, images)))
+
+
+def views_of(image: Image.Image, count: int) -> list[Image.Image]:
+    """Return the image itself, then others of its `count` views."""
+    views = []
+    for left, top, size in CROPS:
+        box = [round(v * n) for v, n in zip((left, top), image.size, strict=True)]
+        box += [b + max(1, round(size * n)) for b, n in zip(box, image.size, strict=True)]
+        part = image.crop((box[0], box[1], box[2], box[3]))
+        views += [part, part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    return views[:count]

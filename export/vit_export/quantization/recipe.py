@@ -21,11 +21,10 @@ from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.product import Product
 from vit_export.graph.weights import LinearFactory, bias_of, matrix_of
 from vit_export.quantization.activations import activations_of
-from vit_export.quantization.float_share import FloatShare, float_share
 from vit_export.quantization.gptq import int8_from_matrix
 from vit_export.quantization.operators import Int8Weights, linear_with_int8
 from vit_export.quantization.rotation import rotated
-from vit_export.quantization.sensitivity import sensitivity_of
+from vit_export.quantization.sensitivity import FloatShare, float_share, sensitivity_of
 from vit_export.quantization.smoothquant import smoothed
 
 NAMED = 3
