@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.errors import ParityError
-from vit_export.quantization.agreement import agreement_of, view_count, views_of
+from vit_export.quantization.agreement import agreement_of
+from vit_export.quantization.calibration import view_count, views_of
 
 Logits = NDArray[np.float32]
 

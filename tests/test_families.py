@@ -39,6 +39,7 @@ from vit_export.graph.weights import Weights
 from vit_export.quantization.calibration import pixels_of
 from vit_export.quantization.operators import GELU_MIN
 from vit_export.quantization.recipe import quantized
+from vit_export.quantization.rotation import rotated
 from vit_export.samples import drawn_samples
 
 VISION: dict[str, Any] = {"vision_config": {k: v for k, v in TINY.items() if k != "num_labels"}}
@@ -238,6 +239,17 @@ def test_the_bound_sees_a_wrong_form(checkpoint: Checkpoint) -> None:
     for form, tensors in wrong_forms(checkpoint):
         found = logits(replace(checkpoint, form=form, tensors=tensors))
         assert np.abs(found - expected).max() > 2 * FP32 * np.ptp(expected), form
+
+
+def test_a_rotated_basis_changes_nothing(checkpoint: Checkpoint) -> None:
+    """But the weights: a norm at the start of the stream, or before `out`, keeps those it has."""
+    form, turned = checkpoint.form, rotated(checkpoint.form, checkpoint.tensors)
+    expected = logits(checkpoint)
+    found = logits(replace(checkpoint, tensors=turned))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * np.ptp(expected))
+    for layer, kept in (("fc2", form.pre_norm), ("out", form.pre_norm and form.inner_norm)):
+        before, after = (t[f"blocks.0.{layer}.weight"] for t in (checkpoint.tensors, turned))
+        assert np.allclose(before, after) == kept
 
 
 def test_int8_stays_close(checkpoint: Checkpoint, tmp_path: Path) -> None:

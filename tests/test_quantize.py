@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,12 +25,12 @@ from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_logits
 from vit_export.graph.model import IR_VERSION, OPSET, model_from_checkpoint
 from vit_export.graph.product import Product
-from vit_export.quantization import calibration
+from vit_export.quantization import calibration, sensitivity
 from vit_export.quantization.activations import Statistics, activations_of
 from vit_export.quantization.gptq import int8_from_matrix
 from vit_export.quantization.operators import DOMAIN, Int8Linear, Int8Weights
 from vit_export.quantization.recipe import Quantized, quantized
-from vit_export.quantization.sensitivity import worth_float
+from vit_export.quantization.sensitivity import AIM, SHARES, float_share, worth_float
 from vit_export.quantization.smoothquant import smoothed
 from vit_export.quantization.trial import trial_session
 from vit_export.verify import parity_from_logits
@@ -177,15 +178,57 @@ def test_the_most_sensitive_come_first_and_the_dearest_go_to_float(
     assert str(worst) not in replace(rounded, products=rest).most_sensitive()
 
 
-def test_float_goes_where_it_buys_most() -> None:
-    def product(block: int, size: int) -> tuple[Product, Int8Weights]:
-        weights = Int8Weights(np.zeros((size, 10), np.int8), np.ones(10), np.zeros(10))
-        return Product("fc1", block, ("fc1",), tokens=2, reads=None), weights
+def rounded_rows(*sizes: int) -> dict[Product, Int8Weights]:
+    """Products of so many multiply-adds, times ten, a token."""
+    return {
+        Product("fc1", block, ("fc1",), tokens=2, reads=None): Int8Weights(
+            np.zeros((size, 10), np.int8), np.ones(10), np.zeros(10)
+        )
+        for block, size in enumerate(sizes)
+    }
 
+
+def test_float_goes_where_it_buys_most() -> None:
     # 6 % of 100 rows are 6: not the one of 4 that gains most, but three that gain more together.
-    rounded = dict([product(0, 90), *(product(i, rows) for i, rows in enumerate((4, 2, 2, 2), 1))])
+    rounded = rounded_rows(90, 4, 2, 2, 2)
     felt = dict(zip(rounded, (9.0, 0.5, 0.4, 0.3, 0.2), strict=True))
-    assert {product.block for product in worth_float(rounded, felt)} == {2, 3, 4}
+    chosen, share = worth_float(rounded, felt, 0.06)
+    assert {product.block for product in chosen} == {2, 3, 4}
+    assert share == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize(("noise", "rung"), [(0.0, 0), (0.03, 1), (1.0, 2)])
+def test_no_more_stays_in_float_than_the_aim_takes(
+    demo: tuple[Checkpoint, Quantized], monkeypatch: pytest.MonkeyPatch, noise: float, rung: int
+) -> None:
+    """Where each product in int8 beyond 88 % of them adds to the noise, or all of it stays."""
+    rounded = rounded_rows(*[10] * 100)
+    felt = {product: 1.0 + product.block for product in rounded if product.block is not None}
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(40, 8))
+
+    def logits(_: Checkpoint, products: dict[Product, Int8Weights], _pixels: Any) -> Any:
+        wrong = noise * max(0, len(products) - 88) if noise < 1 else noise * bool(products)
+        return true + wrong * rng.normal(size=true.shape)
+
+    monkeypatch.setattr(sensitivity, "logits_of", logits)
+    pixels = np.zeros((40, 64, 64, 3), np.uint8)
+    found = float_share(demo[0], rounded, felt, pixels, lambda _: None)
+    assert found.share == pytest.approx(SHARES[rung])
+    assert {p.block for p in found.products} == set(range(100 - len(found.products), 100))
+    assert found.divergence is not None
+    assert (found.divergence <= AIM) == (noise < 1)
+
+
+def test_of_a_regression_no_more_than_the_least_stays_in_float(
+    demo: tuple[Checkpoint, Quantized],
+) -> None:
+    rounded = rounded_rows(*[10] * 100)
+    felt = dict.fromkeys(rounded, 1.0)
+    values = replace(demo[0], score="none")
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    found = float_share(values, rounded, felt, pixels, lambda _: None)
+    assert (found.divergence, found.share) == (None, pytest.approx(SHARES[0]))
 
 
 def logits_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -236,6 +279,7 @@ def test_the_command_calibrates_on_a_part_and_judges_on_the_rest(
     assert ended.returncode == 0, ended.stderr
     assert "warning" not in ended.stderr
     assert "calibrated on 8 images" in ended.stderr
+    assert "set session.x64quantprecision=1" in ended.stderr.splitlines()[-1]
     assert re.search(r"on cpu: \d+\.\d% of labels kept, by margins \(", ended.stderr)
     found = read_contract(out)
     assert found.calibration is not None

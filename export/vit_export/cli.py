@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from vit_engine import ending
 from vit_engine.arguments import Parser, local_path, number, whole_number
 from vit_engine.artefact.contract import Parity, Precision
+from vit_engine.artefact.description import SATURATION
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import ArtefactError, MachineError, UsageError, printable
@@ -224,6 +225,8 @@ def _export(arguments: argparse.Namespace) -> int:
     say(_verdict(contract.parity))
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
     say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, {seconds:.1f} s)")
+    if arguments.precision == "int8":
+        say(SATURATION)
     if arguments.triton:
         from vit_export import triton
 
@@ -282,16 +285,20 @@ def _rounded(
             "warning: calibrating on drawn images; --calibrate SOURCE, with about 100 images "
             "like those to be labelled later, keeps more of the accuracy"
         )
+    else:
+        say(calibration.sharing(items))
     images, judged = calibration.split(items)
-    rounded = quantized(
-        checkpoint, calibration.pixels_of(images, checkpoint.preprocessing), progress
-    )
+    views = calibration.view_count(len(images))
+    samples = [view for image in images for view in calibration.views_of(image, views)]
+    pixels = calibration.pixels_of(samples, checkpoint.preprocessing)
+    rounded = quantized(checkpoint, pixels, progress, views=views)
     progress("")
-    in_float = rounded.sensitivity.keys() - rounded.products.keys()
+    in_float = rounded.in_float
+    found = "" if in_float.divergence is None else f", divergence {in_float.divergence:.1e} on them"
     say(
-        f"calibrated on {len(images)} images ({calibration.SHARING}): "
-        f"{len(rounded.products)} matrix products in int8, "
-        f"the {len(in_float)} most sensitive in float"
+        f"calibrated on {len(images)} images: {len(rounded.products)} matrix products in int8, "
+        f"the {len(in_float.products)} most sensitive in float ({in_float.share:.0%} of the "
+        f"multiply-adds{found})"
     )
     return rounded, judged
 

@@ -18,7 +18,8 @@ from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_pixels, eager_versions
 from vit_export.families.family import Package
-from vit_export.quantization.agreement import agreement_of, view_count, views_of
+from vit_export.quantization.agreement import agreement_of
+from vit_export.quantization.calibration import view_count, views_of
 from vit_export.samples import drawn_samples, drawn_shapes, sample_from_item
 from vit_export.utf8_path import in_utf8
 

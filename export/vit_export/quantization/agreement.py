@@ -9,18 +9,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import ParityError
 from vit_engine.parity import Logits, agreements
 from vit_export.quantization.sensitivity import divergence
-
-SAMPLES = 160
-"""Views that are judged in all, where the images and eight views of each allow."""
-
-CROPS = ((0.0, 0.0, 1.0), (0.0, 0.0, 0.8), (0.2, 0.2, 0.8), (0.1, 0.1, 0.8))
-"""Left, top and size of an image's views, as shares of its own; each also mirrored."""
 
 RIVALS = 5
 """Labels behind the best that may take its place."""
@@ -66,22 +59,6 @@ class Agreement:
             f"{self.images} images do not tell surely whether {least:.1%} of labels are kept; "
             f"about {self.images_to_decide(least):,} would"
         )
-
-
-def view_count(images: int) -> int:
-    """Return how many views to judge of each of so many images."""
-    return max(1, min(2 * len(CROPS), SAMPLES // max(1, images)))
-
-
-def views_of(image: Image.Image, count: int) -> list[Image.Image]:
-    """Return the image itself, then others of its `count` views."""
-    views = []
-    for left, top, size in CROPS:
-        box = [round(v * n) for v, n in zip((left, top), image.size, strict=True)]
-        box += [b + max(1, round(size * n)) for b, n in zip(box, image.size, strict=True)]
-        part = image.crop((box[0], box[1], box[2], box[3]))
-        views += [part, part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-    return views[:count]
 
 
 def agreement_of(found: Logits, expected: Logits, score: ScoreKind, views: int) -> Agreement:

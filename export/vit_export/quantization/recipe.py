@@ -1,11 +1,12 @@
 """int8 weights for a checkpoint, rounded so that its own activations feel it least.
 
-1. A float pass over the calibration images gathers, for the input x of every product over all
+1. A rotation mixes the channels between the blocks, so that none stands out: exact.
+2. A float pass over the calibration images gathers, for the input x of every product over all
    patches, its mean and x' x.
-2. SmoothQuant moves what is large in x into the weights: exact.
-3. GPTQ rounds the weights so that x @ W changes least.
-4. Each product runs in int8 alone; those whose rounding the logits feel most for their arithmetic
-   go back to float.
+3. SmoothQuant moves what is large in x into the weights: exact.
+4. GPTQ rounds the weights so that x @ W changes least.
+5. Each product runs in int8 alone; those whose rounding the logits feel most for their arithmetic
+   go back to float, as few as suffice.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ from vit_export.graph.weights import LinearFactory, bias_of, matrix_of
 from vit_export.quantization.activations import activations_of
 from vit_export.quantization.gptq import int8_from_matrix
 from vit_export.quantization.operators import Int8Weights, linear_with_int8
-from vit_export.quantization.sensitivity import sensitivity_of, worth_float
+from vit_export.quantization.rotation import rotated
+from vit_export.quantization.sensitivity import FloatShare, float_share, sensitivity_of
 from vit_export.quantization.smoothquant import smoothed
 
 NAMED = 3
@@ -36,6 +38,7 @@ class Quantized:
     checkpoint: Checkpoint
     products: Mapping[Product, Int8Weights]
     sensitivity: Mapping[Product, float]  # see sensitivity_of; those that stay in float are in it
+    in_float: FloatShare
     calibration: Calibration
 
     @property
@@ -53,16 +56,21 @@ def quantized(
     checkpoint: Checkpoint,
     pixels: NDArray[np.uint8],
     progress: Callable[[str], None] = lambda _words: None,
+    *,
+    views: int = 1,
 ) -> Quantized:
-    """Round the blocks' products to int8 after the calibration images (N, H, W, 3).
+    """Round the blocks' products to int8 after calibration images (N * views, H, W, 3).
 
-    `progress` is told of each step, in words.
+    The views of an image follow it; they help to choose what stays in float, and the images alone
+    do all else. `progress` is told of each step, in words.
 
     Products over what the head reads alone stay in float, as does the patch embedding: they are 1 %
     of the arithmetic. The same pixels give the same bytes on the same machine; another's BLAS may
     round a weight near the middle of two steps to the other side.
     """
     progress("running the calibration images")
+    samples, pixels = pixels, pixels[::views]
+    checkpoint = replace(checkpoint, tensors=rotated(checkpoint.form, checkpoint.tensors))
     tensors, statistics = smoothed(checkpoint.tensors, activations_of(checkpoint, pixels))
     rounded = {}
     for done, (product, found) in enumerate(statistics.items()):
@@ -73,10 +81,11 @@ def quantized(
         )
     checkpoint = replace(checkpoint, tensors=tensors)
     sensitivity = sensitivity_of(checkpoint, rounded, pixels, progress)
-    in_float = worth_float(rounded, sensitivity)
+    in_float = float_share(checkpoint, rounded, sensitivity, samples, progress)
     return Quantized(
         checkpoint,
-        {product: weights for product, weights in rounded.items() if product not in in_float},
+        {p: weights for p, weights in rounded.items() if p not in in_float.products},
         sensitivity,
+        in_float,
         Calibration(len(pixels), hashlib.sha256(pixels.tobytes()).hexdigest()),
     )
