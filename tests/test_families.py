@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,18 @@ def test_logits_are_those_of_transformers(
     bound = {"fp32": FP32, "fp16": FP16}[precision] * float(np.ptp(expected))
     for found in (adapted, as_it_is, on_tensorrt):
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
+@pytest.mark.parametrize("io", ["uint8", "hf"])
+def test_openvino_computes_the_same(checkpoint: Checkpoint, tmp_path: Path, io: Io) -> None:
+    path = tmp_path / "vit.onnx"
+    export(checkpoint, path, precision="fp32", io=io, images=None)
+    images = list(drawn_samples(5))
+    expected = eager_logits(checkpoint, images)
+    with Engine.open(path, provider="openvino", keep=False) as engine:
+        found = engine.run(pixels_of(images, checkpoint.preprocessing))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * float(np.ptp(expected)))
 
 
 @st.composite

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from conftest import ROOT, Run, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
+from vit_engine.artefact.rewrites.openvino_heads import bring_heads_forward
 from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError, MachineError, ProviderError, UsageError
@@ -86,6 +87,25 @@ def test_the_logits_are_those_of_the_cpu(
     expected = logits_on("cpu", path, images(11))
     found = logits_on("openvino", path, images(11), max_batch=4)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_heads_come_forward_at_once(wide_folder: Path, tmp_path: Path) -> None:
+    """In each block but the last, whose queries are a product of their own."""
+    path = tmp_path / "vit.onnx"
+    checkpoint = load(str(wide_folder))
+    export(checkpoint, path, precision="fp32", images=None)
+    core = engine_module.Core()
+    before, after = core.read_model(str(path)), core.read_model(str(path))
+    bring_heads_forward(after)
+    counts = [
+        [node.get_type_name() for node in m.get_ops()].count("Transpose") for m in (before, after)
+    ]
+    assert counts[0] - counts[1] == checkpoint.form.layers - 1
+    logits = []
+    for model in (before, after):
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        logits.append(compiled(images(5))[0])
+    np.testing.assert_allclose(*logits, atol=1e-6 * np.ptp(logits[0]))
 
 
 @needs_bf16

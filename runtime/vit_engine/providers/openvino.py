@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.integrity import check_state, state_of
 from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
+from vit_engine.artefact.rewrites.openvino_heads import bring_heads_forward
 from vit_engine.atomic import write_whole
 from vit_engine.errors import (
     ArtefactError,
@@ -180,6 +181,7 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
         try:
             model = core.read_model(_source(request)[0])
             _check_tensors(model, request)
+            bring_heads_forward(model)
             return core.compile_model(model, "CPU", settings)
         except RuntimeError as e:
             if limit := limit_in_words(e):
