@@ -443,7 +443,10 @@ def test_mixed_load_does_not_grow_memory() -> None:
                     with connected(server, head(len(body)), body[: draw.randrange(len(body) + 1)]):
                         left += 1
                 else:
-                    statuses[server.ask("/", body).status] += 1
+                    # Of a body that is too large the server reads for a time only.
+                    large = len(body) > 16 * 2**20
+                    with contextlib.suppress(*([ConnectionError] if large else [])):
+                        statuses[server.ask("/", body).status] += 1
 
         memory = []
         threads = [threading.Thread(target=load, args=(seed,)) for seed in range(12)]
@@ -454,7 +457,8 @@ def test_mixed_load_does_not_grow_memory() -> None:
             memory.append(server.memory())
         for thread in threads:
             thread.join()
-        assert set(statuses) == {200, 413, 422}
+        # On a starved machine some wait too long, or are refused for that.
+        assert {200, 413, 422} <= set(statuses) <= {200, 413, 422, 429, 504}
         wait_until(lambda: server.metric("vit_queue_images") == 0)
         answered = sum(statuses.values())
         by_status = {
