@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from comparison.core_time import core_seconds, lost_cores, seconds_of_others
 from comparison.job import AbsentError, Contender, Job, Logits
 
+OVERLAPPING = 8
+"""Batches of a turn of who overlaps them, at least: what is not full at its ends weighs little."""
+
 
 def main() -> None:
     """Answer requests until the other end of the pipe is closed."""
@@ -82,11 +85,13 @@ class Session:
     def time(self, *, batch: int, runs: int) -> dict[str, Any]:
         """Time `runs` runs of one batch each, after one untimed image.
 
-        Where batches overlap, the seconds are those of the turn divided by its runs.
+        Where batches overlap, there are OVERLAPPING at least, and the seconds are those of the turn
+        divided by its runs.
         """
+        pipelined = self.contender.run_pipelined
+        runs = max(runs, OVERLAPPING) if pipelined else runs
         batches = [self._batch(batch, i) for i in range(min(runs, 8))]
         turn = [batches[i % len(batches)] for i in range(runs)]
-        pipelined = self.contender.run_pipelined
         self.contender.run(self._batch(1, 0))
         gc.collect()
         gc.disable()
