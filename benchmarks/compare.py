@@ -160,7 +160,8 @@ def _add(
     plan = replace(setting.plan, batches=tuple(target["plan"]["batches"]))
     setting = replace(setting, plan=plan)
     aside = setting.scratch / "added.json"
-    code = Comparison(setting, model, data, result, path=aside, show=show).run()
+    parts = tuple({stage.split()[0] for stage in target["done"]})
+    code = Comparison(setting, model, data, result, path=aside, parts=parts, show=show).run()
     if code:
         tell("interrupted: nothing is added")
         return code, target

@@ -57,14 +57,18 @@ def store(result: Result, path: Path) -> None:
 
 
 def merged(result: Result, added: Result) -> Result:
-    """Return the stored result with the rows of a later sitting, each with its own baseline."""
-    for part in ("speed", "files"):
+    """Return the stored result with the rows of a later sitting, each with its own baseline.
+
+    That sitting has the parts that are stored.
+    """
+    for part in {"speed", "files"} & result.keys():
         rows = added[part]["rows"]
         for name in rows.keys() - {BASELINE}:
             result[part]["rows"][name] = {**rows[name], "against": rows[BASELINE]["rounds"]}
-    accuracy = {n: row for n, row in added["accuracy"]["rows"].items() if n != BASELINE}
-    result["accuracy"]["rows"].update(accuracy)
-    for part in ("files", "accuracy"):
+    if "accuracy" in result:
+        accuracy = {n: row for n, row in added["accuracy"]["rows"].items() if n != BASELINE}
+        result["accuracy"]["rows"].update(accuracy)
+    for part in {"files", "accuracy"} & result.keys():
         for name in added["speed"]["rows"]:
             result[part]["excluded"].pop(name, None)
         result[part]["excluded"].update(added[part]["excluded"])

@@ -120,7 +120,8 @@ def accuracy_against_speed(rows: Sequence[Row], top1: dict[str, float]) -> str:
         for row, (x, y) in zip(rows, points, strict=True):
             axes.plot(x, y, "o", markersize=11, color=colour(row), gid=TITLED + row.title)
         axes.set_xlim(left=0)
-        lowest = axes.get_window_extent().y0 + 8
+        extent = axes.get_window_extent()
+        within = (extent.y0 + 8, extent.y1)
         taken = [(x - 8, x + 8, y) for x, y in axes.transData.transform(points)]
         order = sorted(range(len(rows)), key=lambda i: -points[i][0])
         for i in order:
@@ -128,12 +129,12 @@ def accuracy_against_speed(rows: Sequence[Row], top1: dict[str, float]) -> str:
             width = width_of(rows[i])
             on_the_left = x + 10 + width > WIDTH
             start = x - 10 - width if on_the_left else x + 10
-            y = free(start, start + width, y, taken, lowest)
+            y = free(start, start + width, y, taken, within)
             taken.append((start, start + width, y))
             place = (x - 10 if on_the_left else start, y)
             name(axes, rows[i], points[i], place, "right" if on_the_left else "left")
 
-    return picture("trade", draw, right=150) if rows else ""
+    return picture("trade", draw, right=150, rows=max(11, len(rows))) if rows else ""
 
 
 def share_of_the_ceiling(rows: Sequence[Row]) -> str:
@@ -284,11 +285,17 @@ def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[
 
 
 def free(
-    start: float, end: float, y: float, taken: Sequence[tuple[float, float, float]], lowest: float
+    start: float,
+    end: float,
+    y: float,
+    taken: Sequence[tuple[float, float, float]],
+    within: tuple[float, float],
 ) -> float:
     """Return the y nearest to the wanted one where a text overlaps no other."""
-    for shift in (0, *(s * sign for s in range(15, 150, 15) for sign in (1, -1))):
+    lowest, highest = within
+    most = int(highest - lowest)
+    for shift in (0, *(s * sign for s in range(15, most, 15) for sign in (1, -1))):
         clear = all(end < a or start > b or abs(y + shift - t) >= 15 for a, b, t in taken)
-        if clear and y + shift >= lowest:
+        if clear and lowest <= y + shift <= highest:
             return y + shift
     return y
