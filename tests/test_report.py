@@ -264,6 +264,10 @@ def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any])
     assert found["accuracy"]["rows"]["pytorch"]["top1"] == 0.81
     assert found["accuracy"]["rows"]["ours-int8"]["top1"] == 0.79
     assert "ours-int8: measured later" in found["notes"][-1]
+    for part in ("files", "accuracy"):  # not every result has them
+        for sitting in (result, later):
+            del sitting[part]
+        assert set(stored_result.merged(result, later)) == set(result)
 
 
 def test_files_to_labels_beside_what_its_parts_allow(result: dict[str, Any]) -> None:
