@@ -122,10 +122,9 @@ def test_logits_are_those_of_transformers(
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
-@pytest.mark.parametrize("io", ["uint8", "hf"])
-def test_openvino_computes_the_same(checkpoint: Checkpoint, tmp_path: Path, io: Io) -> None:
+def test_openvino_computes_the_same(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "vit.onnx"
-    export(checkpoint, path, precision="fp32", io=io, images=None)
+    export(checkpoint, path, precision="fp32", images=None)
     images = list(drawn_samples(5))
     expected = eager_logits(checkpoint, images)
     with Engine.open(path, provider="openvino", keep=False) as engine:

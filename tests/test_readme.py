@@ -92,7 +92,10 @@ def served() -> Iterator[str]:
         yield server.url
 
 
-@each_page
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] if p == "export.md" else []) for p in PAGES],
+)
 def test_every_shell_snippet_runs(page: str, sandbox, request: pytest.FixtureRequest) -> None:
     for line in (line for snippet in snippets(page, "sh") for line in snippet.splitlines()):
         if line.startswith("curl "):
