@@ -3,7 +3,9 @@
 import copy
 import html
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -268,6 +270,15 @@ def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any])
         for sitting in (result, later):
             del sitting[part]
         assert set(stored_result.merged(result, later)) == set(result)
+
+
+def test_the_command_does_not_tell_where_things_lie(tmp_path: Path) -> None:
+    data, plain = tmp_path / "data", ["--batches", "1", "-o", "benchmarks/results"]
+    told = stored_result.command(["--data", str(data), f"--model={tmp_path}/a b", *plain])
+    data_told, model_told = os.path.relpath(data), f"--model={os.path.relpath(tmp_path)}/a b"
+    assert told == shlex.join(
+        ["python", "benchmarks/compare.py", "--data", data_told, model_told, *plain]
+    )
 
 
 def test_files_to_labels_beside_what_its_parts_allow(result: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """A comparison's result as a JSON file: begun, gone on with, added to, whole at any time."""
 
 import json
+import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +33,7 @@ def begun(setting: Setting, model: Model) -> Result:
     return {
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
+        "command": command(sys.argv[1:]),
         "machine": host.card(setting.threads),
         "plan": asdict(setting.plan),
         "device": setting.device,
@@ -39,6 +41,16 @@ def begun(setting: Setting, model: Model) -> Result:
         "done": [],
         "speed": {"model": model.card(), "rows": {}},
     }
+
+
+def command(arguments: Sequence[str]) -> str:
+    """Return the line that measures it again, from this folder: where that lies is nobody's."""
+    shown = []
+    for name, sign, value in (a.rpartition("=") for a in arguments):
+        shown.append(
+            f"{name}{sign}{os.path.relpath(value) if Path(value).is_absolute() else value}"
+        )
+    return shlex.join(["python", "benchmarks/compare.py", *shown])
 
 
 def read(path: Path, model: Model) -> Result:
