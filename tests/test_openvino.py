@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from conftest import ROOT, Run, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
+from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, narrowest_input
 from vit_engine.artefact.rewrites.openvino_heads import bring_heads_forward
 from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
@@ -121,16 +121,16 @@ def test_the_plain_products_are_those_of_the_int8_file(int8_artefact: Path) -> N
     """Without the rounding of activations, all else is as it was."""
     before = onnx.load(int8_artefact)
     dynamic = dynamic_int8(int8_artefact.read_bytes())
-    after = onnx.load_from_string(dynamic.model)
+    after = onnx.load_from_string(dynamic)
     onnx.checker.check_model(after, full_check=True)
     operators = [node.op_type for node in after.graph.node]
     products = [n.op_type for n in before.graph.node].count("MatMulIntegerToFloat")
     assert products > 4
     assert operators.count("DequantizeLinear") == products
     assert not {"MatMulIntegerToFloat", "QuantizeLinear", "ReduceMax", "Expand"} & set(operators)
-    assert dynamic.channels == 64
+    assert narrowest_input(int8_artefact) == 64
     pixels = images(8)
-    session = onnxruntime.InferenceSession(dynamic.model)
+    session = onnxruntime.InferenceSession(dynamic)
     float_activations = session.run(None, {"pixels": pixels})[0]
     difference = np.abs(float_activations - logits_on("cpu", int8_artefact, pixels)).max()
     assert 0 < difference < 0.05 * np.ptp(float_activations)
@@ -151,7 +151,7 @@ def test_int8_rounds_activations_as_finely_as_the_file_says(
     int8_artefact: Path, compute: str
 ) -> None:
     pixels = images(32)
-    session = onnxruntime.InferenceSession(dynamic_int8(int8_artefact.read_bytes()).model)
+    session = onnxruntime.InferenceSession(dynamic_int8(int8_artefact.read_bytes()))
     exact = session.run(None, {"pixels": pixels})[0]
     ours = np.abs(logits_on("cpu", int8_artefact, pixels) - exact).mean()
     found = logits_on("openvino", int8_artefact, pixels, compute=compute)

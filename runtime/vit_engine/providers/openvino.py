@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.integrity import check_state, state_of
-from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8
+from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, narrowest_input
 from vit_engine.artefact.rewrites.openvino_heads import bring_heads_forward
 from vit_engine.atomic import write_whole
 from vit_engine.errors import (
@@ -175,11 +175,18 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
     openvino = import_openvino()
     core = openvino.Core()
     before = state_of(request.path)
-    channels = _source(request)[1]
+    channels = None
+    if request.contract.identity.precision == "int8":
+        if not processor.cpu().int8:
+            raise UsageError(
+                f"{request.path} is int8, which OpenVINO computes in float on a CPU without VNNI, "
+                "as this one is; use --provider cpu"
+            )
+        channels = narrowest_input(request.path)
 
     def compiled(settings: Mapping[str, Any]) -> Any:
         try:
-            model = core.read_model(_source(request)[0])
+            model = core.read_model(_source(request))
             _check_tensors(model, request)
             bring_heads_forward(model)
             return core.compile_model(model, "CPU", settings)
@@ -208,19 +215,13 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
     return StreamSession(opened, request.contract, largest, streams_for(threads, largest))
 
 
-def _source(request: Request) -> tuple[str | bytes, int | None]:
-    """Return what OpenVINO reads, and of an int8 artefact the channels that share a step."""
+def _source(request: Request) -> str | bytes:
+    """Return what OpenVINO reads."""
     if request.contract.identity.precision == "int8":
-        if not processor.cpu().int8:
-            raise UsageError(
-                f"{request.path} is int8, which OpenVINO computes in float on a CPU without VNNI, "
-                "as this one is; use --provider cpu"
-            )
-        dynamic = dynamic_int8(request.path.read_bytes())
-        return dynamic.model, dynamic.channels
+        return dynamic_int8(request.path.read_bytes())
     if _is_utf8(request.path):
-        return str(request.path), None
-    return request.path.read_bytes(), None  # OpenVINO takes names in UTF-8 alone
+        return str(request.path)
+    return request.path.read_bytes()  # OpenVINO takes names in UTF-8 alone
 
 
 def cache_key(request: Request, settings: Mapping[str, Any], version: str) -> dict[str, str]:

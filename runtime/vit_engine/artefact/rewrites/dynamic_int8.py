@@ -5,8 +5,10 @@ product, a step for each token, where the graph has a plain product of float act
 weights in 8 bits. The weights, their scales and all that stays in float are those of the file.
 """
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from vit_engine.artefact.nodes import (
     GRAPH_INITIALIZER,
@@ -19,75 +21,81 @@ from vit_engine.artefact.nodes import (
     value_name,
     weight_from_bytes,
 )
-from vit_engine.artefact.protobuf import field, fields
+from vit_engine.artefact.protobuf import Buffer, field, fields
 from vit_engine.errors import ArtefactError
 
 INT8_PRODUCT = "MatMulIntegerToFloat"
 
 
-@dataclass(frozen=True)
-class DynamicInt8:
-    """An int8 model without the rounding of its activations; `channels` is that of the narrowest
-    product's input."""
-
-    model: bytes
-    channels: int
-
-
-def dynamic_int8(model: bytes) -> DynamicInt8:
+def dynamic_int8(model: bytes) -> bytes:
     """Return an int8 artefact's model with plain products, for an engine that rounds their input.
 
     ArtefactError if the products are not as vit-export writes them.
     """
     out: list[bytes] = []
-    channels: list[int] = []
     position = 0
     for kind, start, end in fields(model, 0, len(model)):
         if kind == MODEL_GRAPH:
-            graph, found = _graph(model, start, end)
-            channels += found
-            out.append(field(kind, graph))
+            out.append(field(kind, _rewritten(model, start, end)))
         else:
             out.append(model[position:end])
         position = end
-    if not channels:
-        raise ArtefactError("the artefact is called int8 and has no int8 product")
-    return DynamicInt8(b"".join(out), min(channels))
+    return b"".join(out)
 
 
-def _graph(model: bytes, start: int, end: int) -> tuple[bytes, list[int]]:
-    spans = list(fields(model, start, end))
-    nodes = [node_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_NODE]
-    weights = dict(
-        weight_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_INITIALIZER
-    )
-    outputs = [value_name(model, a, b) for kind, a, b in spans if kind == GRAPH_OUTPUT]
-    made_by = {name: n for n in nodes for name in n.outputs}
-    read_by: dict[str, list[Node]] = {}
-    for n in nodes:
-        for name in n.inputs:
-            read_by.setdefault(name, []).append(n)
-    replaced: dict[str, _Product] = {}
-    for n in nodes:
-        if n.op == INT8_PRODUCT:
-            product = _product(n, made_by, read_by)
-            replaced[product.output] = product
-    needed = _needed(outputs, made_by, replaced)
+def narrowest_input(path: Path) -> int:
+    """Return the channels of the input of an int8 artefact's narrowest int8 product.
+
+    ArtefactError if the products are not as vit-export writes them.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
+        spans = fields(model, 0, len(model))
+        graph = next(_Graph(model, a, b) for kind, a, b in spans if kind == MODEL_GRAPH)
+        weights = dict(
+            weight_from_bytes(model, a, b)
+            for kind, a, b in graph.spans
+            if kind == GRAPH_INITIALIZER
+        )
+    try:
+        return min(weights[product.weight][1][0] for product in graph.products.values())
+    except (KeyError, IndexError) as e:
+        raise _unknown(str(e)) from e
+
+
+class _Graph:
+    """The parts of the GraphProto in model[start:end], and its int8 products by their outputs."""
+
+    def __init__(self, model: Buffer, start: int, end: int) -> None:
+        self.spans = list(fields(model, start, end))
+        self.nodes = [
+            node_from_bytes(model, a, b) for kind, a, b in self.spans if kind == GRAPH_NODE
+        ]
+        self.made_by = {name: n for n in self.nodes for name in n.outputs}
+        read_by: dict[str, list[Node]] = {}
+        for n in self.nodes:
+            for name in n.inputs:
+                read_by.setdefault(name, []).append(n)
+        found = [_product(n, self.made_by, read_by) for n in self.nodes if n.op == INT8_PRODUCT]
+        if not found:
+            raise ArtefactError("the artefact is called int8 and has no int8 product")
+        self.products = {product.output: product for product in found}
+
+
+def _rewritten(model: bytes, start: int, end: int) -> bytes:
+    graph = _Graph(model, start, end)
+    outputs = [value_name(model, a, b) for kind, a, b in graph.spans if kind == GRAPH_OUTPUT]
+    needed = _needed(outputs, graph.made_by, graph.products)
     out: list[bytes] = []
-    position, remaining = start, iter(nodes)
-    for kind, _, b in spans:
+    position, remaining = start, iter(graph.nodes)
+    for kind, _, b in graph.spans:
         if kind != GRAPH_NODE:
             out.append(model[position:b])
-        elif (name := next(remaining).outputs[0]) in replaced:
-            out += [field(kind, new) for new in replaced[name].nodes()]
+        elif (name := next(remaining).outputs[0]) in graph.products:
+            out += [field(kind, new) for new in graph.products[name].nodes()]
         elif name in needed:
             out.append(model[position:b])
         position = b
-    try:
-        channels = [weights[product.weight][1][0] for product in replaced.values()]
-    except (KeyError, IndexError) as e:
-        raise _unknown(str(e)) from e
-    return b"".join(out), channels
+    return b"".join(out)
 
 
 @dataclass(frozen=True)
