@@ -1,5 +1,6 @@
 """The Open Inference Protocol: Triton's own client, and the requests that Triton's tests send."""
 
+import base64
 import gzip
 import importlib.util
 import json
@@ -166,9 +167,19 @@ def test_the_process_that_reads_large_json_is_replaced_when_it_dies(
             (reader,) = set(server.children()) - decoders
             assert ask(server, request(pixels, datatype="FP16")).code == "malformed"
             assert set(server.children()) - decoders == {reader}
+            assert large_base64(server, b"BM") == 422
+            assert large_base64(server, b"") == 400
+            assert large_base64(server, STAR) == 200
+            assert set(server.children()) - decoders == {reader}
             os.kill(reader, signal.SIGKILL)
             wait_until(lambda gone=reader: gone not in living(server))
         assert server.stop() == 0
+
+
+def large_base64(server: Server, image: bytes) -> int:
+    """Send an image and a megabyte behind it as JSON, or a megabyte that is not base64."""
+    inputs = base64.b64encode(image + bytes(2**20)).decode() if image else "?" * 2**20
+    return server.ask("/v1/classify", json.dumps({"inputs": inputs}).encode()).status
 
 
 def living(server: Server) -> set[int]:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ class _Routes:
         self._service = service
         self._page, self._policy = _page()
         self._openapi = openapi_document(service.settings, service.names)
-        self.json_reader = JsonReader(service.settings)
+        self.json_reader = JsonReader(service.settings.deadline)
 
     async def refuse(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, RefusalError)
@@ -205,6 +206,7 @@ class _Routes:
                 request.headers.get("content-type", ""),
                 request.query_params,
                 service.settings,
+                self.json_reader,
             )
             del body
             output = scheduler.engine.contract.output
@@ -277,9 +279,13 @@ class _Routes:
         service, scheduler = self._service, self._find(request)
         with Hold(service.budget) as hold:
             body = await body_of(request, hold, service.settings, compressed=True)
-            head, rest = open_inference.parts_of(body, request.headers)
-            given = await self.json_reader.tensors_of(head, rest, scheduler.engine.contract)
-            del body, head, rest
+            size = open_inference.json_size(body, request.headers)
+            parse = partial(
+                open_inference.tensors_of, body, size, scheduler.engine.contract, service.settings
+            )
+            large = size > open_inference.LARGE
+            given = await self.json_reader.read(parse) if large else parse()
+            del body, parse
             ticket = await service.outcomes(request, scheduler, given.images)
         headers = {"server-timing": classification.timing(ticket)}
         return open_inference.response_of(given, ticket, scheduler, headers)

@@ -1,12 +1,12 @@
 """Labels for images: bodies of every kind to images and parameters, logits to labels."""
 
-import asyncio
 import base64
 import binascii
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -17,6 +17,7 @@ from vit_engine.artefact.contract import Output, ScoreKind
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.prediction import Prediction, failed
 from vit_engine.scores import Selection, best_scores, selection_from_options
+from vit_engine.server.codecs.json_reader import JsonReader
 from vit_engine.server.codecs.multipart import files_of
 from vit_engine.server.refusal import RefusalError, malformed, refusal_of_image
 from vit_engine.server.scheduler import Ticket
@@ -26,7 +27,8 @@ from vit_engine.sources.signatures import HEAD, is_image, unread_format
 FUNCTIONS: tuple[ScoreKind, ...] = get_args(ScoreKind)
 """What may become of logits, by the names of Hugging Face's inference contract."""
 
-_PIECE = 2**20  # characters of base64 that are decoded in one go
+LARGE = 512 * 2**10
+"""Bytes of JSON that take over a millisecond: one string, of base64."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class Question:
 
 
 async def question_of(
-    body: bytes, content_type: str, query: Mapping[str, str], settings: Settings
+    body: bytes,
+    content_type: str,
+    query: Mapping[str, str],
+    settings: Settings,
+    reader: JsonReader,
 ) -> Question:
     """Tell what a body is, by its first bytes first; RefusalError for what makes no sense."""
     kind = content_type.partition(";")[0].strip().lower()
@@ -72,11 +78,13 @@ async def question_of(
         if body[:256].lstrip()[:1] == b"{":
             if wanted:
                 raise malformed("parameters belong into the JSON body, not into the query")
-            return await _from_json(body)
+            if len(body) > LARGE:
+                return await reader.read(partial(_from_json, body))
+            return _from_json(body)
     return Question([body], [None], _from_query(wanted))
 
 
-async def _from_json(body: bytes) -> Question:
+def _from_json(body: bytes) -> Question:
     document = json_of(body)
     unknown = document.keys() - {"inputs", "parameters"}
     if unknown:
@@ -89,7 +97,7 @@ async def _from_json(body: bytes) -> Question:
         raise malformed("inputs must be the base64 of one image file")
     if inputs[:8].lower().startswith(("http://", "https:/")):
         raise malformed("inputs is a URL, which is not fetched; send the image itself, in base64")
-    return Question([await _decoded(inputs)], [None], parameters_of(document.get("parameters")))
+    return Question([_decoded(inputs)], [None], parameters_of(document.get("parameters")))
 
 
 def json_of(body: bytes | memoryview) -> dict[str, Any]:
@@ -104,18 +112,11 @@ def json_of(body: bytes | memoryview) -> dict[str, Any]:
     return document
 
 
-async def _decoded(text: str) -> bytes:
-    """Return the bytes of base64, piece by piece, so that others get their turn meanwhile."""
-    parts = []
-    text = text.replace("\n", "")  # as base64(1) folds it
+def _decoded(text: str) -> bytes:
     try:
-        for start in range(0, len(text), _PIECE):
-            parts.append(base64.b64decode(text[start : start + _PIECE], validate=True))
-            if len(text) > _PIECE:
-                await asyncio.sleep(0)
+        return base64.b64decode(text.replace("\n", ""), validate=True)  # as base64(1) folds it
     except (binascii.Error, ValueError) as e:
         raise malformed(f"inputs is not base64 ({e})") from None
-    return b"".join(parts)
 
 
 def _from_query(query: Mapping[str, str]) -> Parameters:

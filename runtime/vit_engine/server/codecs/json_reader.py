@@ -6,44 +6,43 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from vit_engine.artefact.contract import Contract
 from vit_engine.machine.isolated import command_line
-from vit_engine.server.codecs.open_inference import TensorRequest, tensors_of
 from vit_engine.server.refusal import RefusalError
-from vit_engine.server.settings import Settings
 
-SMALL = 32 * 2**10
-"""Bytes of JSON that are read here: about a millisecond, where another process is no gain."""
+T = TypeVar("T")
 
 _CHILD = "from vit_engine.server.codecs.json_reader import serve; serve()"
 
 
 class JsonReader:
-    """Reads inference requests, large JSON one at a time in a process that starts with the first.
+    """Reads large JSON, one body at a time, in a process that starts with the first.
 
-    It is started again where it has died, or was ended with a request that came too late.
+    It is started again where it has died, or was ended with a body that took over `seconds`.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._turn = asyncio.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    async def tensors_of(self, head: bytes, rest: memoryview, contract: Contract) -> TensorRequest:
-        """Return what JSON and the bytes behind it ask for; RefusalError says what is wrong."""
-        if len(head) <= SMALL:
-            return tensors_of(head, rest, contract, self._settings)
-        seconds = self._settings.deadline
+    async def read(self, parse: Callable[[], T]) -> T:
+        """Return what `parse` returns in the process; it and that can be pickled.
+
+        RefusalError as it raises it, and where it takes too long or the process dies.
+        """
         try:
-            async with asyncio.timeout(seconds), self._turn:
-                found = await self._asked((head, bytes(rest), contract, self._settings))
+            async with asyncio.timeout(self._seconds), self._turn:
+                refusal, found = await self._asked(parse)
         except TimeoutError:
-            words = f"the JSON was not read within {seconds:g} s"
+            words = f"the JSON was not read within {self._seconds:g} s"
             raise RefusalError(504, "deadline", words) from None
-        if isinstance(found, TensorRequest):
-            return found
-        raise RefusalError(*found)
+        if refusal:
+            raise RefusalError(*refusal)
+        result: T = found
+        return result
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -53,17 +52,21 @@ class JsonReader:
                 self._child.wait(1)
             self._child = None
 
-    async def _asked(self, request: object) -> TensorRequest | tuple[int, str, str]:
+    async def _asked(self, parse: Callable[[], Any]) -> "_Answer":
         if self._child is None or self._child.poll() is not None:
             self.close()
             self._child = _started()
         found = None
         try:
-            found = await asyncio.to_thread(_answer, self._child, request)
+            found = await asyncio.to_thread(_answer, self._child, parse)
         finally:
             if found is None:
                 self.close()  # and with it a thread that waits for it
-        return found or (500, "internal", "the process that reads large JSON has died")
+        return found or ((500, "internal", "the process that reads large JSON has died"), None)
+
+
+_Answer = tuple[tuple[int, str, str] | None, Any]
+"""What a RefusalError is made of, or None; and the result."""
 
 
 def _started() -> "subprocess.Popen[bytes]":
@@ -77,32 +80,30 @@ def _started() -> "subprocess.Popen[bytes]":
     )
 
 
-def _answer(
-    child: "subprocess.Popen[bytes]", request: object
-) -> TensorRequest | tuple[int, str, str] | None:
+def _answer(child: "subprocess.Popen[bytes]", parse: Callable[[], Any]) -> _Answer | None:
     """Ask the child, and wait; None where it dies."""
     assert child.stdin and child.stdout
     try:
-        pickle.dump(request, child.stdin)
+        pickle.dump(parse, child.stdin)
         child.stdin.flush()
-        found: TensorRequest | tuple[int, str, str] = pickle.load(child.stdout)
+        found: _Answer = pickle.load(child.stdout)
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
         return None
     return found
 
 
 def serve() -> None:
-    """Read what the parent asks for until it closes the pipe; the life of the child."""
+    """Do what the parent asks for until it closes the pipe; the life of the child."""
     while True:
         try:
-            head, rest, contract, settings = pickle.load(sys.stdin.buffer)
+            parse = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        found: TensorRequest | tuple[int, str, str]
+        found: _Answer
         try:
-            found = tensors_of(head, memoryview(rest), contract, settings)
+            found = None, parse()
         except RefusalError as e:
-            found = e.status, e.code, str(e)
-        del head, rest
+            found = (e.status, e.code, str(e)), None
+        del parse
         pickle.dump(found, sys.stdout.buffer)
         sys.stdout.buffer.flush()

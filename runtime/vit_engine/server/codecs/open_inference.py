@@ -29,6 +29,10 @@ HEADER_LENGTH = "inference-header-content-length"
 """The header that says how long the JSON before binary tensors is."""
 
 _DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+
+LARGE = 32 * 2**10
+"""Bytes of JSON that take over a millisecond: numbers, a tensor's."""
+
 _DIGITS = 10  # of a number that a request gives: more is no size
 
 
@@ -139,23 +143,22 @@ def stats_of(scheduler: Scheduler, metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def parts_of(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
-    """Return the JSON of an inference request and the bytes behind it."""
+def json_size(body: bytes, headers: Mapping[str, str]) -> int:
+    """Return how many bytes of an inference request are its JSON; tensors follow."""
     length = headers.get(HEADER_LENGTH)
     if length is None:
-        return body, memoryview(b"")
+        return len(body)
     if not length.isdecimal() or len(length) > _DIGITS or int(length) > len(body):
         raise malformed(
             f"Inference-Header-Content-Length is {length[:40]!r}, the body has {len(body)} bytes"
         )
-    return body[: int(length)], memoryview(body)[int(length) :]
+    return int(length)
 
 
-def tensors_of(
-    head: bytes, rest: memoryview, contract: Contract, settings: Settings
-) -> TensorRequest:
-    """Read the parts of an inference request; RefusalError says what is wrong with it."""
-    document = json_of(head)
+def tensors_of(body: bytes, json: int, contract: Contract, settings: Settings) -> TensorRequest:
+    """Read a request with so many bytes of JSON; RefusalError says what is wrong with it."""
+    document = json_of(body[:json])
+    rest = memoryview(body)[json:]
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise malformed("id must be a string")
