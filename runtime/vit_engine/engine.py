@@ -94,8 +94,8 @@ class Engine:
         the provider busy), and without `cuda_graphs` kernels are launched one by one. `compute`
         "bf16" has OpenVINO compute in bf16 what it else does in f32: faster on a CPU that has it,
         and a label in some hundred differs.
-        An x86 CPU computes an FP16 artefact in FP32; without `adapt` the graph is run as it is
-        written, and rounds to FP16 between operators, as on a GPU.
+        An x86 CPU computes an FP16 artefact in FP32, and CUDA fuses operators; without `adapt` the
+        graph is run as it is written, and rounds to FP16 between operators.
         Without `keep` OpenVINO's compiled model is not stored for the next opening.
         "auto" takes CUDA where a session on it opens, else the CPU. Raises ArtefactError for a file
         that is not an artefact of ours, ProviderError where the provider, or ONNX Runtime itself,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,12 @@ LIBRARIES = {
     "libcublasLt.so.13": "CUBLASLT",
     "libcurand.so.10": "NOTHING",
     "libcuda.so.1": "DRIVER",
+    "libcudnn.so.9": "CUDNN",
 }
 """By file name, the part of cuda.c that it is made of."""
+
+UNVERSIONED = ("libcuda.so.1", "libcudnn.so.9")
+"""Libraries whose symbols have no versions; the provider looks cuDNN's up by name as it runs."""
 
 _PROBE = """
 import importlib.util, json, pathlib, onnxruntime
@@ -75,7 +80,9 @@ def build(gpu: GpuBuild, folder: Path) -> Path | str:
         if version in wanted:
             wanted[version].add(name)
         elif name.startswith("cu"):
-            wanted["libcuda.so.1"].add(name)  # the driver's symbols have no versions
+            wanted["libcuda.so.1"].add(name)
+    looked_up = re.findall(rb"\0(cudnn[A-Z]\w+)(?=\0)", provider.read_bytes())
+    wanted["libcudnn.so.9"] = {name.decode() for name in looked_up}
     for library, part in LIBRARIES.items():
         own, stubs = folder / f"{part}.o", folder / f"{part}.c"
         _said("cc", "-w", "-fPIC", "-O1", "-c", f"-D{part}", HERE / "cuda.c", "-o", own)
@@ -83,7 +90,7 @@ def build(gpu: GpuBuild, folder: Path) -> Path | str:
         rest = sorted(wanted[library] - defined)
         stubs.write_text("".join(f"int {symbol}(void) {{ return 0; }}\n" for symbol in rest))
         link = ["-shared", "-fPIC", "-w", f"-Wl,-soname,{library}"]
-        if part != "DRIVER":
+        if library not in UNVERSIONED:
             script = folder / f"{part}.map"
             script.write_text(f"{library} {{ global: *; }};\n")
             link.append(f"-Wl,--version-script={script}")

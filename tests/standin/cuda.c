@@ -1,6 +1,6 @@
 /* A GPU that computes nothing.
 
-   As much of CUDA's runtime, driver and cuBLAS as ONNX Runtime's own CUDA provider needs to load,
+   As much of CUDA's runtime, driver, cuBLAS and cuDNN as ONNX Runtime's own CUDA provider needs to load,
    place nodes, allocate, copy, capture and replay on a machine without a GPU. Device memory is
    host memory; kernels are counted and not run, so outputs keep what the memory held. What is not
    defined here is stubbed by tests/standin/__init__.py as a function that returns 0.
@@ -213,4 +213,9 @@ int cuGetErrorString(int status, const char **text) {
   *text = status == 100 ? "no CUDA-capable device is detected" : "unknown error";
   return 0;
 }
+#endif
+
+#ifdef CUDNN
+size_t cudnnGetVersion(void) { return 91900; }
+int cudnnCreate(void **handle_) { *handle_ = calloc(1, 64); return 0; }
 #endif

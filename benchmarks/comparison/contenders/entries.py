@@ -32,11 +32,6 @@ class Entry:
         return "compile" in self.options
 
     @property
-    def few_batches(self) -> bool:
-        """Whether a plan may keep this row to some of its batch sizes."""
-        return self.compiles or self.family == "variant"
-
-    @property
     def family(self) -> str:
         """Return the group of rows that this is one of."""
         return self.name.partition("-")[0]
@@ -69,11 +64,6 @@ def _ours(
     return Entry(
         name, f"vit-engine {title}", "ours", options, devices, slow_start=slow, files=files
     )
-
-
-def _variant(name: str, title: str, attention: str, **provider: str) -> Entry:
-    options = {"precision": "fp16", "attention": attention, "provider_options": provider}
-    return Entry(f"variant-{name}", f"CUDA variant: {title}", "cuda_variants", options, CUDA)
 
 
 def _peer(
@@ -116,6 +106,9 @@ CONTENDERS = (
     _ours("ours-cuda-fp32", "fp32, CUDA graphs", CUDA, provider="cuda"),
     _ours(PROFILED, "fp16, CUDA", CUDA, provider="cuda", cuda_graphs=False),
     _ours("ours-cuda-graphs", "fp16, CUDA graphs", CUDA, provider="cuda", files=True),
+    _ours(
+        "ours-cuda-file", "fp16, CUDA graphs, the file's graph", CUDA, provider="cuda", adapt=False
+    ),
     _ours("ours-cuda-pipelined", "fp16, CUDA pipelined", CUDA, provider="cuda", pipelined=True),
     _ours("ours-tensorrt", "fp16, TensorRT", CUDA, provider="tensorrt"),
     _ours(
@@ -125,14 +118,6 @@ CONTENDERS = (
         provider="tensorrt",
         pipelined=True,
     ),
-    _variant("contrib", "MultiHeadAttention", "contrib"),
-    _variant("primitive", "MatMul, Softmax, MatMul", "primitive"),
-    _variant("skip", "SkipLayerNormalization", "skip"),
-    _variant("flash", "Attention, flash", "standard", sdpa_kernel="1"),
-    _variant("cudnn", "Attention, cuDNN", "standard", sdpa_kernel="8"),
-    _variant("contrib-flash", "MultiHeadAttention, flash", "contrib", sdpa_kernel="1"),
-    _variant("contrib-cudnn", "MultiHeadAttention, cuDNN", "contrib", sdpa_kernel="8"),
-    _variant("strict", "strict LayerNorm", "standard", enable_skip_layer_norm_strict_mode="1"),
     _peer("optimum", "Optimum ONNX Runtime fp32", "optimum", BOTH),
     _peer("optimum-optimized", "Optimum ONNX Runtime fp32, O2", "optimum", optimize="O2"),
     _peer("optimum-int8", "Optimum int8 (dynamic)", "optimum", int8="dynamic"),

@@ -51,6 +51,7 @@ def load(job: Job) -> Contender:
             max_batch=job.max_batch if job.device == "cuda" else None,
             compute=job.options.get("compute"),
             cuda_graphs=job.options.get("cuda_graphs", True),
+            adapt=job.options.get("adapt", True),
         )
     except (ProviderError, UsageError) as e:
         raise AbsentError(str(e)) from e

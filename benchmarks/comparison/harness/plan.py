@@ -17,7 +17,7 @@ class Plan:
 
     name: str = "full"
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    few_batches: tuple[int, ...] | None = None  # of them, for entries that say so; None: all
+    few_batches: tuple[int, ...] | None = None  # of them, for what compiles; None: all
     rounds: tuple[int, int] = (5, 12)  # fewest and most turns of each contender at a batch size
     budget_s: float = 90  # for one batch size, within those bounds
     latency_rounds: int = 20  # at batch 1
@@ -45,7 +45,7 @@ class Plan:
 
     def takes(self, entry: Entry, batch: int) -> bool:
         """Return whether an entry is timed at a batch size."""
-        return not entry.few_batches or self.few_batches is None or batch in self.few_batches
+        return not entry.compiles or self.few_batches is None or batch in self.few_batches
 
 
 FULL = Plan()

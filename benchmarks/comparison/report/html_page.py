@@ -90,8 +90,7 @@ def _cards(rows: Sequence[Row]) -> str:
 
 
 def _plots(result: Result, rows: Sequence[Row]) -> list[str]:
-    """Return the figures that there are numbers for; variants stand in the tables alone."""
-    rows = [row for row in rows if row.family != "variant"]
+    """Return the figures that there are numbers for."""
     if not rows:
         return []
     accuracy = result.get("accuracy", {"rows": {}, "model": {"name": ""}, "images": 0})

@@ -3,12 +3,12 @@
 Field numbers are those of onnx.proto3.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from vit_engine.artefact.protobuf import Buffer, field, fields, number, numbers
+from vit_engine.artefact.protobuf import Buffer, field, fields, number, numbers, real
 
 MODEL_GRAPH, MODEL_METADATA = 7, 14
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_OUTPUT, GRAPH_VALUE_INFO = 1, 5, 12, 13
@@ -22,25 +22,43 @@ _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
 _TENSOR_LOCATION = 14
 _EXTERNAL = 1
 _VALUE_NAME = 1
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 3, 8, 20
-_INT, _INTS = 2, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_INTS = 1, 2, 3, 8
+_ATTRIBUTE_TYPE = 20
+_FLOAT, _INT, _INTS = 1, 2, 7
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node, with those of its attributes that are integers."""
+    """A node, with those of its attributes that are numbers; others are 0."""
 
     op: str
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: dict[str, int]
+    attributes: dict[str, int | float]
+
+
+def with_graph(model: Buffer, rewrite: Callable[[int, int], bytes]) -> bytes:
+    """Return a ModelProto with another graph: `rewrite` gets the bounds of the one it has."""
+    out: list[bytes] = []
+    position = 0
+    for kind, start, end in fields(model, 0, len(model)):
+        if kind == MODEL_GRAPH:
+            out.append(field(kind, rewrite(start, end)))
+        else:
+            out.append(model[position:end])
+        position = end
+    return b"".join(out)
 
 
 def node(
-    op: str, inputs: Iterable[str], *outputs: str, domain: str = "", **attributes: int | list[int]
+    op: str,
+    inputs: Iterable[str],
+    *outputs: str,
+    domain: str = "",
+    **attributes: int | float | list[int],
 ) -> bytes:
-    """Return a NodeProto, named after its first output."""
+    """Return a NodeProto, named after its first output; "" stands for an output not wanted."""
     parts = [field(_NODE_INPUT, name) for name in inputs]
     parts += [field(_NODE_OUTPUT, name) for name in outputs]
     parts += [field(_NODE_NAME, f"{outputs[0]}/{op}"), field(_NODE_OP, op)]
@@ -48,6 +66,8 @@ def node(
         body = field(_ATTRIBUTE_NAME, name)
         if isinstance(value, int):
             body += field(_ATTRIBUTE_INT, value) + field(_ATTRIBUTE_TYPE, _INT)
+        elif isinstance(value, float):
+            body += field(_ATTRIBUTE_FLOAT, value) + field(_ATTRIBUTE_TYPE, _FLOAT)
         else:
             body += b"".join(field(_ATTRIBUTE_INTS, i) for i in value)
             body += field(_ATTRIBUTE_TYPE, _INTS)
@@ -93,13 +113,16 @@ def renamed_tensor(stored: bytes, name: str) -> bytes:
 def node_from_bytes(model: Buffer, start: int, end: int) -> Node:
     """Return the NodeProto in model[start:end]."""
     texts: dict[int, list[str]] = {}
-    attributes: dict[str, int] = {}
+    attributes: dict[str, int | float] = {}
     for kind, a, b in fields(model, start, end):
         if kind == _NODE_ATTRIBUTE:
             parts = {k: (c, d) for k, c, d in fields(model, a, b)}
-            value = parts.get(_ATTRIBUTE_INT)
             name = model[slice(*parts[_ATTRIBUTE_NAME])].decode()
-            attributes[name] = number(model, *value) if value else 0
+            attributes[name] = 0
+            if whole := parts.get(_ATTRIBUTE_INT):
+                attributes[name] = number(model, *whole)
+            elif fraction := parts.get(_ATTRIBUTE_FLOAT):
+                attributes[name] = real(model, fraction[0])
         elif kind in (_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_DOMAIN):
             texts.setdefault(kind, []).append(model[a:b].decode())
     return Node(

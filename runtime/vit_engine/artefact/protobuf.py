@@ -4,6 +4,7 @@ As much of it as an ONNX file needs, so that the runtime does without the onnx p
 """
 
 import mmap
+import struct
 from collections.abc import Iterator
 
 Buffer = mmap.mmap | bytes
@@ -58,6 +59,12 @@ def number(data: Buffer, start: int, end: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
+def real(data: Buffer, start: int) -> float:
+    """Return the value of a field that is a float of 32 bits."""
+    (value,) = struct.unpack_from("<f", data, start)
+    return float(value)
+
+
 def numbers(data: Buffer, start: int, end: int) -> list[int]:
     """Return the values of a numeric field that is repeated, packed or one by one."""
     values = []
@@ -78,10 +85,12 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def field(number: int, value: bytes | str | int) -> bytes:
-    """Return one field: a number, or a length and its bytes."""
+def field(number: int, value: bytes | str | int | float) -> bytes:
+    """Return one field: a number, a float of 32 bits, or a length and its bytes."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
     data = value.encode() if isinstance(value, str) else value
     return prefix(number, len(data)) + data
 

@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
-from vit_engine.errors import ArtefactError
 from vit_engine.machine import processor
 from vit_engine.providers.provider import Provider, Request, RetiredError
-from vit_engine.providers.sessions import open_session
+from vit_engine.providers.sessions import open_rewritten, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -48,13 +47,10 @@ class PlainSession:
 def open_on_cpu(request: Request, largest: int) -> PlainSession:
     """Open the artefact on the CPU provider for batches of up to `largest`."""
     is_float = request.contract.identity.precision != "int8"
-    adapt = request.adapt and is_float and processor.is_x86()
-    before = request.path.stat()
-    model = graph_for_cpu(request.path) if adapt else None
-    session = open_session(request, {"cpu": {}}, model)
-    after = request.path.stat()
-    if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
-        raise ArtefactError(f"{request.path} was written to while it was opened; open it again")
+    if request.adapt and is_float and processor.is_x86():
+        session = open_rewritten(request, {"cpu": {}}, graph_for_cpu)
+    else:
+        session = open_session(request, {"cpu": {}})
     return PlainSession(session, request.contract, largest)
 
 

@@ -13,7 +13,8 @@ from vit_engine.providers.provider import Obstacle
 DRIVERS = {12: "r525", 13: "r580"}
 """By CUDA major version, the oldest driver branch that runs it."""
 
-OPTIONAL_LIBRARIES = ("libcudnn.so.9",)
+CUDNN = "libcudnn.so.9"
+OPTIONAL_LIBRARIES = (CUDNN,)
 """What the CUDA provider opens by name once it needs it, for faster attention on some GPUs; with
 NVRTC, which cuDNN compiles kernels with."""
 

@@ -25,7 +25,7 @@ class Request:
     device: int = 0
     threads: int | None = None
     cuda_graphs: bool = True
-    adapt: bool = True  # change the graph to what an x86 CPU runs faster
+    adapt: bool = True  # change the graph to what an x86 CPU, or CUDA, runs faster
     compute: Compute | None = None  # None is the provider's own
     keep: bool = True  # what is built, for the next opening
 

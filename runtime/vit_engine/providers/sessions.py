@@ -1,7 +1,8 @@
 """Opens ONNX Runtime sessions that run where they were told to, or not at all."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_engine.errors import (
@@ -82,6 +83,23 @@ def open_session(
         )
     session._model_bytes = None  # it would keep them for as long as it lives
     _check_tensors(session, request)
+    return session
+
+
+def open_rewritten(
+    request: Request,
+    chain: Mapping[ProviderName, Mapping[str, str]],
+    rewrite: Callable[[Path], bytes],
+) -> "onnxruntime.InferenceSession":
+    """Open what `rewrite` makes of the artefact, as open_session does; it may refer to its weights.
+
+    ArtefactError as well where the file changes meanwhile.
+    """
+    before = request.path.stat()
+    session = open_session(request, chain, rewrite(request.path))
+    after = request.path.stat()
+    if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
+        raise ArtefactError(f"{request.path} was written to while it was opened; open it again")
     return session
 
 

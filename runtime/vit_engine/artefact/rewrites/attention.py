@@ -15,12 +15,12 @@ from vit_engine.artefact.nodes import (
     GRAPH_INITIALIZER,
     GRAPH_NODE,
     INT64,
-    MODEL_GRAPH,
     Node,
     node,
     node_from_bytes,
     tensor,
     weight_from_bytes,
+    with_graph,
 )
 from vit_engine.artefact.protobuf import field, fields
 from vit_engine.errors import ArtefactError
@@ -53,15 +53,7 @@ Replacement = Callable[[Attention], tuple[list[bytes], list[bytes]]]
 
 def replace_attention(model: bytes, replacement: Replacement) -> bytes:
     """Return an ONNX file's bytes with each Attention node replaced."""
-    out = []
-    position = 0
-    for kind, start, end in fields(model, 0, len(model)):
-        if kind == MODEL_GRAPH:
-            out.append(field(kind, _graph(model, start, end, replacement)))
-        else:
-            out.append(model[position:end])
-        position = end
-    return b"".join(out)
+    return with_graph(model, lambda start, end: _graph(model, start, end, replacement))
 
 
 def primitive(attention: Attention) -> tuple[list[bytes], list[bytes]]:
@@ -132,7 +124,7 @@ def _attention(
     found: Node, consumers: dict[str, Node], weights: dict[str, tuple[int, list[int]]]
 ) -> Attention:
     (output,) = found.outputs
-    heads = found.attributes.get("q_num_heads", 0)
+    heads = int(found.attributes.get("q_num_heads", 0))
     expected = {"q_num_heads": heads, "kv_num_heads": heads}
     # The projection behind tells the width, (D, D), or the norm that is before it, (D,).
     behind = consumers.get(output)

@@ -18,13 +18,13 @@ from vit_engine.artefact.nodes import (
     GRAPH_INITIALIZER,
     GRAPH_NODE,
     GRAPH_VALUE_INFO,
-    MODEL_GRAPH,
     Node,
     node,
     node_from_bytes,
     renamed_tensor,
     tensor_in_file,
     weight_from_bytes,
+    with_graph,
 )
 from vit_engine.artefact.protobuf import field, fields
 
@@ -35,15 +35,8 @@ def graph_for_cpu(path: Path) -> bytes:
     ONNX Runtime looks for them in the folder of the file itself, links resolved.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
-        out: list[bytes] = []
-        position = 0
-        for kind, start, end in fields(model, 0, len(model)):
-            if kind == MODEL_GRAPH:
-                out.append(field(kind, _graph(model, start, end, os.fsencode(path.resolve().name))))
-            else:
-                out.append(model[position:end])
-            position = end
-        return b"".join(out)
+        location = os.fsencode(path.resolve().name)
+        return with_graph(model, lambda start, end: _graph(model, start, end, location))
 
 
 def _graph(model: mmap.mmap, start: int, end: int, location: bytes) -> bytes:

@@ -20,6 +20,7 @@ from vit_engine.artefact.nodes import (
     node_from_bytes,
     value_name,
     weight_from_bytes,
+    with_graph,
 )
 from vit_engine.artefact.protobuf import Buffer, field, fields
 from vit_engine.errors import ArtefactError
@@ -32,15 +33,7 @@ def dynamic_int8(model: bytes) -> bytes:
 
     ArtefactError if the products are not as vit-export writes them.
     """
-    out: list[bytes] = []
-    position = 0
-    for kind, start, end in fields(model, 0, len(model)):
-        if kind == MODEL_GRAPH:
-            out.append(field(kind, _rewritten(model, start, end)))
-        else:
-            out.append(model[position:end])
-        position = end
-    return b"".join(out)
+    return with_graph(model, lambda start, end: _rewritten(model, start, end))
 
 
 def narrowest_input(path: Path) -> int:
