@@ -17,7 +17,8 @@ from comparison.report.result_rows import TITLES, Result, Row, rows_from_result
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
-BATCHES = (1, 8)
+BATCHES = {"cpu": (1, 8), "cuda": (1, 64)}
+"""Sizes that are shown, by the device that the comparison was about."""
 HEADLINE = "ViT-B/16, seeded random weights"
 """The model of the README's table."""
 HEADLINE_ROWS = (
@@ -25,6 +26,11 @@ HEADLINE_ROWS = (
     "openvino-int8", "ours-fp16", "ours-int8", "ours-openvino-bf16", "ours-openvino-int8-bf16",
 )  # fmt: skip
 """Whom the README's table names, and in which order."""
+GPU_ROWS = (
+    "pytorch", "pytorch-bf16", "pytorch-fp16", "pytorch-compile-fp16", "ours-cuda-fp32",
+    "ours-cuda-graphs", "ours-cuda-pipelined",
+)  # fmt: skip
+"""The same of its table for GPUs."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class Stored:
     path: Path
     result: Result
     rows: dict[str, Row]
+
+    @property
+    def device(self) -> str:
+        """Return what the comparison was about, "cpu" or "cuda"."""
+        return str(self.result["device"])
 
     @property
     def accuracy(self) -> dict[str, Any]:
@@ -51,7 +62,8 @@ class Stored:
             f"{', '.join(m['cpu_features'])}"
         )
         link = os.path.relpath(self.path.with_suffix(".md"), folder)
-        shown = [r.speedup[b] for r in self.rows.values() for b in BATCHES if b in r.speedup]
+        sizes = BATCHES[self.device]
+        shown = [r.speedup[b] for r in self.rows.values() for b in sizes if b in r.speedup]
         doubt = f"; {MARK}: {MARK_WORDS}" if any(times.doubtful for times in shown) else ""
         day = self.result["made"][:10]
         return f"{self.letter}: {where}; {day}{doubt}; [the whole report]({link})."
@@ -72,17 +84,27 @@ def stored() -> dict[str, list[Stored]]:
 
 def every_table() -> str:
     """Return all models on all their machines, for docs/benchmarks.md."""
-    return "".join(map(_section, stored().values()))
+    parts = [
+        [s for s in same if s.device == device] for same in stored().values() for device in BATCHES
+    ]
+    return "".join(_section(part, BATCHES[part[0].device]) for part in parts if part)
 
 
 def headline() -> str:
-    """Return the README's table: one model, few contenders, and who keeps the labels."""
+    """Return the README's tables: one model on CPUs and on GPUs, few contenders."""
     models = stored()
     found = sorted(models[HEADLINE], key=lambda s: s.letter)
+    return _on_cpus([s for s in found if s.device == "cpu"], models) + "".join(
+        _on_gpu(s) for s in found if s.device == "cuda"
+    )
+
+
+def _on_cpus(found: Sequence[Stored], models: dict[str, list[Stored]]) -> str:
+    """Return how many times as fast all are on each machine, and who keeps the labels."""
     judged = next(kept for kept in models.values() if any(s.accuracy for s in kept))
     accuracy, other = _accuracy(judged), next(s for s in judged if s.accuracy)
     head = ["ViT-B/16, times as fast as eager PyTorch"]
-    head += [f"{s.letter}, batch {b}" for s in found for b in BATCHES]
+    head += [f"{s.letter}, batch {b}" for s in found for b in BATCHES["cpu"]]
     head += ["labels like PyTorch's", "file MB"]
     body = []
     for name in HEADLINE_ROWS:
@@ -90,7 +112,7 @@ def headline() -> str:
         known = next(row for row in rows if row)
         times = [row.speedup if row else {} for row in rows]
         cells = [f"**{TITLES[name]}**" if known.family == "ours" else TITLES[name]]
-        cells += [tables.times(t.get(b)) for t in times for b in BATCHES]
+        cells += [tables.times(t.get(b)) for t in times for b in BATCHES["cpu"]]
         cells.append(tables.percent(accuracy.get(name, {}).get("agreement")))
         body.append((*cells, tables.megabytes(known.file_bytes)))
     legend = [s.legend(ROOT) for s in found]
@@ -98,6 +120,21 @@ def headline() -> str:
     legend.append(f"Labels: of {name} with its real weights, on {images} photographs.")
     table = tables.Table(tuple(head), tuple(body)).markdown()
     return f"\n{table}\n\n" + "\\\n".join(legend) + "\n\n"
+
+
+def _on_gpu(found: Stored) -> str:
+    """Return images a second on one machine, and how many times as fast that is."""
+    sizes = BATCHES["cuda"]
+    head = ["ViT-B/16, images a second", *(f"{found.letter}, batch {b}" for b in sizes)]
+    head += [f"times eager fp32, batch {b}" for b in sizes]
+    body = []
+    for name in GPU_ROWS:
+        row = found.rows[name]
+        cells = [f"**{TITLES[name]}**" if row.family == "ours" else TITLES[name]]
+        cells += [tables.rate(row.throughput.get(b)) for b in sizes]
+        body.append((*cells, *(tables.times(row.speedup.get(b)) for b in sizes)))
+    table = tables.Table(tuple(head), tuple(body)).markdown()
+    return f"{table}\n\n{found.legend(ROOT)}\n\n"
 
 
 PAGES = {
@@ -123,12 +160,12 @@ def _accuracy(found: Sequence[Stored]) -> dict[str, Any]:
     return {name: row for s in reversed(found) for name, row in s.accuracy.items()}
 
 
-def _section(found: Sequence[Stored]) -> str:
+def _section(found: Sequence[Stored], sizes: Sequence[int]) -> str:
     """One model on all its machines: times, speed-ups, and accuracy where it is its own."""
     accuracy = _accuracy(found)
     head = [found[0].result["speed"]["model"]["name"]]
     for s in found:
-        head += [f"{s.letter}: ms @1", *(f"{s.letter}: times @{b}" for b in BATCHES)]
+        head += [f"{s.letter}: ms @1", *(f"{s.letter}: times @{b}" for b in sizes)]
     head += [*(("top-1", "agrees") if accuracy else ()), "file MB"]
     body = []
     for name, title in TITLES.items():
@@ -140,7 +177,7 @@ def _section(found: Sequence[Stored]) -> str:
         for row in rows:
             cells.append(tables.ms(row.latency.p50 if row and row.latency else None))
             times = row.speedup if row else {}
-            cells += [tables.times(times.get(b)) for b in BATCHES]
+            cells += [tables.times(times.get(b)) for b in sizes]
         if accuracy:
             theirs = accuracy.get(name, {})
             cells += [tables.percent(theirs.get(key)) for key in ("top1", "agreement")]
