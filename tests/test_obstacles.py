@@ -152,6 +152,26 @@ def test_a_library_says_what_it_is_linked_to() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "is missing"), (b"", "is damaged"), (b"\x7fELF" * 99, "is damaged")],
+)
+def test_a_provider_library_that_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
+) -> None:
+    library = tmp_path / "libonnxruntime_providers_cuda.so"
+    if content is not None:
+        library.write_bytes(content)
+    provider = "CUDAExecutionProvider"
+    module = obstacles.import_onnxruntime()
+    monkeypatch.setattr(module, "get_available_providers", lambda: [provider])
+    monkeypatch.setattr(obstacles, "provider_library", lambda _name: library)
+    found = obstacles.nvidia_obstacle(provider, extra="gpu", linked=("cuda",), device=0)
+    assert found
+    assert f"{library.name} {words}, a part of onnxruntime" in found.reason
+    assert "uninstall -y onnxruntime" in found.cure
+
+
 def test_tensorrt_is_found_in_its_package_and_another_version_is_told(tmp_path: Path) -> None:
     package = tmp_path / "tensorrt_libs"
     package.mkdir()

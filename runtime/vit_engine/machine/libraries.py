@@ -50,9 +50,19 @@ class Library:
         return self.name.partition(".so")[0]
 
 
+class UnreadableError(Exception):
+    """A shared library is missing or damaged; the text says which and how."""
+
+
 def wanted(provider_library: Path) -> list[str]:
     """Return the NVIDIA libraries that a shared library is linked to, the driver's included."""
-    return [name for name in _needed(provider_library) if name.startswith(_NVIDIA)]
+    try:
+        names = _needed(provider_library)
+    except FileNotFoundError as e:
+        raise UnreadableError(f"{provider_library.name} is missing") from e
+    except (OSError, ValueError, IndexError, StopIteration, struct.error) as e:
+        raise UnreadableError(f"{provider_library.name} is damaged") from e
+    return [name for name in names if name.startswith(_NVIDIA)]
 
 
 def load(name: str) -> Library:

@@ -15,8 +15,8 @@ DRIVERS = {12: "r525", 13: "r580"}
 
 CUDNN = "libcudnn.so.9"
 OPTIONAL_LIBRARIES = (CUDNN,)
-"""What the CUDA provider opens by name once it needs it, for faster attention on some GPUs; with
-NVRTC, which cuDNN compiles kernels with."""
+"""What the CUDA provider opens by name once it needs it: ONNX Runtime's own attention does. With it
+goes NVRTC, which cuDNN compiles kernels with."""
 
 
 NO_GPU = "use --provider cpu; on a machine with a GPU, "
@@ -78,8 +78,12 @@ def nvidia_obstacle(
         if not nvidia.has_gpu():
             return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU + pip_install(extra))
         return Obstacle(reason, reinstall(owners, extra))
-    # In an order to load them in, each once.
-    wanted = list(dict.fromkeys(n for p in linked for n in libraries.wanted(provider_library(p))))
+    try:  # in an order to load them in, each once
+        names = [n for p in linked for n in libraries.wanted(provider_library(p))]
+    except libraries.UnreadableError as e:
+        owners = distributions()
+        return Obstacle(f"{e}, a part of {' and '.join(owners)}", reinstall(owners, extra))
+    wanted = list(dict.fromkeys(names))
     cuda = max((int(n.rpartition(".")[2]) for n in wanted if n.startswith("libcudart")), default=0)
     found = _driver_obstacle(cuda, device, extra) or _library_obstacle(wanted)
     if found is None:
