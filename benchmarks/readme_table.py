@@ -22,8 +22,9 @@ BATCHES = {"cpu": (1, 8), "cuda": (1, 64)}
 HEADLINE = "ViT-B/16, seeded random weights"
 """The model of the README's table."""
 HEADLINE_ROWS = (
-    "pytorch", "pytorch-compile", "pytorch-compile-bf16", "optimum", "openvino", "openvino-bf16",
-    "openvino-int8", "ours-fp16", "ours-int8", "ours-openvino-bf16", "ours-openvino-int8-bf16",
+    "pytorch", "pytorch-compile", "pytorch-compile-bf16", "zentorch-bf16", "optimum", "openvino",
+    "openvino-bf16", "openvino-int8", "ours-fp16", "ours-int8", "ours-openvino-bf16",
+    "ours-openvino-int8-bf16",
 )  # fmt: skip
 """Whom the README's table names, and in which order."""
 GPU_ROWS = (
