@@ -24,6 +24,7 @@ from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import feed_from_pixels
+from vit_engine.providers.cuda import CUDA
 from vit_engine.providers.provider import Request
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
@@ -101,7 +102,7 @@ def checkpoint(
 def test_logits_are_those_of_transformers(
     checkpoint: Checkpoint, tmp_path: Path, precision: Precision, io: Io
 ) -> None:
-    """In each form in which a provider runs a file: as it is, as a CPU does, as TensorRT does."""
+    """In each form in which a provider runs a file: as it is, and as each of them rewrites it."""
     path = tmp_path / "vit.onnx"
     export(checkpoint, path, precision=precision, io=io, images=None)
     images = list(drawn_samples(5))
@@ -134,6 +135,22 @@ def test_openvino_computes_the_same(checkpoint: Checkpoint, tmp_path: Path) -> N
     with Engine.open(path, provider="openvino", keep=False) as engine:
         found = engine.run(pixels_of(images, checkpoint.preprocessing))
     np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * float(np.ptp(expected)))
+
+
+@pytest.mark.skipif(bool(CUDA.obstacle(0, None)), reason="no GPU that ONNX Runtime can use here")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_cuda_computes_the_same(
+    checkpoint: Checkpoint, tmp_path: Path, precision: Precision
+) -> None:
+    path = tmp_path / "vit.onnx"
+    export(checkpoint, path, precision=precision, images=None)
+    images = list(drawn_samples(5))
+    expected = eager_logits(checkpoint, images)
+    pixels = pixels_of(images, checkpoint.preprocessing)
+    bound = {"fp32": FP32, "fp16": FP16}[precision] * float(np.ptp(expected))
+    with Engine.open(path, provider="cuda", max_batch=4) as engine:
+        for _ in range(3):  # the run that captures a graph, and those that replay it
+            np.testing.assert_allclose(engine.run(pixels), expected, rtol=0, atol=bound)
 
 
 @st.composite
