@@ -59,7 +59,6 @@ def demo_int8(demo: tuple[Checkpoint, Quantized], tmp_path_factory: pytest.TempP
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

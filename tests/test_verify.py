@@ -49,7 +49,7 @@ def photographs(test_data: Path) -> Photographs:
 
 
 @pytest.mark.parametrize("adapt", [True, False], ids=["adapted", "as written"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])
 def test_deit_tiny_on_two_hundred_photographs(
     photographs: Photographs,
     tmp_path: Path,
