@@ -588,3 +588,15 @@ def test_imports_make_no_circle() -> None:
 def room_of(module: str) -> str:
     """Return the folder of a module, or the module where it lies beside the folders."""
     return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("not there; /opt/x/.venv/bin/python3 -m pip install y", "not there; python3 -m pip install y"),
+        ("FileNotFoundError: '/srv/models/a.onnx'", "FileNotFoundError: 'a.onnx'"),
+        ("see https://host/a/b, or either/or", "see https://host/a/b, or either/or"),
+    ],
+)
+def test_a_reason_has_no_path_of_the_machine(reason: str, kept: str) -> None:
+    assert str(FailedError("absent", reason)) == kept

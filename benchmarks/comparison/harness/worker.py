@@ -38,9 +38,7 @@ def main() -> None:
         try:
             answer = {"ok": True, **verb(**request)}
         except AbsentError as e:
-            # a result is read on other machines, where another Python has another path
-            reason = str(e).replace(sys.executable, Path(sys.executable).name)
-            answer = {"ok": False, "status": "absent", "reason": reason}
+            answer = {"ok": False, "status": "absent", "reason": str(e)}
         except Exception as e:  # noqa: BLE001  every failure becomes the contender's row
             traceback.print_exc()
             reason = " ".join(f"{type(e).__name__}: {e}".split())

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -17,15 +18,18 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 """A contender loads the folder it is given; no library may go and look for another."""
 
+_FOLDERS = re.compile(r"(?<![\w.:/~-])/(?:[^\s/'\"]+/)+")
+
 Request = dict[str, Any]
 
 
 class FailedError(Exception):
     """A contender that is out; `status` is "failed" (it erred), "absent" (cannot run
-    here) or "skipped" (was not to take the time)."""
+    here) or "skipped" (was not to take the time). A result is read on other machines: of an
+    absolute path in the reason, which is stored, its name alone is left."""
 
     def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(_FOLDERS.sub("", reason))
         self.status = status
 
 
