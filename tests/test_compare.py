@@ -593,7 +593,10 @@ def room_of(module: str) -> str:
 @pytest.mark.parametrize(
     ("reason", "kept"),
     [
-        ("not there; /opt/x/.venv/bin/python3 -m pip install y", "not there; python3 -m pip install y"),
+        (
+            "not there; /opt/x/.venv/bin/python3 -m pip install y",
+            "not there; python3 -m pip install y",
+        ),
         ("FileNotFoundError: '/srv/models/a.onnx'", "FileNotFoundError: 'a.onnx'"),
         ("see https://host/a/b, or either/or", "see https://host/a/b, or either/or"),
     ],

@@ -3,7 +3,7 @@
 Field numbers are those of onnx.proto3.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,37 @@ def with_graph(model: Buffer, rewrite: Callable[[int, int], bytes]) -> bytes:
         else:
             out.append(model[position:end])
         position = end
+    return b"".join(out)
+
+
+def spliced(
+    model: Buffer,
+    start: int,
+    spans: Iterable[tuple[int, int, int]],
+    nodes: Iterable[Node],
+    replaced: Mapping[str, Iterable[bytes]],
+    *,
+    initializers: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """Return the GraphProto from `start` on with other nodes, and other initializers by name.
+
+    `spans` are its fields and `nodes` its nodes, in order; `replaced` has the nodes that take a
+    node's place, none or several, by its first output.
+    """
+    out: list[bytes] = []
+    position, remaining = start, iter(nodes)
+    for kind, a, b in spans:
+        if kind == GRAPH_NODE and (name := next(remaining).outputs[0]) in replaced:
+            out += [field(kind, new) for new in replaced[name]]
+        elif (
+            kind == GRAPH_INITIALIZER
+            and initializers
+            and (name := weight_from_bytes(model, a, b)[0]) in initializers
+        ):
+            out.append(field(kind, initializers[name]))
+        else:
+            out.append(model[position:b])
+        position = b
     return b"".join(out)
 
 

@@ -18,6 +18,7 @@ from vit_engine.artefact.nodes import (
     Node,
     node,
     node_from_bytes,
+    spliced,
     tensor,
     weight_from_bytes,
     with_graph,
@@ -105,19 +106,13 @@ def _graph(model: bytes, start: int, end: int, replacement: Replacement) -> byte
         weight_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_INITIALIZER
     )
     consumers = {name: n for n in nodes for name in n.inputs}
-    out: list[bytes] = []
+    replaced: dict[str, list[bytes]] = {}
     brought: list[bytes] = []
-    position, remaining = start, iter(nodes)
-    for kind, _, b in spans:
-        found = next(remaining) if kind == GRAPH_NODE else None
-        if found and found.op == "Attention" and not found.domain:
-            replaced, initializers = replacement(_attention(found, consumers, weights))
-            out += [field(GRAPH_NODE, n) for n in replaced]
+    for n in nodes:
+        if n.op == "Attention" and not n.domain:
+            replaced[n.outputs[0]], initializers = replacement(_attention(n, consumers, weights))
             brought += [field(GRAPH_INITIALIZER, t) for t in initializers]
-        else:
-            out.append(model[position:b])
-        position = b
-    return b"".join(out + brought)
+    return spliced(model, start, spans, nodes, replaced) + b"".join(brought)
 
 
 def _attention(

@@ -17,6 +17,7 @@ from vit_engine.artefact.nodes import (
     Node,
     node,
     node_from_bytes,
+    spliced,
     tensor_in_file,
     weight_from_bytes,
     with_graph,
@@ -44,26 +45,16 @@ def graph_for_cuda(path: Path, *, attention: bool = True) -> bytes:
 def _graph(model: mmap.mmap, start: int, end: int, location: bytes, attention: bool) -> bytes:
     spans = list(fields(model, start, end))
     nodes = [node_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_NODE]
-    shapes = {
-        name: shape
-        for kind, a, b in spans
-        if kind == GRAPH_INITIALIZER
-        for name, (_, shape) in [weight_from_bytes(model, a, b)]
-    }
-    large = {n.inputs[1] for n in nodes if n.op == "MatMul"}
-    found = _Replacements(nodes, shapes)
+    weights = [
+        (a, b, *weight_from_bytes(model, a, b)) for k, a, b in spans if k == GRAPH_INITIALIZER
+    ]
+    found = _Replacements(nodes, {name: shape for *_, name, (_, shape) in weights})
     replaced = dict(chain(found.norms(), found.attentions() if attention else ()))
-    out: list[bytes] = []
-    position, remaining = start, iter(nodes)
-    for kind, a, b in spans:
-        if kind == GRAPH_INITIALIZER and weight_from_bytes(model, a, b)[0] in large:
-            out.append(field(kind, tensor_in_file(model, a, b, location)))
-        elif kind == GRAPH_NODE and (name := next(remaining).outputs[0]) in replaced:
-            out += [field(kind, new) for new in replaced[name]]
-        else:
-            out.append(model[position:b])
-        position = b
-    return b"".join(out)
+    large = {n.inputs[1] for n in nodes if n.op == "MatMul"}
+    stored = {
+        name: tensor_in_file(model, a, b, location) for a, b, name, _ in weights if name in large
+    }
+    return spliced(model, start, spans, nodes, replaced, initializers=stored)
 
 
 class _Replacements:

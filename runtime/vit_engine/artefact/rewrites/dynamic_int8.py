@@ -18,11 +18,12 @@ from vit_engine.artefact.nodes import (
     Node,
     node,
     node_from_bytes,
+    spliced,
     value_name,
     weight_from_bytes,
     with_graph,
 )
-from vit_engine.artefact.protobuf import Buffer, field, fields
+from vit_engine.artefact.protobuf import Buffer, fields
 from vit_engine.errors import ArtefactError
 
 INT8_PRODUCT = "MatMulIntegerToFloat"
@@ -78,17 +79,11 @@ def _rewritten(model: bytes, start: int, end: int) -> bytes:
     graph = _Graph(model, start, end)
     outputs = [value_name(model, a, b) for kind, a, b in graph.spans if kind == GRAPH_OUTPUT]
     needed = _needed(outputs, graph.made_by, graph.products)
-    out: list[bytes] = []
-    position, remaining = start, iter(graph.nodes)
-    for kind, _, b in graph.spans:
-        if kind != GRAPH_NODE:
-            out.append(model[position:b])
-        elif (name := next(remaining).outputs[0]) in graph.products:
-            out += [field(kind, new) for new in graph.products[name].nodes()]
-        elif name in needed:
-            out.append(model[position:b])
-        position = b
-    return b"".join(out)
+    replaced: dict[str, list[bytes]] = {
+        n.outputs[0]: [] for n in graph.nodes if n.outputs[0] not in needed
+    }
+    replaced |= {name: product.nodes() for name, product in graph.products.items()}
+    return spliced(model, start, graph.spans, graph.nodes, replaced)
 
 
 @dataclass(frozen=True)
