@@ -33,9 +33,9 @@ test-slow: dev
 
 # ONNX Runtime's GPU build in an environment of its own, on a GPU that computes nothing
 test-gpu-build: dev .venv-gpu/.installed
-	VIT_GPU_PYTHON=$(CURDIR)/.venv-gpu/bin/python $(BIN)/pytest tests/test_cuda.py
+	VIT_GPU_PYTHON=$(CURDIR)/.venv-gpu/bin/python $(BIN)/pytest tests/providers/test_cuda.py
 
-# Without NVIDIA's libraries, which tests/standin stands for
+# Without NVIDIA's libraries, which tests/support/standin stands for
 .venv-gpu/.installed: pyproject.toml constraints.txt
 	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/python -m pip install --quiet --constraint constraints.txt --editable . onnxruntime-gpu \
@@ -44,16 +44,16 @@ test-gpu-build: dev .venv-gpu/.installed
 
 # timm's models against timm itself, in an environment of its own
 test-timm: dev .venv-timm/.installed
-	.venv-timm/bin/python -m pytest -k timm tests/test_timm.py tests/test_preprocessor.py
+	.venv-timm/bin/python -m pytest -k timm tests/export/test_timm.py tests/export/test_preprocessor.py
 
 # It shows .venv's packages. torchvision, which timm needs, must not get into .venv: there transformers
-# would import it, and beside a CPU build of torch that takes what tests/standin has.
-.venv-timm/.installed: $(DEV_STAMP) tests/standin/torchvision_operators.py
+# would import it, and beside a CPU build of torch that takes what tests/support/standin has.
+.venv-timm/.installed: $(DEV_STAMP) tests/support/standin/torchvision_operators.py
 	test -x .venv-timm/bin/python || $(PYTHON) -m venv .venv-timm
 	.venv-timm/bin/python -m pip install --quiet --no-deps --constraint constraints.txt timm torchvision \
 		|| { echo 'timm could not be installed: nothing guards its models' >&2; exit 1; }
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r); site.addsitedir(%r)" \
-		% (sysconfig.get_path("purelib"), "$(CURDIR)/tests/standin")); print("import torchvision_operators")' \
+		% (sysconfig.get_path("purelib"), "$(CURDIR)/tests/support/standin")); print("import torchvision_operators")' \
 		> "$$(.venv-timm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
 	.venv-timm/bin/python -c 'import timm, vit_export'
 	touch $@

@@ -14,8 +14,8 @@ from comparison.contenders.entries import BASELINE
 from comparison.harness.plan import QUICK, Setting
 from comparison.inputs.models import Model
 from comparison.report.result_rows import Result
-from vit_engine.atomic import write_whole
 from vit_engine.errors import UsageError
+from vit_engine.machine.atomic import write_whole
 
 SCHEMA = 1
 

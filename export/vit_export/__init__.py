@@ -1,6 +1,6 @@
 """Turns a ViT classifier checkpoint into one verified, self-describing ONNX file."""
 
-from vit_engine import ending
+from vit_engine.cli import ending
 
 
 def start() -> int:

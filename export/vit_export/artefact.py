@@ -14,9 +14,9 @@ from vit_engine.artefact.integrity import content_sha256
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
 from vit_engine.artefact.protobuf import field, fields
-from vit_engine.atomic import replacing
 from vit_engine.errors import CheckpointError, ParityError
-from vit_engine.parity import BOUNDS, Bounds
+from vit_engine.machine.atomic import replacing
+from vit_engine.outputs.parity import BOUNDS, Bounds
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.choices import DEFAULT_IO, Io, input_from_io
 from vit_export.graph.layers import Linear

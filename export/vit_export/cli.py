@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from vit_engine import ending
-from vit_engine.arguments import Parser, local_path, number, whole_number
 from vit_engine.artefact.contract import Parity, Precision
 from vit_engine.artefact.description import SATURATION
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
+from vit_engine.cli import ending
+from vit_engine.cli.arguments import Parser, local_path, number, whole_number
 from vit_engine.errors import ArtefactError, MachineError, UsageError, printable
 from vit_engine.machine.installation import pip_install
-from vit_engine.parity import BOUNDS
+from vit_engine.outputs.parity import BOUNDS
 from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import (
     DEFAULT_MODEL,

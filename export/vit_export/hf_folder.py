@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from vit_engine.atomic import write_whole
+from vit_engine.machine.atomic import write_whole
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.checkpoints.configs.preprocessor import PREPROCESSOR, PROCESSOR, fitted_sizes
 from vit_export.checkpoints.json_file import read_json

@@ -13,7 +13,7 @@ from pathlib import Path
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.rewrites.attention import primitive, replace_attention
-from vit_engine.atomic import replacing
+from vit_engine.machine.atomic import replacing
 from vit_engine.providers import tensorrt
 from vit_export.artefact import restamp
 

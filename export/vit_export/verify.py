@@ -12,7 +12,7 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.errors import ParityError, ProviderError, UsageError
 from vit_engine.images.preprocess import normalized, pixels_from_image, rgb_from_image
-from vit_engine.parity import Bounds, Logits, agreements, check_parity
+from vit_engine.outputs.parity import Bounds, Logits, agreements, check_parity
 from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.demo import draw

@@ -33,16 +33,16 @@ from vit_engine.images.isolated_decoder import IsolatedDecoder
 from vit_engine.images.local_decoder import LocalDecoder
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
-from vit_engine.prediction import Prediction, failed
-from vit_engine.providers.provider import Compute
-from vit_engine.providers.table import DEFAULT_PROVIDER
-from vit_engine.scores import (
+from vit_engine.outputs.prediction import Prediction, failed
+from vit_engine.outputs.scores import (
     Score,
     Selection,
     best_scores,
     scores_from_logits,
     selection_from_options,
 )
+from vit_engine.providers.provider import Compute
+from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.sources.item import Item
 
 log = logging.getLogger(__name__)

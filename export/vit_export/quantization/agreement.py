@@ -12,7 +12,7 @@ import numpy as np
 
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import ParityError
-from vit_engine.parity import Logits, agreements
+from vit_engine.outputs.parity import Logits, agreements
 from vit_export.quantization.sensitivity import divergence
 
 RIVALS = 5

@@ -15,8 +15,8 @@ from vit_engine.artefact import contract as contracts
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.nodes import ENTRY_KEY, MODEL_METADATA
 from vit_engine.artefact.protobuf import fields
-from vit_engine.atomic import write_whole
 from vit_engine.errors import ArtefactError, WriteError, printable
+from vit_engine.machine.atomic import write_whole
 from vit_engine.machine.cache import cache_folder
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from vit_engine.cluster.connection import Capacity, Workers
 from vit_engine.cluster.tasks import Decoding, Labeller, Labelling, decoded
 from vit_engine.errors import UsageError, VitError
 from vit_engine.images.decoder_process import TIME_LIMIT, Task
-from vit_engine.scores import selection_from_options
+from vit_engine.outputs.scores import selection_from_options
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import Folder, folder_from_path

@@ -18,9 +18,9 @@ from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, VitError
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
-from vit_engine.prediction import failed
+from vit_engine.outputs.prediction import failed
+from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
-from vit_engine.scores import Selection
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
 from vit_engine.sources.read import bytes_from_item

@@ -1,6 +1,6 @@
 """The command lines: arguments, progress, exit codes. Nothing imports a command."""
 
-from vit_engine import ending
+from vit_engine.cli import ending
 
 
 def start_infer() -> int:

@@ -23,7 +23,7 @@ from vit_engine.errors import ArtefactError, ProviderError, UsageError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
-from vit_engine.parity import BOUNDS, ROUNDED, check_parity, sample_pixels
+from vit_engine.outputs.parity import BOUNDS, ROUNDED, check_parity, sample_pixels
 from vit_engine.providers import engine_cache, obstacles
 from vit_engine.providers.provider import Compute, Provider, ProviderName
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import get_args
 
-from vit_engine import ending
-from vit_engine.arguments import Parser, whole_number
 from vit_engine.artefact import metadata
+from vit_engine.cli import ending
+from vit_engine.cli.arguments import Parser, whole_number
 from vit_engine.commands.diagnosis import Report, examine, try_provider
 from vit_engine.errors import MachineError
 from vit_engine.machine import processor

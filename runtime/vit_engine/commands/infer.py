@@ -11,31 +11,31 @@ from functools import partial
 from pathlib import Path
 from shutil import get_terminal_size
 
-from vit_engine import ending
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract, Identity
 from vit_engine.artefact.description import description_of, short_labels
 from vit_engine.artefact.integrity import check_integrity
-from vit_engine.atomic import remove_empty
 from vit_engine.classifier import Classifier, LabelledBatch
+from vit_engine.cli import ending
+from vit_engine.cli.interrupt import Interrupt, interrupts
+from vit_engine.commands import infer_options
+from vit_engine.commands.engine_options import engine_settings
 from vit_engine.commands.error_limit import ErrorLimit
 from vit_engine.commands.inputs import apart, check_apart
-from vit_engine.commands.interrupt import Interrupt, interrupts
-from vit_engine.commands.options import infer_options
-from vit_engine.commands.options.engine_options import engine_settings
 from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
 from vit_engine.errors import ArtefactError, ImageError, UsageError, VitError, printable
 from vit_engine.evaluation.findings import Findings, findings_of, is_report
 from vit_engine.images.decoder_process import Task
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine import processor
+from vit_engine.machine.atomic import remove_empty
+from vit_engine.outputs.scores import selection_from_options
 from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet
 from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
 from vit_engine.rows.target import Target, target_from_path
 from vit_engine.rows.text_table import Table
-from vit_engine.scores import selection_from_options
 from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
 

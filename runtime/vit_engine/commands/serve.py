@@ -5,9 +5,9 @@ import logging
 import os
 import sys
 
-from vit_engine import ending
-from vit_engine.commands.options import serve_options
-from vit_engine.commands.options.engine_options import engine_settings
+from vit_engine.cli import ending
+from vit_engine.commands import serve_options
+from vit_engine.commands.engine_options import engine_settings
 from vit_engine.errors import MachineError
 from vit_engine.machine.installation import pip_install
 
@@ -21,8 +21,8 @@ def main() -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     try:
-        from vit_engine.server import listener
-        from vit_engine.server.app import application
+        from vit_engine.server.http import listener
+        from vit_engine.server.http.app import application
     except ModuleNotFoundError as e:
         raise MachineError(
             f"vit-serve needs {e.name}, which is not installed: {pip_install('serve')}"

@@ -13,8 +13,8 @@ from vit_engine.classifier import LabelledBatch
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
 from vit_engine.evaluation.evaluation import MOST_SHOWN
+from vit_engine.outputs.scores import scores_from_logits
 from vit_engine.rows.contact_sheet import thumbnail
-from vit_engine.scores import scores_from_logits
 
 PYTORCH = "pytorch:"
 """Before the name of a checkpoint that is run by PyTorch itself."""

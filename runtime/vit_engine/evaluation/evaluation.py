@@ -14,8 +14,8 @@ from vit_engine.artefact.contract import Output
 from vit_engine.classifier import LabelledBatch
 from vit_engine.errors import UsageError, printable
 from vit_engine.evaluation.truth import Truth
+from vit_engine.outputs.scores import scores_from_logits
 from vit_engine.rows.contact_sheet import thumbnail
-from vit_engine.scores import scores_from_logits
 
 TOP = 5
 """Labels among which the true one may be, besides the first."""

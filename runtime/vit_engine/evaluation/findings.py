@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vit_engine.artefact.contract import Contract
-from vit_engine.atomic import write_whole
 from vit_engine.classifier import LabelledBatch
 from vit_engine.evaluation.against import Against, opened
 from vit_engine.evaluation.evaluation import Evaluation, Mistake
 from vit_engine.evaluation.truth import truth_from_name
+from vit_engine.machine.atomic import write_whole
 from vit_engine.rows.contact_sheet import Section
 
 _KIND = "vit-infer report"

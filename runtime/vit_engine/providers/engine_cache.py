@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from vit_engine.atomic import write_whole
 from vit_engine.errors import ProviderError
+from vit_engine.machine.atomic import write_whole
 from vit_engine.machine.cache import cache_folder
 
 log = logging.getLogger(__name__)

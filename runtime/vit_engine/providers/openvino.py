@@ -22,7 +22,6 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.integrity import check_state, state_of
 from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, narrowest_input
 from vit_engine.artefact.rewrites.openvino_heads import bring_heads_forward
-from vit_engine.atomic import write_whole
 from vit_engine.errors import (
     ArtefactError,
     MachineError,
@@ -34,6 +33,7 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.machine import processor
+from vit_engine.machine.atomic import write_whole
 from vit_engine.machine.installation import pip_install
 from vit_engine.providers.engine_cache import EngineCache, NoCacheError
 from vit_engine.providers.provider import Compute, Obstacle, Provider, Request, RetiredError

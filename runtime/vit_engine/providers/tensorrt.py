@@ -15,7 +15,7 @@ from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.errors import ParityError, ProviderError
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia
-from vit_engine.parity import BOUNDS, check_parity, sample_pixels
+from vit_engine.outputs.parity import BOUNDS, check_parity, sample_pixels
 from vit_engine.providers import cuda
 from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
 from vit_engine.providers.cpu import open_on_cpu

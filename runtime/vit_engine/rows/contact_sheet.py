@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.artefact.contract import Contract
-from vit_engine.atomic import write_whole
 from vit_engine.classifier import LabelledBatch
 from vit_engine.errors import printable
+from vit_engine.machine.atomic import write_whole
 
 MAX_IMAGES, MAX_ERRORS = 600, 600
 """The most that a sheet shows: a random sample of more images, the first of more errors."""

@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from vit_engine.atomic import replacing, sync_folder
 from vit_engine.errors import UsageError, WriteError, printable
-from vit_engine.prediction import Prediction
+from vit_engine.machine.atomic import replacing, sync_folder
+from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.formats import Format
 from vit_engine.rows.partial_state import PartialState, Run
 from vit_engine.rows.target import PARTIAL, STATE, Target

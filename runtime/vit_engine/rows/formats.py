@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
-from vit_engine.prediction import Prediction
+from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.text_table import Table
 from vit_engine.sources.tables import FORMULA
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from vit_engine.errors import UsageError, WriteError, printable
-from vit_engine.prediction import Prediction
+from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.file_output import FileOutput
 from vit_engine.rows.formats import Format
 from vit_engine.rows.partial_state import Run

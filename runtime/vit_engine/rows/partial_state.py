@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vit_engine.atomic import write_whole
 from vit_engine.errors import UsageError, one_line, printable
+from vit_engine.machine.atomic import write_whole
 from vit_engine.rows.target import PARTIAL, STATE, Target
 
 _MOST_BYTES = 2**26  # of a state: what it says of a run fitted into the arguments of a process

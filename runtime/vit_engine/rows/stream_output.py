@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Self
 
 from vit_engine.errors import WriteError
-from vit_engine.prediction import Prediction
+from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.formats import Format
 from vit_engine.rows.partial_state import Run
 from vit_engine.sources.item import Item

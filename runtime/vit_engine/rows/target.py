@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_engine.atomic import make_folders, remove_empty
 from vit_engine.errors import UsageError, VitError, WriteError, printable
+from vit_engine.machine.atomic import make_folders, remove_empty
 
 PARTIAL, STATE, ASIDE = ".partial", ".partial.state", ".failed"
 """What the names of the files that go with a target end in."""

@@ -7,8 +7,8 @@ from functools import cached_property
 
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import printable
-from vit_engine.prediction import Prediction
-from vit_engine.scores import Score
+from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.scores import Score
 
 _PATH = 32  # cells of the paths where the width is not known, and the most that labels have
 _LEAST_PATH, _MOST_PATH = 12, 60

@@ -1,1 +1,1 @@
-"""Labels over HTTP: `app.application` is the ASGI application, `listener.serve` runs it."""
+"""Labels over HTTP: `http` speaks, `core` schedules."""

@@ -17,7 +17,7 @@ from ray import serve
 
 from vit_engine.errors import MachineError
 from vit_engine.providers.table import DEFAULT_PROVIDER
-from vit_engine.server.app import Application, application
+from vit_engine.server.http.app import Application, application
 
 
 @serve.deployment(name="vit", max_ongoing_requests=64, health_check_period_s=5)

@@ -1,0 +1,1 @@
+"""Command lines: their parser, signals, and how a command ends."""

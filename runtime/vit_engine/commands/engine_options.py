@@ -1,0 +1,58 @@
+"""The options of how a model is opened, which vit-infer and vit-serve share."""
+
+import argparse
+from typing import Any, get_args
+
+from vit_engine.cli.arguments import whole_number
+from vit_engine.providers.provider import Compute
+from vit_engine.providers.table import CHOICES, DEFAULT_PROVIDER
+
+
+def add_engine_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that `engine_settings` reads."""
+    add = group.add_argument
+    add(
+        "--provider",
+        choices=CHOICES,
+        default=DEFAULT_PROVIDER,
+        help="where to run the model (default %(default)s: on CUDA where it opens, else the CPU)",
+    )
+    add(
+        "--device",
+        type=whole_number("the number of a GPU", least=0),
+        default=0,
+        metavar="N",
+        help="which GPU (default %(default)s)",
+    )
+    add(
+        "--compute",
+        choices=get_args(Compute),
+        help="arithmetic of --provider openvino: f32 (default), or bf16, about 1.5 to 2 times as "
+        "fast on a CPU that has it, for a label in some hundred that differs",
+    )
+    add("--no-cuda-graphs", action="store_true", help="launch CUDA's kernels one by one")
+    add(
+        "-b",
+        "--batch",
+        type=whole_number("a whole number of images", least=1),
+        metavar="N",
+        help="images at once (default: what keeps the provider busy)",
+    )
+    add(
+        "--threads",
+        type=whole_number("a whole number of threads", least=1),
+        metavar="N",
+        help="compute threads (default: the cores that this process may use)",
+    )
+
+
+def engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options say, by the names of `Engine.open`."""
+    return {
+        "provider": arguments.provider,
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "max_batch": arguments.batch,
+        "compute": arguments.compute,
+        "cuda_graphs": not arguments.no_cuda_graphs,
+    }

@@ -1,1 +1,0 @@
-"""What the command lines take, one file each, and what they share."""

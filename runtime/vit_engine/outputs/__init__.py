@@ -1,0 +1,1 @@
+"""What a model gives: scores, predictions, and how far two outputs may differ."""

@@ -1,0 +1,1 @@
+"""The server behind its HTTP: scheduling, admission, metrics."""

@@ -1,0 +1,201 @@
+"""The models that are served, each with its scheduler, and what they share."""
+
+import asyncio
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+import vit_engine
+from vit_engine.engine import Engine
+from vit_engine.errors import MachineError, UsageError
+from vit_engine.server.core.metrics import Metrics, Sample
+from vit_engine.server.core.scheduler import Scheduler, Ticket
+from vit_engine.server.core.settings import Settings
+from vit_engine.server.http.body import Budget
+from vit_engine.server.http.refusal import ClientLeftError, RefusalError
+
+_LOOK = 0.05  # seconds between looks at whether all is ready
+
+VERSION = "1"
+"""The one version of each model, as the inference protocol counts them."""
+
+
+def models_from_arguments(arguments: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Return models by the names they are served under: `NAME=FILE`, or a file's stem."""
+    found: dict[str, str | Path] = {}
+    for argument in arguments:
+        name, sign, path = os.fspath(argument).partition("=")
+        if not sign:
+            name, path = Path(name).stem, name
+        if not name or not set(name) <= _NAME:
+            raise UsageError(
+                f"a model cannot be served under the name {name!r}: letters, digits, '.', '_' and "
+                "'-' are allowed; name it as in NAME=FILE"
+            )
+        if name in found:
+            raise UsageError(
+                f"two models would be served as {name!r}; name one of them as in NAME={path}"
+            )
+        found[name] = path
+    if not found:
+        raise UsageError("no model to serve")
+    return found
+
+
+_NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+class Service:
+    """Open models at work. `open` takes seconds and raises what Engine.open raises; `start` is for
+    the event loop that requests come from; `close` blocks until the engines have ended.
+    """
+
+    def __init__(
+        self, models: Mapping[str, str | Path], settings: Settings, options: Mapping[str, Any]
+    ) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.budget = Budget(settings.max_held)
+        self.schedulers: dict[str, Scheduler] = {}
+        self.draining = self._started = False
+        self._models, self._options = models, options
+        self._show()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the models, the default first."""
+        return list(self._models)
+
+    def open(self) -> None:
+        """Open every model, unless that has been done."""
+        for name, path in self._models.items():
+            if name not in self.schedulers:
+                engine = Engine.open(path, **self._options)
+                self.schedulers[name] = Scheduler(name, engine, self.settings, self.metrics)
+
+    async def start(self, *, wait: bool = False) -> None:
+        """Open what is not open yet, and go to work; `wait` until it is ready.
+
+        MachineError where it will never be.
+        """
+        await asyncio.to_thread(self.open)
+        if not self._started:
+            self._started = True
+            for scheduler in self.schedulers.values():
+                scheduler.start()
+        while wait and not self.ready:
+            for scheduler in self.schedulers.values():
+                if scheduler.fault is not None:
+                    raise MachineError(f"{scheduler.name} cannot run: {scheduler.fault}")
+            await asyncio.sleep(_LOOK)
+
+    def close(self) -> None:
+        """Free everything."""
+        if self._started:
+            for scheduler in self.schedulers.values():
+                scheduler.close()
+
+    def find(self, name: str | None, version: str | None = None) -> Scheduler:
+        """Return a model by name, the first for None; RefusalError for one that is not there."""
+        if name is None:
+            return next(iter(self.schedulers.values()))
+        scheduler = self.schedulers.get(name)
+        if scheduler is None:
+            known = ", ".join(self.schedulers)
+            raise RefusalError(404, "model", f"no model {name[:100]!r} is served here ({known})")
+        if version not in (None, VERSION):
+            raise RefusalError(
+                404, "model", f"{name} has no version {version[:100]!r}, only {VERSION}"
+            )
+        return scheduler
+
+    @property
+    def alive(self) -> bool:
+        """Whether every engine and its decoders can still answer."""
+        return all(scheduler.alive for scheduler in self.schedulers.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are wanted: everything is loaded, nothing dead, no end in sight."""
+        return (
+            self._started
+            and not self.draining
+            and all(scheduler.ready for scheduler in self.schedulers.values())
+        )
+
+    @property
+    def state(self) -> str:
+        """Return "ready", or why it is not."""
+        if self.ready:
+            return "ready"
+        return "draining" if self.draining else "loading" if self.alive else "dead"
+
+    async def outcomes(
+        self, request: Request, scheduler: Scheduler, images: Sequence[Any]
+    ) -> Ticket:
+        """Run a request whose body has been read, until it is done or nobody waits any more.
+
+        RefusalError at the deadline, ClientLeftError when the client has gone.
+        """
+        ticket = scheduler.submit(images)
+        # Nothing but a disconnect can come now.
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
+        try:
+            async with asyncio.timeout(self.settings.deadline):
+                await asyncio.wait({ticket.done, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            raise RefusalError(
+                504, "deadline", f"no answer within {self.settings.deadline:g} s"
+            ) from None
+        finally:
+            if not leaving.done():
+                leaving.cancel()
+            if not ticket.done.done():
+                scheduler.drop(ticket)
+        if ticket.dropped:
+            raise ClientLeftError
+        return ticket
+
+    def _show(self) -> None:
+        """Add to the metrics what is looked up rather than counted."""
+
+        def of_each(value: Any) -> Iterator[Sample]:
+            for name, scheduler in self.schedulers.items():
+                yield (name,), value(scheduler)
+
+        def depths() -> Iterator[Sample]:
+            for name, scheduler in self.schedulers.items():
+                for stage, depth in scheduler.depths().items():
+                    yield (name, stage), depth
+
+        def one(value: float) -> Iterable[Sample]:
+            return [((), value)]
+
+        gauge = self.metrics.gauge
+        gauge("vit_queue_images", "Images at each stage", ("model", "stage"), depths)
+        gauge(
+            "vit_queue_oldest_seconds",
+            "Age of the image that has been in a queue for longest",
+            ("model",),
+            lambda: of_each(lambda s: s.oldest()),
+        )
+        gauge(
+            "vit_predicted_wait_seconds",
+            "Time that the images that are here will take",
+            ("model",),
+            lambda: of_each(lambda s: s.wait()),
+        )
+        gauge(
+            "vit_decoders", "Decoder processes", ("model",), lambda: of_each(lambda s: s.decoders())
+        )
+        gauge("vit_held_bytes", "Bytes of bodies in memory", (), lambda: one(self.budget.held))
+        gauge("vit_ready", "1 while requests are wanted", (), lambda: one(self.ready))
+        gauge("vit_alive", "0 where a new process is needed", (), lambda: one(self.alive))
+        gauge(
+            "vit_build_info",
+            "1, of this version",
+            ("version",),
+            lambda: [((vit_engine.__version__,), 1)],
+        )

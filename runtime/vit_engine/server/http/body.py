@@ -1,0 +1,149 @@
+"""Reading bodies: within a time, a size, and a budget for all of them together."""
+
+import asyncio
+import zlib
+from types import TracebackType
+from typing import Self
+
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from vit_engine.server.core.settings import Settings
+from vit_engine.server.http.refusal import ClientLeftError, RefusalError, malformed
+
+DISCARDED = 4
+"""A body that is refused is read on for so many times the limit, so that its sender, who may not
+read before he has sent, gets the answer."""
+
+_ENCODINGS = {"gzip": 31, "deflate": 15}
+"""What zlib calls the formats of whole bodies: wbits."""
+
+
+class Budget:
+    """Bytes of bodies that a server may hold at once."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+
+
+class Hold:
+    """What one request holds of the budget: a context manager, which gives it back."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self._size = budget, 0
+
+    def grow(self, size: int) -> None:
+        """Take more; RefusalError where all requests together would hold too much."""
+        if self._budget.held + size > self._budget.most:
+            raise RefusalError(
+                429,
+                "busy",
+                f"requests in flight hold {self._budget.held} of {self._budget.most} bytes; "
+                "send this one again later",
+                retry_after=1,
+            )
+        self._budget.held += size
+        self._size += size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._budget.held -= self._size
+        self._size = 0
+
+
+async def body_of(
+    request: Request, hold: Hold, settings: Settings, *, compressed: bool = False
+) -> bytes:
+    """Return the body of a request, unpacked where it may be `compressed`.
+
+    RefusalError where it is too large, too late or in an encoding that is not read.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    wbits = _ENCODINGS.get(encoding) if compressed else None
+    if encoding not in ("", "identity") and wbits is None:
+        known = ", ".join(_ENCODINGS) if compressed else "none"
+        raise RefusalError(
+            415, "encoding", f"Content-Encoding is {encoding[:40]!r}; of them {known} is read here"
+        )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > settings.max_body:
+        raise _too_large(settings)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(settings.body_time):
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeftError
+                part: bytes = message.get("body", b"")
+                size += len(part)
+                if size > settings.max_body:
+                    raise _too_large(settings)
+                hold.grow(len(part))
+                if part:
+                    parts.append(part)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise RefusalError(
+            408, "late", f"the body was not here within {settings.body_time:g} s"
+        ) from None
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    return body if wbits is None else _unpacked(body, wbits, hold, settings)
+
+
+def _unpacked(body: bytes, wbits: int, hold: Hold, settings: Settings) -> bytes:
+    stream = zlib.decompressobj(wbits)
+    try:
+        unpacked = stream.decompress(body, settings.max_body + 1)
+    except zlib.error as e:
+        raise malformed(f"the body is not in its Content-Encoding ({e})") from None
+    if len(unpacked) > settings.max_body:
+        raise _too_large(settings)
+    if not stream.eof:
+        raise malformed("the compressed body is cut short")
+    hold.grow(len(unpacked))
+    return unpacked
+
+
+def _too_large(settings: Settings) -> RefusalError:
+    return RefusalError(
+        413, "too_large", f"the body has more than {settings.max_body} bytes, the limit"
+    )
+
+
+class Watched:
+    """An ASGI `receive` that knows how much of the body has come, and whether that was all."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.size = 0
+        self.ended = False
+
+    async def __call__(self) -> Message:
+        """Return the next event."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.size += len(message.get("body", b""))
+            self.ended = not message.get("more_body", False)
+        else:
+            self.ended = True
+        return message
+
+    async def discard(self, settings: Settings) -> None:
+        """Read on, for a time and a size, what nobody wants."""
+        most = self.size + DISCARDED * settings.max_body
+        try:
+            async with asyncio.timeout(settings.body_time):
+                while not self.ended and self.size < most:
+                    await self()
+        except TimeoutError:
+            return

@@ -1,0 +1,168 @@
+"""An application on a socket: uvicorn, with time limits for heads, and an end that drains."""
+
+import asyncio
+import json
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from vit_engine.errors import MachineError, UsageError, limit_in_words
+from vit_engine.server.http.app import Application
+
+MAX_HEAD = 64 * 2**10
+"""Bytes of a request's head: its line and headers."""
+
+_BACKLOG = 2048
+_LAST_PORT = 65535
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket of an address that nobody listens on yet; MachineError where that fails."""
+    if port > _LAST_PORT:
+        raise UsageError(f"port {port} is none: {_LAST_PORT} is the largest")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as e:
+        words = limit_in_words(e) or e.strerror
+        raise MachineError(
+            f"cannot listen on {host} port {port}: {words}; choose another --host or --port"
+        ) from e
+    return found
+
+
+def url_of(listening: socket.socket) -> str:
+    """Return the address that a client on this machine would use."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(application: Application, listening: socket.socket, told: Callable[[str], object]) -> int:
+    """Serve until a signal says otherwise; returns an exit code: 0 after SIGTERM.
+
+    `told` is given a line when requests are accepted. A second signal ends the process at once.
+    """
+    settings = application.service.settings
+    config = _Config(
+        application,
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=math.ceil(settings.keep_alive),
+        timeout_graceful_shutdown=math.ceil(settings.deadline + settings.body_time),
+    )
+    config.header_time = settings.header_time
+    server = _Server(config, application)
+    server.accepting = lambda: told(f"listening at {url_of(listening)}")
+    try:
+        server.run([listening])
+    except SystemExit as e:
+        raise MachineError("the server did not start, for the reason above") from e
+    return server.exit_code
+
+
+class _Config(uvicorn.Config):
+    header_time: float
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which on SIGTERM goes on for the drain, so that proxies see it coming."""
+
+    accepting: Callable[[], object]
+    exit_code = 0
+
+    def __init__(self, config: _Config, application: Application) -> None:
+        super().__init__(config)
+        self._service = application.service
+        self._end: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.accepting()
+
+    def handle_exit(self, sig: int, _: FrameType | None) -> None:
+        if self._end is not None:
+            os._exit(128 + sig)
+        self._service.draining = True
+        drain = self._service.settings.drain
+        if sig == signal.SIGINT:
+            self.exit_code, drain = 128 + sig, 0.0
+        self._end = time.monotonic() + drain
+
+    async def on_tick(self, counter: int) -> bool:
+        ending = await super().on_tick(counter)
+        return ending or (self._end is not None and time.monotonic() >= self._end)
+
+
+class _Protocol(HttpToolsProtocol):
+    """A connection whose heads are bounded in time and size, and whose refusals are JSON."""
+
+    _late: asyncio.TimerHandle | None = None  # runs while a head is awaited
+    _head = 0  # bytes of it so far
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._has_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._late is not None and self._head > MAX_HEAD:
+            self._refuse(431, "head", f"the head has more than {MAX_HEAD} bytes, the limit")
+            return
+        super().data_received(data)
+        if self._late is not None:
+            self._head += len(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._late is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._has_head()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "malformed", msg)
+
+    def _await_head(self) -> None:
+        assert isinstance(self.config, _Config)
+        self._head = 0
+        self._late = self.loop.call_later(self.config.header_time, self._end)
+
+    def _has_head(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _end(self) -> None:
+        self._late = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        body = json.dumps({"error": message, "error_code": code}).encode()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        self.transport.close()

@@ -1,0 +1,116 @@
+"""The parts of the comparison that are for GPUs, as far as a CPU can tell them right or wrong."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from support import ROOT
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.engine import Engine
+from vit_engine.providers.buckets import BucketSession, buckets_up_to
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from comparison.contenders import ours
+from comparison.contenders.entries import CONTENDERS, PROFILED
+from comparison.harness.hardware import kernels
+from comparison.harness.plan import FULL, GPU, Setting
+from comparison.harness.suite import Suite
+from comparison.harness.worker import Session
+from comparison.harness.worker_process import Process
+from comparison.job import Contender, Job
+
+
+def pictures(count: int) -> NDArray[np.uint8]:
+    """Images of coarse coloured cells, whose logits differ plainly."""
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    np.save(tmp_path / "uint8.npy", pictures(64))
+    return Job(
+        contender="ours-cuda-pipelined",
+        module="comparison.contenders.ours",
+        options={"precision": "fp32", "pipelined": True},
+        model="",
+        cache=str(tmp_path),
+        threads=1,
+        device="cpu",
+        max_batch=8,
+        uint8=str(tmp_path / "uint8.npy"),
+        float32="",
+    )
+
+
+def test_batches_that_overlap_get_their_own_answers(
+    tiny_artefact: Path, job: Job, tmp_path: Path
+) -> None:
+    """Through the buffers of a GPU session, with two batches on their way and more waiting."""
+    contract = read_contract(tiny_artefact)
+
+    def bucketed(largest: int) -> BucketSession:
+        session = open_session(Request(tiny_artefact, contract), {"cpu": {}})
+        return BucketSession(
+            session,
+            contract,
+            device=("cpu", 0),
+            buckets=buckets_up_to(largest),
+            graphs=False,
+        )
+
+    with Engine(contract, "cpu", bucketed, max_batch=8, in_flight=2) as engine:
+        session = Session(job)
+        session.contender = ours.contender(job, engine)
+        session.images = np.load(job.uint8)
+        files = {"uint8": job.uint8, "float32": "", "out": str(tmp_path / "logits.npy")}
+        assert session.predict(batch=5, **files) == {"images": 64}
+        expected = np.concatenate([engine.run(image[None]) for image in pictures(64)])
+        assert np.ptp(expected, axis=0).min() > 0.1, "a wrong image would be noticed"
+        np.testing.assert_allclose(np.load(files["out"]), expected, atol=1e-4)
+        timed = session.time(batch=4, runs=20)
+        assert len(timed["seconds"]) == 1, "one turn's mean, no latencies"
+
+
+def test_a_profile_names_where_the_time_goes(job: Job) -> None:
+    torch = pytest.importorskip("torch")
+
+    def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        side = torch.ones(64, 64)
+        return np.asarray((side @ side)[: len(batch)])
+
+    session = Session(job)
+    session.contender, session.images = Contender("uint8", run, {}), np.load(job.uint8)
+    (found,) = session.kernels(batch=2, runs=4).values()
+    by_name = {row["kernel"]: row for row in found}
+    assert by_name["aten::mm"]["calls"] == 1
+    assert by_name["aten::mm"]["microseconds"] > 0
+    times = [row["microseconds"] for row in found]
+    assert times == sorted(times, reverse=True)
+
+
+def test_a_profiler_that_fails_costs_no_row(job: Job, tmp_path: Path) -> None:
+    setting = Setting((), "cpu", 1, tmp_path, tmp_path, GPU, print, print)
+    suite = Suite(setting, None, None, None, {PROFILED: {"status": "ok"}})
+    broken = replace(job, module="no_such_contender")
+    with suite:
+        suite.field.add(PROFILED, lambda: Process(broken, sys.executable))
+        found = kernels(suite, [1, 64])
+    assert suite.rows == {PROFILED: {"status": "ok"}}
+    assert found["batches"] == {}
+    assert found["excluded"][PROFILED][0] == "failed"
+
+
+def test_a_gpu_plan_compiles_for_few_batch_sizes() -> None:
+    entries = {entry.name: entry for entry in CONTENDERS}
+    assert entries[PROFILED].options["cuda_graphs"] is False, "graphs hide their kernels' names"
+    assert all(GPU.takes(entries["ours-cuda-graphs"], batch) for batch in GPU.batches)
+    assert [b for b in GPU.batches if GPU.takes(entries["pytorch-compile-max"], b)] == [1, 64]
+    assert FULL.takes(entries["pytorch-compile"], 2), "on a CPU all are timed at all sizes"

@@ -1,0 +1,177 @@
+"""vit-doctor as a person and as a program read it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import Run
+from vit_engine.commands.diagnosis import Report, Trial, Wanted
+from vit_engine.commands.doctor import text
+from vit_engine.machine import nvidia, processor
+from vit_engine.machine.installation import pip, pip_install
+from vit_engine.machine.nvidia import Driver, Gpu
+from vit_engine.machine.processor import Cpu
+
+GPU = nvidia.has_gpu()
+
+
+def test_the_text_of_this_machine(run_command: Run, tiny_artefact: Path) -> None:
+    done = run_command("vit-doctor", "-m", tiny_artefact)
+    lines = done.stdout.splitlines()
+    assert done.stderr == ""
+    assert lines[0].startswith("vit-engine ")
+    heads = {line[:14].strip() for line in lines}
+    assert {"ONNX Runtime", "CPU", "NVIDIA", "Engine cache"} <= heads
+    assert f"Model         {tiny_artefact}: whole, as it was exported" in lines
+    (cpu,) = (line for line in lines if line.startswith("cpu "))
+    assert "works" in cpu and "ms an image" in cpu
+    if not GPU:
+        assert done.returncode == 0, done.stdout
+        assert not any(line.startswith("problem") for line in lines)
+        for provider in ("cuda", "tensorrt"):
+            (line,) = (line for line in lines if line.startswith(f"{provider} "))
+            assert "absent" in line
+
+
+def test_the_json_of_this_machine(run_command: Run, tiny_artefact: Path) -> None:
+    done = run_command("vit-doctor", "--json", "-m", tiny_artefact)
+    report = json.loads(done.stdout)
+    assert [trial["provider"] for trial in report["trials"]] == [
+        *("cpu", "openvino", "openvino", "cuda", "tensorrt")
+    ]
+    assert report["trials"][0]["state"] == "works"
+    assert report["threads"] == processor.usable_cores()
+    assert report["packages"] and report["onnxruntime"]
+    assert done.returncode == (4 if report["problems"] else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent.onnx", "no such file"),
+        ("checkpoint", "run 'vit-export "),
+        ("checkpoint/model.safetensors", "run 'vit-export "),
+        ("photo.jpg", "not an ONNX file"),
+    ],
+)
+def test_what_is_no_artefact_is_bad_usage(
+    name: str, words: str, run_command: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    for file in ("checkpoint/config.json", "checkpoint/model.safetensors", "photo.jpg"):
+        (tmp_path / file).write_bytes(b"\xff\xd8\xff" * 10)
+    done = run_command("vit-doctor", "-m", name, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (told,) = done.stderr.splitlines()
+    assert told.startswith(f"vit-doctor: {name}: ") and words in told
+
+
+def test_an_artefact_that_was_altered_is_a_problem(
+    run_command: Run, tiny_artefact: Path, tmp_path: Path
+) -> None:
+    """Also one that has passed before, and looks as it did then: all of it is read."""
+    path = tmp_path / "vit.onnx"
+    shutil.copy(tiny_artefact, path)
+    assert run_command("vit-doctor", "-m", path).returncode == (4 if GPU else 0)
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = run_command("vit-doctor", "--json", "-m", path)
+    report = json.loads(done.stdout)
+    assert done.returncode == 4
+    assert report["artefact"] == f"{path}: damaged or altered"
+    assert sum("is damaged or was altered" in problem for problem in report["problems"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--device", "x"], "'x' is not the number of a GPU, 0 or more"),
+        (["--device", "-1"], "'-1' is not the number of a GPU, 0 or more"),
+        (["--devise", "1"], "unrecognized arguments"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(run_command: Run, line: list[str], words: str) -> None:
+    done = run_command("vit-doctor", *line)
+    assert (done.returncode, done.stdout) == (2, "")
+    (told,) = done.stderr.splitlines()
+    assert words in told and told.endswith("; 'vit-doctor --help' lists the options")
+
+
+@pytest.mark.skipif(GPU, reason="a GPU asks for its own extra")
+def test_two_distributions_are_a_problem_with_the_line_that_fixes_it(
+    tiny_artefact: Path, tmp_path: Path
+) -> None:
+    fake = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+    fake.mkdir()
+    (fake / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n"
+    )
+    (fake / "top_level.txt").write_text("onnxruntime\n")
+    line = [sys.executable, "-m", "vit_engine.commands.doctor", "-m", str(tiny_artefact)]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=100, check=False, env=environment
+    )
+    assert done.returncode == 4, done.stderr
+    (problem,) = (x for x in done.stdout.splitlines() if x.startswith("problem: "))
+    assert f"overwrite each other's files; {pip()} uninstall -y onnxruntime" in problem
+    assert problem.endswith(f"&& {pip_install('cpu')}")
+
+
+def test_the_text_of_a_gpu_machine() -> None:
+    cpu = Cpu("Xeon", ("avx512f", "amx_int8"), 64, 16, 8.0, 2**37, 2**35)
+    driver = Driver("580.95", (13, 0), (Gpu("NVIDIA H200", 150 * 2**30, (9, 0)),))
+    found = Wanted("libcublas.so.13", ("cuda", "tensorrt"), "/lib/libcublas.so.13", "13.1", None)
+    lost = Wanted("libnvinfer.so.10", ("tensorrt",), None, None, "cannot open")
+    trials = (
+        Trial("cpu", "works", "demo fp16: opened in 0.1 s, 3.00 ms an image", milliseconds=3.0),
+        Trial("cuda", "works", "demo fp16: opened in 1.5 s, 0.40 ms an image", milliseconds=0.4),
+        Trial("tensorrt", "absent", "libnvinfer.so.10 not found", "pip install 'vit-engine[x]'"),
+    )
+    report = Report(
+        version="0.1.0",
+        python="3.12.1",
+        system="Linux",
+        onnxruntime="1.31.1",
+        packages=("onnxruntime-gpu 1.31.1",),
+        built_with=("tensorrt", "cuda", "cpu"),
+        cpu=cpu,
+        threads=8,
+        driver=driver,
+        libraries=(found, lost),
+        engine_cache="/cache: 0 TensorRT engines, 0 MB",
+        artefact="demo: whole, as it was exported",
+        trials=trials,
+        problems=(),
+        advice=("for this GPU: vit-export --fp16",),
+    )
+    assert (
+        "\n".join(text(report))
+        == """\
+vit-engine 0.1.0, Python 3.12.1, Linux
+
+ONNX Runtime  onnxruntime-gpu 1.31.1, built with tensorrt, cuda, cpu
+CPU           Xeon: AVX-512, AMX INT8
+              16 of 64 cores, a quota of 8, 128.0 GiB memory, limited to 32.0 GiB; 8 compute threads
+NVIDIA        driver 580.95, CUDA up to 13.0
+              GPU 0: NVIDIA H200, 150.0 GiB, compute capability 9.0
+Libraries     libcublas.so.13 13.1: /lib/libcublas.so.13 (for cuda, tensorrt)
+              libnvinfer.so.10: missing (for tensorrt)
+Engine cache  /cache: 0 TensorRT engines, 0 MB
+Model         demo: whole, as it was exported
+
+cpu            works   demo fp16: opened in 0.1 s, 3.00 ms an image
+cuda           works   demo fp16: opened in 1.5 s, 0.40 ms an image
+tensorrt       absent  libnvinfer.so.10 not found
+                       to fix it: pip install 'vit-engine[x]'
+
+for this GPU: vit-export --fp16"""
+    )

@@ -1,0 +1,584 @@
+"""Checkpoints in every supported form come out equal; everything else is refused in one line."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import (
+    AutoImageProcessor,
+    ImageClassificationPipeline,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+from vit_engine.artefact.contract import Output
+from vit_engine.errors import CheckpointError, UsageError
+from vit_engine.images.preprocess import pixels_from_image
+from vit_engine.outputs.scores import Selection, best_scores
+from vit_export.checkpoints.checkpoint import load
+from vit_export.checkpoints.configs.labels import labels_from_config, score_from_config
+from vit_export.families.form import Form
+
+SIZE = 24
+QUERY = "vit.encoder.layer.0.attention.attention.query"
+POSITIONS = "vit.embeddings.position_embeddings"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=20,
+        image_size=SIZE,
+        patch_size=8,
+        hidden_act="gelu_pytorch_tanh",
+        layer_norm_eps=1e-5,
+        id2label=dict(enumerate(("ant", "bee", "cat", "dog", "eel"))),
+    )
+    return ViTForImageClassification(config)
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    """A folder as `save_pretrained` writes it, with a preprocessor config of the old form."""
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    model.save_pretrained(folder)
+    old = {"do_normalize": True, "do_resize": True, "size": SIZE}
+    (folder / "preprocessor_config.json").write_text(json.dumps(old))
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """The same, to be spoilt."""
+    return shutil.copytree(saved, tmp_path / "tiny")
+
+
+def edit(folder, file, **changes):
+    path = folder / file
+    document = json.loads(path.read_text()) | changes
+    kept = {key: value for key, value in document.items() if value is not ...}
+    path.write_text(json.dumps(kept))
+
+
+def tensors_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_numbers_and_names_of_a_saved_model(saved, model):
+    checkpoint = load(str(saved))
+    assert checkpoint.form == Form(
+        hidden_size=12,
+        layers=2,
+        heads=3,
+        intermediate_size=20,
+        image_size=SIZE,
+        patch_size=8,
+        hidden_act="gelu_new",
+        layer_norm_eps=1e-5,
+    )
+    assert (checkpoint.model, checkpoint.revision) == ("tiny", None)
+    assert checkpoint.labels == ("ant", "bee", "cat", "dog", "eel")
+    own = {parameter.numpy().tobytes() for parameter in model.state_dict().values()}
+    assert {tensor.tobytes() for tensor in checkpoint.tensors.values()} == own
+    assert all(tensor.dtype == np.float32 for tensor in checkpoint.tensors.values())
+
+
+def test_real_weights(test_data):
+    checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
+    assert len(checkpoint.labels) == 1000
+    assert checkpoint.labels[281] == "tabby, tabby cat"
+    assert checkpoint.preprocessing.filter == "bicubic"
+    assert checkpoint.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert len(checkpoint.tensors) == 200
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name], tensor)
+
+
+def test_names_in_memory_mean_the_same_as_names_on_disk(folder, model):
+    expected = load(str(folder)).tensors
+    save_file(model.state_dict(), folder / "model.safetensors")
+    assert "vit.layers.0.attention.q_proj.weight" in tensors_of(folder)
+    assert_same(load(str(folder)).tensors, expected)
+
+
+def test_what_is_wrong_is_told_in_the_names_of_the_file(folder, model):
+    whole, name = model.state_dict(), "vit.layers.1.mlp.fc2.weight"
+    save_file({n: t for n, t in whole.items() if n != name}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} (12, 20) is missing")
+    save_file(whole | {name: torch.ones(20, 12)}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} has shape (20, 12), expected (12, 20)")
+    save_file(whole | {name: torch.full((12, 20), torch.nan)}, folder / "model.safetensors")
+    refused(folder, f"tensor {name} holds NaN")
+    edit(folder, "config.json", num_hidden_layers=1)
+    refused(folder, "unexpected tensor vit.layers.1.")
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_shards_and_pickles_mean_the_same_as_one_file(folder, safe):
+    expected = load(str(folder))
+    tensors = tensors_of(folder)
+    (folder / "model.safetensors").unlink()
+    stem, suffix, save = (
+        ("model", "safetensors", save_file) if safe else ("pytorch_model", "bin", torch.save)
+    )
+    names = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    shards = [dict(list(tensors.items())[i::2]) for i in (0, 1)]
+    for name, shard in zip(names, shards, strict=True):
+        save(shard, folder / name)
+    index = {n: file for file, shard in zip(names, shards, strict=True) for n in shard}
+    table = folder / f"{stem}.{suffix}.index.json"
+    table.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    sharded = load(str(folder))
+    assert_same(sharded.tensors, expected.tensors)
+    assert sharded.weights_sha256 != expected.weights_sha256
+
+    (folder / names[1]).unlink()
+    refused(folder, names[1], "missing")
+    table.write_text(json.dumps({"weight_map": {"x": "../tiny/elsewhere." + suffix}}))
+    refused(folder, "'../tiny/elsewhere", "beside it")
+
+
+def test_a_whole_pickle_is_read_but_its_code_is_not_run(folder):
+    expected = load(str(folder)).tensors
+    tensors = tensors_of(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    assert_same(load(str(folder)).tensors, expected)
+
+    class Hostile:
+        def __reduce__(self):
+            return (folder / "ran").touch, ()
+
+    torch.save({"vit.layernorm.bias": Hostile()}, folder / "pytorch_model.bin")
+    refused(folder, "pytorch_model.bin", "more than weights")
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_every_float_is_widened_without_loss(folder, dtype):
+    widest = torch.promote_types(dtype, torch.float32)
+    whole = load(str(folder)).tensors
+    expected = {n: torch.from_numpy(t).to(dtype).to(widest).numpy() for n, t in whole.items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors_of(folder).items()}
+    save_file(tensors, folder / "model.safetensors")
+    found = load(str(folder)).tensors
+    assert_same(found, expected)
+    assert {t.dtype for t in found.values()} == {t.dtype for t in expected.values()}
+
+
+def test_a_pooler_is_passed_over(folder):
+    tensors, expected = tensors_of(folder), load(str(folder)).tensors
+    pooler = {"vit.pooler.dense.weight": torch.ones(12, 12), "vit.pooler.dense.bias": torch.ones(2)}
+    save_file(tensors | pooler, folder / "model.safetensors")
+    assert_same(load(str(folder)).tensors, expected)
+
+
+def test_query_key_and_value_without_bias(folder):
+    tensors, expected = tensors_of(folder), load(str(folder)).tensors
+    kept = {n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))}
+    save_file(kept, folder / "model.safetensors")
+    refused(folder, f"tensor {QUERY}.bias", "missing")
+    edit(folder, "config.json", qkv_bias=False)
+    biases = {f"blocks.{i}.{part}.bias" for i in (0, 1) for part in "qkv"}
+    assert_same(load(str(folder)).tensors, {n: t for n, t in expected.items() if n not in biases})
+
+
+def test_labels_that_the_config_leaves_out(folder):
+    edit(folder, "config.json", id2label=..., num_labels=5)
+    assert load(str(folder)).labels == tuple(f"LABEL_{i}" for i in range(5))
+    edit(folder, "config.json", num_labels=...)  # transformers then takes two
+    refused(folder, "classifier.weight", "(5, 12)", "2 labels")
+
+
+def test_labels_that_are_numbers_or_have_no_name(folder):
+    edit(folder, "config.json", id2label={"0": 7, "01": "bee", "2": None, "3": "dog", "9": "eel"})
+    assert load(str(folder)).labels == ("7", "bee", "LABEL_2", "dog", "LABEL_4")
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification", None])
+def test_scores_are_those_of_the_pipeline(labels, problem):
+    """Which function transformers' own pipeline applies, found by what it makes of some logits."""
+    config = ViTConfig(num_labels=labels, problem_type=problem)
+    logits = torch.tensor([[-1.0, 2.0, 0.5][:labels]])
+    asked = SimpleNamespace(model=SimpleNamespace(config=config))
+    rows = ImageClassificationPipeline.postprocess(asked, {"logits": logits})
+    names = labels_from_config(config.to_dict() | {"id2label": None, "num_labels": labels})
+    kind = score_from_config(config.to_dict(), labels)
+    output = Output("logits", names, kind)
+    (ours,) = best_scores(logits.numpy(), output, Selection(labels, None))
+    assert [score.label for score in ours] == [row["label"] for row in rows]
+    np.testing.assert_allclose([s.score for s in ours], [row["score"] for row in rows], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "labels", "score"),
+    [
+        ({}, 2, "softmax"),
+        ({}, 1, "sigmoid"),
+        ({"problem_type": "single_label_classification"}, 2, "softmax"),
+        ({"function_to_apply": "sigmoid"}, 2, "sigmoid"),
+        ({"function_to_apply": "none"}, 1, "none"),
+        ({"function_to_apply": "softmax", "problem_type": "regression"}, 2, "softmax"),
+    ],
+)
+def test_what_the_config_says_of_scores(config, labels, score):
+    assert score_from_config(config, labels) == score
+
+
+@pytest.mark.parametrize(
+    "config", [{"function_to_apply": "softmax"}, {"problem_type": "single_label_classification"}]
+)
+def test_one_label_is_never_a_choice_among_one(config):
+    with pytest.raises(CheckpointError, match=r"one label|for 1 labels"):
+        score_from_config(config, 1)
+
+
+PROCESSORS = {
+    "old": {"size": SIZE, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]},
+    "old, named": {"feature_extractor_type": "ViTFeatureExtractor", "size": SIZE, "resample": 3},
+    "new": {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": SIZE, "width": SIZE},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+    },
+    "fast": {"image_processor_type": "ViTImageProcessorFast", "size": [SIZE, SIZE], "resample": 1},
+    "shortest edge": {
+        "size": {"shortest_edge": 28},
+        "do_center_crop": True,
+        "crop_size": SIZE,
+    },
+    "old DeiT": {"feature_extractor_type": "DeiTFeatureExtractor", "size": 28, "crop_size": SIZE},
+    "new DeiT": {
+        "image_processor_type": "DeiTImageProcessor",
+        "size": {"height": 31, "width": 27},
+        "crop_size": {"height": SIZE, "width": SIZE},
+        "image_mean": 0.25,
+        "image_std": 2,
+    },
+    "padding crop": {"size": 20, "do_center_crop": True, "crop_size": SIZE},
+    "unused crop": {"size": SIZE, "do_center_crop": None, "crop_size": 7},
+    "to -1..1": {"size": SIZE, "rescale_factor": 1 / 127.5, "image_mean": 1, "image_std": 1},
+    "no rescale": {"size": SIZE, "do_rescale": False, "image_mean": 127.5, "image_std": 64},
+    "no normalize": {"size": SIZE, "do_normalize": False},
+    "neither": {"size": SIZE, "do_rescale": False, "do_normalize": False},
+}
+
+
+@pytest.mark.parametrize("config", PROCESSORS.values(), ids=PROCESSORS.keys())
+def test_preprocessing_is_what_transformers_makes_of_the_file(folder, config):
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    noise = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+    image = Image.fromarray(noise)
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    expected = processor(images=image, return_tensors="np").pixel_values[0]
+
+    resolved = load(str(folder)).preprocessing
+    pixels = pixels_from_image(image, resolved) / 255
+    found = ((pixels - resolved.mean) / resolved.std).transpose(2, 0, 1)
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+
+
+def refused(folder, *words):
+    with pytest.raises(CheckpointError) as caught:
+        load(str(folder))
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"do_resize": False}, ["do_resize"]),
+        ({"do_normalize": 1}, ["do_normalize", "true, false or null"]),
+        ({"size": 32}, ["(32, 32)", "(24, 24)"]),
+        ({"size": {"height": 24, "width": 32}}, ["(24, 32)"]),
+        ({"size": {"longest_edge": 24}}, ["longest_edge", "supported"]),
+        ({"size": "24"}, ["size is '24'"]),
+        ({"size": True}, ["size is True"]),
+        ({"do_center_crop": True}, ["crop_size"]),
+        ({"resample": 6}, ["resample is 6"]),
+        ({"resample": 2.0}, ["resample is 2.0", "0 to 5"]),
+        ({"resample": "bicubic"}, ["resample", "0 to 5"]),
+        ({"rescale_factor": 0}, ["rescale_factor"]),
+        ({"image_mean": [0.5]}, ["image_mean", "three"]),
+        ({"image_std": [0.5, 0, 0.5]}, ["image_std", "zero"]),
+        ({"image_std": [0.5, float("nan"), 0.5]}, ["image_std", "nan"]),
+        ({"image_processor_type": "DPTImageProcessor"}, ["DPTImageProcessor", "ViT, DeiT, Beit"]),
+    ],
+)
+def test_preprocessors_that_are_refused(folder, change, words):
+    edit(folder, "preprocessor_config.json", **change)
+    refused(folder, *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "swin"}, ["'swin'", "supported are image classifiers of model_type vit"]),
+        ({"model_type": ...}, ["None", "vit, deit"]),
+        ({"architectures": ["ViTModel"]}, ["ViTModel", "without a classifier's head"]),
+        ({"architectures": ["ViTForMaskedImageModeling"]}, ["without a classifier's head"]),
+        ({"architectures": ["ViTForOther"]}, ["its classifiers are ViTForImageClassification"]),
+        ({"architectures": "ViTModel"}, ["ViTModel", "supported"]),
+        (
+            {"model_type": "siglip2", "architectures": ["Siglip2ForImageClassification"]},
+            ["NaFlex", "siglip"],
+        ),
+        ({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}, ["resnet"]),
+        ({"problem_type": "ranking"}, ["problem_type is 'ranking'", "regression"]),
+        ({"function_to_apply": "relu"}, ["function_to_apply is 'relu' for 5 labels", "sigmoid"]),
+        ({"return_dict": False}, ["return_dict false"]),
+        ({"num_labels": 4}, ["id2label names 5 labels, num_labels is 4"]),
+        ({"num_channels": 1}, ["num_channels is 1"]),
+        ({"hidden_act": "mish"}, ["'mish'", "quick_gelu"]),
+        ({"hidden_act": ["gelu"]}, ["hidden_act"]),
+        ({"layer_norm_eps": -1}, ["layer_norm_eps"]),
+        ({"qkv_bias": "yes"}, ["qkv_bias"]),
+        ({"hidden_size": 12.0}, ["hidden_size is 12.0", "whole number"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers is 0"]),
+        ({"num_hidden_layers": 3}, ["vit.encoder.layer.2.", "missing"]),
+        ({"num_hidden_layers": 1}, ["unexpected tensor vit.encoder.layer.1.", "more"]),
+        ({"num_attention_heads": 5}, ["12 is not a multiple", "5"]),
+        ({"intermediate_size": 21}, ["(20, 12)", "(21, 12)"]),
+        ({"image_size": [24, 32]}, ["[24, 32]", "squares"]),
+        ({"patch_size": 25}, ["24 is below", "25"]),
+        ({"id2label": {"0": "ant", "1": "bee"}}, ["(5, 12)", "2 labels"]),
+        ({"id2label": {"0": "ant", "x": "bee"}}, ["id2label has the key 'x'"]),
+        ({"id2label": {"0": "ant", "1": ["bee"]}}, ["id2label has ['bee'] for 1"]),
+        ({"id2label": ["ant"]}, ["id2label"]),
+        ({"id2label": {}}, ["id2label"]),
+    ],
+)
+def test_configs_that_are_refused(folder, change, words):
+    edit(folder, "config.json", **change)
+    refused(folder, *words)
+
+
+def test_a_square_given_as_two_numbers(folder):
+    edit(folder, "config.json", image_size=[SIZE, SIZE], patch_size=[8, 8])
+    assert load(str(folder)).form.image_size == SIZE
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({QUERY + ".weight": ...}, [f"tensor {QUERY}.weight (12, 12) is missing"]),
+        ({QUERY + ".weight": torch.ones(12, 11)}, [QUERY, "(12, 11)", "(12, 12)"]),
+        ({QUERY + ".weight": torch.ones(144)}, [QUERY, "(144,)", "(12, 12)"]),
+        ({POSITIONS: torch.ones(1, 9, 12)}, [POSITIONS, "(1, 9, 12)", "(1, 10, 12)"]),
+        ({POSITIONS: torch.ones(2, 10, 12)}, [POSITIONS, "(2, 10, 12)", "(1, 10, 12)"]),
+        ({"classifier.bias": torch.full((5,), torch.nan)}, ["classifier.bias holds NaN or Inf"]),
+        ({"vit.layernorm.bias": torch.full((12,), -torch.inf)}, ["vit.layernorm.bias holds NaN"]),
+        ({"vit.layernorm.bias": torch.ones(12, dtype=torch.int8)}, ["layernorm.bias is I8", "F16"]),
+        ({"vit.embeddings.distillation_token": torch.ones(1, 1, 12)}, ["distillation_token"]),
+        ({"distillation_classifier.bias": torch.ones(5)}, ["unexpected", "distillation_classif"]),
+        ({"vit.layers.0.attention.q_proj.bias": torch.ones(12)}, ["a second time", QUERY]),
+    ],
+)
+def test_weights_that_are_refused(folder, change, words):
+    tensors = {n: t for n, t in (tensors_of(folder) | change).items() if t is not ...}
+    save_file(tensors, folder / "model.safetensors")
+    refused(folder, *words)
+
+
+def test_files_of_openmmlab_are_refused(folder):
+    (folder / "config.json").rename(folder / "config.py")
+    (folder / "model.safetensors").rename(folder / "checkpoint.pth")
+    refused(folder, "no config.json but a config.py", "OpenMMLab")
+
+
+def test_a_model_without_a_head_is_refused(folder, model):
+    ViTModel(model.config).save_pretrained(folder)
+    refused(folder, "['ViTModel']", "without a classifier's head")
+
+
+def test_the_processor_is_named_in_the_models_own_config(folder):
+    edit(folder, "config.json", image_processor_type="BitImageProcessor")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": 28, "crop_size": SIZE}))
+    found = load(str(folder)).preprocessing
+    assert (found.rule, found.filter, found.crop) == ("shortest_edge", "bicubic", (SIZE, SIZE))
+
+
+def test_a_nested_processor_config_goes_before(folder):
+    nested = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 24, "width": 24}}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
+    assert load(str(folder)).preprocessing.filter == "bicubic"
+    (folder / "preprocessor_config.json").unlink()
+    assert load(str(folder)).preprocessing.filter == "bicubic"
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_configs_that_are_absent_or_broken(folder, file):
+    for text in ('{"size": ', "[]", "[" * 100_000, "\udcff"):
+        (folder / file).write_text(text, errors="surrogateescape")
+        refused(folder, f"{file} is ")
+    (folder / file).unlink()
+    refused(folder, f"{file} is missing")
+
+
+@pytest.mark.parametrize("kept", [0, 7, 200, -1])
+def test_weights_that_are_absent_or_broken(folder, kept):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    refused(folder, "model.safetensors is truncated or corrupt")
+    path.rename(folder / "pytorch_model.bin")
+    refused(folder, "pytorch_model.bin is corrupt")
+    (folder / "pytorch_model.bin").unlink()
+    refused(folder, "no model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere", "a/b/c", "hf:nowhere", "../x", "/no/folder", "", "a/.."]
+)
+def test_names_that_are_no_checkpoint(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="is neither a folder nor a model id; expected"):
+        load(name)
+
+
+def test_a_folder_wins_over_an_id_and_has_no_revision(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    shutil.copytree(saved, tmp_path / "owner/name")
+    monkeypatch.chdir(tmp_path)
+    assert load("owner/name").model == "name"
+    with pytest.raises(UsageError, match="--revision is for models on a hub"):
+        load("owner/name", revision="v1")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_git_lfs_pointer_is_named(folder, file):
+    (folder / file).write_bytes(POINTER)
+    refused(folder, f"{file} is a Git LFS pointer, not the ", f"run git lfs pull in {folder}")
+
+
+def test_a_git_lfs_pointer_in_place_of_a_pickle_or_a_shard(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    table = {"weight_map": {"x": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(table))
+    (folder / "model-00001-of-00001.safetensors").write_bytes(POINTER)
+    refused(folder, "model-00001-of-00001.safetensors is a Git LFS pointer, not the weights")
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "pytorch_model.bin").write_bytes(POINTER)
+    refused(folder, "pytorch_model.bin is a Git LFS pointer, not the weights")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("adapter_config.json", ["an adapter (LoRA)", "merge_and_unload"]),
+        ("adapter_model.safetensors", ["an adapter (LoRA)", "merge_and_unload"]),
+        ("model_index.json", ["diffusers pipeline"]),
+        ("modules.json", ["sentence-transformers"]),
+    ],
+)
+def test_a_file_that_makes_the_folder_something_else(folder, file, words):
+    (folder / file).write_text("{}")
+    refused(folder, file, *words)
+    (folder / "config.json").unlink()
+    refused(folder, file, *words)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("tf_model.h5", "TensorFlow's weights"),
+        ("flax_model.msgpack", "Flax's weights"),
+        ("best.pth", "state_dict"),
+        ("checkpoint.pt", "state_dict"),
+        ("vit.gguf", "a GGUF model"),
+        ("model.onnx", "an ONNX model"),
+        ("other.safetensors", "another name, expected model.safetensors"),
+    ],
+)
+def test_weights_in_a_file_that_is_not_read(folder, file, words):
+    (folder / "model.safetensors").rename(folder / file)
+    refused(folder, "no model.safetensors and no pytorch_model.bin", f"{file} holds ", words)
+
+
+def test_a_pickle_of_something_else_is_named(folder, model):
+    weights = model.state_dict()
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    for whole in (model, {"model": model}):
+        torch.save(whole, path)
+        refused(folder, "a whole model", "ViTForImageClassification", "model.state_dict()")
+    torch.save({"epoch": 3, "optimizer": {"lr": 1}, "state_dict": weights}, path)
+    refused(folder, "is a training checkpoint, with 'epoch', 'optimizer'", "['state_dict']")
+    torch.save({"model": weights}, path)
+    refused(folder, "is a training checkpoint, with 'model'", "torch.load('pytorch_model.bin')")
+    torch.save(weights | {"epoch": 3}, path)
+    refused(folder, "holds 'epoch', which is not a tensor with a name")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    refused(folder, "a TorchScript program")
+
+
+def test_a_quantised_checkpoint_is_named(folder):
+    edit(folder, "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    refused(folder, "quantization_config (bitsandbytes)", "quantised already")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("vit.gguf", b"GGUF\3\0", "is a GGUF model"),
+        ("vit.onnx", b"\x08\x07", "is an ONNX model"),
+        ("model.safetensors", b"", "is a file"),
+        ("model.safetensors", POINTER, "is a Git LFS pointer"),
+    ],
+)
+def test_a_file_in_place_of_a_folder(tmp_path, file, content, words):
+    (tmp_path / file).write_bytes(content)
+    refused(tmp_path / file, file, words)
+
+
+def test_texts_that_are_not_utf8(folder):
+    path = folder / "config.json"
+    whole = path.read_text()
+    path.write_bytes(whole.replace('"ant"', '"caf\xe9"').encode("latin-1"))
+    refused(folder, "config.json is not readable JSON: it is not UTF-8", "save it as UTF-8")
+    path.write_text(whole.replace('"ant"', r'"\ud800"'))
+    refused(folder, "config.json is not readable JSON: it is not UTF-8")
+    path.write_text(whole.replace('"ant"', r'"\ud83d\ude00"'))  # a pair is a character
+    assert load(str(folder)).labels[0] == "\N{GRINNING FACE}"
+
+
+def test_a_name_too_long_for_a_file_is_no_folder():
+    with pytest.raises(CheckpointError, match="is neither a folder nor a model id"):
+        load("x" * 5000)
+
+
+def test_importing_is_free():
+    code = "import sys, vit_export.checkpoints.checkpoint; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "transformers", "modelscope", "modelscope_hub", "huggingface_hub", "onnx"}
+    assert not heavy & set(out.stdout.split())

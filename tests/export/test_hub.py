@@ -1,0 +1,367 @@
+"""The real hub clients, run by vit-export, against a hub of our own, good and bad."""
+
+import ctypes
+import json
+import os
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from test_timm_configs import CONFIG, SHAPES, write
+from transformers import ViTConfig, ViTForImageClassification
+
+from support.loopback_hub import COMMIT, MODEL, serving
+from vit_engine.errors import CheckpointError
+from vit_export.checkpoints.hub import chosen_files
+from vit_export.checkpoints.hub_failure import MODELSCOPE, reason_in_words
+
+HUBS = {"modelscope": MODEL, "hugging_face": "hf:" + MODEL}
+WANTED = ["config.json", "model.safetensors", "preprocessor_config.json"]
+
+each_hub = pytest.mark.parametrize("name", HUBS.values(), ids=HUBS.keys())
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A tiny model as a repository holds it: weights in three formats, and files of other uses."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=16,
+        patch_size=8,
+    )
+    ViTForImageClassification(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": 16}))
+    (folder / "onnx").mkdir()
+    for name in ("pytorch_model.bin", "tf_model.h5", "onnx/model.onnx", "configuration.json"):
+        (folder / name).write_bytes(b"not to be fetched")
+    return folder
+
+
+@pytest.fixture
+def hub(published):
+    with serving(published) as hub:
+        yield hub
+
+
+@pytest.fixture
+def export(hub, tmp_path):
+    """Run vit-export on a model of the hub, with a cache of this test's own."""
+    home = tmp_path / "home"
+    output = tmp_path / "vit.onnx"
+
+    def run(*arguments, url=hub.url, prepare=None, **variables):
+        environment = os.environ | {
+            "HOME": str(home),
+            "MODELSCOPE_ENDPOINT": url,
+            "MODELSCOPE_CACHE": str(home / "modelscope"),
+            "MODELSCOPE_HOME": str(home / "modelscope"),
+            "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "1",
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(home / "huggingface"),
+            "NO_PROXY": "127.0.0.1",
+        }
+        environment |= {name: str(value) for name, value in variables.items()}
+        result = subprocess.run(
+            [sys.executable, "-m", "vit_export.cli", *arguments, "--no-verify", "-o", str(output)],
+            env=environment,
+            preexec_fn=prepare,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr, result.stderr
+        assert output.exists() == (result.returncode == 0)
+        return result
+
+    return run
+
+
+def refused(result, *words):
+    """The last line on stderr tells what happened, and the exit code is that of a checkpoint."""
+    assert result.returncode == 2
+    message = result.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in message, message
+
+
+@each_hub
+def test_download_then_cache_then_offline(hub, export, tmp_path, name):
+    assert export(name).returncode == 0
+    assert sorted(hub.fetched) == WANTED
+    assert export(name).returncode == 0
+    assert sorted(hub.fetched) == WANTED  # no body a second time
+    assert export(name, "--offline", url="http://127.0.0.1:9").returncode == 0
+    from vit_engine.engine import Engine
+
+    with Engine.open(tmp_path / "vit.onnx") as engine:
+        identity = engine.contract.identity
+    assert identity.model == name
+    assert identity.revision == (COMMIT if name.startswith("hf:") else "master")
+
+
+@each_hub
+def test_offline_without_a_copy(hub, export, name):
+    refused(export(name, "--offline"), name, "not in the local cache", "--offline")
+    assert hub.fetched == []
+
+
+@pytest.mark.parametrize("name", ["someone/else", "hf:someone/else"])
+def test_an_unknown_model(export, name):
+    refused(export(name), name, "no such model or revision (404)")
+
+
+@each_hub
+def test_an_unknown_revision(export, name):
+    refused(export(name, "--revision", "v9"), name, "no such model or revision (404)")
+
+
+@each_hub
+def test_nobody_answers(export, name):
+    refused(export(name, url="http://127.0.0.1:9"), name, "refused", "check the network")
+
+
+def without_root():
+    """Give up what lets root write everywhere."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, which the next exec heeds
+
+
+def with_small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+
+
+@contextmanager
+def read_only(folder):
+    places = [folder, *folder.rglob("*")]
+    for place in places:
+        if not place.is_symlink():
+            place.chmod(0o555 if place.is_dir() else 0o444)
+    try:
+        yield
+    finally:
+        for place in places:
+            if place.is_dir():
+                place.chmod(0o755)
+
+
+CACHE = {"modelscope": "MODELSCOPE_CACHE", "hugging_face": "HF_HOME"}
+each_cache = pytest.mark.parametrize(
+    ("name", "variable"), [(HUBS[hub], CACHE[hub]) for hub in HUBS], ids=HUBS.keys()
+)
+
+
+def locally_refused(result, *words):
+    """Refused with a cause that lies on this machine, and no word of the network's."""
+    refused(result, *words)
+    assert "check the network" not in result.stderr
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@each_hub
+def test_an_offline_variable_acts_as_the_option(hub, export, name, variable):
+    for value in ("1", "true"):
+        result = export(name, **{variable: value})
+        locally_refused(result, name, f"not in the local cache; run once without {variable}")
+    assert hub.fetched == []
+    assert export(name, **{variable: "0"}).returncode == 0
+    assert export(name, url="http://127.0.0.1:9", **{variable: "1"}).returncode == 0
+
+
+@each_cache
+def test_a_cache_that_cannot_be_used(hub, export, tmp_path, name, variable):
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "below", "/proc/nowhere", "/dev/null"):
+        result = export(name, **{variable: place})
+        locally_refused(
+            result, name, f"{place}", f"set {variable} to a folder that can be written", "--offline"
+        )
+    assert hub.fetched == []
+
+
+@each_cache
+def test_a_cache_that_is_read_only(export, tmp_path, name, variable):
+    home = tmp_path / "home"
+    (home / "huggingface").mkdir(parents=True)
+    (home / "modelscope").mkdir()
+    with read_only(home):
+        result = export(name, prepare=without_root)
+        locally_refused(
+            result, name, "Permission denied", f"set {variable} to a folder", "--offline"
+        )
+    assert export(name).returncode == 0
+    with read_only(home):
+        assert export(name, prepare=without_root).returncode == 0
+
+
+@each_hub
+def test_a_full_disk(hub, export, name):
+    result = export(name, prepare=with_small_files)
+    locally_refused(result, name, "a file would be larger than allowed")
+
+
+PROXIES = {
+    "socks": ("socks5h://user:secret@127.0.0.1:9", ["a SOCKS proxy", "[socks]'"]),
+    "no scheme": ("127.0.0.1:9", ["'127.0.0.1:9'", "={scheme}://127.0.0.1:9"]),
+    "no scheme, a password": ("user:secret@127.0.0.1:9", ["'***@127.0.0.1:9'", "with its scheme"]),
+    "unknown scheme": ("foo://127.0.0.1:9", ["'foo://127.0.0.1:9'", "with its scheme"]),
+    "no number": ("http://127.0.0.1:port", ["'http://127.0.0.1:port'"]),
+}
+
+
+@pytest.mark.parametrize(("proxy", "words"), PROXIES.values(), ids=PROXIES.keys())
+@pytest.mark.slow  # each client tries again, with pauses
+@each_hub
+def test_a_proxy_that_no_client_can_use(hub, export, name, proxy, words):
+    for variable in ("http_proxy", "HTTP_PROXY"):
+        result = export(name, NO_PROXY="", **{variable: proxy})
+        locally_refused(result, name, f"{variable} is ", *(w.format(scheme="http") for w in words))
+        assert "secret" not in result.stderr
+    assert hub.fetched == []
+
+
+@each_hub
+def test_a_proxy_that_does_not_answer(export, name):
+    result = export(name, NO_PROXY="", http_proxy="http://127.0.0.1:9")
+    refused(result, name, "refused", "check the network", "and the proxy in http_proxy")
+
+
+def test_an_address_of_the_hub_without_a_scheme(export):
+    result = export("hf:" + MODEL, url="127.0.0.1:9")
+    locally_refused(result, "HF_ENDPOINT is '127.0.0.1:9'", "HF_ENDPOINT=https://127.0.0.1:9")
+
+
+def test_certificates_that_are_not_there(export):
+    result = export("hf:" + MODEL, SSL_CERT_FILE="/no/such.pem")
+    locally_refused(result, "SSL_CERT_FILE is '/no/such.pem'", "no such file")
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+@pytest.mark.slow  # each client tries again, with pauses
+@each_hub
+def test_a_hub_that_answers_with_a_refusal(hub, export, name, status):
+    hub.status = status
+    words = "log in" if status < 429 else "try again later"
+    locally_refused(export(name), name, str(status), words)
+
+
+@each_hub
+def test_an_adapter_in_the_listing(hub, export, name):
+    hub.listed_besides.append("adapter_config.json")
+    refused(export(name), name, "adapter_config.json", "merge_and_unload")
+    assert hub.fetched == []
+
+
+@each_hub
+def test_a_wrong_hash_is_not_used_then_or_later(hub, export, name):
+    hub.wrong.add("model.safetensors")
+    digest = hub.sha256("model.safetensors")[:16]
+    refused(export(name), name, "model.safetensors", digest, "try again")
+    refused(export(name, "--offline"), name, "no model.safetensors")
+    hub.wrong.clear()
+    assert export(name).returncode == 0
+
+
+@each_hub
+def test_a_cut_body_is_not_used_then_or_later(hub, export, name):
+    hub.cut.add("model.safetensors")
+    refused(export(name), name, "bytes", "expected")  # so many and so many
+    refused(export(name, "--offline"), name, "no model.safetensors")
+    hub.cut.clear()
+    assert export(name).returncode == 0
+
+
+@each_hub
+def test_a_path_that_leaves_the_folder(hub, export, name):
+    hub.listed_besides.append("../evil.safetensors")
+    refused(export(name), name, "'../evil.safetensors'", "leaves the model's folder")
+    assert hub.fetched == []
+
+
+@pytest.mark.parametrize("path", ["..", "/tmp/evil", "a/../../evil", "..\\evil"])
+def test_other_paths_that_leave_the_folder(path):
+    with pytest.raises(CheckpointError, match="leaves the model's folder"):
+        chosen_files(["config.json", "preprocessor_config.json", "model.safetensors", path])
+
+
+@each_hub
+def test_a_repository_without_what_is_needed(hub, export, name):
+    config = hub.files.pop("config.json")
+    refused(export(name), name, "lists no config.json")
+    assert hub.fetched == []
+    hub.files["config.json"] = config
+    del hub.files["preprocessor_config.json"]
+    refused(export(name), name, "preprocessor_config.json is missing")
+
+
+@each_hub
+def test_a_nested_processor_config_is_fetched(hub, export, name):
+    old = json.loads(hub.files.pop("preprocessor_config.json"))
+    hub.files["processor_config.json"] = json.dumps({"image_processor": old}).encode()
+    assert export(name).returncode == 0
+    assert "processor_config.json" in hub.fetched
+
+
+def test_a_timm_model_has_no_preprocessor_file(hub, export, tmp_path):
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    write(folder, CONFIG, SHAPES)
+    hub.files.clear()
+    for path in folder.iterdir():
+        hub.files[path.name] = path.read_bytes()
+    assert export(HUBS["hugging_face"]).returncode == 0
+    assert sorted(hub.fetched) == ["config.json", "model.safetensors"]
+
+
+def test_one_set_of_weights_is_chosen():
+    configs = ["config.json", "preprocessor_config.json"]
+    safe = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    bins = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    shards = [
+        *configs,
+        "model.safetensors.index.json",
+        *safe,
+        "pytorch_model.bin.index.json",
+        *bins,
+    ]
+    assert chosen_files([*shards, "model.safetensors"]) == [*configs, "model.safetensors"]
+    assert chosen_files(shards) == [*configs, "model.safetensors.index.json", *safe]
+    only_bins = [name for name in shards if "safetensors" not in name]
+    assert chosen_files(only_bins) == [*configs, "pytorch_model.bin.index.json", *bins]
+    with pytest.raises(CheckpointError, match=r"no model.safetensors and no pytorch_model.bin"):
+        chosen_files([*configs, "flax_model.msgpack", "onnx/model.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "下载总时限已耗尽",
+            "the time limit of the download is used up",
+        ),
+        ("下载 a 在 3 次重试后失败", "several tries have failed"),
+        ("某种新的错误", "in Chinese alone"),
+    ],
+)
+def test_chinese_is_told_in_english(text, words):
+    """ModelScope's client has causes of its own that come in no other language."""
+    for error in (ConnectionError(text), OSError(text), RuntimeError(text)):
+        told = reason_in_words(error, MODELSCOPE)
+        assert words in told and told.isascii(), told
+    try:
+        raise ConnectionError("connection refused")
+    except ConnectionError as e:
+        wrapped = RuntimeError(text)
+        wrapped.__cause__ = e
+    assert "connection refused" in reason_in_words(wrapped, MODELSCOPE)

@@ -1,0 +1,219 @@
+"""The snippets of the README and of docs/ do what they say, and their links lead somewhere."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import ROOT
+from support.loopback_hub import serving
+from support.running_server import running
+from vit_engine.commands.diagnosis import advice_for
+from vit_engine.machine.processor import Cpu
+from vit_engine.rows.formats import COLUMNS
+from vit_export.checkpoints.checkpoint import DEFAULT_MODEL
+from vit_export.families.timm.architectures import ARCHITECTURES
+
+PAGES = {
+    page.name: page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+}
+DEMO = ROOT / "export/vit_export/demo"
+OTHERS = {
+    *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url"),
+}
+"""Options of Docker, Triton, Ray, curl and pip."""
+SERVED = "http://127.0.0.1:8000"
+"""Where the pages say that vit-serve listens."""
+
+each_page = pytest.mark.parametrize("page", PAGES)
+
+
+def snippets(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory):
+    """A folder with what the snippets name, and a hub that serves the default model's files."""
+    folder = tmp_path_factory.mktemp("readme")
+    checkpoint = folder / "my-checkpoint"
+    checkpoint.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        shutil.copy(DEMO / name, checkpoint)
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    shutil.copytree(ROOT / "examples", folder / "images")
+    shutil.copytree(ROOT / "examples", folder / "validation")
+    rows = ["path,label"]
+    for image in sorted((ROOT / "examples").iterdir()):
+        label = image.stem.partition("-")[0]
+        (folder / "photos" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, folder / "photos" / label)
+        rows.append(f"photos/{label}/{image.name},{label}")
+    (folder / "truth.csv").write_text("\n".join(rows))
+    for name in ("vit.onnx", "mine.onnx"):
+        shutil.copy(ROOT / "runtime/vit_engine/artefact/demo.onnx", folder / name)
+    shutil.copy(ROOT / "examples/circle-01.jpg", folder / "images/cat.jpg")
+    shutil.copy(ROOT / "examples/star-01.png", folder / "images/dog.jpg")
+    with serving(checkpoint, DEFAULT_MODEL) as hub:
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "MODELSCOPE_ENDPOINT": hub.url,
+            "MODELSCOPE_CACHE": str(folder / ".cache"),
+            "MODELSCOPE_HOME": str(folder / ".cache"),
+            "NO_PROXY": "127.0.0.1",
+        }
+        yield folder, environment
+
+
+def run(line: str, sandbox: tuple[Path, dict[str, str]]) -> subprocess.CompletedProcess[str]:
+    folder, environment = sandbox
+    return subprocess.run(
+        ["bash", "-euc", line],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    with running("demo") as server:
+        yield server.url
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] if p == "export.md" else []) for p in PAGES],
+)
+def test_every_shell_snippet_runs(page: str, sandbox, request: pytest.FixtureRequest) -> None:
+    for line in (line for snippet in snippets(page, "sh") for line in snippet.splitlines()):
+        if line.startswith("curl "):
+            assert SERVED in line
+            asked = line.replace(SERVED, request.getfixturevalue("served"))
+            ended = run(asked.replace("curl ", "curl --fail --silent "), sandbox)
+        else:
+            ended = run(line, sandbox)
+        assert ended.returncode == 0, f"{line}\n{ended.stderr}"
+
+
+@each_page
+def test_every_python_snippet_runs(page: str, sandbox) -> None:
+    for snippet in snippets(page, "python"):
+        folder, environment = sandbox
+        shutil.copy(ROOT / "runtime/vit_engine/artefact/demo.onnx", folder / "vit.onnx")
+        ended = subprocess.run(
+            [sys.executable, "-c", snippet],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "circle" in ended.stdout
+        assert "star" in ended.stdout
+
+
+@each_page
+def test_every_snippet_is_in_a_language_that_is_tried(page: str) -> None:
+    """`text` is for what no test can run: installing, a GPU, a cluster, a server of NVIDIA's."""
+    fences = re.findall(r"^```(\w*)$", PAGES[page], re.MULTILINE)
+    assert set(fences) <= {"", "sh", "python", "json", "table", "csv", "text", "triton"}
+    for snippet in snippets(page, "text"):
+        assert re.search(r"pip install|--provider|s3://|docker|vit-serve", snippet), snippet
+    for snippet in snippets(page, "triton"):
+        ast.parse(snippet)
+
+
+def without_digits(text: str) -> str:
+    """Scores differ in their last digits from one processor to another."""
+    return re.sub(r"[\d.e-]+", "0", " ".join(text.split()))
+
+
+def test_the_outputs_shown_are_those_that_come(sandbox) -> None:
+    for language, options in (("table", "-k 3"), ("csv", "-k 1")):
+        (shown,) = snippets("README.md", language)
+        came = run(f"vit-infer examples/ -m demo {options} --format {language} -q", sandbox).stdout
+        assert without_digits(came).startswith(without_digits(shown)), came
+
+
+def test_the_row_is_a_row() -> None:
+    (row,) = (json.loads(s) for s in snippets("infer.md", "json"))
+    assert tuple(row) == COLUMNS
+
+
+def test_the_version_and_the_count_of_architectures_are_those_of_today() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert set(re.findall(r"vit_engine-([\d.]+)-py3", PAGES["README.md"])) == {version}
+    assert f"## {version}," in (ROOT / "CHANGELOG.md").read_text()
+    assert f" {len(ARCHITECTURES)} architectures" in PAGES["README.md"]
+
+
+def test_int8_is_told_alike_everywhere() -> None:
+    told = [PAGES["README.md"], PAGES["export.md"]]
+    help_of = [sys.executable, "-m", "vit_export.cli", "--help"]
+    told.append(subprocess.run(help_of, capture_output=True, text=True, check=True).stdout)
+    told.append(" ".join(advice_for((), Cpu("", ("avx512_vnni",), 1, 1, None, 2**30, None))))
+    for text in (" ".join(text.split()) for text in told):
+        assert "2.4" in text
+        assert "one label in a hundred" in text
+    slow = " ".join(advice_for((), Cpu("", ("avx2",), 1, 1, None, 2**30, None)))
+    for text in (*told[:2], slow):
+        assert "1.3 times as fast" in " ".join(text.split())
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) < 200
+
+
+@each_page
+def test_links_lead_somewhere(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)#\s]+)\)", PAGES[page]):
+        assert link.startswith("https://") or (folder / link).exists(), link
+
+
+def test_the_extras_named_exist() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    named = {
+        e
+        for extras in re.findall(r"(?:whl|'\.)\[([a-z,]+)\]", "".join(PAGES.values()))
+        for e in extras.split(",")
+    }
+    assert named
+    for extra in named:
+        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+
+
+def test_every_option_named_exists() -> None:
+    """An option of a command that a page names is one that a command knows."""
+    shown = ""
+    modules = [
+        ["-m", m]
+        for m in (
+            "vit_export.cli",
+            "vit_engine.commands.infer",
+            "vit_engine.commands.serve",
+            "vit_engine.commands.doctor",
+        )
+    ]
+    for program in (*modules, [str(ROOT / "benchmarks/compare.py")]):
+        ended = subprocess.run(
+            [sys.executable, *program, "--help"], capture_output=True, text=True, check=True
+        )
+        shown += ended.stdout
+    text = "".join(PAGES.values())
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) - OTHERS:
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), option

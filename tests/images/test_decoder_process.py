@@ -1,0 +1,189 @@
+"""A decoder process that hangs, dies or runs out of memory costs one image, and no other."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support import ROOT, wait_until
+from vit_engine.artefact.contract import Preprocessing
+from vit_engine.errors import MachineError
+from vit_engine.images import decoder_process
+from vit_engine.images.decode_pool import Job
+from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+from vit_engine.sources.item import Item
+
+EXAMPLES = [Item(str(path)) for path in sorted((ROOT / "examples").iterdir())[:4]]
+PRE = Preprocessing(
+    (64, 64), "squash", "bilinear", None, "centre", (0, 0, 0), (0.5,) * 3, (0.5,) * 3
+)
+
+
+def square(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), "olive").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def slow() -> Item:
+    """A real image that takes a second or more to decode."""
+    return Item("slow.png", data=square(9400))
+
+
+def decoded(items, task=None, meanwhile=None):
+    """Decode in one process; return the jobs and the pixels."""
+    task = task or Task(PRE)
+    with SharedPixels(len(items), 64, 64) as shared:
+        decoder = DecoderProcess(shared, task)
+        try:
+            jobs = [Job(item, slot) for slot, item in enumerate(items)]
+            if meanwhile:
+                threading.Thread(target=meanwhile, args=(decoder,)).start()
+            decoder.decode(jobs)
+            decoder.decode([again := Job(EXAMPLES[0], 0)])
+            assert again.error is None
+            return jobs, shared.array.copy()
+        finally:
+            decoder.close()
+
+
+def codes(jobs):
+    return [job.error and job.error.code for job in jobs]
+
+
+def test_pixels_are_those_of_this_process():
+    jobs, pixels = decoded(EXAMPLES)
+    assert codes(jobs) == [None] * 4
+    for job in jobs:
+        np.testing.assert_array_equal(pixels[job.slot], Task(PRE).pixels(job.image)[0])
+
+
+def test_errors_keep_their_code_and_words():
+    jobs, _ = decoded([EXAMPLES[0], Item("absent.jpg"), Item("x", data=b"text"), EXAMPLES[1]])
+    assert codes(jobs) == [None, "missing", "format", None]
+    assert "No such file" in str(jobs[1].error)
+
+
+def test_a_decoder_that_takes_too_long_is_ended(slow):
+    items = [EXAMPLES[0], slow, slow, EXAMPLES[1]]
+    jobs, pixels = decoded(items, Task(PRE, time_limit=0.3))
+    assert codes(jobs) == [None, "timeout", "timeout", None]
+    np.testing.assert_array_equal(pixels[3], Task(PRE).pixels(EXAMPLES[1])[0])
+
+
+def test_a_decoder_that_dies_is_replaced(slow):
+    def kill(decoder):
+        wait_until(decoder._pixels.array[0].any)
+        time.sleep(0.1)  # the first image is answered, the second under way
+        decoder._child.send_signal(signal.SIGSEGV)
+
+    jobs, pixels = decoded([EXAMPLES[0], slow, EXAMPLES[1]], meanwhile=kill)
+    assert codes(jobs) == [None, "crash", None]
+    assert "SIGSEGV" in str(jobs[1].error)
+    np.testing.assert_array_equal(pixels[2], Task(PRE).pixels(EXAMPLES[1])[0])
+
+
+def test_a_decoder_that_dies_between_two_images_costs_none():
+    with SharedPixels(2, 64, 64) as shared:
+        decoder = DecoderProcess(shared, Task(PRE))
+        for _ in range(2):
+            decoder._child.kill()
+            wait_until(lambda: decoder._child.poll() is not None)
+            jobs = [Job(EXAMPLES[0], 0), Job(EXAMPLES[1], 1)]
+            decoder.decode(jobs)
+            assert codes(jobs) == [None, None]
+        assert decoder.restarts == 2
+        decoder.close()
+        decoder.decode([job := Job(EXAMPLES[0], 0)])  # closed: nothing is started
+        assert job.error is None and decoder.restarts == 2
+
+
+def test_memory_is_limited():
+    jobs, _ = decoded([Item("x.png", data=square(9400)), EXAMPLES[0]], Task(PRE, memory=3 * 10**8))
+    assert codes(jobs) == ["too_large", None]
+    assert "memory" in str(jobs[0].error)
+
+
+def test_closing_ends_a_decode_under_way(slow):
+    def close(decoder):
+        time.sleep(0.3)
+        decoder.cancel()
+
+    with SharedPixels(1, 64, 64) as shared:
+        decoder = DecoderProcess(shared, Task(PRE))
+        threading.Thread(target=close, args=(decoder,)).start()
+        jobs = [Job(slow, 0) for _ in range(1000)]
+        decoder.decode(jobs)  # would take a quarter of an hour
+        assert jobs[-1].error is None
+        decoder.close()
+
+
+def test_children_end_with_a_parent_that_is_killed():
+    script = f"""if True:
+        import sys, time
+        sys.path.append({str(ROOT / "tests")!r})
+        from test_decoder_process import *
+        shared = SharedPixels(1, 64, 64)
+        decoder = DecoderProcess(shared, Task(PRE))
+        print(decoder._child.pid, flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+    ) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+            if "(zombie)" in Path(f"/proc/{child}/status").read_text():
+                return  # dead; whoever adopted it has yet to look
+        except (ProcessLookupError, FileNotFoundError):
+            return
+        time.sleep(0.1)
+    pytest.fail("the decoder outlived its parent")
+
+
+def test_a_decoder_that_cannot_start_is_no_images_fault(monkeypatch):
+    monkeypatch.setattr("vit_engine.images.decoder_process._CHILD", "raise SystemExit(7)")
+    with SharedPixels(1, 64, 64) as shared, pytest.raises(MachineError, match="exit code 7"):
+        DecoderProcess(shared, Task(PRE))
+
+
+def test_a_decoder_killed_while_it_starts_is_started_again(monkeypatch: pytest.MonkeyPatch):
+    started = []
+
+    class KilledAtFirst(subprocess.Popen):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            started.append(self)
+            if len(started) <= 2:
+                self.kill()
+
+    monkeypatch.setattr(decoder_process.subprocess, "Popen", KilledAtFirst)
+    with SharedPixels(1, 64, 64) as shared:
+        decoder = DecoderProcess(shared, Task(PRE))
+        job = Job(Item(str(ROOT / "examples/star-01.png")), 0)
+        decoder.decode([job])
+        decoder.close()
+    assert job.error is None
+    assert len(started) == 3
+
+
+def test_a_decoder_that_never_starts_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoder_process, "_CHILD", "sys.exit(7)")
+    with (
+        SharedPixels(1, 64, 64) as shared,
+        pytest.raises(MachineError, match=r"did not start \(exit code 7, 3 times\)"),
+    ):
+        DecoderProcess(shared, Task(PRE))

@@ -1,0 +1,219 @@
+"""Where a model runs, and the words of refusal when it cannot run there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import onnx
+import pytest
+
+from support import ROOT, Run
+from vit_engine.artefact.metadata import read_contract
+from vit_engine.engine import Engine
+from vit_engine.errors import ProviderError, UsageError
+from vit_engine.machine import libraries, nvidia, processor
+from vit_engine.machine.installation import pip_install
+from vit_engine.providers import obstacles
+from vit_engine.providers.provider import Request
+from vit_engine.providers.sessions import open_session, placements
+
+GPU = nvidia.has_gpu()
+
+
+def python(code: str, *arguments: str | Path, path: Path | None = None) -> tuple[int, str, str]:
+    """Run code in a fresh interpreter; its exit code, stdout and stderr."""
+    begin = f"import sys; sys.path.insert(0, {str(path)!r})\n" if path else ""
+    line = [sys.executable, "-c", begin + code, *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(GPU, reason="there is a GPU, on which these may run")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_not_there(
+    run_command: Run, tiny_artefact: Path, tmp_path: Path, provider: str
+) -> None:
+    output = tmp_path / "rows.jsonl"
+    for extra in ([], ["-o", output], ["--build-only"]):
+        done = run_command(
+            "vit-infer", ROOT / "examples", "-m", tiny_artefact, "--provider", provider, *extra
+        )
+        assert done.returncode == 4
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"vit-infer: provider {provider} cannot run here: ")
+        assert "pip install" in line or "--provider cpu" in line
+    assert not output.exists()
+
+
+def test_the_summary_names_what_ran(run_command: Run, tiny_artefact: Path) -> None:
+    done = run_command("vit-infer", ROOT / "examples/star-01.png", "-m", tiny_artefact)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].endswith(" on cuda" if GPU else " on cpu")
+
+
+@pytest.mark.parametrize(
+    ("provider", "device", "words"),
+    [
+        ("vulkan", 0, "provider 'vulkan' is not one of auto, tensorrt, cuda, openvino, cpu"),
+        ("cpu", 1, "device 1: GPUs count from 0, and the cpu provider has none"),
+        ("cuda", -1, "device is -1"),
+    ],
+)
+def test_choices_that_make_no_sense(
+    tiny_artefact: Path, provider: str, device: int, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        Engine.open(tiny_artefact, provider=provider, device=device)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_int8_is_for_the_cpu(tiny_artefact: Path, tmp_path: Path, provider: str) -> None:
+    model = onnx.load(tiny_artefact)
+    (entry,) = model.metadata_props
+    document = json.loads(entry.value)
+    document["identity"]["precision"] = "int8"
+    document["content_sha256"] = None
+    entry.value = json.dumps(document)
+    path = tmp_path / "int8.onnx"
+    onnx.save(model, path)
+    with pytest.raises(UsageError, match=f"is int8, which {provider} has no operators for"):
+        Engine.open(path, provider=provider)
+    with Engine.open(path) as engine:
+        assert engine.provider == "cpu"
+
+
+def test_no_onnxruntime_names_the_extra(tiny_artefact: Path) -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from vit_engine.commands.infer import main\n"
+        "sys.argv = ['vit-infer', '.', '-m', sys.argv[1], '--build-only']\n"
+        "sys.exit(main())"
+    )
+    rc, out, err = python(code, tiny_artefact)
+    assert (rc, out) == (4, "")
+    assert f"ONNX Runtime is not installed; {pip_install('cpu')}" in err
+
+
+def test_two_distributions_of_onnxruntime_are_both_named(tmp_path: Path) -> None:
+    fake = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+    fake.mkdir()
+    (fake / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n"
+    )
+    (fake / "top_level.txt").write_text("onnxruntime\n")
+    code = (
+        "from vit_engine.providers import obstacles; print(*obstacles.distributions(), sep='\\n')"
+    )
+    rc, out, err = python(code, path=tmp_path)
+    assert rc == 0, err
+    assert "onnxruntime-gpu 1.31.1" in out.splitlines()
+    assert len(out.splitlines()) == 2
+
+
+def test_the_installed_distribution_is_found() -> None:
+    (owner,) = obstacles.distributions()
+    name, _, version = owner.partition(" ")
+    assert metadata.version(name) == version
+
+
+def test_placements_name_every_node(tiny_artefact: Path) -> None:
+    request = Request(tiny_artefact, read_contract(tiny_artefact))
+    (found,) = placements(open_session(request, {"cpu": {}})).items()
+    assert found[0] == "CPUExecutionProvider"
+    assert "Attention" in found[1]
+
+
+@pytest.mark.skipif(GPU, reason="there is a GPU")
+def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None:
+    # Past the look for obstacles: ONNX Runtime itself only warns, and takes the CPU.
+    request = Request(tiny_artefact, read_contract(tiny_artefact))
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(ProviderError, match=r"provider cuda cannot run here: .*CPUExecution"),
+    ):
+        open_session(request, {"cuda": {}})
+
+
+def test_a_library_says_what_it_is_linked_to() -> None:
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    (library,) = folder.glob("onnxruntime_pybind11_state*.so")
+    assert libraries.wanted(library) == []  # nothing of NVIDIA's
+    found = libraries.load("libm.so.6")
+    assert found.path is not None and found.problem is None
+    lost = libraries.load("libnvnothing.so.3")
+    assert lost.absent and lost.path is None and lost.stem == "libnvnothing"
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "is missing"), (b"", "is damaged"), (b"\x7fELF" * 99, "is damaged")],
+)
+def test_a_provider_library_that_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
+) -> None:
+    library = tmp_path / "libonnxruntime_providers_cuda.so"
+    if content is not None:
+        library.write_bytes(content)
+    provider = "CUDAExecutionProvider"
+    module = obstacles.import_onnxruntime()
+    monkeypatch.setattr(module, "get_available_providers", lambda: [provider])
+    monkeypatch.setattr(obstacles, "provider_library", lambda _name: library)
+    found = obstacles.nvidia_obstacle(provider, extra="gpu", linked=("cuda",), device=0)
+    assert found
+    assert f"{library.name} {words}, a part of onnxruntime" in found.reason
+    assert "uninstall -y onnxruntime" in found.cure
+
+
+def test_tensorrt_is_found_in_its_package_and_another_version_is_told(tmp_path: Path) -> None:
+    package = tmp_path / "tensorrt_libs"
+    package.mkdir()
+    (package / "__init__.py").touch()
+
+    def write(name: str, number: int) -> None:
+        source = tmp_path / "library.c"
+        source.write_text(f"int getInferLibVersion(void) {{ return {number}; }}\n")
+        line = ["cc", "-shared", f"-Wl,-soname,{name}", str(source), "-o", str(package / name)]
+        subprocess.run(line, check=True, timeout=60)
+
+    code = (
+        "from vit_engine.machine import libraries\n"
+        "print(libraries.load('libnvinfer.so.10').path)\n"
+        "print(libraries.other_tensorrt())\n"
+    )
+    write("libnvinfer.so.11", 110000)
+    _, out, err = python(code, path=tmp_path)
+    assert out.split() == ["None", "libnvinfer.so.11"], err
+    write("libnvinfer.so.10", 101401)
+    rc, out, err = python(code + "print(libraries.tensorrt_version())", path=tmp_path)
+    assert rc == 0, err
+    assert out.split() == [str(package / "libnvinfer.so.10"), "libnvinfer.so.11", "10.14.1"]
+
+
+def test_limits_of_the_machine() -> None:
+    cpu = processor.cpu()
+    assert cpu.affinity <= cpu.cores
+    assert 1 <= processor.usable_cores() <= cpu.affinity
+    assert cpu.memory > 2**28
+    assert set(cpu.features) <= set(processor.CPU_FEATURES)
+
+
+def test_onnxruntime_keeps_no_records_of_its_use(tiny_artefact: Path, tmp_path: Path) -> None:
+    """Its telemetry would leave a database and a device number in the home folder."""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    program = Path(sys.executable).with_name("vit-infer")
+    line = [program, ROOT / "examples/star-01.png", "-m", tiny_artefact]
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    left = [p.relative_to(tmp_path).parts[:2] for p in tmp_path.rglob("*") if p.is_file()]
+    assert set(left) <= {("cache", "vit-engine")}

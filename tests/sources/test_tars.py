@@ -1,0 +1,740 @@
+"""A tar that is damaged, hostile or empty costs its own rows: what is sound in it is labelled."""
+
+import gzip
+import io
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from support import ROOT, Run
+from vit_engine.errors import ImageError, UsageError
+from vit_engine.sources.archives import gunzip, streams
+from vit_engine.sources.archives.members import MAX_EXTENSION, MAX_NAME, MAX_RECORDS
+from vit_engine.sources.find import items_from_archive, items_from_sources
+from vit_engine.sources.item import Limits
+from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.tars import items_from_tar
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+GNU_TAR = shutil.which("tar")
+
+_FILE = io.BytesIO()
+Image.new("RGB", (9, 7), "teal").save(_FILE, "PNG")
+PNG = _FILE.getvalue()
+CODES = {
+    *("missing", "empty", "permission", "not_regular", "format", "truncated", "too_large"),
+    *("decode", "timeout", "crash"),
+}
+
+
+def header(name: str, size: int | bytes = 0, kind: bytes = b"0", link: str = "") -> bytes:
+    """A header of GNU tar's format; a size of bytes is written as it is."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.linkname = 0 if isinstance(size, bytes) else size, link
+    block = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    block[156:157] = kind
+    if isinstance(size, bytes):
+        block[124:136] = size
+    return summed(block)
+
+
+def summed(block: bytes | bytearray) -> bytes:
+    """The header with the checksum that it should have."""
+    total = sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
+    return bytes(block[:148]) + b"%06o\0 " % total + bytes(block[156:])
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % BLOCK)
+
+
+def member(name: str, data: bytes = PNG) -> bytes:
+    return header(name, len(data)) + padded(data)
+
+
+def pax(*records: tuple[bytes, bytes]) -> bytes:
+    """A PAX header with the records."""
+    data = b""
+    for keyword, value in records:
+        length = len(keyword) + len(value) + 3
+        length += len(str(length + len(str(length))))
+        data += b"%d %s=%s\n" % (length, keyword, value)
+    return header("PaxHeaders/x", len(data), b"x") + padded(data)
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+
+
+@pytest.fixture(params=["tar", "tar.gz"])
+def written(request, tmp_path) -> Callable[[bytes], str]:
+    """Write a tar as it is, or gzipped; return its path."""
+
+    def write(data: bytes) -> str:
+        path = tmp_path / f"shard.{request.param}"
+        path.write_bytes(data if request.param == "tar" else gzip.compress(data, mtime=0))
+        return str(path)
+
+    return write
+
+
+def rows(path: str, *, all_files: bool = False, passed_over: Counter[str] | None = None):
+    """(name, code) of each item, None for the archive's own; the bytes of sound ones are read."""
+    found = []
+    for item in items_from_archive(str(path), all_files=all_files, passed_over=passed_over):
+        try:
+            data = bytes_from_item(item)
+            code = "" if data == PNG else "other bytes"
+        except ImageError as e:
+            code = e.code
+        found.append((item.path.removeprefix(path)[1:] or None, code))
+    return found
+
+
+def words(path: str) -> list[str]:
+    items = items_from_archive(str(path), all_files=False, passed_over=None)
+    return [str(item.error) for item in items if item.error]
+
+
+A, B, C = member("a.png"), member("b.png"), member("c.png")
+_SPARSE = header("s.png", 0, b"S")
+MAPPED = summed(_SPARSE[:482] + b"\1" + _SPARSE[483:])  # more of its map follows
+
+
+CASES = (
+    (A + B + C + END, "a b c"),
+    (A + flipped(B, 3) + C + END, "a decode c"),
+    (flipped(A, 3) + B + C + END, "decode b c"),
+    (A + B + flipped(C, 3) + END, "a b decode"),
+    (A + flipped(B, 3) + flipped(C, 3) + END, "a decode"),
+    (A + flipped(B, 3) + C + flipped(B, 3) + A + END, "a decode c decode a"),
+    # Of a header nothing is left; with blocks of zeros an archive ends, but for what follows.
+    (A + bytes(BLOCK) + B[BLOCK:] + C + END, "a decode c"),
+    (A + bytes(8 * BLOCK) + b"?" * BLOCK + C + END, "a decode c"),
+    (A + END + B + END + C + END, "a b c"),
+    (A + bytes(BLOCK) + B + END, "a decode b"),
+    (A + END + b"what a buffer held" * 100, "a"),
+    (A + END + bytes(2**17) + B, "a"),
+    (A + B, "a b"),
+    # Cut short.
+    (A + B[:-1], "a b truncated"),
+    (A + B[: BLOCK + 10], "a b:truncated truncated"),
+    (A + B[:100], "a truncated"),
+    (A + pax((b"path", b"x.png")), "a truncated"),
+    (A + pax((b"path", b"x.png"))[:-1], "a truncated"),
+    (A + header("b.png", b"77777777777\0"), "a b:too_large truncated"),
+    (A + header("b.png", b"\x80\0\0\0\x3f" + bytes(7)), "a b:too_large truncated"),
+    (A + header("b.txt", b"\x80\0\0\0\x3f" + bytes(7)), "a truncated"),
+    (A + pax((b"size", b"9" * 18)) + B + END, "a b:too_large truncated"),
+    # Sizes that are none.
+    (A + header("b.png", b"\xff" * 12) + C + END, "a decode c"),
+    (A + header("b.png", b"-0000000001\0") + C + END, "a decode c"),
+    (A + header("b.png", b"what       \0") + C + END, "a decode c"),
+    (A + pax((b"size", b"-1")) + B + END, "a decode b"),
+    (A + pax((b"size", b"9" * 5000)) + B + END, "a decode b"),
+    (A + pax((b"size", b"1_0")) + B + END, "a decode b"),
+    # PAX headers and long names.
+    (A + pax((b"path", b"long.png"), (b"mtime", b"1.5")) + B + C + END, "a long c"),
+    (A + pax((b"path", b"")) + B + END, "a b"),
+    (A + header("x", 9, b"x") + padded(b"whatever\n") + B + END, "a decode b"),
+    (A + header("x", 8, b"x") + padded(b"99 a=bc\n") + B + END, "a decode b"),
+    (A + header("x", 8, b"x") + padded(b"0 a=bcd\n") + B + END, "a decode b"),
+    (A + pax(*[(b"a", b"b")] * (MAX_RECORDS + 1)) + B + END, "a decode b"),
+    (A + pax((b"path", b"a" * MAX_NAME + b".png")) + B + C + END, "a too_large c"),
+    (A + pax((b"comment", b"c" * MAX_EXTENSION)) + B + END, "a too_large b"),
+    (A + header("", 2**21, b"L") + bytes(2**21) + B + END, "a too_large b"),
+    (A + header("", 6, b"L") + padded(b"l.png\0") + B + C + END, "a l c"),
+    (A + pax((b"path", b"no.png")) * 3000 + B + END, "a no"),
+    (A + header("g", 20, b"g") + padded(b"20 path=global.png \n") + B + END, "a b"),
+    # Types.
+    (A + header("d.png", 0, b"5") + B + END, "a b"),
+    (A + header("v.png", 0, b"V") + B + END, "a b"),
+    (A + header("b.png", len(PNG), b"7") + padded(PNG) + C + END, "a b c"),
+    (A + header("b.png", len(PNG), b"Z") + padded(PNG) + C + END, "a b c"),
+    (A + header("p.png", 0, b"6") + B, "a p:not_regular b"),
+    (A + header("n.png", 0, b"3") + B, "a n:not_regular b"),
+    # Links.
+    (A + header("l.png", 0, b"1", "a.png") + B + END, "a l b"),
+    (A + B + header("l.png", 0, b"1", "a.png") + header("m.png", 0, b"1", "l.png"), "a b l m"),
+    (header("l.png", 0, b"1", "a.png") + A + END, "l:missing a"),
+    (A + header("l.png", 0, b"1", "/etc/passwd") + B + END, "a l:missing b"),
+    (member("d/./a.png") + header("d/e/s.png", 0, b"2", "../a.png") + B, "d/./a d/e/s b"),
+    (A + header("d/s.png", 0, b"2", "a.png") + B + END, "a d/s:missing b"),
+    (member("a.bin") + header("l.png", 0, b"1", "a.bin") + END, "l"),
+    (A + pax((b"linkpath", b"a.png")) + header("l.png", 0, b"1", "?") + END, "a l"),
+    (A + header("", 6, b"K") + padded(b"a.png\0") + header("l.png", 0, b"1", "?") + END, "a l"),
+    # Sparse members.
+    (A + pax((b"GNU.sparse.map", b"x")) + B + C + END, "a b:format c"),
+    (A + pax((b"GNU.sparse.name", b"s.png"), (b"size", b"512")) + B + C + END, "a s:format c"),
+    (A + header("s.png", len(PNG), b"S") + padded(PNG) + C + END, "a s:format c"),
+    (A + MAPPED + bytes(504) + b"\1" + bytes(7 + BLOCK) + C, "a s:format c"),
+    # None of these is a tar archive, or none with an image.
+    (b"?" * 5000, "format"),
+    (PNG, "format"),
+    (b"?", "format"),
+    (END, "empty"),
+    (b"", "empty"),
+    (member("a.txt", b"text") + header("d", 0, b"5") + END, "empty"),
+)  # fmt: skip
+"""Archives, and the names in them, with a code where there is an error; none is the archive's."""
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"), CASES, ids=[f"{i}: {case[1]}" for i, case in enumerate(CASES)]
+)
+def test_damage_is_a_row_and_what_is_sound_is_kept(data, expected, written):
+    wanted = []
+    for word in expected.split():
+        name, colon, code = word.partition(":")
+        wanted.append((None, name) if not colon and name in CODES else (f"{name}.png", code))
+    assert rows(written(data)) == wanted
+
+
+def test_errors_say_where_and_what(written):
+    at = len(A)
+    assert words(written(A + flipped(B, 3) + C + END)) == [
+        f"the header at byte {at} is damaged: what lay from there to byte {at + len(B)}, "
+        "where the next sound one is, is lost"
+    ]
+    assert words(written(A + header("l.png", 0, b"1", "no\nsuch") + END)) == [
+        "is a hard link to no\\nsuch, which is not before it in the tar"
+    ]
+    assert words(written(A + header("s.png", 0, b"S") + END)) == [
+        "is stored as a sparse file, which is not read; make the tar without --sparse"
+    ]
+
+
+def test_empty_archives_are_refused_where_nothing_else_is_given(written):
+    """Exit 2, as for a folder; among other sources an archive without an image is a row."""
+    empty = written(member("a.txt", b"text") + member("._a.png") + END)
+    expected = r"no image in this tar .* --all-files .*; passed over: 1 AppleDouble"
+    with pytest.raises(UsageError, match=expected):
+        items_from_sources([empty])
+    found = list(items_from_sources([empty, empty]))
+    assert [(item.path, item.error.code) for item in found] == [(empty, "empty")] * 2
+    assert re.search(expected, str(found[1].error))
+    text = written(member("a.png", b"text") + END)
+    with pytest.raises(UsageError, match=r"no file with an image's signature in this tar$"):
+        items_from_sources([text], all_files=True)
+    for damaged in (A + b"damage", b"damage"):
+        assert next(items_from_sources([written(damaged)]))
+    assert next(items_from_sources(["absent.tar"])).error
+
+
+def test_what_is_passed_over_is_counted(written):
+    data = (
+        member("._a.png") + A + member("d/._a.png") + member("a.cls", b"7") + member("a.heic")
+        + header("._l.png", 0, b"1", "a.png") + member(".ipynb_checkpoints/b.png") + END
+    )  # fmt: skip
+    path = written(data)
+    passed_over = Counter[str]({"AppleDouble": 1})
+    assert rows(path, passed_over=passed_over) == [("a.png", "")]
+    assert passed_over == {
+        "AppleDouble": 4, "HEIC (not supported)": 1, "in .ipynb_checkpoints": 1
+    }  # fmt: skip
+    passed_over.clear()
+    assert list(items_from_sources([path], passed_over=passed_over))
+    assert passed_over.total() == 5
+
+
+def test_all_files_are_told_by_their_content(written):
+    data = (
+        member("a") + header("l", 0, b"1", "a") + member("b.png", b"text") + member("no", b"x" * 99)
+        + header("m", 0, b"1", "no") + header("p", 0, b"6") + header("p.png", 0, b"6") + member("c")
+    )  # fmt: skip
+    expected = [("a", ""), ("l", ""), ("p.png", "not_regular"), ("c", "")]
+    assert rows(written(data), all_files=True) == expected
+
+
+def test_members_past_the_limit_are_rows(written, monkeypatch):
+    monkeypatch.setattr("vit_engine.sources.tars.LIMITS", Limits(max_bytes=len(PNG)))
+    path = written(A + member("big.png", PNG + b"?") + B + END)
+    expected = [("a.png", ""), ("big.png", "too_large"), ("b.png", "")]
+    assert rows(path) == rows(path, all_files=True) == expected
+
+
+def test_a_tar_that_is_none_to_be_read_is_a_row(tmp_path):
+    os.mkfifo(tmp_path / "fifo.tar")
+    (tmp_path / "folder.tar").mkdir()
+    for name, code in [("absent", "missing"), ("fifo", "not_regular"), ("folder", "not_regular")]:
+        assert rows(f"{tmp_path}/{name}.tar") == [(None, code)]
+    assert rows("nul\0.tar") == [(None, "missing")]
+
+
+def test_names_survive_as_they_are(written):
+    name = "\udce9 ☃\n"
+    data = pax((b"path", b"\xe9 \xe2\x98\x83\n.png")) + A + END
+    assert rows(written(data)) == [(f"{name}.png", "")]
+
+
+# What gzip has to say.
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda z: z, ["a", "b"]),
+        (lambda z: z[:-1], ["a", "b", "truncated"]),
+        (lambda z: z[:-8], ["a", "b", "truncated"]),
+        (lambda z: z[:20], ["truncated"]),
+        (lambda z: flipped(z, len(z) - 7), ["a", "b", "decode"]),  # the checksum
+        (lambda z: flipped(z, len(z) - 2), ["a", "b", "decode"]),  # the length
+        (lambda z: z + bytes(100_000), ["a", "b"]),
+        (lambda z: z + b"garbage", ["a", "b", "decode"]),
+        (lambda z: z + bytes(100_000) + b"garbage", ["a", "b", "decode"]),
+        (lambda z: z + gzip.compress(b""), ["a", "b"]),
+        (lambda z: gzip.compress(b"") + z, ["a", "b"]),
+        (lambda z: z + gzip.compress(b"behind the end"), ["a", "b"]),
+        (lambda z: z + gzip.compress(b"behind")[:-1], ["a", "b", "truncated"]),
+        (lambda z: z[:3] + b"\xe0" + z[4:], ["decode"]),  # flags that are not defined
+        (lambda z: b"\x1f\x8b", ["truncated"]),
+        (lambda z: b"\x1f\x8b" + b"?" * 99, ["decode"]),
+    ],
+)
+def test_gzip_is_held_to_its_checksum_length_and_end(change, expected, tmp_path):
+    path = tmp_path / "shard.tgz"
+    path.write_bytes(change(gzip.compress(A + B + END, mtime=0)))
+    wanted = [(None, n) if n in CODES else (f"{n}.png", "") for n in expected]
+    assert rows(str(path)) == wanted
+
+
+def test_gzip_members_in_a_row_are_one_stream(tmp_path):
+    data = A + B + C + END
+    path = tmp_path / "shard.tar.gz"
+    path.write_bytes(b"".join(gzip.compress(data[i : i + 99]) for i in range(0, len(data), 99)))
+    assert rows(str(path)) == [("a.png", ""), ("b.png", ""), ("c.png", "")]
+
+
+def test_what_lies_before_a_fault_is_unpacked():
+    data = random.Random(0).randbytes(300_000) + bytes(10**7) + b"end"
+    packed = gzip.compress(data, mtime=0)
+    for at in (20, 1000, 200_000, len(packed) - 20, len(packed) - 6):
+        given = []
+        with pytest.raises(ImageError):
+            for piece in gunzip.unpacked(io.BytesIO(flipped(packed, at))):
+                given.append(piece)  # noqa: PERF402  it raises
+        assert b"".join(given).startswith(zlib.decompressobj(31).decompress(packed[:at]))
+
+
+def test_a_bomb_is_unpacked_no_further(monkeypatch):
+    monkeypatch.setattr(gunzip, "BOMB_SIZE", 2**22)
+    noise = random.Random(0).randbytes(2**22)
+    alike = gzip.compress(A * 20_000)
+    bomb = gzip.compress(bytes(2**26))
+    for sound in (alike, gzip.compress(noise) + gzip.compress(bytes(2**22 - 1))):
+        assert sum(map(len, gunzip.unpacked(io.BytesIO(sound)))) >= 2**23 - 1
+    for data in (bomb, alike + bomb, gzip.compress(noise) + bomb):
+        given = 0
+        with pytest.raises(ImageError, match="is a bomb") as refusal:
+            for piece in gunzip.unpacked(io.BytesIO(data)):
+                given += len(piece)
+        assert refusal.value.code == "too_large"
+        assert given < len(A) * 20_000 + 2**24
+
+
+def test_images_before_a_bomb_are_kept(tmp_path, monkeypatch):
+    child = "from vit_engine.sources.archives import gunzip; gunzip.BOMB_SIZE = 2**22; "
+    monkeypatch.setattr(streams, "_CHILD", child + "gunzip.serve()")
+    path = tmp_path / "shard.tar.gz"
+    zeros = gzip.compress(bytes(2**25))
+    for inside in (header("z.bin", 2**25), header("x", 2**25, b"x"), header("x", 2**25, b"L")):
+        path.write_bytes(gzip.compress(A) + gzip.compress(inside) + zeros + gzip.compress(B))
+        assert rows(str(path)) == [("a.png", ""), (None, "too_large")]
+    path.write_bytes(gzip.compress(A) + gzip.compress(header("z.png", 2**25)) + zeros)
+    assert rows(str(path)) == [("a.png", ""), ("z.png", "too_large"), (None, "too_large")]
+
+
+# The process that unpacks.
+
+
+@pytest.mark.parametrize(
+    ("child", "code", "said"),
+    [
+        ("import os; os.abort()", "crash", "SIGABRT"),
+        ("raise SystemExit(7)", "crash", "exit code 7"),
+        ("import time; time.sleep(60)", "timeout", "nothing came for 1 s"),
+        ("import sys; sys.stdout.buffer.write(A + B[:99]); sys.exit(7)", "crash", "exit code 7"),
+        ("from vit_engine.sources.archives import gunzip; gunzip.MEMORY = 2**20; gunzip.serve()",
+         "too_large", "memory"),
+    ],
+)  # fmt: skip
+def test_a_process_that_fails_costs_its_archive(child, code, said, tmp_path, monkeypatch):
+    child = child.replace("A + B[:99]", repr(A + B[:99]))
+    monkeypatch.setattr(streams, "_CHILD", child)
+    monkeypatch.setattr(streams, "STALL", 1.0 if code == "timeout" else 60.0)
+    path = tmp_path / "shard.tar.gz"
+    path.write_bytes(gzip.compress(A + member("b.png", bytes(10**7)) + END))
+    found = rows(str(path))
+    assert found == [("a.png", ""), (None, code)][-len(found) :]
+    assert len(found) == 1 + ("stdout" in child)
+    assert said in words(str(path))[-1]
+
+
+def test_the_process_ends_with_who_reads(tmp_path):
+    def children() -> set[str]:
+        return set(
+            Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+        )
+
+    before = children()
+    path = tmp_path / "shard.tar.gz"
+    path.write_bytes(gzip.compress(A + member("b.png", bytes(10**7)) + END))
+    items = items_from_tar(str(path), all_files=False)
+    assert next(items).path.endswith("a.png")
+    assert len(children() - before) == 1
+    items.close()
+    assert children() == before
+    list(items_from_tar(str(path), all_files=False))
+    assert children() == before
+
+
+def test_links_of_a_gzipped_tar_are_unpacked_again_so_often(tmp_path, monkeypatch):
+    path = tmp_path / "shard.tar.gz"
+    links = [header(f"{i}.png", 0, b"1", "a.png") for i in range(4)]
+    path.write_bytes(gzip.compress(A + links[0] + B + b"".join(links[1:]) + END))
+    expected = [("a.png", ""), ("0.png", ""), ("b.png", "")]
+    assert rows(str(path)) == [*expected, ("1.png", ""), ("2.png", ""), ("3.png", "")]
+    monkeypatch.setattr("vit_engine.sources.tars._READ_AGAIN", 2 * (BLOCK + len(PNG)))
+    expected += [("1.png", ""), ("2.png", "too_large"), ("3.png", "too_large")]
+    assert rows(str(path)) == rows(str(path), all_files=True) == expected
+
+
+def test_links_to_members_long_ago_are_rows(written, monkeypatch):
+    monkeypatch.setattr("vit_engine.sources.tars._REMEMBERED", 2)
+    links = [header(f"{name}.png", 0, b"1", f"{name[0]}.png") for name in ("a1", "c1", "a2", "b2")]
+    assert rows(written(A + B + C + b"".join(links))) == [
+        ("a.png", ""), ("b.png", ""), ("c.png", ""),
+        ("a1.png", ""), ("c1.png", ""), ("a2.png", "missing"), ("b2.png", "missing"),
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(GNU_TAR is None, reason="needs GNU tar")
+@pytest.mark.parametrize(
+    "options",
+    [["--format=gnu"], *(["--format=pax", f"--sparse-version={v}"] for v in ("0.0", "0.1", "1.0"))],
+)
+def test_sparse_members_of_gnu_tar_are_told_by_their_names(options, tmp_path):
+    assert GNU_TAR
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "z.png").write_bytes(PNG)
+    with (tmp_path / "holes.png").open("wb") as file:
+        for i in range(40):
+            file.seek(i * 2**20)
+            file.write(b"island")
+        file.truncate(2**26)
+    tar = [GNU_TAR, "-C", tmp_path, "-Scf", tmp_path / "x.tar", *options]
+    subprocess.run([*tar, "a.png", "holes.png", "z.png"], check=True)
+    assert (tmp_path / "x.tar").stat().st_size < 2**22, "the file system has no holes"
+    assert rows(f"{tmp_path}/x.tar") == [("a.png", ""), ("holes.png", "format"), ("z.png", "")]
+
+
+# Memory.
+
+
+def peak_memory(statement: str, *arguments: str) -> list[int]:
+    """MiB that a process and the largest of its children take for a statement."""
+    script = f"""if True:
+        import resource, sys
+        from vit_engine.sources.tars import items_from_tar
+        def peak():  # not ru_maxrss, which carries the peak of the process that started this one
+            lines = open("/proc/self/status").read().splitlines()
+            return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) // 1024
+        before = peak()
+        {statement}
+        print(peak() - before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True, text=True, check=True, timeout=500,
+    )  # fmt: skip
+    return [int(n) for n in done.stdout.split()]
+
+
+def test_claims_take_no_memory(written):
+    claims = [
+        header("x", 2**33, b"x"),
+        header("", 2**33, b"L"),
+        header("", 2**33, b"K"),
+        header("x.png", 2**33),
+        pax((b"size", b"9" * 18)) + header("x.png", 1),
+        pax(*((b"a%d" % i, b"b") for i in range(10**5))) + A,
+        pax((b"GNU.sparse.map", b"0,1," * 10**5), (b"GNU.sparse.size", b"9" * 18)) + A,
+    ]
+    here, _ = peak_memory("list(items_from_tar(sys.argv[1], all_files=False))", written(A))
+    for claim in claims:
+        path = written(A + claim + bytes(2**20))
+        peak, _ = peak_memory("list(items_from_tar(sys.argv[1], all_files=False))", path)
+        assert peak - here < 16
+
+
+def zeros(size: int) -> bytes:
+    """Gzip data of so many zeros, made in no time."""
+    piece, rest = divmod(size, 2**26)
+    return gzip.compress(bytes(2**26)) * piece + gzip.compress(bytes(rest))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", [header("x", 2**32, b"x"), header("", 2**31, b"L")])
+def test_gigabytes_of_a_header_take_no_memory(claim, tmp_path):
+    path = tmp_path / "shard.tar.gz"
+    path.write_bytes(gzip.compress(A) + gzip.compress(claim) + zeros(2**32) + gzip.compress(B))
+    assert rows(str(path))[0] == ("a.png", "") and rows(str(path))[-1] == (None, "too_large")
+    peak, child = peak_memory("list(items_from_tar(sys.argv[1], all_files=False))", str(path))
+    assert peak < 64 and child < 256
+
+
+@pytest.mark.slow
+def test_large_members_wait_their_turn(tmp_path):
+    """60 MB that would be 60 GB: what is unpacked at a time is bounded, and so is the time."""
+    path = tmp_path / "shard.tar.gz"
+    big = zeros(200 * 2**20)
+    members = [gzip.compress(header(f"{i}.png", 200 * 2**20)) + big for i in range(300)]
+    path.write_bytes(gzip.compress(A) + b"".join(members) + gzip.compress(B))
+    label = """from vit_engine.classifier import Classifier
+        with Classifier.load("demo", provider="cpu") as vit:
+            found = [p.error_code for batch in vit.stream(items_from_tar(sys.argv[1],
+                     all_files=False)) for p in batch.predictions]
+            assert found[0] is None and found[-1] == "too_large" and len(found) < 20, found"""
+    peak, child = peak_memory(label, str(path))
+    assert peak < 700 and child < 1024
+
+
+# What a user sees.
+
+
+def test_vit_infer_labels_what_is_sound_and_ends_with_3(written, run_command: Run):
+    examples = sorted((ROOT / "examples").glob("*.png"))[:2]
+    first, second = (member(path.name, path.read_bytes()) for path in examples)
+    path = written(first + flipped(B, 3) + second + END)
+    done = run_command("vit-infer", path, "-m", "demo", "--provider", "cpu", "-k", "1")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 3
+    assert [(row["path"], row["label"], row["error_code"]) for row in found] == [
+        (f"{path}/{examples[0].name}", examples[0].name.partition("-")[0], None),
+        (path, None, "decode"),
+        (f"{path}/{examples[1].name}", examples[1].name.partition("-")[0], None),
+    ]
+
+
+# Any damage at all.
+
+
+def sound_tar(random: random.Random) -> tuple[bytes, list[int]]:
+    """A tar of any format with images, links, long names; where the entry of each image ends."""
+    file, ends = io.BytesIO(), []
+    form = random.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+        for i in range(random.randint(2, 6)):
+            name = f"{i}.png"
+            if random.random() < 0.2:
+                name = "long/" * 25 + name
+            if random.random() < 0.2 and form != tarfile.USTAR_FORMAT:
+                name = "é☃" + name
+            entry = tarfile.TarInfo(name)
+            entry.mtime = random.choice([0, 1.5, 1e9])
+            content = b"\x89PNG\r\n\x1a\n" + random.randbytes(random.choice([0, 9, 504, 505, 3000]))
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+            ends.append(file.tell())
+            if random.random() < 0.3:
+                text = tarfile.TarInfo(f"{i}.txt")
+                text.size = 5
+                tar.addfile(text, io.BytesIO(b"hello"))
+            if random.random() < 0.3:
+                link = tarfile.TarInfo(f"link-{i}.png")
+                link.type, link.linkname = (
+                    random.choice([tarfile.LNKTYPE, tarfile.SYMTYPE]),
+                    name[-90:],
+                )
+                tar.addfile(link)
+                ends.append(file.tell())
+    return file.getvalue(), ends
+
+
+_NUMBERS = (
+    *(b"77777777777\0", b"\x80" + bytes(3) + b"\x7f" * 8, b"\xff" * 12, b"\x80" + b"\xff" * 11),
+    *(bytes(12), b" " * 12, b"99999999999\0", b"-1\0         ", b"00000000001\0", b"0x10\0       "),
+)
+_FIELDS = (
+    *((0, 100), (100, 8), (108, 8), (116, 8), (124, 12), (136, 12), (157, 100), (257, 8)),
+    *((265, 32), (329, 8), (337, 8), (345, 155), (386, 96), (482, 13)),
+)
+
+
+def damaged(data: bytes, random: random.Random, *, sums: bool) -> tuple[bytes, int]:
+    """Change a file in some way, a tar's headers with their checksums too if `sums`.
+
+    Return it, and how many bytes of its beginning are as they were.
+    """
+    at = random.randrange(len(data))
+    block, some = at // BLOCK * BLOCK, random.randint(1, 9) * BLOCK
+    headers = [i for i in range(0, len(data) - BLOCK, BLOCK) if data[i + 257 : i + 262] == b"ustar"]
+    kind = random.randrange(12 if sums and headers else 8)
+    match kind:
+        case 0:
+            return data[:at] + bytes((data[at] ^ 1 << random.randrange(8),)) + data[at + 1 :], at
+        case 1:
+            return data[:at], at
+        case 2:
+            return data[:block], block
+        case 3:
+            junk = random.randbytes(random.choice([1, 10, BLOCK, 1000]))
+            return data[:at] + junk + data[at:], at
+        case 4:
+            return data[: block + some] + data[block:], min(block + some, len(data))
+        case 5:
+            return data[:block] + data[block + some :], block
+        case 6:
+            nothing = bytes(len(data[block : block + some]))
+            return data[:block] + nothing + data[block + some :], block
+        case 7:
+            return data[:block] + random.randbytes(BLOCK) + data[block + BLOCK :], block
+    at = random.choice(headers)
+    header = bytearray(data[at : at + BLOCK])
+    if kind == 8:
+        header[124:136] = random.choice(_NUMBERS)
+    elif kind == 9:
+        header[156] = random.choice(b"01234567xgLKSXDVMNAZ\0\xff")
+    elif kind == 10:
+        start, size = random.choice(_FIELDS)
+        junk = (random.randbytes(size), bytes(size), b"/" * size, b"\xff" * size, b"7" * size)
+        header[start : start + size] = random.choice(junk)
+    else:
+        other = random.choice(headers)
+        header[:] = data[other : other + BLOCK]
+    return data[:at] + summed(header) + data[at + BLOCK :], at
+
+
+def seen(path: str) -> list[tuple[str, str | None, bytes | None]]:
+    """What is found in an archive, and the property of all of it."""
+    begun = time.monotonic()
+    found = []
+    for item in items_from_archive(path, all_files=False, passed_over=None):
+        try:
+            data = bytes_from_item(item)
+            found.append((item.path, None, data))
+        except ImageError as e:
+            assert e.code in CODES and str(e).isprintable() and len(str(e)) < 500
+            found.append((item.path, e.code, None))
+    assert found, "an archive without a row"
+    assert time.monotonic() - begun < 20
+    return found
+
+
+def listed_by_gnu_tar(path: str) -> list[str]:
+    """The regular members with an image's name."""
+    assert GNU_TAR
+    tar = [GNU_TAR, "--quoting-style=literal", "-f", path]
+    names, kinds = (
+        subprocess.run([*tar, option], capture_output=True, check=False).stdout.split(b"\n")
+        for option in ("-t", "-tv")
+    )
+    pairs = zip(names, kinds, strict=True)
+    return [os.fsdecode(n) for n, kind in pairs if kind[:1] == b"-" and n.endswith(b".png")]
+
+
+def fuzzed(inputs: int, seed: int, path: Path, *, sums: bool = True, gnu: bool = False) -> None:
+    """Damage sound archives, once or more: what lies before the damage is found as it was.
+
+    With `gnu`, what GNU tar lists and we do not is told by an error.
+    """
+    randoms = random.Random(seed)
+    sound = []
+    for _ in range(20):
+        data, ends = sound_tar(randoms)
+        if path.suffix == ".gz":
+            data = gzip.compress(data, mtime=0)
+        path.write_bytes(data)
+        sound.append((data, ends, seen(str(path))))
+        assert len(ends) == len(sound[-1][2])
+    for i in range(inputs):
+        data, ends, before = randoms.choice(sound)
+        changed, intact = damaged(data, randoms, sums=sums)
+        while randoms.random() < 0.3 and changed:
+            changed, first = damaged(changed, randoms, sums=sums)
+            intact = min(intact, first)
+        path.write_bytes(changed)
+        if path.suffix == ".gz" and changed[:2] == b"\x1f\x8b":
+            intact = len(zlib.decompressobj(31).decompress(data[:intact]))
+        elif path.suffix == ".gz":
+            intact = 0
+        found = seen(str(path))
+        kept = sum(end <= intact for end in ends)
+        assert found[:kept] == before[:kept], f"input {i} of seed {seed}"
+        if gnu:
+            ours = {name.removeprefix(f"{path}/") for name, _, _ in found}
+            silent = all(code is None for _, code, _ in found)
+            assert not silent or ours.issuperset(listed_by_gnu_tar(str(path))), f"input {i}"
+
+
+def test_damage_of_any_kind(tmp_path):
+    fuzzed(500, 0, tmp_path / "shard.tar")
+    fuzzed(40, 0, tmp_path / "shard.tar.gz")
+
+
+@pytest.mark.skipif(GNU_TAR is None, reason="needs GNU tar")
+def test_what_gnu_tar_lists_is_a_row_or_told(tmp_path):
+    fuzzed(100, 0, tmp_path / "shard.tar", sums=False, gnu=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_damage_of_any_kind_at_length(seed, tmp_path):
+    fuzzed(10_000, seed, tmp_path / "shard.tar")
+    fuzzed(500, seed, tmp_path / "shard.tar.gz")
+    fuzzed(1_000, seed, tmp_path / "shard.tar", sums=False, gnu=True)
+
+
+def fuzz_gunzip(count: int) -> int:
+    """Unpack mutated gzip data; return how many inputs were refused, each with its words."""
+    rng, refused = random.Random(5), 0
+    plain = [bytes(rng.randrange(256) for _ in range(300)) * 7, bytes(5000), b"text " * 900]
+    packed = [gzip.compress(p, mtime=0) for p in plain] + [b"".join(map(gzip.compress, plain))]
+    for _ in range(count):
+        data = bytearray(rng.choice(packed))
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(data))
+            match rng.randrange(4):
+                case 0:
+                    data[at] ^= 1 << rng.randrange(8)
+                case 1:
+                    del data[at:]
+                case 2:
+                    data[at:at] = rng.randbytes(rng.randrange(1, 30))
+                case _:
+                    del data[at : at + rng.randrange(1, 30)]
+            if not data:
+                data = bytearray(b"\x1f")
+        given = 0
+        try:
+            for piece in gunzip.unpacked(io.BytesIO(data)):
+                given += len(piece)
+        except ImageError as e:
+            assert e.code in ("decode", "truncated", "too_large")
+            refused += 1
+        assert given < 2**22
+    return refused
+
+
+def test_mutated_gzip_is_refused_in_words():
+    assert fuzz_gunzip(300) > 200
+
+
+@pytest.mark.slow
+def test_much_mutated_gzip():
+    assert fuzz_gunzip(20_000) > 15_000
