@@ -35,6 +35,7 @@ from vit_engine.errors import (
 from vit_engine.machine import processor
 from vit_engine.machine.atomic import write_whole
 from vit_engine.machine.installation import pip_install
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.engine_cache import EngineCache, NoCacheError
 from vit_engine.providers.provider import Compute, Obstacle, Provider, Request, RetiredError
 
@@ -75,7 +76,7 @@ class StreamSession:
     ) -> None:
         self.largest = largest
         self._compiled = compiled
-        self._labels = len(contract.output.labels)
+        self._shape = output_from_contract(contract.output).shape
         self._shared = _Streams(compiled(streams), streams)
         self._single = self._shared if streams == 1 else None
         self._few = 0  # batches of few images so far
@@ -95,7 +96,7 @@ class StreamSession:
         try:
             for start, request in zip(starts, requests, strict=True):
                 request.start_async([feed[start : start + size]], share_inputs=True)
-            logits = np.empty((len(feed), self._labels), np.float32)
+            logits = np.empty((len(feed), *self._shape), np.float32)
             for start, request in zip(starts, requests, strict=True):
                 request.wait()
                 logits[start : start + size] = request.get_output_tensor(0).data
@@ -270,7 +271,7 @@ def _check_tensors(model: Any, request: Request) -> None:
     given, output = request.contract.input, request.contract.output
     expected = [
         (given.name, given.dtype, list(given.image_shape)),
-        (output.name, "float32", [len(output.labels)]),
+        (output.name, "float32", list(output_from_contract(output).shape)),
     ]
     found = [
         (

@@ -13,6 +13,7 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.machine import processor
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.obstacles import import_onnxruntime
 from vit_engine.providers.provider import ProviderName, Request
 
@@ -114,9 +115,11 @@ def placements(session: "onnxruntime.InferenceSession") -> dict[str, list[str]]:
 def _check_tensors(session: "onnxruntime.InferenceSession", request: Request) -> None:
     """Raise ArtefactError unless the graph's input and output are those of the contract."""
     given, output = request.contract.input, request.contract.output
-    shape = list(given.image_shape)
     element = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[given.dtype]
-    expected = [(given.name, element, shape), (output.name, "tensor(float)", [len(output.labels)])]
+    expected = [
+        (given.name, element, list(given.image_shape)),
+        (output.name, "tensor(float)", list(output_from_contract(output).shape)),
+    ]
     found = [
         (tensor.name, tensor.type, list(tensor.shape[1:]))
         for tensor in (*session.get_inputs(), *session.get_outputs())
