@@ -2,12 +2,12 @@
 
 import io
 import os
-import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
 from vit_engine.machine.installation import pip_install
+from vit_engine.sources.csv_rows import csv_rows
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular, read_error
 from vit_engine.sources.item import Item
@@ -19,21 +19,9 @@ if TYPE_CHECKING:
 LONGEST = 2**16
 """Bytes of the longest cell or line that is taken for a path or a URL."""
 
-OUR_CSV = ("path", "label", "index", "score", "topk", "error", "error_code")
-"""The header of the rows that are written as CSV, by which they are known when read again."""
-
-FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-"""What a spreadsheet would run, OWASP's list, however many apostrophes are before it.
-
-Written, such a cell gets one more; read, it has one less.
-"""
-
 Row = tuple[int, bytes | ImageError | None]
 """A row's number, from 1, and its cell, None for none, or why it cannot be read."""
 
-_SEPARATORS = (b",", b";", b"\t")  # Excel's, where the comma is the decimal point, and its copy
-_LONGEST_HEADER = 2**20
-_BLOCK = 2**16
 _ROWS_AT_ONCE = 64  # of Parquet, where a few bytes may stand for many long cells
 
 
@@ -110,14 +98,14 @@ def _beside(item: Item, table: str) -> Item:
         return Item(item.path, error=ImageError("missing", str(e)))
 
 
-def _opened(path: str) -> BinaryIO:
+def _opened(path: str) -> io.BufferedReader:
     try:
         return io.BufferedReader(open_regular(path))
     except OSError as e:
         raise read_error(e) from e
 
 
-def _rows(path: str, file: BinaryIO, column: str) -> Iterator[Row]:
+def _rows(path: str, file: io.BufferedReader, column: str) -> Iterator[Row]:
     """Yield the cells of a column; ImageError, with the first, for a table that is none."""
     if path.lower().endswith(".parquet"):
         return _parquet_rows(file, column)
@@ -133,187 +121,20 @@ def _no_column(names: list[str], column: str) -> ImageError:
     return ImageError("format", words)
 
 
-def _csv_rows(file: BinaryIO, column: str) -> Iterator[Row]:
-    table, names = _csv(file, column)
-    cells = table.cells(names.index(column), len(names))
-    for row, cell in enumerate(cells, 1):
-        if isinstance(cell, _DamagedError):
-            yield row, ImageError("format", f"row {row} is not CSV: {cell}")
-        elif cell and tuple(names) == OUR_CSV and FORMULA.match(os.fsdecode(cell)):
-            yield row, cell.removeprefix(b"'")
+def _csv_rows(file: io.BufferedReader, column: str) -> Iterator[Row]:
+    names, rows = csv_rows(file, column)
+    if names.count(column) != 1:
+        raise _no_column(names, column)
+    wanted = names.index(column)
+    for number, row in rows:
+        if isinstance(row, ImageError):
+            yield number, row
         else:
-            yield row, cell
+            cell = row[wanted] if wanted < len(row) else ""
+            yield number, cell.encode("utf-8", "surrogateescape")
 
 
-def _csv(file: BinaryIO, column: str) -> tuple["_Csv", list[str]]:
-    """Return a CSV file, after its header, by the first separator that shows the column."""
-    headers, failure = [], None
-    for separator in _SEPARATORS:
-        table = _Csv(file, separator)
-        try:
-            names = _header(table)
-        except _DamagedError as e:
-            failure = failure or e
-            continue
-        if names.count(column) == 1:
-            return table, names
-        headers.append(names)
-    if not headers:
-        raise ImageError("format", f"is not CSV: {failure}") from failure
-    raise _no_column(max(headers, key=lambda names: (names.count(column), len(names))), column)
-
-
-def _header(table: "_Csv") -> list[str]:
-    names = table.header()
-    if not names:
-        raise ImageError("empty", "is empty")
-    if any(b"\0" in name for name in names):
-        raise ImageError("format", "is not CSV in UTF-8: its first line has NULs, as UTF-16 has")
-    return [name.decode("utf-8", "surrogateescape") for name in names]
-
-
-class _DamagedError(Exception):
-    """A record that is no CSV; the text says why."""
-
-
-class _Csv:
-    """A CSV file as it is read, after RFC 4180, in memory that does not grow with its cells.
-
-    Lines end with LF, CRLF or CR; a byte order mark and blank lines are passed over. The csv module
-    keeps a cell whole, up to a limit that is the whole process's, and takes the rest of a file into
-    one cell where a quote is not closed: here the next record then begins with the next line.
-    """
-
-    def __init__(self, file: BinaryIO, separator: bytes) -> None:
-        self._file, self._separator = file, separator
-        self._special = re.compile(b"[\r\n" + re.escape(separator) + b"]")
-        file.seek(0)
-        if file.read(3) != b"\xef\xbb\xbf":
-            file.seek(0)
-        self._window, self._at = b"", 0
-
-    def header(self) -> list[bytes]:
-        """Return the first record's cells, none for an empty file; _DamagedError if it is none."""
-        while self._peek():
-            line = self._line()
-            names = self._record(None, 0) if line is None else line.split(self._separator)
-            if names != [b""]:
-                return names
-        return []
-
-    def cells(self, wanted: int, columns: int) -> Iterator[bytes | _DamagedError | None]:
-        """Yield the `wanted` cell of each record that follows, None where it has none.
-
-        A cell over LONGEST bytes is cut, to more than LONGEST. A record of several lines with more
-        cells than there are `columns` has a quote that is not closed.
-        """
-        while self._peek():
-            line = self._line()
-            if line is not None:
-                cells = line.split(self._separator, wanted + 1)
-                if line:
-                    yield cells[wanted] if wanted < len(cells) else None
-                continue
-            start = self._file.tell() - len(self._window) + self._at
-            try:
-                cells = self._record(wanted, columns)
-            except _DamagedError as e:
-                yield e
-                self._file.seek(start)
-                self._window, self._at = b"", 0
-                self._skip_line()
-            else:
-                yield cells[0] if cells else None
-
-    def _peek(self) -> bytes:
-        """Return the next byte, empty at the end of the file."""
-        if self._at == len(self._window):
-            self._window, self._at = self._file.read(_BLOCK), 0
-        return self._window[self._at : self._at + 1]
-
-    def _line(self) -> bytes | None:
-        """Return the next line; None if it has quotes, or is long, and is to be read by cells."""
-        end = _LINE_END.search(self._window, self._at)
-        if end is None:
-            self._window, self._at = self._window[self._at :] + self._file.read(_BLOCK), 0
-            end = _LINE_END.search(self._window)
-            if end is None:
-                return None
-        line = self._window[self._at : end.start()]
-        if b'"' in line:
-            return None
-        self._at = end.end()
-        return line
-
-    def _record(self, wanted: int | None, columns: int) -> list[bytes]:
-        """Read a record by cells; return the `wanted` one, if it is there, or with None all."""
-        kept: list[bytes] = []
-        size = count = 0
-        lines = False
-        while True:
-            cell = bytearray() if wanted in (None, count) else None
-            if self._peek() == b'"':
-                lines |= self._quoted(cell)
-                if self._peek() not in (self._separator, b"\r", b"\n", b""):
-                    raise _DamagedError("something follows a closing quote")
-            else:
-                self._plain(cell)
-            count += 1
-            if cell is not None:
-                kept.append(bytes(cell))
-                size += len(cell) + 1
-            if wanted is None and size > _LONGEST_HEADER:
-                raise _DamagedError(f"its first line is longer than {_LONGEST_HEADER:,} bytes")
-            if wanted is not None and lines and count > columns:
-                raise _DamagedError("a quote is not closed")
-            end = self._peek()
-            self._at += len(end)
-            if end == b"\r" and self._peek() == b"\n":
-                self._at += 1
-            if end != self._separator:
-                return kept
-
-    def _plain(self, kept: bytearray | None) -> None:
-        while self._peek():
-            end = self._special.search(self._window, self._at)
-            self._take(end.start() if end else len(self._window), kept)
-            if end:
-                return
-
-    def _quoted(self, kept: bytearray | None) -> bool:
-        """Read a quoted cell; return whether it has several lines."""
-        lines = False
-        self._at += 1
-        while self._peek():
-            end = self._window.find(b'"', self._at)
-            start, stop = self._at, end if end >= 0 else len(self._window)
-            lines = lines or _LINE_END.search(self._window, start, stop) is not None
-            self._take(stop, kept)
-            if end < 0:
-                continue
-            self._at += 1
-            if self._peek() != b'"':
-                return lines
-            self._take(self._at + 1, kept)  # two stand for one
-        raise _DamagedError("a quote is not closed")
-
-    def _take(self, end: int, kept: bytearray | None) -> None:
-        if kept is not None and len(kept) <= LONGEST:
-            kept += self._window[self._at : end]
-        self._at = end
-
-    def _skip_line(self) -> None:
-        while self._peek():
-            end = _LINE_END.search(self._window, self._at)
-            self._at = end.end() if end else len(self._window)
-            if end:
-                return
-
-
-_LINE_END = re.compile(rb"\r\n?|\n")
-
-
-def _parquet_rows(file: BinaryIO, column: str) -> Iterator[Row]:
+def _parquet_rows(file: io.BufferedReader, column: str) -> Iterator[Row]:
     """Yield the cells of each row group; one that is damaged costs its own rows alone.
 
     `raw` has the bytes of a name that is not UTF-8 where our own rows or manifest are the table:
@@ -346,7 +167,7 @@ def _ours(cell: bytes | None, raw: bytes | None = None) -> bytes | None:
     return raw
 
 
-def _parquet(file: BinaryIO, column: str) -> "pq.ParquetFile":
+def _parquet(file: io.BufferedReader, column: str) -> "pq.ParquetFile":
     """Open a Parquet file whose column is of text; ImageError for any other."""
     try:
         import pyarrow as pa
