@@ -13,7 +13,8 @@ from vit_engine.outputs.prediction import Prediction, Score
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import is_sheet
 from vit_engine.rows.formats import Format, are_rows, columns_of, format_from_name
-from vit_engine.sources.tables import FORMULA, OUR_CSV, items_from_table
+from vit_engine.sources.tables.csv_rows import FORMULA, OUR_CSV
+from vit_engine.sources.tables.paths import items_from_table
 
 SCORES = Scores(("cat",), "softmax")
 

@@ -20,9 +20,10 @@ from vit_engine.machine.installation import pip_install
 from vit_engine.outputs.prediction import Prediction, failed
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.formats import columns_of, format_from_name
-from vit_engine.sources import tables
+from vit_engine.sources.tables import csv_rows
 from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.tables import LONGEST, OUR_CSV
+from vit_engine.sources.tables.csv_rows import OUR_CSV
+from vit_engine.sources.tables.paths import LONGEST
 
 SCORES = Scores(("cat",), "softmax")
 Found = list[tuple[str, str | None]]
