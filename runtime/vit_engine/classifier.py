@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import DEFAULT_MODEL
-from vit_engine.engine import Engine, whole_number
+from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.images.decode_pool import (
     Batch,
@@ -33,11 +33,10 @@ from vit_engine.images.isolated_decoder import IsolatedDecoder
 from vit_engine.images.local_decoder import LocalDecoder
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
+from vit_engine.options import DEFAULTS, EngineOptions, whole_number
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.outputs.scores import ScoreOptions, Selection
-from vit_engine.providers.provider import Compute
-from vit_engine.providers.table import DEFAULT_PROVIDER
 from vit_engine.sources.item import Item
 
 log = logging.getLogger(__name__)
@@ -77,25 +76,11 @@ class Classifier:
     def load(
         cls,
         model: str | Path = DEFAULT_MODEL,
-        *,
-        provider: str = DEFAULT_PROVIDER,
-        device: int = 0,
-        threads: int | None = None,
-        max_batch: int | None = None,
-        compute: Compute | None = None,
-        cuda_graphs: bool = True,
+        options: EngineOptions = DEFAULTS,
+        **changes: Any,
     ) -> "Classifier":
         """Open an artefact by path, or the bundled "demo"; arguments and errors as Engine.open."""
-        engine = Engine.open(
-            model,
-            provider=provider,
-            device=device,
-            threads=threads,
-            max_batch=max_batch,
-            compute=compute,
-            cuda_graphs=cuda_graphs,
-        )
-        return cls(engine)
+        return cls(Engine.open(model, options, **changes))
 
     @property
     def contract(self) -> Contract:

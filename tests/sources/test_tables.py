@@ -20,8 +20,8 @@ from vit_engine.machine.installation import pip_install
 from vit_engine.outputs.prediction import Prediction, failed
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.formats import columns_of, format_from_name
-from vit_engine.sources.tables import csv_rows
 from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.tables import csv_rows  # noqa: F401
 from vit_engine.sources.tables.csv_rows import OUR_CSV
 from vit_engine.sources.tables.paths import LONGEST
 

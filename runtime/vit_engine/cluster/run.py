@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +124,7 @@ def label(
                 out,
                 Decoding(task, block, given.height, given.width),
                 Labelling(
-                    ray.put(file),
-                    workers.provider,
-                    capacity.threads,
-                    workers.max_batch,
-                    selection,
+                    ray.put(file), replace(workers.engine, threads=capacity.threads), selection
                 ),
                 capacity,
                 max(block, min(MAX_ROWS_A_FILE, total // FILES)),

@@ -18,6 +18,7 @@ from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, VitError
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+from vit_engine.options import EngineOptions
 from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
 from vit_engine.sources.downloads import is_url
@@ -50,9 +51,7 @@ class Labelling:
     """The model, its file and all, and how it is run: for nodes that have neither."""
 
     file: "ray.ObjectRef[bytes]"
-    provider: str
-    threads: int | None
-    max_batch: int | None
+    options: EngineOptions
     selection: Selection
 
 
@@ -136,9 +135,7 @@ class Labeller:
         model.write_bytes(ray.get(given.file))
         self._opened: Classifier | VitError
         try:
-            self._opened = Classifier.load(
-                model, provider=given.provider, threads=given.threads, max_batch=given.max_batch
-            )
+            self._opened = Classifier.load(model, given.options)
         except VitError as e:
             # Kept for the first call: Ray hands its error on as it is, a constructor's as text.
             self._opened = e

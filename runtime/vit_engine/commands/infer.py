@@ -205,11 +205,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         top_k=arguments.top_k,
         threshold=arguments.threshold,
         workers=Workers(
-            provider=arguments.provider,
-            actors=arguments.ray_actors,
-            gpus=arguments.ray_gpus,
-            threads=arguments.threads,
-            max_batch=arguments.batch,
+            engine_settings(arguments), actors=arguments.ray_actors, gpus=arguments.ray_gpus
         ),
         resume=arguments.resume,
         timeout=arguments.timeout,
@@ -243,10 +239,7 @@ def _finder(
 
 
 def _loaded(arguments: argparse.Namespace) -> Classifier:
-    return Classifier.load(
-        arguments.model,
-        **engine_settings(arguments),
-    )
+    return Classifier.load(arguments.model, engine_settings(arguments))
 
 
 def _stream(
@@ -330,7 +323,7 @@ def _findings(
         truth=arguments.truth,
         other=arguments.against,
         thumbnails=arguments.html is not None,
-        **engine_settings(arguments),
+        options=engine_settings(arguments),
     )
 
 

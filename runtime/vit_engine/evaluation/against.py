@@ -13,6 +13,7 @@ from vit_engine.classifier import LabelledBatch
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
 from vit_engine.evaluation.evaluation import MOST_SHOWN
+from vit_engine.options import DEFAULTS, EngineOptions
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.rows.contact_sheet import thumbnail
 
@@ -101,11 +102,13 @@ class Against:
 
 
 @contextmanager
-def opened(name: str, contract: Contract, *, thumbnails: bool, **options: Any) -> Iterator[Against]:
+def opened(
+    name: str, contract: Contract, *, thumbnails: bool, options: EngineOptions = DEFAULTS
+) -> Iterator[Against]:
     """Open the model that `--against` names, beside one of this contract.
 
-    `options` are those of Engine.open. UsageError where the two cannot be compared: their input or
-    their labels differ. MachineError where PyTorch is asked for and not installed.
+    UsageError where the two cannot be compared: their input or their labels differ. MachineError
+    where PyTorch is asked for and not installed.
     """
     if name.startswith(PYTORCH):
         try:
@@ -120,7 +123,7 @@ def opened(name: str, contract: Contract, *, thumbnails: bool, **options: Any) -
         _check_labels(name, labels, contract)
         yield Against(name, run, contract, thumbnails=thumbnails)
         return
-    with Engine.open(name, **options) as engine:
+    with Engine.open(name, options) as engine:
         theirs = engine.contract
         if _geometry(theirs) != _geometry(contract):
             raise UsageError(

@@ -12,6 +12,7 @@ from vit_engine.evaluation.against import Against, opened
 from vit_engine.evaluation.evaluation import Evaluation, Mistake
 from vit_engine.evaluation.truth import truth_from_name
 from vit_engine.machine.atomic import write_whole
+from vit_engine.options import DEFAULTS, EngineOptions
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.rows.contact_sheet import Section
 
@@ -67,9 +68,14 @@ class Findings:
 
 @contextmanager
 def findings_of(
-    contract: Contract, *, truth: str | None, other: str | None, thumbnails: bool, **options: Any
+    contract: Contract,
+    *,
+    truth: str | None,
+    other: str | None,
+    thumbnails: bool,
+    options: EngineOptions = DEFAULTS,
 ) -> Iterator[Findings]:
-    """Read the truth and open the other model, where they are named; `options` are Engine.open's.
+    """Read the truth and open the other model, where they are named.
 
     UsageError for a truth or a model that does not go with one of this contract.
     """
@@ -81,7 +87,7 @@ def findings_of(
     if other is None:
         yield Findings(evaluation, None)
         return
-    with opened(other, contract, thumbnails=thumbnails, **options) as second:
+    with opened(other, contract, thumbnails=thumbnails, options=options) as second:
         yield Findings(evaluation, second)
 
 

@@ -13,9 +13,10 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.machine import processor
+from vit_engine.options import ProviderName
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.obstacles import import_onnxruntime
-from vit_engine.providers.provider import ProviderName, Request
+from vit_engine.providers.provider import Request
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -52,7 +53,7 @@ def open_session(
     first, *_ = chain
     ort = import_onnxruntime()
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = request.threads or processor.usable_cores()
+    settings.intra_op_num_threads = request.options.threads or processor.usable_cores()
     settings.log_severity_level = 4  # errors are raised as well
     ort.set_default_logger_severity(3)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
