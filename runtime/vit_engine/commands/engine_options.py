@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, get_args
 
-from vit_engine.cli.arguments import whole_number
+from vit_engine.cli.parser import whole_number
 from vit_engine.providers.provider import Compute
 from vit_engine.providers.table import CHOICES, DEFAULT_PROVIDER
 

@@ -117,29 +117,18 @@ def arrow_schema() -> "pa.Schema":
 
 
 def are_rows(path: Path) -> bool:
-    """Tell by its beginning whether a file has rows of ours; a table to read is never known."""
-    with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+    """Tell by its first bytes whether a file has rows of ours; a table to read is never known."""
+    with (
+        suppress(OSError, ValueError, TypeError, RecursionError, ImportError),
+        path.open("rb") as file,
+    ):
         start = file.readline(_LONGEST_ROW)
         if start.startswith(b"PAR1"):
-            return _is_parquet(path)
-        if start == _FORMATS["csv"].header:
-            return True
-        first = json.loads(start)
-        return isinstance(first, dict) and tuple(first) == COLUMNS
+            import pyarrow.parquet as pq
+
+            return bool(pq.read_schema(path).names == arrow_schema().names)
+        return start == _FORMATS["csv"].header or tuple(json.loads(start)) == COLUMNS
     return False
-
-
-def _is_parquet(path: Path) -> bool:
-    """Tell whether a Parquet file has the columns of our rows; without pyarrow it is not known."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        return False
-    try:
-        return bool(pq.read_schema(path).names == arrow_schema().names)
-    except (pa.ArrowException, OSError):
-        return False
 
 
 def _is_utf8(raw: bytes) -> bool:
