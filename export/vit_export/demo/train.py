@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vit_engine.cli.arguments import whole_number
+from vit_engine.cli.parser import whole_number
 from vit_export.demo import draw
 
 EDGE, MEAN, STD = 64, 0.5, 0.5

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from vit_engine.artefact.metadata import DEFAULT_MODEL
-from vit_engine.cli.arguments import Parser, local_path, number, whole_number
+from vit_engine.cli.parser import Parser, local_path, number, whole_number
 from vit_engine.commands.engine_options import add_engine_options
 from vit_engine.commands.error_limit import ErrorLimit
 from vit_engine.images.decoder_process import TIME_LIMIT

@@ -136,33 +136,22 @@ def arrow_schema(output: OutputKind) -> "pa.Schema":
 
 
 def are_rows(path: Path) -> bool:
-    """Tell by its beginning whether a file has rows of ours; a table to read is never known."""
-    with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+    """Tell by its first bytes whether a file has rows of ours; a table to read is never known."""
+    with (
+        suppress(OSError, ValueError, TypeError, RecursionError, ImportError),
+        path.open("rb") as file,
+    ):
         start = file.readline(_LONGEST_ROW)
         if start.startswith(b"PAR1"):
-            return _is_parquet(path)
-        if start.startswith(b"path,") and start.endswith(b",error,error_code\n"):
-            return True
-        first = json.loads(start)
-        return isinstance(first, dict) and _are_ours(list(first))
+            import pyarrow.parquet as pq
+
+            names = pq.read_schema(path).names
+        elif start.endswith(b",error,error_code\n"):
+            names = start.decode().strip().split(",")
+        else:
+            names = list(json.loads(start))
+        return names[:1] == ["path"] and names[-2:] == ["error", "error_code"]
     return False
-
-
-def _are_ours(columns: list[str]) -> bool:
-    return columns[:1] == ["path"] and columns[-2:] == ["error", "error_code"]
-
-
-def _is_parquet(path: Path) -> bool:
-    """Tell whether a Parquet file has the columns of our rows; without pyarrow it is not known."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        return False
-    try:
-        return _are_ours(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError):
-        return False
 
 
 def _is_utf8(raw: bytes) -> bool:
