@@ -42,7 +42,8 @@ def main() -> int:
     arguments = parser.parse()
     if arguments.trial:
         options = EngineOptions(arguments.trial, device=arguments.device, compute=arguments.compute)
-        json.dump(asdict(try_provider(arguments.model, options)), sys.stdout)
+        tried = try_provider(arguments.model, options)
+        json.dump(asdict(tried), sys.stdout)
         return 0
     metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
     report = examine(arguments.model, arguments.device)

@@ -81,9 +81,10 @@ def arrow_path(path: str) -> dict[str, Any]:
     None.
     """
     raw = os.fsencode(path)
-    if _is_utf8(raw):
-        return {"path": path, "raw": None}
-    return {"path": printable(path), "raw": raw}
+    try:
+        return {"path": raw.decode("utf-8"), "raw": None}
+    except UnicodeDecodeError:
+        return {"path": printable(path), "raw": raw}
 
 
 def columns_of(output: OutputKind) -> tuple[str, ...]:
@@ -145,21 +146,13 @@ def are_rows(path: Path) -> bool:
         if start.startswith(b"PAR1"):
             import pyarrow.parquet as pq
 
-            names = pq.read_schema(path).names
-        elif start.endswith(b",error,error_code\n"):
-            names = start.decode().strip().split(",")
+            columns = pq.read_schema(path).names
+        elif start.startswith(b"path,"):
+            columns = start.decode().rstrip("\n").split(",")
         else:
-            names = list(json.loads(start))
-        return names[:1] == ["path"] and names[-2:] == ["error", "error_code"]
+            columns = list(json.loads(start))
+        return columns[:1] == ["path"] and columns[-2:] == ["error", "error_code"]
     return False
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _csv(values: Iterable[Any]) -> bytes:
