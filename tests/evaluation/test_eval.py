@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_truth import write_csv
 
-from support import ROOT, Run, write_checkpoint
+from support import ROOT, Run, write_checkpoint, write_csv
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.classifier import Classifier
 from vit_engine.commands.diagnosis import try_provider
@@ -167,10 +166,8 @@ def test_several_labels_at_a_threshold(
     model, opposite = models("several labels")
     with Classifier.load(model, EngineOptions("cpu")) as vit:
         scores, labels = vit.probabilities(EXAMPLES), vit.output.labels
-    rows = [
-        (p, "|".join(np.array(labels)[s >= 0.5])) for p, s in zip(EXAMPLES, scores, strict=True)
-    ]
-    table = write_csv(tmp_path / "t.csv", ("path", "label"), *rows)
+    names = ["|".join(np.array(labels)[given >= 0.5]) for given in scores]
+    table = write_csv(tmp_path / "t.csv", ("path", "label"), *zip(EXAMPLES, names, strict=True))
     done = evaluate(*EXAMPLES, "--truth", table, "--report", "r.json", model=model)
     assert done.returncode == 0, done.stderr
     assert "micro averages at 0.5: precision 100.0%, recall 100.0%, F1 100.0%" in done.stdout

@@ -1,11 +1,11 @@
 """What the truth about images may be written as, and what is refused."""
 
-import csv
 import os
 from pathlib import Path
 
 import pytest
 
+from support import write_csv
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import UsageError
 from vit_engine.evaluation.truth import Fact, truth_from_name
@@ -13,13 +13,6 @@ from vit_engine.outputs.scores import Scores
 
 LABELS = ("tabby, tabby cat", "crane", "crane", "Egyptian cat", "7")
 ONE, FREE, VALUES = (Scores(LABELS, function) for function in ("softmax", "sigmoid", "none"))
-
-
-def write_csv(path: Path, *rows: tuple[object, ...]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return path
 
 
 def facts(table: Path, output: Scores, names: str) -> list[Fact]:
@@ -67,7 +60,7 @@ def test_folders_name_labels(tmp_path: Path) -> None:
         assert truth.of("x/dog/a.jpg") == Fact(None, ("dog",))
         assert truth.of("x/none/a.jpg") == (Fact(()) if output is FREE else Fact(None, ("none",)))
         assert truth.of(None) == Fact(None)
-    with pytest.raises(UsageError, match="folders is for labels, .*path and value"):
+    with pytest.raises(UsageError, match=r"folders is for labels, .*path and value"):
         truth_from_name("folders", VALUES)
 
 
