@@ -16,6 +16,8 @@ from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.outputs.scores import Scores
 
+BLANK = np.zeros((2, 2, 3), np.uint8)
+
 
 def evaluated(
     function: ScoreKind,
@@ -29,7 +31,7 @@ def evaluated(
     found = Evaluation(truth, output, threshold=threshold, thumbnails=False)
     for part in np.array_split(np.arange(len(logits)), 7):
         rows = [Prediction(f"{i}/x.jpg") for i in part]
-        found.add(LabelledBatch(rows, [None] * len(part), 0, list(logits[part])))
+        found.add(LabelledBatch(rows, [BLANK] * len(part), 0, list(logits[part])))
     return found
 
 

@@ -25,6 +25,7 @@ from vit_engine.evaluation.report import is_report, write_report
 from vit_engine.evaluation.truth import truth_from_name
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.output_file import OutputFile, output_file
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import DEFAULT_THRESHOLD
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
 from vit_engine.sources.find import check_present
@@ -105,24 +106,33 @@ def _evaluate(
     arguments: argparse.Namespace, report: OutputFile | None, page: OutputFile | None
 ) -> int:
     parts: dict[str, Evaluation | Against] = {}
-    shared = {"threshold": arguments.threshold, "thumbnails": page is not None}
+    threshold, thumbnails = arguments.threshold, page is not None
+    contract = metadata.read_contract(metadata.path_from_name(arguments.model))
+    if arguments.truth:  # read before the model is opened, which takes seconds
+        output = output_from_contract(contract.output)
+        truth = truth_from_name(arguments.truth, output)
+        parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
     passed_over, progress, narrowed = Counter[str](), Progress(), 0
     watched = sys.stderr.isatty() and not arguments.quiet
     with interrupts() as interrupt, ExitStack() as models:
         options = engine_settings(arguments)
         vit = models.enter_context(Classifier.load(arguments.model, options))
-        if arguments.truth:
-            truth = truth_from_name(arguments.truth, vit.output)
-            parts["truth"] = Evaluation(truth, vit.output, **shared)
         if arguments.against:
-            other = opened(arguments.against, vit.contract, options, **shared)
-            parts["against"] = models.enter_context(other)
+            parts["against"] = models.enter_context(
+                opened(
+                    arguments.against,
+                    contract,
+                    options,
+                    threshold=threshold,
+                    thumbnails=thumbnails,
+                )
+            )
         if watched and "-" not in arguments.sources:  # stdin can be read only once
             progress.count(lambda: finder_of(arguments)(arguments.sources))
-        sheet = ContactSheet(vit.contract)
+        sheet = ContactSheet(contract)
         for labelled in vit.stream(
             finder_of(arguments, passed_over)(arguments.sources),
-            task=task_of(arguments, vit.contract.preprocessing),
+            task=task_of(arguments, contract.preprocessing),
             stopped=interrupt,
         ):
             for part in parts.values():
@@ -134,7 +144,7 @@ def _evaluate(
             progress.failed += sum(p.error is not None for p in labelled.predictions)
             if watched:
                 progress.show(sys.stderr)
-        identity, provider = vit.contract.identity, vit.engine.provider
+        identity, provider = contract.identity, vit.engine.provider
     if watched:
         progress.clear(sys.stderr)
     for part in parts.values():

@@ -13,7 +13,7 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.classifier import LabelledBatch
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
-from vit_engine.evaluation.examples import Example, Examples
+from vit_engine.evaluation.examples import Example, Examples, JudgedImage
 from vit_engine.machine.installation import pip_install
 from vit_engine.options import EngineOptions
 from vit_engine.outputs.comparison import Comparison
@@ -55,7 +55,7 @@ class Against:
     def add(self, labelled: LabelledBatch) -> None:
         """Compare a batch; images that failed are left out."""
         those = [
-            (prediction.path, pixels, logits)
+            JudgedImage(prediction.path, pixels, logits)
             for prediction, pixels, logits in zip(
                 labelled.predictions, labelled.pixels, labelled.logits, strict=True
             )
@@ -64,15 +64,15 @@ class Against:
         self.failed += len(labelled.predictions) - len(those)
         if not those:
             return
-        paths, pixels, logits = zip(*those, strict=True)
-        ours, theirs = np.stack(logits), self._run(np.stack(pixels))
+        ours = np.stack([image.logits for image in those])
+        theirs = self._run(np.stack([image.pixels for image in those]))
         same = self._compared.add(ours, theirs)
         apart = np.abs(theirs - ours).max(1)
         for i in np.flatnonzero(~same if same.size else apart > 0).tolist():
             make = partial(self._example, ours[i], theirs[i])
             if same.size and len(self._flips) < _MAX_FLIPS:
-                self._flips.append({"path": printable(paths[i] or "-")} | make().report)
-            self._examples.add(float(apart[i]), paths[i], pixels[i], make)
+                self._flips.append({"path": printable(those[i].path or "-")} | make().report)
+            self._examples.add(float(apart[i]), those[i], make)
 
     def _example(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Example:
         differing = self._output.differing(ours, theirs, self._threshold)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vit_engine.classifier import LabelledBatch
+from vit_engine.evaluation.examples import JudgedImage
 from vit_engine.evaluation.free_labels import FreeLabels
 from vit_engine.evaluation.one_label import OneLabel
 from vit_engine.evaluation.truth import Truth
@@ -36,11 +37,11 @@ class Evaluation:
             fact = self.truth.of(prediction.path)
             if fact.true is None:
                 self.without_truth += 1
-            elif prediction.error is not None or logits is None:
+            elif prediction.error is not None or pixels is None or logits is None:
                 self.failed += 1
             else:
                 self.images += 1
-                self._judge.add(fact.true, logits, prediction.path, pixels)
+                self._judge.add(JudgedImage(prediction.path, pixels, logits, fact.true))
 
     def report(self) -> dict[str, Any]:
         """Return all that was found, as it goes into JSON."""

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,17 @@ from vit_engine.rows.contact_sheet import Section, thumbnail
 MAX_SHOWN = 60
 """Images of each sort that are kept."""
 
-Pixels = NDArray[np.uint8]
+
+class JudgedImage(NamedTuple):
+    """An image with a result: `logits` (labels,), and what is true: indices of labels, or values.
+
+    `pixels` (H, W, 3) are the model's input.
+    """
+
+    path: str | None
+    pixels: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    true: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,16 +44,13 @@ class Examples:
         self._heap: list[tuple[float, int, Example, str]] = []
         self._order = count()
 
-    def add(
-        self, measure: float, path: str | None, pixels: Pixels | None, make: Callable[[], Example]
-    ) -> None:
+    def add(self, measure: float, image: JudgedImage, make: Callable[[], Example]) -> None:
         """Keep an image if its measure is among the largest; let the smallest of too many go."""
         if len(self._heap) == MAX_SHOWN and measure <= self._heap[0][0]:
             return
         made = make()
-        name = {"path": printable(path or "-")}
-        example = Example(name | made.report, made.shown)
-        picture = thumbnail(pixels) if self._thumbnails and pixels is not None else ""
+        example = Example({"path": printable(image.path or "-")} | made.report, made.shown)
+        picture = thumbnail(image.pixels) if self._thumbnails else ""
         heapq.heappush(self._heap, (measure, -next(self._order), example, picture))
         if len(self._heap) > MAX_SHOWN:
             heapq.heappop(self._heap)

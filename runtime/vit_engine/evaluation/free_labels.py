@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.evaluation.examples import Example, Examples, Pixels
+from vit_engine.evaluation.examples import Example, Examples, JudgedImage
 from vit_engine.evaluation.one_label import share
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
@@ -33,17 +33,11 @@ class FreeLabels:
         self._wrong = Examples("Most confident labels that are wrong", thumbnails=thumbnails)
         self._missed = Examples("True labels that had the least", thumbnails=thumbnails)
 
-    def add(
-        self,
-        true: tuple[int, ...],
-        logits: NDArray[np.float32],
-        path: str | None,
-        pixels: Pixels | None,
-    ) -> None:
+    def add(self, image: JudgedImage) -> None:
         """Count an image of any number of true labels."""
         truth = np.zeros(self._output.shape, np.bool_)
-        truth[list(true)] = True
-        scores = self._output.scores(logits[None])[0]
+        truth[list(image.true)] = True
+        scores = self._output.scores(image.logits[None])[0]
         given = scores >= self._threshold
         self._images += 1
         self._exact += bool((given == truth).all())
@@ -51,15 +45,15 @@ class FreeLabels:
         self._given += given
         self._right += truth & given
         if self._logits is not None:
-            self._logits.append(logits.copy())
+            self._logits.append(image.logits.copy())
             self._truths.append(truth)
             if self._images * len(truth) > MAX_SCORES:
                 self._logits, self._truths = None, []
         make = partial(self._example, truth, given, scores)
         if (wrong := scores[given & ~truth]).size:
-            self._wrong.add(float(wrong.max()), path, pixels, make)
+            self._wrong.add(float(wrong.max()), image, make)
         if (missed := scores[truth & ~given]).size:
-            self._missed.add(-float(missed.min()), path, pixels, make)
+            self._missed.add(-float(missed.min()), image, make)
 
     def _example(
         self, truth: NDArray[np.bool_], given: NDArray[np.bool_], scores: NDArray[np.float64]

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vit_engine.errors import printable
-from vit_engine.evaluation.examples import Example, Examples, Pixels
+from vit_engine.evaluation.examples import Example, Examples, JudgedImage
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
 
@@ -34,15 +33,9 @@ class OneLabel:
         title = "Worst mistakes: the true class had the least"
         self._worst = Examples(title, thumbnails=thumbnails)
 
-    def add(
-        self,
-        true: tuple[int, ...],
-        logits: NDArray[np.float32],
-        path: str | None,
-        pixels: Pixels | None,
-    ) -> None:
+    def add(self, image: JudgedImage) -> None:
         """Count an image of one true label."""
-        (truth,) = true
+        (truth,), logits = image.true, image.logits
         scores, index = self._output.scores(logits[None])[0], int(logits.argmax())
         score, right = float(scores[index]), index == truth
         before = (logits > logits[truth]).sum() + (logits[:truth] == logits[truth]).sum()
@@ -61,8 +54,8 @@ class OneLabel:
                 found = {"truth": a, "label": b, "score": score, "truth_score": true_score}
                 return Example(found, [(b, score), (f"{a} (true)", true_score)])
 
-            self._confident.add(score, path, pixels, mistake)
-            self._worst.add(-float(scores[truth]), path, pixels, mistake)
+            self._confident.add(score, image, mistake)
+            self._worst.add(-float(scores[truth]), image, mistake)
 
     def _label(self, index: int) -> str:
         return self._output.labels[index]

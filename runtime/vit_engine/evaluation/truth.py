@@ -180,10 +180,14 @@ class _Labels:
             for name in (label, output.short_labels[label]):
                 self._known.setdefault(name, set()).add(index)
 
+    def _number(self, text: str) -> int | None:
+        is_short = text.isdecimal() and len(text) < 10
+        return int(text) if is_short and int(text) < self._count else None
+
     def _index(self, text: str) -> int | None:
-        found = self._known.get(text, set())
-        if not found and text.isdecimal() and int(text) < self._count:
-            return int(text)
+        found = self._known.get(text)
+        if not found:
+            return self._number(text)
         return next(iter(found)) if len(found) == 1 else None
 
     def fact(self, text: str) -> Fact:
@@ -204,11 +208,12 @@ class _Labels:
         if not index:
             return self.fact(label)
         parts = [p.strip() for p in index.split(SEPARATOR)] if self._free else [index]
-        if not all(part.isdecimal() and int(part) < self._count for part in parts):
+        indices = {n for part in parts if (n := self._number(part)) is not None}
+        if len(indices) < len(set(parts)):
             raise UsageError(
-                f"has the index {index!r}; expected a whole number from 0 to {self._count - 1}"
+                f"has the index {index!r:.40}; expected a whole number from 0 to {self._count - 1}"
             )
-        by_index = Fact(tuple(sorted({int(part) for part in parts})))
+        by_index = Fact(tuple(sorted(indices)))
         by_label = self.fact(label) if label else Fact(None)
         if by_label.true not in (None, by_index.true):
             raise UsageError(

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vit_engine.evaluation.examples import Example, Examples, Pixels
+from vit_engine.evaluation.examples import Example, Examples, JudgedImage
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
@@ -19,14 +18,9 @@ class Values:
         self._labels, self._errors = output.labels, Comparison(output)
         self._worst = Examples("Largest errors", thumbnails=thumbnails)
 
-    def add(
-        self,
-        true: tuple[float, ...],
-        logits: NDArray[np.float32],
-        path: str | None,
-        pixels: Pixels | None,
-    ) -> None:
+    def add(self, image: JudgedImage) -> None:
         """Count an image of as many true values as the model has labels."""
+        logits, true = image.logits, image.true
         truth = np.array([true])
         self._errors.add(logits[None], truth)
         error = float(np.abs(logits - truth).max())
@@ -37,7 +31,7 @@ class Values:
             shown = [x for a, b, t in pairs for x in ((a, b), (f"{a} (true)", t))]
             return Example(found, shown)
 
-        self._worst.add(error, path, pixels, example)
+        self._worst.add(error, image, example)
 
     def report(self) -> dict[str, Any]:
         """Return what was found, as it goes into JSON."""
