@@ -29,7 +29,7 @@ from vit_export.checkpoints.checkpoint import (
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 from vit_export.hf_folder import CONFIGS, write_configs
 from vit_export.quantization.calibration import calibration_items
-from vit_export.samples import items_for
+from vit_export.samples.images import items_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image

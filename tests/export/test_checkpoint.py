@@ -25,7 +25,7 @@ from vit_engine.errors import CheckpointError, UsageError
 from vit_engine.images.preprocess import pixels_from_image
 from vit_engine.outputs.scores import Selection, best_scores
 from vit_export.checkpoints.checkpoint import load
-from vit_export.checkpoints.configs.labels import labels_from_config, score_from_config
+from vit_export.packages.labels import labels_from_config, score_from_config
 from vit_export.families.form import Form
 
 SIZE = 24

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from transformers import ViTForImageClassification, ViTImageProcessorPil
 
 import vit_export.demo
-from vit_export.demo import draw
+from vit_export.samples import draw
 
 DEMO = Path(vit_export.demo.__file__).parent
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").iterdir())

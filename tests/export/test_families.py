@@ -43,7 +43,7 @@ from vit_export.quantization.calibration import pixels_of
 from vit_export.quantization.operators import GELU_MIN
 from vit_export.quantization.recipe import quantized
 from vit_export.quantization.rotation import rotated
-from vit_export.samples import drawn_samples
+from vit_export.samples.images import drawn_samples
 
 VISION: dict[str, Any] = {"vision_config": {k: v for k, v in TINY.items() if k != "num_labels"}}
 

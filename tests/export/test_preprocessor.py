@@ -14,13 +14,13 @@ from transformers import AutoImageProcessor
 from vit_engine.artefact.contract import FILTERS, Preprocessing
 from vit_engine.errors import CheckpointError
 from vit_engine.images.preprocess import normalized, pixels_from_image
-from vit_export.checkpoints.configs.preprocessor import (
+from vit_export.packages.preprocessor import (
     PREPROCESSOR,
     PROCESSOR,
     preprocessing_from_config,
     processor_config,
 )
-from vit_export.checkpoints.configs.pretrained_cfg import preprocessing_from_pretrained_cfg
+from vit_export.packages.timm import preprocessing_from_pretrained_cfg
 
 SIDE = 24
 SIZES = [

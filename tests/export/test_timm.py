@@ -26,22 +26,22 @@ from vit_engine.providers.provider import Request
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.checkpoints.configs.pretrained_cfg import preprocessing_from_pretrained_cfg
-from vit_export.checkpoints.json_file import read_json
-from vit_export.checkpoints.tensors.canonical import canonical
-from vit_export.checkpoints.tensors.folding import folded
-from vit_export.checkpoints.tensors.resampling import resampled
-from vit_export.checkpoints.tensors.weight_files import tensors_from_files, weight_files
+from vit_export.packages.timm import preprocessing_from_pretrained_cfg
+from vit_export.files.json_file import read_json
+from vit_export.checkpoints.canonical import canonical
+from vit_export.checkpoints.folding import folded
+from vit_export.checkpoints.resampling import resampled
+from vit_export.files.weight_files import tensors_from_files, weight_files
 from vit_export.eager import eager_logits
 from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
 from vit_export.families.timm.architectures import ARCHITECTURES
-from vit_export.families.timm.label_names import IMAGENET, labels_from_timm
+from vit_export.packages.timm import IMAGENET, labels_from_timm
 from vit_export.graph.choices import Io
 from vit_export.graph.model import model_from_checkpoint
 from vit_export.quantization.calibration import pixels_of
 from vit_export.quantization.recipe import quantized
-from vit_export.samples import drawn_samples
+from vit_export.samples.images import drawn_samples
 
 timm = pytest.importorskip("timm")
 

@@ -13,7 +13,7 @@ from vit_engine.errors import CheckpointError
 from vit_export.checkpoints.checkpoint import load
 from vit_export.eager import eager_logits
 from vit_export.families.known import family_from_config
-from vit_export.families.timm.label_names import labels_from_timm
+from vit_export.packages.timm import labels_from_timm
 
 CONFIG: dict[str, Any] = {
     "architecture": "vit_tiny_patch16_224",

@@ -16,7 +16,8 @@ from vit_engine.artefact.contract import (
     ResizeRule,
 )
 from vit_engine.errors import CheckpointError
-from vit_export.checkpoints.json_file import read_json
+from vit_export.families.values import is_number, per_channel, positive
+from vit_export.files.json_file import read_json
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
 """Where transformers looks for an image processor, in this order; in the first it is nested."""
@@ -214,7 +215,7 @@ def _convnext(options: Options) -> _Geometry:
     if side >= CONVNEXT_SQUASHES:
         geometry = _Geometry("squash", (side, side))
         return _cropped(geometry, _crop(options)) if _flag(options, "do_center_crop") else geometry
-    if not _is_number(share) or share <= 0 or int(side / share) < 1:
+    if not is_number(share) or share <= 0 or int(side / share) < 1:
         raise CheckpointError(f"crop_pct is {share!r}, expected a share such as 0.875")
     if _flag(options, "do_center_crop") and _crop(options) != (side, side):
         raise CheckpointError(
@@ -315,10 +316,11 @@ def _normalisation(
     options: Options,
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and std for pixels from 0 to 1."""
-    scale = MAX_COLOUR * _rescale_factor(options)
+    factor = positive(options, "rescale_factor", 1) if _flag(options, "do_rescale") else 1
+    scale = MAX_COLOUR * factor
     if not _flag(options, "do_normalize"):
         return (0.0, 0.0, 0.0), (1 / scale, 1 / scale, 1 / scale)
-    mean, std = (_per_channel(options, key) for key in ("image_mean", "image_std"))
+    mean, std = (per_channel(options, key) for key in ("image_mean", "image_std"))
     if 0 in std:
         raise CheckpointError(f"image_std is {options['image_std']}: it divides by zero")
     return (
@@ -327,26 +329,5 @@ def _normalisation(
     )
 
 
-def _rescale_factor(options: Options) -> float:
-    if not _flag(options, "do_rescale"):
-        return 1.0
-    factor = options["rescale_factor"]
-    if not _is_number(factor) or factor <= 0:
-        raise CheckpointError(f"rescale_factor is {factor!r}, expected a number above 0")
-    return float(factor)
-
-
-def _per_channel(options: Options, key: str) -> tuple[float, float, float]:
-    value = options[key]
-    values = [value] * 3 if _is_number(value) else value
-    if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
-        raise CheckpointError(f"{key} is {value!r}, expected one number or three")
-    return float(values[0]), float(values[1]), float(values[2])
-
-
 def _is_length(value: Any) -> bool:
     return type(value) is int and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
