@@ -8,6 +8,8 @@ from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing, ScoreKind
 from vit_engine.errors import CheckpointError, UsageError, printable
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints import hub
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.folding import folded
@@ -45,6 +47,11 @@ class Checkpoint:
     labels: tuple[str, ...]
     score: ScoreKind  # how logits become scores
     tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name, all that `form` has
+
+    @property
+    def output(self) -> OutputKind:
+        """The kind of output that the model gives."""
+        return Scores(self.labels, self.score)
 
 
 def load(

@@ -23,11 +23,13 @@ from vit_engine.errors import ArtefactError, ProviderError, UsageError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
+from vit_engine.options import Compute, EngineOptions
+from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.parity import BOUNDS, ROUNDED, check_parity, sample_pixels
 from vit_engine.providers import engine_cache, obstacles
-from vit_engine.providers.provider import Compute, Provider, ProviderName
+from vit_engine.providers.provider import Provider
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
-from vit_engine.providers.table import PROVIDERS
+from vit_engine.providers.table import PROVIDERS, may_use_gpu
 
 TRIAL_LIMIT_S = 900  # TensorRT builds an engine in it
 TRIAL_RUNS = 10
@@ -57,7 +59,7 @@ class Trial:
     compute: Compute | None = None  # where the provider leaves a choice
     milliseconds: float | None = None  # median, one image
     images_per_second: float | None = None  # in batches of SAMPLES, on a CPU
-    agreement: float | None = None  # share of the sample images with the cpu provider's label
+    agreement: float | None = None  # with the cpu provider, as Comparison's; None for values
     difference: float | None = None  # largest of a logit, as a share of their range
 
     @property
@@ -137,11 +139,12 @@ def _choices(provider: Provider) -> tuple[Compute | None, ...]:
 def _trial(provider: Provider, compute: Compute | None, model: str, device: int) -> Trial:
     """Run the model in a process of its own: a driver's library may crash or hang."""
     name = provider.name
-    if found := provider.obstacle(device, compute):
+    device = device if provider.kind == "gpu" else 0
+    if found := provider.obstacle(EngineOptions(name, device=device, compute=compute)):
         cure = None if found.cure.startswith(obstacles.NO_GPU) else found.cure
         return Trial(name, "absent", found.reason, cure, compute)
     line = [sys.executable, "-m", "vit_engine.commands.doctor", "--trial", name, "-m", model]
-    line += ["--device", str(device if provider.kind == "gpu" else 0)]
+    line += ["--device", str(device)]
     line += ["--compute", compute] if compute else []
     try:
         done = subprocess.run(
@@ -155,18 +158,14 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
     return Trial(**json.loads(done.stdout))
 
 
-def try_provider(model: str, provider: ProviderName, device: int, compute: Compute | None) -> Trial:
+def try_provider(model: str, options: EngineOptions) -> Trial:
     """Label images on a provider, hold the logits against the CPU's, and time it."""
-    on_cpu = PROVIDERS[provider].kind == "cpu"
+    provider, compute = options.provider, options.compute
+    on_cpu = not may_use_gpu(provider)
     start = time.perf_counter()
     try:
-        engine = Engine.open(
-            model,
-            provider=provider,
-            device=device,
-            max_batch=None if on_cpu else 1,  # of a GPU the answer's time alone: no large engine
-            compute=compute,
-        )
+        # Of a GPU the answer's time alone: no large engine.
+        engine = Engine.open(model, options, max_batch=None if on_cpu else 1)
     except UsageError as e:  # the artefact is not for this provider
         return Trial(provider, "absent", str(e), compute=compute)
     with engine:
@@ -183,14 +182,15 @@ def try_provider(model: str, provider: ProviderName, device: int, compute: Compu
         logits,
         expected,
         ROUNDED if precision == "int8" or compute == "bf16" else BOUNDS["fp16"],
-        score=contract.output.score,
+        output=engine.output,
         name=provider,
         reference="the CPU",
         cure="use --provider cpu",
         known=contract.parity,
     )
-    agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
-    difference = float(np.abs(logits - expected).max() / max(np.ptp(expected), 1e-12))
+    compared = Comparison(engine.output)
+    compared.add(logits, expected)
+    difference = compared.max_abs_diff / max(compared.range, 1e-12)
     words = [
         f"{contract.identity.model} {precision}: opened in {opened:.1f} s",
         f"{one * 1e3:.2f} ms an image",
@@ -199,8 +199,7 @@ def try_provider(model: str, provider: ProviderName, device: int, compute: Compu
         words.append(f"{rate:.3g} images/s in batches of {len(images)}")
     if provider != "cpu":
         words.append(
-            f"the cpu provider's label on {agreement * len(images):.0f} of {len(images)} drawn "
-            f"images, logits within {difference:.1g} of their range"
+            f"beside the cpu provider {compared}, logits within {difference:.1g} of their range"
         )
     return Trial(
         provider,
@@ -209,7 +208,7 @@ def try_provider(model: str, provider: ProviderName, device: int, compute: Compu
         compute=compute,
         milliseconds=one * 1e3,
         images_per_second=rate,
-        agreement=agreement,
+        agreement=compared.agreement,
         difference=difference,
     )
 

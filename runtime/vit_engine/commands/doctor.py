@@ -14,7 +14,7 @@ from vit_engine.commands.diagnosis import Report, examine, try_provider
 from vit_engine.errors import MachineError
 from vit_engine.machine import processor
 from vit_engine.machine.nvidia import Driver
-from vit_engine.providers.provider import Compute
+from vit_engine.options import Compute, EngineOptions
 from vit_engine.providers.table import PROVIDERS
 
 
@@ -43,9 +43,10 @@ def main() -> int:
 
     def body() -> int:
         if arguments.trial:
-            tried = try_provider(
-                arguments.model, arguments.trial, arguments.device, arguments.compute
+            options = EngineOptions(
+                arguments.trial, device=arguments.device, compute=arguments.compute
             )
+            tried = try_provider(arguments.model, options)
             json.dump(asdict(tried), sys.stdout)
             return 0
         metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried

@@ -35,8 +35,10 @@ from vit_engine.errors import (
 from vit_engine.machine import processor
 from vit_engine.machine.atomic import write_whole
 from vit_engine.machine.installation import pip_install
+from vit_engine.options import EngineOptions
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.engine_cache import EngineCache, NoCacheError
-from vit_engine.providers.provider import Compute, Obstacle, Provider, Request, RetiredError
+from vit_engine.providers.provider import Obstacle, Provider, Request, RetiredError
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class StreamSession:
     ) -> None:
         self.largest = largest
         self._compiled = compiled
-        self._labels = len(contract.output.labels)
+        self._shape = output_from_contract(contract.output).shape
         self._shared = _Streams(compiled(streams), streams)
         self._single = self._shared if streams == 1 else None
         self._few = 0  # batches of few images so far
@@ -95,7 +97,7 @@ class StreamSession:
         try:
             for start, request in zip(starts, requests, strict=True):
                 request.start_async([feed[start : start + size]], share_inputs=True)
-            logits = np.empty((len(feed), self._labels), np.float32)
+            logits = np.empty((len(feed), *self._shape), np.float32)
             for start, request in zip(starts, requests, strict=True):
                 request.wait()
                 logits[start : start + size] = request.get_output_tensor(0).data
@@ -163,10 +165,10 @@ def streams_for(threads: int, largest: int) -> int:
 def properties(request: Request, streams: int) -> dict[str, Any]:
     """Return what OpenVINO compiles the model with."""
     return {
-        "INFERENCE_NUM_THREADS": request.threads or processor.usable_cores(),
+        "INFERENCE_NUM_THREADS": request.options.threads or processor.usable_cores(),
         "NUM_STREAMS": streams,
         # Its own default is bf16 wherever the CPU has it.
-        "INFERENCE_PRECISION_HINT": request.compute or "f32",
+        "INFERENCE_PRECISION_HINT": request.options.compute or "f32",
     }
 
 
@@ -206,12 +208,12 @@ def open_on_openvino(request: Request, largest: int) -> StreamSession:
             # A step for each token, as in the file; in a wider product, for each so many channels
             # of it. OpenVINO's own default, a step for every 32 channels, takes a third longer.
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = channels
-        if not request.keep:
+        if not request.options.keep:
             return compiled(settings)
         key = cache_key(request, settings, openvino.__version__)
         return _kept(lambda: compiled(settings), lambda blob: loaded(settings, blob), key)
 
-    threads = request.threads or processor.usable_cores()
+    threads = request.options.threads or processor.usable_cores()
     return StreamSession(opened, request.contract, largest, streams_for(threads, largest))
 
 
@@ -270,7 +272,7 @@ def _check_tensors(model: Any, request: Request) -> None:
     given, output = request.contract.input, request.contract.output
     expected = [
         (given.name, given.dtype, list(given.image_shape)),
-        (output.name, "float32", [len(output.labels)]),
+        (output.name, "float32", list(output_from_contract(output).shape)),
     ]
     found = [
         (
@@ -295,7 +297,7 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _obstacle(_device: int, compute: Compute | None) -> Obstacle | None:
+def _obstacle(options: EngineOptions) -> Obstacle | None:
     try:
         openvino = import_openvino()
     except ProviderError as e:
@@ -305,14 +307,14 @@ def _obstacle(_device: int, compute: Compute | None) -> Obstacle | None:
     if "CPU" not in core.available_devices:
         words = f"OpenVINO offers no CPU here, only {core.available_devices}"
         return Obstacle(words, "use --provider cpu")
-    if compute == "bf16" and "BF16" not in core.get_property("CPU", CAPABILITIES):
+    if options.compute == "bf16" and "BF16" not in core.get_property("CPU", CAPABILITIES):
         reason = "this CPU has no bf16 instructions (AVX-512 BF16 or AMX)"
         return Obstacle(reason, "use --compute f32")
     return None
 
 
-def _batch(threads: int | None) -> int:
-    return max(BATCH, threads or processor.usable_cores())
+def _batch(options: EngineOptions) -> int:
+    return max(BATCH, options.threads or processor.usable_cores())
 
 
 OPENVINO = Provider(

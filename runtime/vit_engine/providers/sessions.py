@@ -13,8 +13,10 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.machine import processor
+from vit_engine.options import ProviderName
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.obstacles import import_onnxruntime
-from vit_engine.providers.provider import ProviderName, Request
+from vit_engine.providers.provider import Request
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -51,7 +53,7 @@ def open_session(
     first, *_ = chain
     ort = import_onnxruntime()
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = request.threads or processor.usable_cores()
+    settings.intra_op_num_threads = request.options.threads or processor.usable_cores()
     settings.log_severity_level = 4  # errors are raised as well
     ort.set_default_logger_severity(3)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -114,9 +116,11 @@ def placements(session: "onnxruntime.InferenceSession") -> dict[str, list[str]]:
 def _check_tensors(session: "onnxruntime.InferenceSession", request: Request) -> None:
     """Raise ArtefactError unless the graph's input and output are those of the contract."""
     given, output = request.contract.input, request.contract.output
-    shape = list(given.image_shape)
     element = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[given.dtype]
-    expected = [(given.name, element, shape), (output.name, "tensor(float)", [len(output.labels)])]
+    expected = [
+        (given.name, element, list(given.image_shape)),
+        (output.name, "tensor(float)", list(output_from_contract(output).shape)),
+    ]
     found = [
         (tensor.name, tensor.type, list(tensor.shape[1:]))
         for tensor in (*session.get_inputs(), *session.get_outputs())

@@ -11,6 +11,7 @@ from starlette.requests import Request
 import vit_engine
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError
+from vit_engine.options import EngineOptions
 from vit_engine.server.core.metrics import Metrics, Sample
 from vit_engine.server.core.scheduler import Scheduler, Ticket
 from vit_engine.server.core.settings import Settings
@@ -54,7 +55,7 @@ class Service:
     """
 
     def __init__(
-        self, models: Mapping[str, str | Path], settings: Settings, options: Mapping[str, Any]
+        self, models: Mapping[str, str | Path], settings: Settings, options: EngineOptions
     ) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.budget = Budget(settings.max_held)
@@ -72,7 +73,7 @@ class Service:
         """Open every model, unless that has been done."""
         for name, path in self._models.items():
             if name not in self.schedulers:
-                engine = Engine.open(path, **self._options)
+                engine = Engine.open(path, self._options)
                 self.schedulers[name] = Scheduler(name, engine, self.settings, self.metrics)
 
     async def start(self, *, wait: bool = False) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -20,8 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import vit_engine
-from vit_engine.providers.provider import Compute
-from vit_engine.providers.table import DEFAULT_PROVIDER
+from vit_engine.options import DEFAULTS, EngineOptions
 from vit_engine.server.core.service import Service, models_from_arguments
 from vit_engine.server.core.settings import SETTINGS, Settings
 from vit_engine.server.http.body import Hold, body_of
@@ -52,27 +51,16 @@ class Application:
 def application(
     *models: str | Path,
     settings: Settings = SETTINGS,
-    provider: str = DEFAULT_PROVIDER,
-    device: int = 0,
-    threads: int | None = None,
-    max_batch: int | None = None,
-    compute: Compute | None = None,
-    cuda_graphs: bool = True,
+    options: EngineOptions = DEFAULTS,
     wait: bool = False,
+    **changes: Any,
 ) -> Application:
     """Return an application that serves artefacts, `FILE` or `NAME=FILE`, the first by default.
 
     The other options are those of Engine.open; nothing is opened before the application's life span
     begins, which with `wait` has begun when everything is ready. UsageError for names that clash.
     """
-    options = {
-        "provider": provider,
-        "device": device,
-        "threads": threads,
-        "max_batch": max_batch,
-        "compute": compute,
-        "cuda_graphs": cuda_graphs,
-    }
+    options = replace(options, **changes)
     return Application(Service(models_from_arguments(models), settings, options), wait=wait)
 
 
@@ -209,8 +197,8 @@ class _Routes:
                 self.json_reader,
             )
             del body
-            output = scheduler.engine.contract.output
-            question.parameters.selection(output)  # refused before there is work to do
+            output = scheduler.engine.output
+            question.selection(output)  # refused before there is work to do
             ticket = await service.outcomes(request, scheduler, question.images)
         return classification.answer(question, ticket, output)
 
