@@ -25,7 +25,8 @@ def test_a_checkpoint_becomes_one_verified_file(
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == ""
     assert [p.name for p in out.parent.iterdir()] == ["vit.onnx"]
-    assert "verified on 19 images against eager PyTorch: agreement 100.0%" in ended.stderr
+    assert "verified: agreement 100.0%, max |logit difference| " in ended.stderr
+    assert ", on 19 images, against transformers " in ended.stderr
     contract = read_contract(out)
     assert contract.identity.precision == "fp16"
     assert contract.identity.model == tiny_folder.name

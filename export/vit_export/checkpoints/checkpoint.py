@@ -1,7 +1,7 @@
 """A ViT classifier as it was published, from a hub or a folder, checked and ready to export."""
 
 import functools
-import stat
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ def load(
                 f"{printable(model)} is on this machine; --revision is for models on a hub"
             )
         name = model if model == "demo" else printable(folder.resolve().name)
-    elif _kind_on_this_machine(model) == stat.S_IFREG:
+    elif os.path.isfile(model):  # noqa: PTH113 - takes any text
         raise CheckpointError(f"{printable(model)} {file_in_words(Path(model))}")
     else:
         folder, revision = hub.download(model, revision=revision, offline=offline)
@@ -90,17 +90,7 @@ def folder_on_this_machine(model: str) -> Path | None:
     """Return the folder of `"demo"`, or the folder that `model` is; None for a model on a hub."""
     if model == "demo":
         return DEMO
-    return Path(model) if _kind_on_this_machine(model) == stat.S_IFDIR else None
-
-
-def _kind_on_this_machine(model: str) -> int:
-    """Return the kind of what lies under that name, as `stat` has it; 0 if nothing can."""
-    if model == "":  # Path("") is the current folder
-        return 0
-    try:
-        return stat.S_IFMT(Path(model).stat().st_mode)
-    except OSError:
-        return 0
+    return Path(model) if os.path.isdir(model) else None  # noqa: PTH112 - takes any text
 
 
 def _read(folder: Path, name: str, revision: str | None, image_size: int | None) -> Checkpoint:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def preprocessing_from_config(
     unsaid = options["do_center_crop"] is None and not options["do_pad"]
     side = image_size or geometry.resize[0]
     if unsaid and geometry.rule == "shortest_edge" and geometry.resize[0] >= side:
-        geometry = _cropped(geometry, geometry.crop or (side, side))
+        geometry = replace(geometry, crop=geometry.crop or (side, side))
     fill = (0, 0, 0)
     if _flag(options, "do_pad") and kind not in NEVER_PAD:
         geometry, fill = _padded(geometry, options, mean)
@@ -202,7 +202,7 @@ def _geometry(options: Options) -> _Geometry:
             geometry = _Geometry("squash", (height, width))
         case _:
             raise _unsupported("size", options["size"])
-    return _cropped(geometry, _crop(options)) if _flag(options, "do_center_crop") else geometry
+    return _cropped(geometry, options)
 
 
 def _convnext(options: Options) -> _Geometry:
@@ -213,11 +213,10 @@ def _convnext(options: Options) -> _Geometry:
             f"size is {options['size']!r}; a ConvNext processor wants a shortest_edge"
         )
     if side >= CONVNEXT_SQUASHES:
-        geometry = _Geometry("squash", (side, side))
-        return _cropped(geometry, _crop(options)) if _flag(options, "do_center_crop") else geometry
+        return _cropped(_Geometry("squash", (side, side)), options)
     if not is_number(share) or share <= 0 or int(side / share) < 1:
         raise CheckpointError(f"crop_pct is {share!r}, expected a share such as 0.875")
-    if _flag(options, "do_center_crop") and _crop(options) != (side, side):
+    if _flag(options, "do_center_crop") and _height_and_width(options, "crop_size") != (side, side):
         raise CheckpointError(
             f"crop_size is {options['crop_size']!r} after a ConvNext processor's own crop to {side}"
         )
@@ -225,8 +224,10 @@ def _convnext(options: Options) -> _Geometry:
     return _Geometry("shortest_edge", (edge, edge), (side, side))
 
 
-def _cropped(geometry: _Geometry, crop: tuple[int, int]) -> _Geometry:
-    return _Geometry(geometry.rule, geometry.resize, crop)
+def _cropped(geometry: _Geometry, options: Options) -> _Geometry:
+    if not _flag(options, "do_center_crop"):
+        return geometry
+    return replace(geometry, crop=_height_and_width(options, "crop_size"))
 
 
 def _padded(
@@ -238,13 +239,13 @@ def _padded(
     all are of one shape.
     """
     black = (0, 0, 0)
-    if options["pad_size"] is None or _pad_size(options) == geometry.shape:
+    if options["pad_size"] is None or _height_and_width(options, "pad_size") == geometry.shape:
         return geometry, black
     if geometry.crop is not None:
         raise CheckpointError("the preprocessor crops and then pads; supported is either")
     if geometry.rule == "shortest_edge":
         raise CheckpointError("do_pad after a shortest_edge: images may be larger than pad_size")
-    height, width = _pad_size(options)
+    height, width = _height_and_width(options, "pad_size")
     # Of a shortest and a longest edge the second bounds both.
     largest = (geometry.resize[1],) * 2 if geometry.rule == "edges" else geometry.resize
     if height < largest[0] or width < largest[1]:
@@ -280,16 +281,6 @@ def _size(options: Options, key: str, *, to_square: bool) -> dict[str, int]:
     if not all(map(_is_length, sizes.values())):
         raise _unsupported(key, options[key])
     return sizes
-
-
-def _crop(options: Options) -> tuple[int, int]:
-    if options["crop_size"] is None:
-        raise CheckpointError("do_center_crop without a crop_size of height and width")
-    return _height_and_width(options, "crop_size")
-
-
-def _pad_size(options: Options) -> tuple[int, int]:
-    return _height_and_width(options, "pad_size")
 
 
 def _height_and_width(options: Options, key: str) -> tuple[int, int]:

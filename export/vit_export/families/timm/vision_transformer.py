@@ -78,45 +78,16 @@ ACTIVATIONS: Mapping[str, HiddenAct] = {
 
 READ = {"act_layer", "global_pool", "img_size", "num_heads"}
 SHOWN = {
-    "class_token",
-    "depth",
-    "embed_dim",
-    "fc_norm",
-    "final_norm",
-    "in_chans",
-    "init_values",
-    "mlp_ratio",
-    "no_embed_class",
-    "num_classes",
-    "num_reg_tokens",
-    "patch_size",
-    "pos_embed",
-    "pre_norm",
-    "proj_bias",
-    "qkv_bias",
-    "qkv_fused",
-    "reg_tokens",
-    "scale_attn_inner",
-    "scale_attn_norm",
-    "scale_mlp_norm",
-    "use_abs_pos_emb",
-    "use_fc_norm",
-    "use_pre_transformer_norm",
-    "use_rel_pos_bias",
-    "use_shared_rel_pos_bias",
+    *("class_token", "depth", "embed_dim", "fc_norm", "final_norm", "in_chans", "init_values"),
+    *("mlp_ratio", "no_embed_class", "num_classes", "num_reg_tokens", "patch_size", "pos_embed"),
+    *("pre_norm", "proj_bias", "qkv_bias", "qkv_fused", "reg_tokens", "scale_attn_inner"),
+    *("scale_attn_norm", "scale_mlp_norm", "use_abs_pos_emb", "use_fc_norm"),
+    *("use_pre_transformer_norm", "use_rel_pos_bias", "use_shared_rel_pos_bias"),
 }
 """Arguments of a model whose effect its tensors show."""
 WITHOUT_EFFECT = {
-    "attn_drop_rate",
-    "drop_path_rate",
-    "drop_rate",
-    "dynamic_img_size",
-    "fix_init",
-    "head_init_scale",
-    "patch_drop_rate",
-    "pos_drop_rate",
-    "proj_drop_rate",
-    "weight_init",
+    *("attn_drop_rate", "drop_path_rate", "drop_rate", "dynamic_img_size", "fix_init"),
+    *("head_init_scale", "patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "weight_init"),
 }
 """Arguments that a trained model, given images of one size, computes the same with."""
 
