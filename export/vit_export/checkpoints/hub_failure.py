@@ -62,7 +62,7 @@ def reason_in_words(error: BaseException, hub: Hub) -> str:
     shown = ", ".join(f"{name}={_masked(value)}" for name, value in seen.items())
     return (
         f"cannot be downloaded from {_masked(seen.get(hub.endpoint, hub.address))} "
-        f"({type(error).__name__}: {told}); check the network"
+        f"({type(error).__name__}: {_masked(told)}); check the network"
         + (f", and what is set here: {shown}" if shown else "")
     )
 
@@ -82,6 +82,6 @@ def _variables(hub: Hub) -> Iterator[str]:
         yield from (f"{scheme}_proxy", f"{scheme}_proxy".upper())
 
 
-def _masked(address: str) -> str:
-    """Return an address without the user and password in it."""
-    return re.sub(r"[^/@]*@", "***@", printable(address))
+def _masked(text: str) -> str:
+    """Return a text without the users and passwords in its addresses."""
+    return re.sub(r"[^\s/@]*@", "***@", printable(text))
