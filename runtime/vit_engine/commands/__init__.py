@@ -8,6 +8,11 @@ def start_infer() -> int:
     return exit_codes.start("vit-infer", "vit_engine.commands.infer")
 
 
+def start_eval() -> int:
+    """Run vit-eval; returns its exit code."""
+    return exit_codes.start("vit-eval", "vit_engine.commands.eval")
+
+
 def start_doctor() -> int:
     """Run vit-doctor; returns its exit code."""
     return exit_codes.start("vit-doctor", "vit_engine.commands.doctor")
