@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vit_engine.cli.arguments import whole_number
+from vit_engine.cli.parser import whole_number
 from vit_export.checkpoints.checkpoint import DEMO
 from vit_export.samples import draw
 

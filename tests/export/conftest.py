@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support import Run
-from vit_export import cli
+from vit_engine.cli import exit_codes
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def run_command(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
                 contextlib.redirect_stdout(out),
                 contextlib.redirect_stderr(err),
             ):
-                code = cli.main()
+                code = exit_codes.start(name, "vit_export.cli")
         except SystemExit as e:
             code = int(e.code or 0)
         finally:

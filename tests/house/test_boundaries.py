@@ -56,6 +56,7 @@ SEEN_BY_THE_EXPORTER = {
     *("artefact", "engine", "errors", "images", "options", "outputs", "sources"),
     "cli",  # what command lines share
     "machine.atomic",
+    "machine.output_file",  # what a command may write over
     "machine.installation",  # what to type for an extra
     "providers.obstacles",  # ONNX Runtime, as it is imported with its telemetry off
     "providers.sessions",  # the session setting that keeps int8 products exact

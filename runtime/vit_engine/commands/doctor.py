@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import get_args
 
 from vit_engine.artefact import metadata
-from vit_engine.cli import ending
-from vit_engine.cli.arguments import Parser, whole_number
+from vit_engine.cli import exit_codes
+from vit_engine.cli.parser import Parser, whole_number
 from vit_engine.commands.diagnosis import Report, examine, try_provider
 from vit_engine.errors import MachineError
 from vit_engine.machine import processor
@@ -40,24 +40,18 @@ def main() -> int:
     parser.add_argument("--trial", choices=PROVIDERS, help=argparse.SUPPRESS)
     parser.add_argument("--compute", choices=get_args(Compute), help=argparse.SUPPRESS)
     arguments = parser.parse()
-
-    def body() -> int:
-        if arguments.trial:
-            options = EngineOptions(
-                arguments.trial, device=arguments.device, compute=arguments.compute
-            )
-            tried = try_provider(arguments.model, options)
-            json.dump(asdict(tried), sys.stdout)
-            return 0
-        metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
-        report = examine(arguments.model, arguments.device)
-        if arguments.json:
-            sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
-        else:
-            sys.stdout.write("\n".join(text(report)) + "\n")
-        return MachineError.exit_code if report.problems else 0
-
-    return ending.run("vit-doctor", body)
+    if arguments.trial:
+        options = EngineOptions(arguments.trial, device=arguments.device, compute=arguments.compute)
+        tried = try_provider(arguments.model, options)
+        json.dump(asdict(tried), sys.stdout)
+        return 0
+    metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
+    report = examine(arguments.model, arguments.device)
+    if arguments.json:
+        sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+    else:
+        sys.stdout.write("\n".join(text(report)) + "\n")
+    return MachineError.exit_code if report.problems else 0
 
 
 def text(report: Report) -> Iterator[str]:
@@ -118,4 +112,4 @@ def _gib(size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_codes.start("vit-doctor", "vit_engine.commands.doctor"))

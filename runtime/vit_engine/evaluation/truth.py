@@ -9,9 +9,9 @@ from pathlib import Path
 from vit_engine.artefact.description import short_labels
 from vit_engine.errors import UsageError, one_line, printable
 from vit_engine.near_names import did_you_mean
+from vit_engine.outputs.csv_dialect import are_ours, unescaped
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.stores import is_store
-from vit_engine.sources.tables.csv_rows import FORMULA, OUR_CSV
 from vit_engine.sources.tables.paths import resolved
 
 FOLDERS = "folders"
@@ -142,8 +142,8 @@ def _rows(path: Path, classes: Classes) -> Iterator[tuple[str, int | str]]:
             )
         for number, row in enumerate(csv.DictReader(file, names, delimiter=separator), 1):
             name = row["path"] or ""
-            if tuple(names) == OUR_CSV and FORMULA.match(name):
-                name = name.removeprefix("'")
+            if are_ours(names):
+                name = unescaped(name)
             if not name:
                 raise UsageError(f"row {number} has no path")
             yield _place(name, path, number), _truth(row, number, classes)

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import vit_engine
 from vit_engine.errors import UsageError
@@ -13,9 +13,8 @@ from vit_engine.errors import UsageError
 LARGEST = 2**31 - 1
 """The largest whole number an option takes: what a C int holds, which it may become."""
 
-_OPTION = re.compile(r"-[A-Za-z]|--[^=]+")
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_NEGATIVE = re.compile(r"-[0-9.]+(e[0-9]+)?%?")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_Number = TypeVar("_Number", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +33,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, before: Iterable[str] = ()) -> argparse.Namespace:
         """Return the arguments that this process was started with, after some `before` them."""
-        return self.parse_args(self._with_values([*before, *sys.argv[1:]]))
+        # Of options like -0 argparse concludes that the -3 in "--threads -3" must be one, too.
+        self._has_negative_number_optionals.clear()
+        return self.parse_args([*before, *sys.argv[1:]])
 
     def error(self, message: str) -> NoReturn:
         """End the process with the message on stderr."""
@@ -43,44 +44,31 @@ class Parser(argparse.ArgumentParser):
             f"{self.prog}: {message}; '{self.prog} --help' lists the options\n",
         )
 
-    def _with_values(self, line: Iterable[str]) -> list[str]:
-        """Join "--threads", "-3" to "--threads=-3", so that the number is what is refused.
 
-        Argparse would take -3 for an option, since vit-infer has one called -0.
-        """
-        joined: list[str] = []
-        for word in line:
-            before = joined[-1] if joined else ""
-            if _NEGATIVE.fullmatch(word) and word != "-0" and _OPTION.fullmatch(before):
-                joined[-1] = f"{before}{'=' if before.startswith('--') else ''}{word}"
-            else:
-                joined.append(word)
-        return joined
+def number(expected: str, *, accepts: Callable[[float], bool]) -> Callable[[str], float]:
+    """Return the type of an option that takes a number; `expected` describes which."""
+    return _bounded(float, expected, accepts)
 
 
 def whole_number(what: str, *, least: int) -> Callable[[str], int]:
     """Return the type of an option that takes "a whole number of images", `least` or more."""
+    expected = f"{what}, {least} or more, {LARGEST:,} at most"
+    return _bounded(int, expected, lambda found: least <= found <= LARGEST)
 
-    def parsed(text: str) -> int:
+
+def local_path(text: str) -> Path:
+    """Return the path that an option takes; argparse's error for a URL."""
+    if _URL.match(text):
+        raise _refused(text, "a path on this machine, but a URL")
+    return Path(text)
+
+
+def _bounded(
+    kind: Callable[[str], _Number], expected: str, accepts: Callable[[_Number], bool]
+) -> Callable[[str], _Number]:
+    def parsed(text: str) -> _Number:
         try:
-            found = int(text)
-        except ValueError:
-            raise _refused(text, f"{what}, {least} or more") from None
-        if found > LARGEST:
-            raise _refused(text, f"{what}, {LARGEST:,} at most")
-        if found < least:
-            raise _refused(text, f"{what}, {least} or more")
-        return found
-
-    return parsed
-
-
-def number(expected: str, *, accepts: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return the type of an option that takes a number; `expected` says in words which."""
-
-    def parsed(text: str) -> float:
-        try:
-            found = float(text)
+            found = kind(text)
         except ValueError:
             raise _refused(text, expected) from None
         if not accepts(found):
@@ -88,13 +76,6 @@ def number(expected: str, *, accepts: Callable[[float], bool]) -> Callable[[str]
         return found
 
     return parsed
-
-
-def local_path(text: str) -> Path:
-    """Return the path that an option takes; argparse's error for a URL, of which none is one."""
-    if _SCHEME.match(text):
-        raise _refused(text, "a path on this machine, but a URL")
-    return Path(text)
 
 
 class _ShowVersion(argparse.Action):
