@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from support import ROOT, wait_until
-from vit_engine.cli import ending
-from vit_engine.cli.interrupt import interrupts
+from vit_engine.cli import exit_codes, signals
+from vit_engine.cli.signals import interrupts
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -52,8 +53,7 @@ def test_a_signal_to_child_and_group_ends_a_run_in_order(
 def test_a_second_press_ends_at_once() -> None:
     script = """
 import os, signal, time
-from vit_engine.cli.interrupt import interrupts
-from vit_engine.cli.ending import ONE_PRESS
+from vit_engine.cli.signals import ONE_PRESS, interrupts
 with interrupts() as interrupt:
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
@@ -72,11 +72,11 @@ with interrupts() as interrupt:
 def test_cleaning_up_is_not_interrupted_by_the_same_press(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ending, "_last_signal", [float("-inf")])
+    monkeypatch.setattr(signals, "_last_signal", [float("-inf")])
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     cleaned = []
 
-    def body() -> int:
+    def main() -> int:
         try:
             os.kill(os.getpid(), number)
             time.sleep(5)
@@ -85,17 +85,20 @@ def test_cleaning_up_is_not_interrupted_by_the_same_press(
             cleaned.append(True)
         return 0
 
+    monkeypatch.setitem(sys.modules, "a_command", SimpleNamespace(main=main))
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # which the command wraps
     try:
-        assert ending.run("vit-export", body) == 128 + number
+        assert exit_codes.start("vit-export", "a_command") == 128 + number
     finally:
         for n, handler in before.items():
             signal.signal(n, handler)
     assert cleaned == [True]
-    assert capsys.readouterr().err.startswith("vit-export: ")
+    words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    assert capsys.readouterr().err == f"vit-export: {words[number]}\n"
 
 
 def test_the_flag_is_the_first_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "_last_signal", [float("-inf")])
+    monkeypatch.setattr(signals, "_last_signal", [float("-inf")])
     with interrupts() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)

@@ -43,14 +43,13 @@ EXPORTER = (
     "verify",
     "reference",
     "eager",
-    "eager_timm",
     "quantization",
-    "samples",
     "graph",
     "checkpoints",
+    "packages",
     "families",
-    "demo",
-    "utf8_path",
+    "files",
+    "samples",
 )
 """The same of vit_export."""
 
@@ -58,6 +57,7 @@ SEEN_BY_THE_EXPORTER = {
     *("artefact", "engine", "errors", "images", "options", "outputs", "sources"),
     "cli",  # what command lines share
     "machine.atomic",
+    "machine.output_file",  # what a command may write over
     "machine.installation",  # what to type for an extra
     "providers.obstacles",  # ONNX Runtime, as it is imported with its telemetry off
     "providers.sessions",  # the session setting that keeps int8 products exact

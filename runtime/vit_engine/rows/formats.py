@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
+from vit_engine.outputs import csv_dialect
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.text_table import Table
-from vit_engine.sources.tables.csv_rows import FORMULA
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,8 +50,7 @@ def jsonl_line(prediction: Prediction) -> bytes:
 def csv_line(prediction: Prediction) -> bytes:
     """Return one CSV record: lists are JSON within their cell, a path has the bytes it has on disk.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe before it, and so does one
-    that already has some before a formula: the reader of our own rows takes one away.
+    A text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
     return _csv(_cell(value, prediction) for value in prediction.to_dict().values())
 
@@ -59,7 +58,7 @@ def csv_line(prediction: Prediction) -> bytes:
 def _cell(value: Any, prediction: Prediction) -> Any:
     if isinstance(value, list):
         return json.dumps(value) if prediction.error is None else None
-    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+    return csv_dialect.escaped(value) if isinstance(value, str) else value
 
 
 def parquet_from_jsonl(output: OutputKind, lines: Path, path: Path) -> None:
@@ -151,7 +150,7 @@ def are_rows(path: Path) -> bool:
             columns = start.decode().rstrip("\n").split(",")
         else:
             columns = list(json.loads(start))
-        return columns[:1] == ["path"] and columns[-2:] == ["error", "error_code"]
+        return csv_dialect.are_ours(columns)
     return False
 
 

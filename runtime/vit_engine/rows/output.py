@@ -8,8 +8,8 @@ from typing import Protocol, Self
 from vit_engine.errors import UsageError, WriteError, printable
 from vit_engine.machine.output_file import OutputFile
 from vit_engine.outputs.prediction import Prediction
-from vit_engine.rows.file_output import FileOutput
 from vit_engine.rows.formats import Format
+from vit_engine.rows.resumable_output import ResumableOutput
 from vit_engine.rows.resume_state import Settings
 from vit_engine.rows.stream_output import StreamOutput
 from vit_engine.sources.item import Item
@@ -48,7 +48,7 @@ def output_to(place: OutputFile | Path | None, form: Format, *, resume: bool) ->
     UsageError or WriteError where nothing can be written there.
     """
     if isinstance(place, OutputFile):
-        return FileOutput(place, form, resume=resume)
+        return ResumableOutput(place, form, resume=resume)
     if resume:
         raise UsageError("--resume needs the rows in a file; name it with -o")
     if form.convert is not None:

@@ -27,7 +27,7 @@ CHUNK_ROWS, CHUNK_SECONDS = 1000, 0.5
 _LARGEST_STATE = 2**26  # bytes: what it says of a run fitted into the arguments of a process
 
 
-class FileOutput:
+class ResumableOutput:
     """An `Output` to a file by way of a .partial beside it, renamed when all rows are there.
 
     A .partial.state says how much of it is synced: that is what `resume` continues. Opening it
