@@ -84,8 +84,7 @@ def label(
     `address` is that of `connection.connected`, `top_k` and `threshold` are those of
     `Classifier.classify`, `timeout`, `fast` and `private_redirects` those of `Task`.
     UsageError where `output` has another run in it, or a row_id is not there exactly once; VitError
-    where the cluster failed for good:
-    what is written stays, for `resume`.
+    where the cluster failed for good: what is written stays, for `resume`.
     """
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}, it must be at least 1")
