@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from vit_engine.artefact.contract import Parity, Precision
-from vit_engine.artefact.description import SATURATION
+from vit_engine.artefact.contract import Precision
+from vit_engine.artefact.description import SATURATION, parity_in_words
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.cli import exit_codes
@@ -30,7 +30,7 @@ from vit_export.checkpoints.checkpoint import (
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 from vit_export.hf_folder import CONFIGS, write_configs
 from vit_export.quantization.calibration import calibration_items
-from vit_export.samples import items_for
+from vit_export.samples.images import items_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -214,7 +214,7 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     if hf:
         write_configs(checkpoint, output, image_size=arguments.image_size)
-    say(_verdict(contract.parity))
+    say(f"{'verified: ' if contract.parity else ''}{parity_in_words(contract.parity)}")
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
     say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, {seconds:.1f} s)")
     if arguments.precision == "int8":
@@ -293,16 +293,6 @@ def _summary(checkpoint: Checkpoint) -> str:
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
         f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels, scores by "
         f"{checkpoint.score}"
-    )
-
-
-def _verdict(parity: Parity | None) -> str:
-    if parity is None:
-        return "not verified against PyTorch (--no-verify)"
-    agreement = "" if parity.agreement is None else f"agreement {parity.agreement:.1%}, "
-    return (
-        f"verified on {parity.images} images against eager PyTorch: {agreement}max |logit "
-        f"difference| {parity.max_abs_diff:.2g} in a range of {parity.logit_range:.3g}"
     )
 
 

@@ -29,7 +29,7 @@ def opened(name: str, contract: Contract) -> tuple[Run, tuple[str, ...]]:
                 f"--against pytorch:{printable(name)}: its {name_of_part} is {b}, the model's is "
                 f"{a}; two models are compared on the same pixels"
             )
-    model, _ = eager_model(checkpoint)
+    model = eager_model(checkpoint)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (pre.mean, pre.std))
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -38,7 +38,7 @@ def opened(name: str, contract: Contract) -> tuple[Run, tuple[str, ...]]:
             for i in range(0, len(pixels), BATCH):
                 part = torch.from_numpy(pixels[i : i + BATCH].astype(np.float32))
                 values = (part.permute(0, 3, 1, 2) / 255 - mean) / std
-                found.append(model(pixel_values=values).logits.numpy())
+                found.append(model(values).numpy())
         return np.concatenate(found)
 
     return run, checkpoint.labels

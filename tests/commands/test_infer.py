@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import pty
 import re
 import resource
 import shutil
@@ -23,6 +22,7 @@ import pytest
 from PIL import Image
 
 from support import ROOT, Run
+from support.terminal import on_a_terminal
 from vit_engine.artefact.contract import KEY
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.commands.infer_options import command_line
@@ -530,27 +530,6 @@ def artefact_with_infinite_logits(path: Path) -> Path:
     helper.set_model_props(model, {KEY: contract.dumps()})
     onnx.save(model, path)
     return path
-
-
-def on_a_terminal(*arguments: str | Path, stdin: Path | None = None, **environment: str) -> str:
-    """Run vit-infer with a terminal for stdout and stderr; return what it shows."""
-    ours, theirs = pty.openpty()
-    line = [PROGRAM, "-m", "demo", "--provider", "cpu", *map(str, arguments)]
-    variables = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | environment
-    shown = b""
-    with (
-        (stdin or Path(os.devnull)).open() as given,
-        subprocess.Popen(line, stdin=given, stdout=theirs, stderr=theirs, env=variables),
-    ):
-        os.close(theirs)
-        try:
-            while part := os.read(ours, 4096):
-                shown += part
-        except OSError:  # EIO: the other side is closed
-            pass
-        finally:
-            os.close(ours)
-    return shown.decode()
 
 
 def test_a_terminal_gets_a_table_progress_and_colour(mixed):

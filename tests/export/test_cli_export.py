@@ -21,11 +21,12 @@ def test_a_checkpoint_becomes_one_verified_file(
     tiny_folder: Path, tmp_path: Path, run_command: Run
 ) -> None:
     out = tmp_path / "new" / "vit.onnx"
-    ended = run_command("vit-export", tiny_folder, "--fp16", "-o", out)
+    ended = run_command("vit-export", tiny_folder, "--fp16", "-o", out, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == ""
     assert [p.name for p in out.parent.iterdir()] == ["vit.onnx"]
-    assert "verified on 19 images against eager PyTorch: agreement 100.0%" in ended.stderr
+    assert "verified: agreement 100.0%, max |logit difference| " in ended.stderr
+    assert ", on 19 images, against transformers " in ended.stderr
     contract = read_contract(out)
     assert contract.identity.precision == "fp16"
     assert contract.identity.model == tiny_folder.name
@@ -207,6 +208,8 @@ def test_names_that_are_not_utf8(option: str, tmp_path: Path, run_command: Run) 
         (["demo", "--triton", "https://host/x"], "is not a path on this machine, but a URL"),
         (["demo", "--revision", "v1"], "--revision is for models on a hub"),
         (["demo", "--triton-tensorrt"], "only makes sense together with --triton DIR"),
+        (["demo", "--calibrate", "."], "--calibrate is for int8"),
+        (["demo", "--min-agreement", "0.9", "--fp16"], "--min-agreement is for int8"),
         (["demo", "--int8", "--min-agreement", "2"], "'2' is not a share from 0 to 1"),
         (["demo", "--int8", "--min-agreement", "-1"], "'-1' is not a share from 0 to 1"),
         (["demo", "--int8", "--min-agreement", "nan"], "'nan' is not a share from 0 to 1"),

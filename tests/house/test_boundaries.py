@@ -42,14 +42,13 @@ EXPORTER = (
     "verify",
     "reference",
     "eager",
-    "eager_timm",
     "quantization",
-    "samples",
     "graph",
     "checkpoints",
+    "packages",
     "families",
-    "demo",
-    "utf8_path",
+    "files",
+    "samples",
 )
 """The same of vit_export."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_engine.errors import CheckpointError, one_line
-from vit_export.checkpoints.other_kinds import refuse_pointer
+from vit_export.files.other_kinds import refuse_pointer
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.images.decode import image_from_item
 from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
-from vit_export.demo import draw
+from vit_export.samples import draw
 
 MODES = ("RGB", "RGBA", "L", "P", "CMYK", "1", "LA")
 SIZES = (

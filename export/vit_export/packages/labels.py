@@ -5,7 +5,7 @@ from typing import Any, get_args
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config
-from vit_export.families.transformers.config import count
+from vit_export.families.values import count
 
 SCORES: tuple[ScoreKind, ...] = get_args(ScoreKind)
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
@@ -19,7 +19,7 @@ def labels_from_config(config: Config) -> tuple[str, ...]:
     """
     named = config.get("id2label")
     if named is None:
-        return tuple(_unnamed(i) for i in range(count(config, "num_labels", 2)))
+        return unnamed(count(config, "num_labels", 2))
     if not isinstance(named, dict) or not named:
         raise CheckpointError(
             f'id2label is {named!r:.80}, expected a table {{"0": label, "1": label, ...}}'
@@ -30,6 +30,11 @@ def labels_from_config(config: Config) -> tuple[str, ...]:
         )
     labels = {_index(key): label for key, label in named.items()}
     return tuple(_text(labels.get(i), i) for i in range(len(named)))
+
+
+def unnamed(count: int) -> tuple[str, ...]:
+    """Return so many labels, called as transformers calls those without a name."""
+    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def score_from_config(config: Config, labels: int) -> ScoreKind:
@@ -68,11 +73,7 @@ def _index(key: str) -> int:
 
 def _text(label: Any, index: int) -> str:
     if label is None:
-        return _unnamed(index)
+        return f"LABEL_{index}"
     if type(label) not in (str, int):
         raise CheckpointError(f"id2label has {label!r:.80} for {index}, expected a name")
     return str(label)
-
-
-def _unnamed(index: int) -> str:
-    return f"LABEL_{index}"

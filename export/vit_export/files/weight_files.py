@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.errors import CheckpointError, one_line
-from vit_export.checkpoints.json_file import read_json
-from vit_export.checkpoints.other_kinds import (
+from vit_export.files.json_file import read_json
+from vit_export.files.other_kinds import (
     PICKLE,
     SAFETENSORS,
     STATE_DICT,

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.checkpoints.tensors.weight_files import Tensor
 from vit_export.families.form import Form
+from vit_export.files.weight_files import Tensor
 
 CLS_DISTANCES = 3
 """Rows at the end of a table by distance: from CLS, to CLS, and of CLS to itself."""

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from vit_engine.artefact.contract import (
     ResizeRule,
 )
 from vit_engine.errors import CheckpointError
-from vit_export.checkpoints.json_file import read_json
+from vit_export.families.values import is_number, per_channel, positive
+from vit_export.files.json_file import read_json
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
 """Where transformers looks for an image processor, in this order; in the first it is nested."""
@@ -126,7 +127,7 @@ def preprocessing_from_config(
     unsaid = options["do_center_crop"] is None and not options["do_pad"]
     side = image_size or geometry.resize[0]
     if unsaid and geometry.rule == "shortest_edge" and geometry.resize[0] >= side:
-        geometry = _cropped(geometry, geometry.crop or (side, side))
+        geometry = replace(geometry, crop=geometry.crop or (side, side))
     fill = (0, 0, 0)
     if _flag(options, "do_pad") and kind not in NEVER_PAD:
         geometry, fill = _padded(geometry, options, mean)
@@ -201,7 +202,7 @@ def _geometry(options: Options) -> _Geometry:
             geometry = _Geometry("squash", (height, width))
         case _:
             raise _unsupported("size", options["size"])
-    return _cropped(geometry, _crop(options)) if _flag(options, "do_center_crop") else geometry
+    return _cropped(geometry, options)
 
 
 def _convnext(options: Options) -> _Geometry:
@@ -212,11 +213,10 @@ def _convnext(options: Options) -> _Geometry:
             f"size is {options['size']!r}; a ConvNext processor wants a shortest_edge"
         )
     if side >= CONVNEXT_SQUASHES:
-        geometry = _Geometry("squash", (side, side))
-        return _cropped(geometry, _crop(options)) if _flag(options, "do_center_crop") else geometry
-    if not _is_number(share) or share <= 0 or int(side / share) < 1:
+        return _cropped(_Geometry("squash", (side, side)), options)
+    if not is_number(share) or share <= 0 or int(side / share) < 1:
         raise CheckpointError(f"crop_pct is {share!r}, expected a share such as 0.875")
-    if _flag(options, "do_center_crop") and _crop(options) != (side, side):
+    if _flag(options, "do_center_crop") and _height_and_width(options, "crop_size") != (side, side):
         raise CheckpointError(
             f"crop_size is {options['crop_size']!r} after a ConvNext processor's own crop to {side}"
         )
@@ -224,8 +224,10 @@ def _convnext(options: Options) -> _Geometry:
     return _Geometry("shortest_edge", (edge, edge), (side, side))
 
 
-def _cropped(geometry: _Geometry, crop: tuple[int, int]) -> _Geometry:
-    return _Geometry(geometry.rule, geometry.resize, crop)
+def _cropped(geometry: _Geometry, options: Options) -> _Geometry:
+    if not _flag(options, "do_center_crop"):
+        return geometry
+    return replace(geometry, crop=_height_and_width(options, "crop_size"))
 
 
 def _padded(
@@ -237,13 +239,13 @@ def _padded(
     all are of one shape.
     """
     black = (0, 0, 0)
-    if options["pad_size"] is None or _pad_size(options) == geometry.shape:
+    if options["pad_size"] is None or _height_and_width(options, "pad_size") == geometry.shape:
         return geometry, black
     if geometry.crop is not None:
         raise CheckpointError("the preprocessor crops and then pads; supported is either")
     if geometry.rule == "shortest_edge":
         raise CheckpointError("do_pad after a shortest_edge: images may be larger than pad_size")
-    height, width = _pad_size(options)
+    height, width = _height_and_width(options, "pad_size")
     # Of a shortest and a longest edge the second bounds both.
     largest = (geometry.resize[1],) * 2 if geometry.rule == "edges" else geometry.resize
     if height < largest[0] or width < largest[1]:
@@ -281,16 +283,6 @@ def _size(options: Options, key: str, *, to_square: bool) -> dict[str, int]:
     return sizes
 
 
-def _crop(options: Options) -> tuple[int, int]:
-    if options["crop_size"] is None:
-        raise CheckpointError("do_center_crop without a crop_size of height and width")
-    return _height_and_width(options, "crop_size")
-
-
-def _pad_size(options: Options) -> tuple[int, int]:
-    return _height_and_width(options, "pad_size")
-
-
 def _height_and_width(options: Options, key: str) -> tuple[int, int]:
     size = _size(options, key, to_square=True)
     if size.keys() != {"height", "width"}:
@@ -315,10 +307,11 @@ def _normalisation(
     options: Options,
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and std for pixels from 0 to 1."""
-    scale = MAX_COLOUR * _rescale_factor(options)
+    factor = positive(options, "rescale_factor", 1) if _flag(options, "do_rescale") else 1
+    scale = MAX_COLOUR * factor
     if not _flag(options, "do_normalize"):
         return (0.0, 0.0, 0.0), (1 / scale, 1 / scale, 1 / scale)
-    mean, std = (_per_channel(options, key) for key in ("image_mean", "image_std"))
+    mean, std = (per_channel(options, key) for key in ("image_mean", "image_std"))
     if 0 in std:
         raise CheckpointError(f"image_std is {options['image_std']}: it divides by zero")
     return (
@@ -327,26 +320,5 @@ def _normalisation(
     )
 
 
-def _rescale_factor(options: Options) -> float:
-    if not _flag(options, "do_rescale"):
-        return 1.0
-    factor = options["rescale_factor"]
-    if not _is_number(factor) or factor <= 0:
-        raise CheckpointError(f"rescale_factor is {factor!r}, expected a number above 0")
-    return float(factor)
-
-
-def _per_channel(options: Options, key: str) -> tuple[float, float, float]:
-    value = options[key]
-    values = [value] * 3 if _is_number(value) else value
-    if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
-        raise CheckpointError(f"{key} is {value!r}, expected one number or three")
-    return float(values[0]), float(values[1]), float(values[2])
-
-
 def _is_length(value: Any) -> bool:
     return type(value) is int and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

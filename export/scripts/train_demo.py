@@ -1,4 +1,4 @@
-"""Train the demo checkpoint from scratch on drawn images: `python -m vit_export.demo.train`."""
+"""Train the demo checkpoint from scratch on drawn images."""
 
 import argparse
 import json
@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from vit_engine.cli.parser import whole_number
-from vit_export.demo import draw
+from vit_export.checkpoints.checkpoint import DEMO
+from vit_export.samples import draw
 
 EDGE, MEAN, STD = 64, 0.5, 0.5
 IMAGES, EPOCHS, BATCH = 12_288, 12, 64
@@ -29,10 +30,10 @@ license: apache-2.0
 A ViT of {parameters:,} parameters that tells apart
 {labels}.
 
-Trained from scratch on {images:,} images drawn by `vit_export/demo/draw.py`, with seed {seed}.
+Trained from scratch on {images:,} images drawn by `vit_export/samples/draw.py`, with seed {seed}.
 
 Held-out accuracy: {accuracy:.2%} of {held_out:,} images. To make it again:
-`python -m vit_export.demo.train --seed {seed}`.
+`python export/scripts/train_demo.py --seed {seed}`.
 """
 
 
@@ -146,9 +147,9 @@ def _optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 
 def main() -> None:
     """Train, measure and write the checkpoint."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     count = whole_number("a whole number", least=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--out", type=Path, default=DEMO)
     parser.add_argument("--seed", type=whole_number("a whole number", least=0), default=0)
     parser.add_argument("--images", type=count, default=IMAGES, help="default: %(default)s")
     parser.add_argument("--epochs", type=count, default=EPOCHS, help="default: %(default)s")

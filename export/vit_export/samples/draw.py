@@ -1,12 +1,6 @@
-"""Synthetic images of shapes and textures, drawn from a seed with NumPy and Pillow.
+"""Synthetic images of shapes and textures, drawn from a seed with NumPy and Pillow."""
 
-`python -m vit_export.demo.draw examples/` writes the examples.
-"""
-
-import argparse
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,17 +172,6 @@ def samples(
         yield image(index, first + i, edges=edges), index
 
 
-def write_examples(folder: Path) -> list[Path]:
-    """Write one image of each class, JPEG and PNG in turn, as `star-01.jpg`; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for drawn, index in samples(len(LABELS), first=EXAMPLES):
-        path = folder / f"{LABELS[index]}-01.{'png' if index % 4 == 3 else 'jpg'}"
-        drawn.save(path, **({"quality": 90} if path.suffix == ".jpg" else {"optimize": True}))
-        paths.append(path)
-    return paths
-
-
 def _colours(rng: np.random.Generator) -> tuple[Plane, Plane]:
     """Two colours that a person tells apart at a glance."""
     while True:
@@ -211,15 +194,3 @@ def _shadow(rng: np.random.Generator, cover: Plane, short: int) -> Plane:
     down, right = rng.uniform(-0.04, 0.04, 2) * short
     moved = soft.transform(soft.size, Image.Transform.AFFINE, (1, 0, -right, 0, 1, -down))
     return np.asarray(moved, dtype=np.float32) / 255
-
-
-def main() -> None:
-    """Write the examples to the folder given on the command line."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    for path in write_examples(parser.parse_args().folder):
-        sys.stdout.write(f"{path}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from vit_export.checkpoints.tensors.weight_files import Tensor
 from vit_export.families.form import Form
+from vit_export.files.weight_files import Tensor
 
 QKV = ("q", "k", "v")
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from vit_engine.errors import CheckpointError
-from vit_export.checkpoints.tensors.weight_files import Tensor
 from vit_export.families.family import Family, Part
 from vit_export.families.form import Form
+from vit_export.files.weight_files import Tensor
 
 
 def canonical(
