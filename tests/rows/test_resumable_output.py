@@ -143,6 +143,14 @@ def test_an_interrupted_run_is_continued_or_replaced_only_when_asked(tmp_path: P
     assert list(tmp_path.iterdir()) == [place.path]
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_deleted_partial_file_starts_over(tmp_path: Path, resume: bool) -> None:
+    place = broken_off(tmp_path / "rows.jsonl")
+    place.beside(".partial").unlink()
+    assert labelled(place, resume=resume) == rows_in("jsonl")
+    assert list(tmp_path.iterdir()) == [place.path]
+
+
 def test_rows_without_a_label_do_not_stand_in_the_way(tmp_path: Path) -> None:
     place = broken_off(tmp_path / "rows.jsonl", rows=1)
     assert labelled(place) == rows_in("jsonl")
