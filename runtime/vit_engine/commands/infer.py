@@ -34,9 +34,7 @@ from vit_engine.sources.item import Item
 LINGER = 0.1
 """Seconds that a row on stdout may wait for its batch to fill, where stdin gives the images."""
 
-_NOT_WITH_RAY = (
-    *("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"),
-)
+_NOT_WITH_RAY = ["format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"]
 
 
 def main() -> int:
