@@ -26,7 +26,7 @@ from vit_engine.rows.formats import are_rows, format_from_name
 from vit_engine.rows.resumable_output import ResumableOutput
 from vit_engine.sources.item import Item
 
-SCORES = Scores(("cat",), "softmax")
+SCORES = Scores(tuple(f"label {i}" for i in range(40)), "softmax")
 ITEMS = [Item(f"{i}.png") for i in range(40)]
 ROWS = [
     Prediction(item.path, (Score(f"label {i}", i, 0.5),))
