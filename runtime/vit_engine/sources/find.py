@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.near_names import did_you_mean
+from vit_engine.machine.suggestions import did_you_mean
 from vit_engine.sources import folders
 from vit_engine.sources.archives.zips import items_from_zip
 from vit_engine.sources.downloads import is_url
