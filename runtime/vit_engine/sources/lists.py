@@ -11,10 +11,11 @@ from vit_engine.sources.tables.paths import LONGEST, item_from_name
 
 
 def items_from_list(stdin: BinaryIO, *, null: bool) -> Iterator[Item]:
-    """Yield the files and URLs that are named one a line, or NUL-terminated with `null`.
+    """Yield the files and URLs that a list names, one a line, or NUL-terminated with `null`.
 
     They come as they are written. A line that can be no name is an item with its error, and so is a
-    read that fails later. UsageError with the first line for a list that is NUL-terminated or UTF-16 unasked.
+    read that fails later. UsageError with the first line for a list that is NUL-terminated or
+    UTF-16 unasked.
     """
     number = 0
     try:
