@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vit_engine.errors import ImageError, one_line
 
@@ -80,9 +80,9 @@ class _Lines:
         self._again: deque[str] = deque()
         self.start_row()
 
-    def start_row(self, again: list[str] | None = None) -> None:
-        """Forget the lines of a row, or of one that was damaged have some come `again`."""
-        self._again.extendleft(reversed(again or []))
+    def start_row(self, again: Sequence[str] = ()) -> None:
+        """Forget the lines of the last row, but for those of a damaged one that come `again`."""
+        self._again.extendleft(reversed(again))
         self.row: list[str] = []
         self._size = 0
 
@@ -107,9 +107,10 @@ class _Lines:
 
 def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[Row]:
     number = reparsed = 0
+    again: list[str] = []
     while True:
-        lines.start_row()
-        again: list[str] = []
+        lines.start_row(again)
+        again = []
         try:
             cells = next(reader, None)
             if cells and len(cells) > columns and len(lines.row) > 1:
@@ -123,7 +124,6 @@ def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[
                 yield number, ImageError("format", words)
                 return
             yield number, ImageError("format", f"row {number} is not CSV: {_reason(e, lines)}")
-            lines.start_row(again)
         else:
             if cells is None:
                 return
