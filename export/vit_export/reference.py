@@ -7,14 +7,15 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.errors import UsageError, printable
+from vit_engine.outputs.kinds import OutputKind
 from vit_export.checkpoints.checkpoint import load
 from vit_export.eager import BATCH, eager_model
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
-def opened(name: str, contract: Contract) -> tuple[Run, tuple[str, ...]]:
-    """Return what turns pixels (N, H, W, 3) into a checkpoint's logits (N, labels), and its labels.
+def opened(name: str, contract: Contract) -> tuple[Run, OutputKind]:
+    """Return what turns pixels (N, H, W, 3) into a checkpoint's outputs (N, ...), and their kind.
 
     UsageError where its pixels are others than those of `contract`.
     """
@@ -41,4 +42,4 @@ def opened(name: str, contract: Contract) -> tuple[Run, tuple[str, ...]]:
                 found.append(model(values).numpy())
         return np.concatenate(found)
 
-    return run, checkpoint.labels
+    return run, checkpoint.output
