@@ -72,9 +72,9 @@ def _parser() -> Parser:
     parser = Parser(
         "vit-export",
         description="Turn a ViT classifier into one verified, self-describing ONNX file.",
-        epilog="exit codes: 0 done, 2 bad usage or checkpoint, 4 output cannot be written, or a "
-        "package is missing, 5 differs from PyTorch by more than the precision allows, 130/143 "
-        "interrupted",
+        epilog="exit codes: 0 done, 1 unforeseen, 2 bad usage or checkpoint, 4 output cannot be "
+        "written, or a package is missing, 5 differs from PyTorch by more than the precision "
+        "allows, 130/143 interrupted",
     )
     add = parser.add_argument
     add(

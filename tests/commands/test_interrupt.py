@@ -22,10 +22,11 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_child_and_group_ends_a_run_in_order(
     number: int, group: bool, tmp_path: Path
 ) -> None:
-    """As timeout(1) sends it: the rows are kept, and no process is cut off."""
+    """As timeout(1) sends it: the rows are kept and can be resumed, and no process is cut off."""
     program = Path(sys.executable).with_name("vit-infer")
     out = tmp_path / "r.jsonl"
     line = [str(program), "-m", "demo", "--provider", "cpu", "-b", "1", "-", "-o", str(out)]
+    names = []
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as run:
@@ -33,7 +34,8 @@ def test_a_signal_to_child_and_group_ends_a_run_in_order(
         partial = tmp_path / "r.jsonl.partial"
 
         def is_synced() -> bool:  # which rows are once they are old enough, with a later one
-            run.stdin.write(f"{ROOT / 'examples/arrow-01.jpg'}\n")
+            names.append(f"{ROOT / 'examples/arrow-01.jpg'}\n")
+            run.stdin.write(names[-1])
             run.stdin.flush()
             time.sleep(0.1)
             return partial.exists() and partial.stat().st_size > 0
@@ -48,6 +50,8 @@ def test_a_signal_to_child_and_group_ends_a_run_in_order(
         told = run.stderr.read()
     assert "interrupted after " in told and "continue with --resume" in told
     assert "Traceback" not in told
+    subprocess.run([*line, "--resume"], input="".join(names), text=True, check=True)
+    assert len(out.read_bytes().splitlines()) == len(names)
 
 
 def test_a_second_press_ends_at_once() -> None:

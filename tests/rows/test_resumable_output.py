@@ -26,7 +26,7 @@ from vit_engine.rows.formats import are_rows, format_from_name
 from vit_engine.rows.resumable_output import ResumableOutput
 from vit_engine.sources.item import Item
 
-SCORES = Scores(("cat",), "softmax")
+SCORES = Scores(tuple(f"label {i}" for i in range(40)), "softmax")
 ITEMS = [Item(f"{i}.png") for i in range(40)]
 ROWS = [
     Prediction(item.path, (Score(f"label {i}", i, 0.5),))
@@ -140,6 +140,14 @@ def test_an_interrupted_run_is_continued_or_replaced_only_when_asked(tmp_path: P
         labelled(place)
     assert contents(tmp_path) == before
     assert labelled(target(place.path, overwrite=True)) == rows_in("jsonl")
+    assert list(tmp_path.iterdir()) == [place.path]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_deleted_partial_file_starts_over(tmp_path: Path, resume: bool) -> None:
+    place = broken_off(tmp_path / "rows.jsonl")
+    place.beside(".partial").unlink()
+    assert labelled(place, resume=resume) == rows_in("jsonl")
     assert list(tmp_path.iterdir()) == [place.path]
 
 

@@ -1,10 +1,11 @@
 """Whatever a server does, a download is an image's bytes or an error in words, and in time."""
 
 import contextlib
-import datetime
+import gzip
 import io
 import os
 import random
+import shutil
 import socket
 import ssl
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 
 from vit_engine.errors import ImageError
-from vit_engine.sources import downloads
+from vit_engine.sources import downloads, urls
 from vit_engine.sources.downloads import bytes_from_url, is_url
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item, Limits
@@ -29,7 +30,7 @@ _FILE = io.BytesIO()
 Image.new("RGB", (9, 7), "teal").save(_FILE, "PNG")
 PNG = _FILE.getvalue()
 
-CODES = {"missing", "timeout", "truncated", "too_large", "permission", "empty"}
+CODES = {"missing", "timeout", "truncated", "too_large", "permission", "empty", "decode"}
 
 Answer = Callable[[socket.socket, bytes], None]
 
@@ -42,35 +43,35 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def serving(answer: Answer, host: str = "127.0.0.1") -> Iterator[int]:
+def serving(
+    answer: Answer, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> Iterator[int]:
     """A server that answers each connection as told, on a thread of its own; gives the port."""
 
-    def work(connection: socket.socket) -> None:
-        with connection:
-            try:
-                request = b""
-                while b"\r\n\r\n" not in request and (part := connection.recv(4096)):
-                    request += part
-                answer(connection, request)
-                connection.shutdown(socket.SHUT_WR)
-                connection.settimeout(1)
-                while connection.recv(4096):  # no reset before the client has read
-                    pass
-            except OSError:
+    def work(plain: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            tls.wrap_socket(plain, server_side=True) if tls else plain as connection,
+        ):
+            request = b""
+            while b"\r\n\r\n" not in request and (part := connection.recv(4096)):
+                request += part
+            answer(connection, request)
+            if isinstance(connection, ssl.SSLSocket):
+                connection.unwrap()
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(1)
+            while connection.recv(4096):  # no reset before the client has read
                 pass
 
     def accept() -> None:
-        while True:
-            try:
+        with contextlib.suppress(OSError):
+            while True:
                 connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=work, args=(connection,), daemon=True).start()
+                threading.Thread(target=work, args=(connection,), daemon=True).start()
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.bind((host, 0))
-        listener.listen()
+    with socket.create_server((host, 0), family=family) as listener:
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         yield listener.getsockname()[1]
@@ -115,7 +116,8 @@ def refusal(url: str, **options) -> ImageError:
         b"HTTP/1.0 200 OK\n\n" + PNG,
         head("Transfer-Encoding: chunked") + b"5\r\n" + PNG[:5] + b"\r\n%x;x=y\r\n" % len(PNG[5:])
         + PNG[5:] + b"\r\n0\r\nTrailer: x\r\n\r\n",
-        head(status="100 Continue") + sized(),
+        head(status="100 Continue") + head("Link: </a>", status="103 Early Hints") * 2 + sized(),
+        head("Content-Encoding: gzip") + gzip.compress(PNG),
         b"HTTP/1.1 200\r\n\r\n" + PNG,
         head("Content-Length: -5") + PNG,
         head("Content-Length: many") + PNG,
@@ -153,6 +155,9 @@ def test_images_are_downloaded(answer: bytes) -> None:
         (head("Content-Length: 5000") + b"x" * 5000, "too_large", "has 5000 bytes"),
         (head("Content-Length: " + "9" * 30), "too_large", "the limit is 4000"),
         (head() + b"x" * 5000, "too_large", "has more than 4000"),
+        (head("Content-Encoding: gzip") + gzip.compress(b"x" * 5000), "too_large", "more than"),
+        (head("Content-Encoding: gzip") + gzip.compress(PNG)[:-9], "truncated", "cut short"),
+        (head("Content-Encoding: gzip") + PNG, "decode", "cannot be unpacked"),
         (sized(status="404 Not Found"), "missing", "answered 404 Not Found"),
         (sized(status="500 \x1b[31m\x07Oops"), "missing", "answered 500"),
         (sized(status="401 Who?"), "permission", "answered 401"),
@@ -388,8 +393,8 @@ def test_locations_are_utf8() -> None:
 @pytest.fixture
 def public(monkeypatch: pytest.MonkeyPatch) -> str:
     """An address that counts as public, at which the tests can listen all the same."""
-    real = downloads._is_public
-    monkeypatch.setattr(downloads, "_is_public", lambda ip: ip == "127.0.0.2" or real(ip))
+    real = urls.is_public
+    monkeypatch.setattr(downloads, "is_public", lambda ip: ip == "127.0.0.2" or real(ip))
     return "127.0.0.2"
 
 
@@ -497,7 +502,7 @@ def test_a_name_with_a_public_and_a_private_address_leads_to_the_public_one(
     ],
 )  # fmt: skip
 def test_which_addresses_are_public(ip: str, public: bool) -> None:
-    assert downloads._is_public(ip) is public
+    assert urls.is_public(ip) is public
 
 
 # --- proxies and TLS -------------------------------------------------------------------------
@@ -525,8 +530,8 @@ def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (head(status="407 Who?"), "permission", "the proxy answered 407"),
-        (head(status="502 Bad Gateway"), "missing", "the proxy answered 502"),
+        (head(status="407 Who?"), "missing", "Tunnel connection failed: 407 Who?"),
+        (head(status="502 Bad Gateway"), "missing", "Tunnel connection failed: 502"),
         (b"nonsense\r\n", "missing", "is not HTTP"),
         (head() + b"no TLS", "missing", "cannot be downloaded"),
     ],
@@ -543,7 +548,7 @@ def test_a_proxy_is_asked_for_a_tunnel(
     with serving(proxy) as port:
         monkeypatch.setenv("https_proxy", f"127.0.0.1:{port}")
         error = refusal("https://nowhere.example/a")
-    assert requests[0].startswith(b"CONNECT nowhere.example:443 HTTP/1.1\r\n")
+    assert requests[0].startswith(b"CONNECT nowhere.example:443 HTTP/1.")
     assert error.code == code and words in str(error)
 
 
@@ -560,75 +565,48 @@ def test_other_proxies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "has to be http://" in str(refusal("http://nowhere.example/"))
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of 127.0.0.1, signed by itself, and its key, in one file."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from ipaddress import ip_address
-
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vit-engine's tests")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    encoding = serialization.Encoding.PEM
-    path.write_bytes(
-        made.public_bytes(encoding)
-        + key.private_bytes(
-            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return path
-
-
-@contextmanager
-def serving_tls(certificate: Path, answer: bytes) -> Iterator[int]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-
-    def work() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with (
-                contextlib.suppress(OSError),
-                context.wrap_socket(connection, server_side=True) as secure,
-            ):
-                secure.recv(4096)
-                secure.sendall(answer)
-                secure.unwrap()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=work, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def test_https(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    downloads._tls.cache_clear()
-    with serving_tls(certificate, sized()) as port:
+def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tests",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.load_cert_chain(certificate, key)
+    with serving(sending(sized()), tls=own) as port:
         assert "certificate" in str(refusal(f"https://127.0.0.1:{port}/"))  # signed by nobody
         trusting = ssl.create_default_context(cafile=certificate)
         monkeypatch.setattr(downloads, "_tls", lambda: trusting)
         assert bytes_from_url(f"https://127.0.0.1:{port}/") == PNG
         assert "mismatch" in str(refusal(f"https://localhost:{port}/"))
+        with serving(tunnelling(port)) as proxy:
+            monkeypatch.setenv("https_proxy", f"http://me:secret@127.0.0.1:{proxy}")
+            assert bytes_from_url("https://127.0.0.1:1/") == PNG
+
+
+def tunnelling(port: int) -> Answer:
+    """A proxy that connects whoever asks for a tunnel to one port."""
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        assert request.startswith(b"CONNECT 127.0.0.1:1 ")
+        assert b"\r\nProxy-Authorization: Basic bWU6c2VjcmV0\r\n" in request
+        connection.sendall(head())
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            back = threading.Thread(target=copy, args=(server, connection))
+            back.start()
+            copy(connection, server)
+            back.join()
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    return answer
 
 
 # --- fuzzing ---------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def start(name: str, module: str) -> int:
     else:
         return code
     finally:
-        _empty_stdout()
+        _flush(sys.stdout, 1)
     sys.stderr.write(f"{name}: {message}\n")
     return code
 
@@ -56,11 +56,9 @@ class _Stderr:
 
     def write(self, text: str) -> int:
         """Write and flush the text."""
-        try:
+        with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):
-            _drop(2)
+        _flush(self._stream, 2)
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -79,17 +77,13 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
-def _empty_stdout() -> None:
-    """Drop what is left for a stdout that takes nothing more: Python would exit with 120 of it."""
+def _flush(stream: TextIO, descriptor: int) -> None:
+    """Write what is left for a stream, or drop it: Python would exit with 120 because of it."""
     try:
-        sys.stdout.flush()
-    except OSError:
-        _drop(1)
-
-
-def _drop(descriptor: int) -> None:
-    with contextlib.suppress(OSError):
-        _attach_null(descriptor, os.O_WRONLY)
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError):
+            _attach_null(descriptor, os.O_WRONLY)
 
 
 def _attach_null(descriptor: int, flags: int) -> None:

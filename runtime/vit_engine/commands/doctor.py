@@ -23,8 +23,8 @@ def main() -> int:
     parser = Parser(
         "vit-doctor",
         description="Tell what this machine can run, and how to fix what it cannot.",
-        epilog="exit codes: 0 done, nothing is wrong; 2 bad usage, or no artefact; 4 a part of the "
-        "machine or the artefact does not work; 130/143 interrupted",
+        epilog="exit codes: 0 done, nothing is wrong; 1 unforeseen; 2 bad usage, or no artefact; 4 "
+        "a part of the machine or the artefact does not work; 130/143 interrupted",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(

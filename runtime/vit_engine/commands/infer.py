@@ -5,7 +5,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from shutil import get_terminal_size
 
@@ -17,16 +17,15 @@ from vit_engine.cli import exit_codes
 from vit_engine.cli.signals import Interrupt, interrupts
 from vit_engine.commands import infer_options
 from vit_engine.commands.engine_options import engine_settings
-from vit_engine.commands.infer_options import ErrorLimit
 from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
 from vit_engine.commands.source_options import check_inputs, finder_of, task_of
-from vit_engine.errors import ArtefactError, FailedImagesError, ImageError, UsageError, printable
+from vit_engine.errors import ArtefactError, ImageError, UsageError, printable
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.output_file import PARTIAL, OutputFile, is_stream, output_file
 from vit_engine.outputs.kinds import OutputKind, output_from_contract
 from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
-from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
+from vit_engine.rows.formats import are_rows, format_from_name, format_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.resume_state import Settings
 from vit_engine.sources.find import check_present
@@ -34,6 +33,8 @@ from vit_engine.sources.item import Item
 
 LINGER = 0.1
 """Seconds that a row on stdout may wait for its batch to fill, where stdin gives the images."""
+
+_NOT_WITH_RAY = ["format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"]
 
 
 def main() -> int:
@@ -56,7 +57,7 @@ def main() -> int:
         name = printable(arguments.output)
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
     check_present(arguments.sources)
-    form = _format(arguments)
+    form = arguments.format or _default_format(arguments.output)
     # What cannot be written is told at once, before the model, which takes seconds.
     rows, page = _output_files(arguments)
     is_whole = rows and rows.exists and not rows.beside(PARTIAL).exists()
@@ -66,19 +67,15 @@ def main() -> int:
             "--resume to label the images again\n"
         )
         return 0
-    return _label(arguments, form, rows=rows, page=page)
+    check_inputs([f for f in (rows, page) if f], {arguments.model: "the model"}, arguments.sources)
+    return _label(arguments, form, rows, page)
 
 
 def _label(
-    arguments: argparse.Namespace,
-    form: str,
-    *,
-    rows: OutputFile | None,
-    page: OutputFile | None,
+    arguments: argparse.Namespace, form: str, rows: OutputFile | None, page: OutputFile | None
 ) -> int:
     """Label the images, write rows and contact sheet, and tell how it went."""
-    check_inputs([f for f in (rows, page) if f], {arguments.model: "the model"}, arguments.sources)
-    passed_over = Counter[str]()
+    limit, passed_over = arguments.max_errors, Counter[str]()
     items = finder_of(arguments, passed_over)(arguments.sources)
     # Before the model is opened, which takes seconds: whether a score can reach the threshold.
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
@@ -103,30 +100,31 @@ def _label(
                 progress.done, progress.failed = output.done, output.failed
                 if watched:
                     progress.show(sys.stderr)
-                _check_errors(output, arguments.max_errors)
-            identity, provider = vit.contract.identity, vit.engine.provider
-        told = []
+                if limit:
+                    limit.check(output)
+            provider = vit.engine.provider
+        stays = []
         if not interrupt():
-            told.append(output.finish())
-            _check_errors(output, arguments.max_errors, at_end=True)
+            stays.append(output.finish())
+            if limit:
+                limit.check(output, at_end=True)
     if page and sheet:
-        told.append(_write_sheet(sheet, page))
+        stays.append(_write_sheet(sheet, page))
     if not arguments.quiet:
-        clear = "\r\x1b[K" if watched else ""
+        clear, identity = "\r\x1b[K" if watched else "", contract.identity
         sys.stderr.write(
             f"{clear}{progress.line()}, {identity.model} {identity.precision} on {provider}"
             f"{passed_over_in_words(passed_over)}\n"
         )
         if narrowed:
             sys.stderr.write(f"vit-infer: warning: {narrowed_in_words(narrowed)}\n")
-    set_aside = [words for words in told if words]
-    for words in set_aside:
-        sys.stderr.write(f"vit-infer: {words}\n")
+    for reason in filter(None, stays):
+        sys.stderr.write(f"vit-infer: {reason}\n")
     if interrupt():
         done = number_of_images(output.done)
         sys.stderr.write(f"vit-infer: interrupted after {done}{output.how_to_resume}\n")
         return interrupt.exit_code
-    return ImageError.exit_code if output.failed or set_aside else 0
+    return ImageError.exit_code if output.failed or any(stays) else 0
 
 
 def _describe(arguments: argparse.Namespace) -> int:
@@ -154,9 +152,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is None:
         raise UsageError("--ray writes Parquet files into a folder; name it with -o")
-    for option in (
-        *("format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"),
-    ):
+    for option in _NOT_WITH_RAY:
         if getattr(arguments, option):
             raise UsageError(f"{_flag(option)} does not work with --ray")
     if isinstance(arguments.output, Path) and arguments.output.is_file():
@@ -212,18 +208,13 @@ def _stream(
     )
 
 
-def _output_files(
-    arguments: argparse.Namespace,
-) -> tuple[OutputFile | None, OutputFile | None]:
+def _output_files(arguments: argparse.Namespace) -> tuple[OutputFile | None, OutputFile | None]:
     """Return the files of -o and --html, None where they name none."""
-
-    def named(option: str, path: Path | None, is_ours: Callable[[Path], bool]) -> OutputFile | None:
-        return path and output_file(path, option, is_ours, overwrite=arguments.overwrite)
-
-    rows = None
-    if arguments.output is not None and not is_stream(arguments.output):
-        rows = named("-o", arguments.output, are_rows)
-    page = named("--html", arguments.html, is_sheet)
+    rows, page, overwrite = arguments.output, arguments.html, arguments.overwrite
+    if rows is not None:
+        rows = None if is_stream(rows) else output_file(rows, "-o", are_rows, overwrite=overwrite)
+    if page is not None:
+        page = output_file(page, "--html", is_sheet, overwrite=overwrite)
     if arguments.overwrite and not (rows or page):
         raise UsageError("--overwrite needs a file; name it with -o or --html")
     return rows, page
@@ -280,26 +271,10 @@ def _settings(
     }
 
 
-def _format(arguments: argparse.Namespace) -> str:
-    if arguments.format:
-        return str(arguments.format)
-    if arguments.output is None or not arguments.output.suffix:
-        return "table" if arguments.output is None and sys.stdout.isatty() else "jsonl"
-    extension = arguments.output.suffix.removeprefix(".").lower()
-    if extension in FORMATS:
-        return str(extension)
-    raise UsageError(
-        f"cannot tell the format of the rows from the name {printable(str(arguments.output))}; "
-        f"add --format {'|'.join(FORMATS)}"
-    )
-
-
-def _check_errors(output: Output, limit: ErrorLimit | None, *, at_end: bool = False) -> None:
-    if limit is not None and limit.is_passed(output.done, output.failed, at_end=at_end):
-        raise FailedImagesError(
-            f"stopped after {number_of_images(output.done)}: {output.failed:,} failed, "
-            f"--max-errors is {limit.text}{output.how_to_resume}"
-        )
+def _default_format(output: Path | None) -> str:
+    if output is None:
+        return "table" if sys.stdout.isatty() else "jsonl"
+    return format_name(output)
 
 
 def _flag(option: str) -> str:

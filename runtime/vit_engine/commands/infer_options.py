@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.cli.parser import Parser, local_path, number, whole_number
 from vit_engine.commands.engine_options import add_engine_options
+from vit_engine.commands.progress import number_of_images
 from vit_engine.commands.source_options import add_source_options
+from vit_engine.errors import FailedImagesError
 from vit_engine.outputs.scores import DEFAULT_TOP_K
 from vit_engine.rows.formats import FORMATS
+from vit_engine.rows.output import Output
 from vit_engine.sources.stores import is_store
 
 LEAST = 100
@@ -36,16 +38,21 @@ class ErrorLimit:
         except ValueError:
             most = math.nan
         if not 0 <= most <= (100 if is_percentage else math.inf):
-            raise ArgumentTypeError(
+            raise argparse.ArgumentTypeError(
                 f"{text!r} is not a number of images such as 20, or a percentage such as 5%"
             )
         return cls(text, most, is_percentage)
 
-    def is_passed(self, done: int, failed: int, *, at_end: bool = False) -> bool:
-        """Tell whether too many of the images so far have failed."""
-        if not self.is_percentage:
-            return failed > self.most
-        return (done >= LEAST or at_end) and failed > done * self.most / 100
+    def check(self, output: Output, *, at_end: bool = False) -> None:
+        """Raise FailedImagesError if too many of the images so far have failed."""
+        most = self.most
+        if self.is_percentage:
+            most = output.done * self.most / 100 if at_end or output.done >= LEAST else math.inf
+        if output.failed > most:
+            raise FailedImagesError(
+                f"stopped after {number_of_images(output.done)}: {output.failed:,} failed, "
+                f"--max-errors is {self.text}{output.how_to_resume}"
+            )
 
 
 def command_line() -> Parser:
@@ -53,8 +60,8 @@ def command_line() -> Parser:
     parser = Parser(
         "vit-infer",
         description="Label images with a model that vit-export wrote.",
-        epilog="exit codes: 0 done, 1 too many errors, 2 bad usage or artefact, 3 done but some "
-        "images failed, 4 provider or disk not available, 130/143 interrupted",
+        epilog="exit codes: 0 done, 1 unforeseen, 2 bad usage or artefact, 3 some images "
+        "failed, or more than --max-errors, 4 provider or disk not available, 130/143 interrupted",
     )
     add_source_options(parser.add_argument_group("images"))
     group = parser.add_argument_group("model")
@@ -115,14 +122,14 @@ def command_line() -> Parser:
     add(
         "--overwrite",
         action="store_true",
-        help="replace what FILE of -o or --html holds, whatever it is (default: only what "
-        "vit-infer wrote, and only if an image gets a label)",
+        help="replace what FILE of -o or --html holds, and the rows of an interrupted run "
+        "(default: only what vit-infer wrote, and only if an image gets a label)",
     )
     add(
         "--max-errors",
         type=ErrorLimit.parse,
         metavar="N|P%",
-        help="stop with exit code 1 once more than N images have failed, or more than P percent "
+        help="stop with exit code 3 once more than N images have failed, or more than P percent "
         "of 100 or more",
     )
     add("--html", type=local_path, metavar="FILE", help="write a contact sheet to look at as well")

@@ -113,6 +113,17 @@ def format_from_name(
     return Format(jsonl_line, convert=partial(parquet_from_jsonl, output))
 
 
+def format_name(path: Path) -> str:
+    """Return the format that the name of a file asks for; UsageError where it is none of ours."""
+    name = path.suffix.removeprefix(".").lower() or "jsonl"
+    if name not in FORMATS:
+        raise UsageError(
+            f"cannot tell the format of the rows from the name {printable(str(path))}; add "
+            f"--format {'|'.join(FORMATS)}"
+        )
+    return name
+
+
 def arrow_schema(output: OutputKind) -> "pa.Schema":
     """Return the columns of Parquet: those of a row, and `raw`."""
     import pyarrow as pa

@@ -48,10 +48,10 @@ class ResumeState:
         now = json.loads(json.dumps(settings))
         for name in sorted(now.keys() | self.settings.keys()):
             if self.settings.get(name) != now.get(name):
-                was, this = _shown(self.settings.get(name)), _shown(now.get(name))
+                shown, was, this = map(_shown, (name, self.settings.get(name), now.get(name)))
                 raise UsageError(
-                    f"{printable(str(output))} was begun with {printable(name)} {was}, this run "
-                    f"has {printable(name)} {this}; use what it was begun with, or start over with "
+                    f"{printable(str(output))} was begun with {shown} {was}, this run "
+                    f"has {shown} {this}; use what it was begun with, or start over with "
                     "--overwrite in place of --resume"
                 )
 

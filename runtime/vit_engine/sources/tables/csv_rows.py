@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vit_engine.errors import ImageError, one_line
 from vit_engine.outputs.csv_dialect import are_ours, unescaped
@@ -71,9 +71,9 @@ class _Lines:
         self._again: deque[str] = deque()
         self.start_row()
 
-    def start_row(self, again: list[str] | None = None) -> None:
-        """Forget the lines of a row, or of one that was damaged have some come `again`."""
-        self._again.extendleft(reversed(again or []))
+    def start_row(self, again: Sequence[str] = ()) -> None:
+        """Forget the lines of the last row, but for those of a damaged one that come `again`."""
+        self._again.extendleft(reversed(again))
         self.row: list[str] = []
         self._size = 0
 
@@ -98,9 +98,10 @@ class _Lines:
 
 def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[Row]:
     number = reparsed = 0
+    again: list[str] = []
     while True:
-        lines.start_row()
-        again: list[str] = []
+        lines.start_row(again)
+        again = []
         try:
             cells = next(reader, None)
             if cells and len(cells) > columns and len(lines.row) > 1:
@@ -114,7 +115,6 @@ def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[
                 yield number, ImageError("format", words)
                 return
             yield number, ImageError("format", f"row {number} is not CSV: {_reason(e, lines)}")
-            lines.start_row(again)
         else:
             if cells is None:
                 return
