@@ -46,7 +46,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name, least in (("device", 0), ("threads", 1), ("max_batch", 1)):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name == "device":
                 object.__setattr__(self, name, whole_number(name, value, least=least))
 
 

@@ -15,6 +15,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import ImageError, MachineError, limit_in_words
@@ -234,6 +235,7 @@ def serve(requests: int, answers: int, memory: int) -> None:
         task, shape = pickle.loads(_message(given))
         pixels = _mapped(memory, shape)
         limit_memory(task.memory + pixels.nbytes)
+        Image.MAX_IMAGE_PIXELS = task.limits.max_pixels
         _write(answers, b"")
         while message := _message(given):
             jobs, sizes = pickle.loads(message)
