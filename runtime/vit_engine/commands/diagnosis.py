@@ -227,9 +227,8 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
     """Yield what the GPU providers are linked to, each library once."""
     by: dict[str, list[str]] = {}
     for provider in reversed(built_with):
-        with contextlib.suppress(libraries.UnreadableError):  # the provider's trial tells of it
-            for name in libraries.wanted(obstacles.provider_library(provider)):
-                by.setdefault(name, []).append(provider)
+        for name in obstacles.linked_to(provider):
+            by.setdefault(name, []).append(provider)
     if "cuda" in built_with:
         for name in obstacles.OPTIONAL_LIBRARIES:
             by.setdefault(name, []).append("cuda, optional")

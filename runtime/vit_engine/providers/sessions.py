@@ -14,7 +14,12 @@ from vit_engine.errors import (
 )
 from vit_engine.machine import processor
 from vit_engine.options import ProviderName
-from vit_engine.providers.obstacles import import_onnxruntime
+from vit_engine.providers.obstacles import (
+    distributions,
+    import_onnxruntime,
+    provider_library,
+    reinstall,
+)
 from vit_engine.providers.provider import Request
 
 if TYPE_CHECKING:
@@ -75,12 +80,13 @@ def open_session(
         raise ProviderError(
             f"provider {first} cannot open {request.path}: {one_line(e, 1000)}"
         ) from e
-    if (
-        session.get_providers()[0] != EXECUTION_PROVIDERS[first]
-    ):  # it only warns where CUDA is missing
+    opened = session.get_providers()
+    if opened[0] != EXECUTION_PROVIDERS[first]:  # it only warns where it cannot load its library
+        extra = "tensorrt" if first == "tensorrt" else "gpu"
         raise ProviderError(
             f"provider {first} cannot run here: ONNX Runtime opened {request.path} on "
-            f"{', '.join(session.get_providers())}; vit-doctor says what is missing"
+            f"{', '.join(opened)}, since its {provider_library(first).name} does not load; "
+            f"{reinstall(distributions(), extra)}"
         )
     session._model_bytes = None  # it would keep them for as long as it lives
     _check_tensors(session, request)
