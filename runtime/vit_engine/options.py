@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from vit_engine.errors import UsageError
+from vit_engine.machine.processor import usable_cores
 
 ProviderName = Literal["tensorrt", "cuda", "openvino", "cpu"]
 
@@ -48,6 +49,11 @@ class EngineOptions:
             value = getattr(self, name)
             if value is not None or name == "device":
                 object.__setattr__(self, name, whole_number(name, value, least=least))
+
+    @property
+    def compute_threads(self) -> int:
+        """Threads to compute with: what was asked for, or all that this process may use."""
+        return self.threads or usable_cores()
 
 
 def whole_number(name: str, value: Any, *, least: int = 1) -> int:

@@ -136,7 +136,7 @@ def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(
             ProviderError,
-            match=r"provider cuda cannot run here: .*CPUExecution.*_cuda.so does not load; .*install",
+            match=r"provider cuda cannot run here: .*CPUExec.*_cuda.so does not load; .*install",
         ),
     ):
         open_session(request, {"cuda": {}})
