@@ -1,0 +1,31 @@
+"""What the children of `machine.worker` do in tests: they answer, or fail in some way."""
+
+import os
+import time
+
+from vit_engine.machine.worker import Channel
+
+
+def echo(channel: Channel) -> None:
+    """Answer each request with itself, or do what one of these says."""
+    for request in channel.requests():
+        match request:
+            case b"abort":
+                os.abort()
+            case b"exit":
+                raise SystemExit(7)
+            case b"hang":
+                time.sleep(60)
+            case b"2 GiB":
+                try:
+                    channel.answer(bytes(2**31))
+                except MemoryError:
+                    channel.answer(b"MemoryError")
+            case b"fail":
+                raise ValueError("what went wrong")
+        channel.answer(request)
+
+
+def hang(channel: Channel) -> None:
+    """Answer nothing."""
+    time.sleep(60)
