@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self, cast
@@ -25,14 +25,9 @@ from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
 from vit_engine.machine.threads import ahead, check_process, never
 from vit_engine.options import DEFAULTS, EngineOptions, whole_number
-from vit_engine.outputs.prediction import Prediction, failed
-from vit_engine.outputs.scores import (
-    Score,
-    Selection,
-    best_scores,
-    scores_from_logits,
-    selection_from_options,
-)
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.sources.item import Item
 
 log = logging.getLogger(__name__)
@@ -82,6 +77,11 @@ class Classifier:
     def contract(self) -> Contract:
         """What the artefact says of itself."""
         return self.engine.contract
+
+    @property
+    def output(self) -> OutputKind:
+        """The kind of output that the model gives."""
+        return self.engine.output
 
     def classify(
         self,
@@ -183,8 +183,7 @@ class Classifier:
                         code = prediction.error_code or "decode"
                         raise ImageError(code, f"{name} {prediction.error}")
                     rows.append(row.copy())
-        labels = len(self.contract.output.labels)
-        return np.stack(rows) if rows else np.empty((0, labels), np.float32)
+        return np.stack(rows) if rows else np.empty((0, *self.output.shape), np.float32)
 
     def probabilities(
         self,
@@ -197,12 +196,11 @@ class Classifier:
 
         Raises what `logits` raises, and UsageError for a regression, which has no probabilities.
         """
-        score = self.contract.output.score
-        if score == "none":
+        if self.output.function == "none":
             raise UsageError(
                 "this model gives the values of a regression, not probabilities; logits() has them"
             )
-        return scores_from_logits(self.logits(images, batch=batch, urls=urls), score)
+        return self.output.scores(self.logits(images, batch=batch, urls=urls))
 
     def _checked(
         self, top_k: int | None, threshold: float | None, batch: int | None
@@ -218,10 +216,11 @@ class Classifier:
             not isinstance(threshold, Real) or isinstance(threshold, bool)
         ):
             raise TypeError(f"threshold is {threshold!r:.80}, it must be a number")
-        return selection_from_options(
-            self.contract.output,
-            top_k=None if top_k is None else whole_number("top_k", top_k),
-            threshold=None if threshold is None else float(threshold),
+        return self.output.selection(
+            ScoreOptions(
+                top_k=None if top_k is None else whole_number("top_k", top_k),
+                threshold=None if threshold is None else float(threshold),
+            )
         )
 
     def stream(
@@ -280,14 +279,15 @@ class Classifier:
                 self.engine.check_open()
                 try:
                     values = logits.result()
-                    found = self._predictions(values, selection)
+                    paths = [job.image.path for job in batch.jobs if job.error is None]
+                    found = self.output.results(values, selection, paths)
                 finally:
                     del logits  # it holds its error, whose traceback holds this frame, and the pool
                 decoded, rows = iter(batch.pixels), iter(values)
                 pairs = [
-                    (replace(next(found), path=job.image.path), next(decoded))
+                    (next(found), next(decoded))
                     if job.error is None
-                    else (failed(job.image.path, job.error), None)
+                    else (self.output.failed(job.image.path, job.error), None)
                     for job in batch.jobs
                 ]
                 yield LabelledBatch(
@@ -325,12 +325,7 @@ class Classifier:
         A row that is not finite becomes a prediction with the error `nonfinite`. `top_k` and
         `threshold` are those of `classify`, with its errors.
         """
-        return self._predictions(logits, self._selection(top_k, threshold))
-
-    def _predictions(
-        self, logits: NDArray[np.float32], selection: Selection
-    ) -> Iterator[Prediction]:
-        return map(_prediction, best_scores(logits, self.contract.output, selection))
+        return self.output.results(logits, self._selection(top_k, threshold))
 
     def close(self) -> None:
         """Free the engine, after the batch that runs; iterations in the middle raise UsageError."""
@@ -349,9 +344,3 @@ def _seconds(timeout: float | None) -> float:
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout is {timeout}, it must be a number of seconds above 0")
     return float(timeout)
-
-
-def _prediction(topk: tuple[Score, ...] | None) -> Prediction:
-    if topk is None:
-        return Prediction(None, error="the model gave NaN or Inf", error_code="nonfinite")
-    return Prediction(None, topk)

@@ -26,6 +26,7 @@ from vit_engine.errors import (
 )
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.options import DEFAULTS, EngineOptions
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
 from vit_engine.providers.table import candidates, tell_passed_over
 
@@ -43,11 +44,11 @@ OUT_OF_MEMORY = (
 class Engine:
     """An open artefact: uint8 images in, logits out. A context manager; `run` is thread-safe.
 
-    `provider` names what really runs, `contract` what the artefact says of itself. `max_batch` is
-    the batch that keeps the provider busy, `in_flight` how many batches it can have at once;
-    larger batches are run in parts. `open_runner` opens a session for batches of up to its
-    argument: at once, again for smaller ones when memory runs out, and again at the first use in a
-    forked child, where `survives_fork` says that it can.
+    `provider` names what really runs, `contract` what the artefact says of itself, `output` its
+    kind of output. `max_batch` is the batch that keeps the provider busy, `in_flight` how many
+    batches it can have at once; larger batches are run in parts. `open_runner` opens a session for
+    batches of up to its argument: at once, again for smaller ones when memory runs out, and again
+    at the first use in a forked child, where `survives_fork` says that it can.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Engine:
         survives_fork: bool = True,
     ) -> None:
         self.contract, self.provider = contract, provider
+        self.output = output_from_contract(contract.output)
         self.max_batch, self.in_flight = max_batch, in_flight
         self._survives_fork = survives_fork
         self._open_runner = open_runner
@@ -159,7 +161,7 @@ class Engine:
             self._shrink(runner, words)
         if len(parts) == 1:
             return parts[0]
-        empty = np.empty((0, len(self.contract.output.labels)), np.float32)
+        empty = np.empty((0, *self.output.shape), np.float32)
         return np.concatenate([empty, *parts])
 
     def submit(self, batch: NDArray[Any]) -> "Future[NDArray[np.float32]]":

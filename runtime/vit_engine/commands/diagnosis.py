@@ -24,6 +24,7 @@ from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
 from vit_engine.options import Compute, EngineOptions
+from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.parity import BOUNDS, ROUNDED, check_parity, sample_pixels
 from vit_engine.providers import engine_cache, obstacles
 from vit_engine.providers.provider import Provider
@@ -58,7 +59,7 @@ class Trial:
     compute: Compute | None = None  # where the provider leaves a choice
     milliseconds: float | None = None  # median, one image
     images_per_second: float | None = None  # in batches of SAMPLES, on a CPU
-    agreement: float | None = None  # share of the sample images with the cpu provider's label
+    agreement: float | None = None  # with the cpu provider, as Comparison's; None for values
     difference: float | None = None  # largest of a logit, as a share of their range
 
     @property
@@ -181,14 +182,15 @@ def try_provider(model: str, options: EngineOptions) -> Trial:
         logits,
         expected,
         ROUNDED if precision == "int8" or compute == "bf16" else BOUNDS["fp16"],
-        score=contract.output.score,
+        output=engine.output,
         name=provider,
         reference="the CPU",
         cure="use --provider cpu",
         known=contract.parity,
     )
-    agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
-    difference = float(np.abs(logits - expected).max() / max(np.ptp(expected), 1e-12))
+    compared = Comparison(engine.output)
+    compared.add(logits, expected)
+    difference = compared.max_abs_diff / max(compared.range, 1e-12)
     words = [
         f"{contract.identity.model} {precision}: opened in {opened:.1f} s",
         f"{one * 1e3:.2f} ms an image",
@@ -197,8 +199,7 @@ def try_provider(model: str, options: EngineOptions) -> Trial:
         words.append(f"{rate:.3g} images/s in batches of {len(images)}")
     if provider != "cpu":
         words.append(
-            f"the cpu provider's label on {agreement * len(images):.0f} of {len(images)} drawn "
-            f"images, logits within {difference:.1g} of their range"
+            f"beside the cpu provider {compared}, logits within {difference:.1g} of their range"
         )
     return Trial(
         provider,
@@ -207,7 +208,7 @@ def try_provider(model: str, options: EngineOptions) -> Trial:
         compute=compute,
         milliseconds=one * 1e3,
         images_per_second=rate,
-        agreement=agreement,
+        agreement=compared.agreement,
         difference=difference,
     )
 

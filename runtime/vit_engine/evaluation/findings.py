@@ -13,6 +13,7 @@ from vit_engine.evaluation.evaluation import Evaluation, Mistake
 from vit_engine.evaluation.truth import truth_from_name
 from vit_engine.machine.atomic import write_whole
 from vit_engine.options import DEFAULTS, EngineOptions
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.rows.contact_sheet import Section
 
 _KIND = "vit-infer report"
@@ -78,7 +79,7 @@ def findings_of(
 
     UsageError for a truth or a model that does not go with one of this contract.
     """
-    evaluation, output = None, contract.output
+    evaluation, output = None, output_from_contract(contract.output)
     if truth is not None:
         evaluation = Evaluation(
             truth_from_name(truth, output.labels), output, thumbnails=thumbnails

@@ -16,6 +16,7 @@ from vit_engine.errors import ParityError, ProviderError
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia
 from vit_engine.options import EngineOptions, ProviderName
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.parity import BOUNDS, check_parity, sample_pixels
 from vit_engine.providers import cuda
 from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
@@ -142,7 +143,7 @@ def check_engine(runner: Runner, request: Request, largest: int) -> None:
             found,
             expected,
             BOUNDS["fp16"],
-            score=contract.output.score,
+            output=output_from_contract(contract.output),
             name=f"the TensorRT engine at batch {size}",
             reference="the CPU",
             cure="use --provider cuda, or export with --fp32",

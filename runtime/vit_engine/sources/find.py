@@ -14,7 +14,7 @@ from vit_engine.sources.archives.zips import items_from_zip
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import is_store, items_from_store
-from vit_engine.sources.tables import LONGEST, check_table, item_from_name, items_from_table
+from vit_engine.sources.tables.paths import LONGEST, check_table, item_from_name, items_from_table
 from vit_engine.sources.tars import items_from_tar
 
 TARS = (".tar", ".tar.gz", ".tgz")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.errors import VitError
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.provider import RetiredError
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class StreamSession:
     ) -> None:
         self.largest = largest
         self._compiled = compiled
-        self._labels = len(contract.output.labels)
+        self._shape = output_from_contract(contract.output).shape
         self._shared = _Streams(compiled(streams), streams)
         self._single = self._shared if streams == 1 else None
         self._few = 0  # batches of few images so far
@@ -65,7 +66,7 @@ class StreamSession:
         try:
             for start, request in zip(starts, requests, strict=True):
                 request.start_async([feed[start : start + size]], share_inputs=True)
-            logits = np.empty((len(feed), self._labels), np.float32)
+            logits = np.empty((len(feed), *self._shape), np.float32)
             for start, request in zip(starts, requests, strict=True):
                 request.wait()
                 logits[start : start + size] = request.get_output_tensor(0).data

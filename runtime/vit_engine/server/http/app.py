@@ -197,8 +197,8 @@ class _Routes:
                 self.json_reader,
             )
             del body
-            output = scheduler.engine.contract.output
-            question.parameters.selection(output)  # refused before there is work to do
+            output = scheduler.engine.output
+            question.selection(output)  # refused before there is work to do
             ticket = await service.outcomes(request, scheduler, question.images)
         return classification.answer(question, ticket, output)
 

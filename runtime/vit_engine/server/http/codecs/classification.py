@@ -5,7 +5,7 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
-from vit_engine.artefact.contract import Output, ScoreKind
+from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import ImageError, UsageError
-from vit_engine.outputs.prediction import Prediction, failed
-from vit_engine.outputs.scores import Selection, best_scores, selection_from_options
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.server.core.scheduler import Ticket
 from vit_engine.server.core.settings import Settings
 from vit_engine.server.http.codecs.json_reader import JsonReader
@@ -32,31 +33,19 @@ LARGE = 512 * 2**10
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """What the client wants of the labels; a function None is the model's own."""
-
-    top_k: int | None = None
-    function: ScoreKind | None = None
-    threshold: float | None = None
-
-    def selection(self, output: Output) -> tuple[Output, Selection]:
-        """Return the output as it is to be scored, and which labels; RefusalError for nonsense."""
-        scored = replace(output, score=self.function or output.score)
-        try:
-            return scored, selection_from_options(
-                scored, top_k=self.top_k, threshold=self.threshold
-            )
-        except UsageError as e:
-            raise malformed(str(e)) from None
-
-
-@dataclass(frozen=True)
 class Question:
     """Images with their names, to be answered one by one or, if it was one alone, as such."""
 
     images: list[bytes]
     names: list[str | None]
-    parameters: Parameters
+    parameters: ScoreOptions
+
+    def selection(self, output: OutputKind) -> Selection:
+        """Return which results the client wants; RefusalError for nonsense."""
+        try:
+            return output.selection(self.parameters)
+        except UsageError as e:
+            raise malformed(str(e)) from None
 
 
 async def question_of(
@@ -119,7 +108,7 @@ def _decoded(text: str) -> bytes:
         raise malformed(f"inputs is not base64 ({e})") from None
 
 
-def _from_query(query: Mapping[str, str]) -> Parameters:
+def _from_query(query: Mapping[str, str]) -> ScoreOptions:
     given: dict[str, Any] = dict(query)
     try:
         if "top_k" in given:
@@ -131,10 +120,10 @@ def _from_query(query: Mapping[str, str]) -> Parameters:
     return parameters_of(given)
 
 
-def parameters_of(given: object) -> Parameters:
+def parameters_of(given: object) -> ScoreOptions:
     """Return the parameters in a JSON object, null meaning the default."""
     if given is None:
-        return Parameters()
+        return ScoreOptions()
     if not isinstance(given, dict):
         raise malformed("parameters must be an object")
     known = {"top_k", "function_to_apply", "threshold"}
@@ -153,13 +142,14 @@ def parameters_of(given: object) -> Parameters:
         type(threshold) not in (int, float) or not math.isfinite(threshold)
     ):
         raise malformed(f"threshold is {threshold!r:.40}, it must be a number")
-    return Parameters(top_k, function, threshold)
+    return ScoreOptions(top_k, threshold, function)
 
 
-def answer(question: Question, ticket: Ticket, output: Output) -> Response:
+def answer(question: Question, ticket: Ticket, output: OutputKind) -> Response:
     """Return the labels of one image, or a row of each of several."""
+    selection = question.selection(output)
     found = [
-        _prediction(name, outcome, output, question.parameters)
+        _prediction(name, outcome, output, selection)
         for name, outcome in zip(question.names, ticket.outcomes, strict=True)
     ]
     headers = {"server-timing": timing(ticket)}
@@ -169,7 +159,7 @@ def answer(question: Question, ticket: Ticket, output: Output) -> Response:
         raise refusal_of_image(error)
     if found[0].error is not None:
         raise RefusalError(422, found[0].error_code or "", found[0].error)
-    return JSONResponse([asdict(score) for score in found[0].topk], headers=headers)
+    return JSONResponse(found[0].to_json(), headers=headers)
 
 
 def timing(ticket: Ticket) -> str:
@@ -184,18 +174,16 @@ def timing(ticket: Ticket) -> str:
 def _prediction(
     name: str | None,
     outcome: NDArray[np.float32] | ImageError | RefusalError | None,
-    output: Output,
-    parameters: Parameters,
+    output: OutputKind,
+    selection: Selection,
 ) -> Prediction:
     if isinstance(outcome, ImageError):
-        return failed(name, outcome)
+        return output.failed(name, outcome)
     if isinstance(outcome, RefusalError):
         raise outcome
     assert outcome is not None
-    (scores,) = best_scores(outcome[None], *parameters.selection(output))
-    if scores is None:
-        return Prediction(name, error="the model gave NaN or Inf", error_code="nonfinite")
-    return Prediction(name, scores)
+    (found,) = output.results(outcome[None], selection, [name])
+    return found
 
 
 def _listed(names: set[str]) -> str:

@@ -73,7 +73,7 @@ def metadata_of(scheduler: Scheduler) -> dict[str, Any]:
             {
                 "name": contract.output.name,
                 "datatype": "FP32",
-                "shape": [-1, len(contract.output.labels)],
+                "shape": [-1, *scheduler.engine.output.shape],
             }
         ],
     }
@@ -99,7 +99,7 @@ def config_of(scheduler: Scheduler) -> dict[str, Any]:
             {
                 "name": contract.output.name,
                 "data_type": "TYPE_FP32",
-                "dims": [len(contract.output.labels)],
+                "dims": list(scheduler.engine.output.shape),
             }
         ],
         "dynamic_batching": {},
@@ -266,7 +266,7 @@ def response_of(
             raise outcome
         assert outcome is not None and not isinstance(outcome, ImageError)
         logits.append(outcome)
-    labels = scheduler.engine.contract.output.labels
+    labels = scheduler.engine.output.labels
     outputs, tail = [], b""
     for wanted in request.wanted:
         output, data = _output(wanted, np.stack(logits), labels)
