@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from support import wait_until
 from vit_engine.errors import ImageError
-from vit_engine.images import decode_pool
-from vit_engine.images.decode_pool import HELD, Batch, DecodePool, Job, ahead, slots_for
+from vit_engine.images.decode_pool import HELD, Batch, DecodePool, Job, slots_for
+from vit_engine.machine import threads
+from vit_engine.machine.threads import ahead
 
 PATIENCE = 30.0
 """Seconds for what takes milliseconds on an idle machine."""
@@ -670,7 +671,7 @@ def test_ahead_that_is_stopped_waits_for_what_is_under_way() -> None:
 
 
 def test_ahead_that_is_stopped_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_pool, "_PATIENCE", 0.2)
+    monkeypatch.setattr(threads, "_PATIENCE", 0.2)
     block = Block()
 
     def source() -> Iterator[int]:
