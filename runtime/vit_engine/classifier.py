@@ -24,7 +24,7 @@ from vit_engine.images.input_decoder import InputDecoder
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
 from vit_engine.machine.threads import ahead, check_process, never
-from vit_engine.options import DEFAULTS, EngineOptions, whole_number
+from vit_engine.options import DEFAULTS, EngineOptions, checked_int
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.outputs.scores import ScoreOptions, Selection
@@ -207,7 +207,7 @@ class Classifier:
     ) -> tuple[Selection, int]:
         """Return which labels to give, and the number of images at once; errors of `classify`."""
         selection = self._selection(top_k, threshold)
-        batch = self.engine.max_batch if batch is None else whole_number("batch", batch)
+        batch = self.engine.max_batch if batch is None else checked_int("batch", batch)
         self.engine.check_open()
         return selection, batch
 
@@ -218,7 +218,7 @@ class Classifier:
             raise TypeError(f"threshold is {threshold!r:.80}, it must be a number")
         return self.output.selection(
             ScoreOptions(
-                top_k=None if top_k is None else whole_number("top_k", top_k),
+                top_k=None if top_k is None else checked_int("top_k", top_k),
                 threshold=None if threshold is None else float(threshold),
             )
         )

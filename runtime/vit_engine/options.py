@@ -48,7 +48,7 @@ class EngineOptions:
         for name, least in (("device", 0), ("threads", 1), ("max_batch", 1)):
             value = getattr(self, name)
             if value is not None or name == "device":
-                object.__setattr__(self, name, whole_number(name, value, least=least))
+                object.__setattr__(self, name, checked_int(name, value, least=least))
 
     @property
     def compute_threads(self) -> int:
@@ -56,7 +56,7 @@ class EngineOptions:
         return self.threads or usable_cores()
 
 
-def whole_number(name: str, value: Any, *, least: int = 1) -> int:
+def checked_int(name: str, value: Any, *, least: int = 1) -> int:
     """Return an argument as an int; TypeError if it is none, UsageError if it is too small."""
     try:
         number = operator.index(value)
