@@ -14,7 +14,8 @@ from vit_engine.outputs.scores import Score
 from vit_engine.rows.contact_sheet import is_sheet
 from vit_engine.rows.formats import COLUMNS, Format, are_rows, format_from_name
 from vit_engine.rows.text_table import Table
-from vit_engine.sources.tables import FORMULA, OUR_CSV, items_from_table
+from vit_engine.sources.tables.csv_rows import FORMULA, OUR_CSV
+from vit_engine.sources.tables.paths import items_from_table
 
 HOSTILE = [
     "a\rb", "\r", "a\r\nb", "\n", 'say "x"', '"', "a,b", " a ", "", "'", "''", "=1+1", "'=1+1",

@@ -20,7 +20,7 @@ from vit_engine.images.decode import image_from_item
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item
 from vit_engine.sources.read import bytes_from_item
-from vit_engine.sources.tables import LONGEST
+from vit_engine.sources.tables.paths import LONGEST
 
 _FILE = io.BytesIO()
 Image.new("RGB", (9, 7), "teal").save(_FILE, "PNG")

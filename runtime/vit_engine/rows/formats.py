@@ -15,7 +15,7 @@ from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.text_table import Table
-from vit_engine.sources.tables import FORMULA
+from vit_engine.sources.tables.csv_rows import FORMULA
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,0 +1,1 @@
+"""Paths in the columns of CSV and Parquet files."""
