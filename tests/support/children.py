@@ -29,3 +29,13 @@ def echo(channel: Channel) -> None:
 def hang(channel: Channel) -> None:
     """Answer nothing."""
     time.sleep(60)
+
+
+def abort(channel: Channel) -> None:
+    """End by a signal, whatever is asked."""
+    os.abort()
+
+
+def leave(channel: Channel) -> None:
+    """End with an exit code, whatever is asked."""
+    raise SystemExit(7)

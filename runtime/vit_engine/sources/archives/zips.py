@@ -20,7 +20,7 @@ _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 
 
 
 def zip_members(
-    path: str, *, all_files: bool, limits: Limits, report_progress: Callable[[], None]
+    path: str, all_files: bool, limits: Limits, report_progress: Callable[[], None]
 ) -> Iterator[Item | str]:
     """Yield the images as items, `path`/member, and why a member is passed over as a string.
 
