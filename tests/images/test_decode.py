@@ -23,6 +23,8 @@ from vit_engine.sources.files import bytes_from_path
 from vit_engine.sources.item import MAX_PIXELS, Limits
 from vit_engine.sources.signatures import is_image
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's, of odd files
+
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
 
