@@ -17,7 +17,6 @@ from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.machine.installation import pip_install
 from vit_engine.outputs.csv_dialect import unescaped
 from vit_engine.outputs.prediction import Prediction, failed
-from vit_engine.outputs.scores import Scores
 from vit_engine.rows.formats import columns_of, format_from_name
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.tables import paths
@@ -251,7 +250,7 @@ def rows_of(names: list[str]) -> list[Prediction]:
 
 
 def test_what_we_write_as_csv_is_read_back(table: Path) -> None:
-    form = format_from_name("csv", SCORES)
+    form = format_from_name("csv")
     write(table, form.header + b"".join(map(form.line, rows_of(_HOSTILE))))
     assert read(table) == [(name, None) for name in _HOSTILE]
     text = table.read_bytes().decode("utf-8", "surrogateescape")
@@ -271,7 +270,7 @@ def test_a_row_of_csv_that_another_wrote_keeps_its_apostrophe(table: Path) -> No
 
 def test_what_we_write_as_parquet_is_read_back(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    form = format_from_name("parquet", SCORES)
+    form = format_from_name("parquet")
     lines = write(tmp_path / "t.jsonl", b"".join(map(form.line, rows_of(_HOSTILE))))
     assert form.convert is not None
     form.convert(lines, tmp_path / "t.parquet")
