@@ -4,6 +4,7 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vit_engine.errors import ImageError, one_line
 from vit_engine.outputs.csv_dialect import are_ours, unescaped
@@ -18,7 +19,7 @@ Row = tuple[int, list[str] | ImageError]
 """A row's number, from 1 after the header, and its cells, or why it cannot be read."""
 
 
-def csv_rows(file: io.BufferedReader, column: str) -> tuple[list[str], Iterator[Row]]:
+def csv_rows(file: "io.BufferedReader[Any]", column: str) -> tuple[list[str], Iterator[Row]]:
     """Return the names of the columns of a CSV file, and its rows as they are read.
 
     The separator is the first of comma, semicolon and tab by which the header has `column` once, or
