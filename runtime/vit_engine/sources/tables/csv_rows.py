@@ -5,6 +5,7 @@ import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
+from contextlib import suppress
 
 from vit_engine.errors import ImageError, one_line
 from vit_engine.outputs.csv_dialect import are_ours, unescaped
@@ -36,9 +37,9 @@ def csv_rows(file: "io.BufferedReader[Any]", column: str) -> tuple[list[str], It
     quotes that are not closed is given up, at one of them.
     """
     if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = io.TextIOWrapper(file, "utf-16", "replace", newline="")
+        text = _Text(file, "utf-16", "replace", newline="")
     else:
-        text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+        text = _Text(file, "utf-8-sig", "surrogateescape", newline="")
     lines = _Lines(text)
     try:
         first = next((line for line in lines if line.strip("\r\n")), None)
@@ -62,6 +63,14 @@ def _separator(header: str, column: str) -> str:
         return names.count(column) == 1, names.count(column), len(names)
 
     return max(_SEPARATORS, key=fit)
+
+
+class _Text(io.TextIOWrapper):
+    """Leaves the file open when it goes: to close it is the caller's business."""
+
+    def __del__(self) -> None:
+        with suppress(ValueError):
+            self.detach()
 
 
 class _Lines:
