@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
-from vit_engine.near_names import did_you_mean
+from vit_engine.machine.suggestions import did_you_mean
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.scores import Scores
 from vit_engine.sources.downloads import is_url

@@ -4,8 +4,8 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 from contextlib import suppress
+from typing import Any
 
 from vit_engine.errors import ImageError, one_line
 from vit_engine.outputs.csv_dialect import are_ours, unescaped
