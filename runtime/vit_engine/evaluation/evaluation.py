@@ -7,8 +7,8 @@ from vit_engine.classifier import LabelledBatch
 from vit_engine.evaluation.examples import JudgedImage
 from vit_engine.evaluation.free_labels import FreeLabels
 from vit_engine.evaluation.one_label import OneLabel
+from vit_engine.evaluation.regression import Values
 from vit_engine.evaluation.truth import Truth
-from vit_engine.evaluation.values import Values
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.rows.contact_sheet import Section
 
