@@ -162,7 +162,6 @@ def test_damage_of_any_kind_is_told(wide: bool, tmp_path: Path, monkeypatch: Any
             path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
             for all_files in (False, True):
                 found = list(members_of(str(path), "zip", all_files, LIMITS, lambda: None))
-                assert found or all_files
                 for item in found:
                     with contextlib.suppress(ImageError):
                         assert isinstance(item, str) or read.bytes_from_item(item)
