@@ -133,6 +133,7 @@ CASES = (
     (A + bytes(BLOCK) + B[BLOCK:] + C + END, "a decode c"),
     (A + bytes(8 * BLOCK) + b"?" * BLOCK + C + END, "a decode c"),
     (A + END + B + END + C + END, "a b c"),
+    (A + bytes(BLOCK) + B + END, "a decode b"),
     (A + END + b"what a buffer held" * 100, "a"),
     (A + END + bytes(2**17) + B, "a"),
     (A + B, "a b"),
