@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self, cast
@@ -18,22 +17,14 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.images.decode_pool import (
-    Batch,
-    DecodePool,
-    Job,
-    ahead,
-    check_process,
-    never,
-    slots_for,
-)
+from vit_engine.images.decode_pool import Batch, DecodePool, Job, slots_for
 from vit_engine.images.decoder_process import TIME_LIMIT, DecoderProcess, SharedPixels, Task
 from vit_engine.images.given import Given, ImageLike, given_from, images_from, taken
-from vit_engine.images.isolated_decoder import IsolatedDecoder
-from vit_engine.images.local_decoder import LocalDecoder
+from vit_engine.images.input_decoder import InputDecoder
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
-from vit_engine.options import DEFAULTS, EngineOptions, whole_number
+from vit_engine.machine.threads import ahead, check_process, never
+from vit_engine.options import DEFAULTS, EngineOptions, checked_int
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.outputs.scores import ScoreOptions, Selection
@@ -153,19 +144,15 @@ class Classifier:
     ) -> Generator[LabelledBatch]:
         """Label images here, or with a task in other processes."""
         given, workers = self.contract.input, usable_cores()
-        slots = slots_for(batch, workers)
-        with contextlib.ExitStack() as resources:
-            new: Callable[[], LocalDecoder | IsolatedDecoder]
-            if task is None:
-                pixels = np.empty((slots, given.height, given.width, 3), np.uint8)
-                new = partial(LocalDecoder, pixels, self.contract.preprocessing)
-            else:
-                shared = SharedPixels(slots, given.height, given.width)
-                resources.enter_context(shared)
-                pixels, new = shared.array, partial(IsolatedDecoder, shared, task)
+        with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
+
+            def decoder() -> InputDecoder:
+                process = None if task is None else DecoderProcess(shared, task)
+                return InputDecoder(shared.array, self.contract.preprocessing, process)
+
             pool = DecodePool(
-                pixels,
-                new,
+                shared.array,
+                decoder,
                 batch=batch,
                 workers=workers,
                 size_of=lambda image: image.size // workers,  # large ones for all, not one by one
@@ -220,7 +207,7 @@ class Classifier:
     ) -> tuple[Selection, int]:
         """Return which labels to give, and the number of images at once; errors of `classify`."""
         selection = self._selection(top_k, threshold)
-        batch = self.engine.max_batch if batch is None else whole_number("batch", batch)
+        batch = self.engine.max_batch if batch is None else checked_int("batch", batch)
         self.engine.check_open()
         return selection, batch
 
@@ -231,7 +218,7 @@ class Classifier:
             raise TypeError(f"threshold is {threshold!r:.80}, it must be a number")
         return self.output.selection(
             ScoreOptions(
-                top_k=None if top_k is None else whole_number("top_k", top_k),
+                top_k=None if top_k is None else checked_int("top_k", top_k),
                 threshold=None if threshold is None else float(threshold),
             )
         )
@@ -319,7 +306,7 @@ class Classifier:
         given = self.contract.input
         pixels = np.empty((1, given.height, given.width, 3), np.uint8)
         job = Job(given_from(image, "the image", urls=urls), 0)
-        with contextlib.closing(LocalDecoder(pixels, self.contract.preprocessing)) as decoder:
+        with contextlib.closing(InputDecoder(pixels, self.contract.preprocessing)) as decoder:
             decoder.decode([job])
         if job.error is not None:
             raise job.error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
-from vit_engine.artefact.integrity import check_once, check_state, state_of
+from vit_engine.artefact.integrity import check_integrity, check_state, state_of
 from vit_engine.errors import (
     MachineError,
     ProviderError,
@@ -115,7 +115,7 @@ class Engine:
             )
 
         first, *rest = candidates(request)
-        check_once(path, contract)
+        check_integrity(path, contract)
         try:
             return on(first)
         except ProviderError as e:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from vit_engine.errors import UsageError
+from vit_engine.machine.processor import usable_cores
 
 ProviderName = Literal["tensorrt", "cuda", "openvino", "cpu"]
 
@@ -46,11 +47,16 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name, least in (("device", 0), ("threads", 1), ("max_batch", 1)):
             value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, whole_number(name, value, least=least))
+            if value is not None or name == "device":
+                object.__setattr__(self, name, checked_int(name, value, least=least))
+
+    @property
+    def compute_threads(self) -> int:
+        """Threads to compute with: what was asked for, or all that this process may use."""
+        return self.threads or usable_cores()
 
 
-def whole_number(name: str, value: Any, *, least: int = 1) -> int:
+def checked_int(name: str, value: Any, *, least: int = 1) -> int:
     """Return an argument as an int; TypeError if it is none, UsageError if it is too small."""
     try:
         number = operator.index(value)

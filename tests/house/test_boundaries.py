@@ -29,7 +29,6 @@ RUNTIME = (
     "outputs",
     "artefact",
     "machine",
-    "near_names",
     "errors",
 )
 """The rooms and single files of vit_engine, from the top down: imports go down, never up."""

@@ -213,10 +213,11 @@ def test_decoders_that_do_not_start_are_death_and_no_images_fault(
     async def work() -> None:
         async with working() as scheduler:
             with monkeypatch.context() as patched:
-                patched.setattr(decoder_process, "_CHILD", "sys.exit(7)")
+                patched.setattr(decoder_process, "serve", lambda channel: None)  # not to be found
                 for decoder in list(scheduler.decoders._decoders.values()):
-                    decoder._child.kill()
-                    decoder._child.wait()
+                    decoder._worker.kill()
+                    while decoder._worker.is_alive():
+                        await asyncio.sleep(0.01)
                 tickets = [scheduler.submit([STAR]) for _ in range(6)]
                 await asyncio.gather(*(ticket.done for ticket in tickets))
                 codes = {t.outcomes[0].code for t in tickets}

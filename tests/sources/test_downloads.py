@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import gzip
 import io
 import os
 import random
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 
 from vit_engine.errors import ImageError
-from vit_engine.sources import downloads
+from vit_engine.sources import downloads, urls
 from vit_engine.sources.downloads import bytes_from_url, is_url
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item, Limits
@@ -29,7 +30,7 @@ _FILE = io.BytesIO()
 Image.new("RGB", (9, 7), "teal").save(_FILE, "PNG")
 PNG = _FILE.getvalue()
 
-CODES = {"missing", "timeout", "truncated", "too_large", "permission", "empty"}
+CODES = {"missing", "timeout", "truncated", "too_large", "permission", "empty", "decode"}
 
 Answer = Callable[[socket.socket, bytes], None]
 
@@ -115,7 +116,8 @@ def refusal(url: str, **options) -> ImageError:
         b"HTTP/1.0 200 OK\n\n" + PNG,
         head("Transfer-Encoding: chunked") + b"5\r\n" + PNG[:5] + b"\r\n%x;x=y\r\n" % len(PNG[5:])
         + PNG[5:] + b"\r\n0\r\nTrailer: x\r\n\r\n",
-        head(status="100 Continue") + sized(),
+        head(status="100 Continue") + head("Link: </a>", status="103 Early Hints") * 2 + sized(),
+        head("Content-Encoding: gzip") + gzip.compress(PNG),
         b"HTTP/1.1 200\r\n\r\n" + PNG,
         head("Content-Length: -5") + PNG,
         head("Content-Length: many") + PNG,
@@ -153,6 +155,9 @@ def test_images_are_downloaded(answer: bytes) -> None:
         (head("Content-Length: 5000") + b"x" * 5000, "too_large", "has 5000 bytes"),
         (head("Content-Length: " + "9" * 30), "too_large", "the limit is 4000"),
         (head() + b"x" * 5000, "too_large", "has more than 4000"),
+        (head("Content-Encoding: gzip") + gzip.compress(b"x" * 5000), "too_large", "more than"),
+        (head("Content-Encoding: gzip") + gzip.compress(PNG)[:-9], "truncated", "cut short"),
+        (head("Content-Encoding: gzip") + PNG, "decode", "cannot be unpacked"),
         (sized(status="404 Not Found"), "missing", "answered 404 Not Found"),
         (sized(status="500 \x1b[31m\x07Oops"), "missing", "answered 500"),
         (sized(status="401 Who?"), "permission", "answered 401"),
@@ -388,8 +393,8 @@ def test_locations_are_utf8() -> None:
 @pytest.fixture
 def public(monkeypatch: pytest.MonkeyPatch) -> str:
     """An address that counts as public, at which the tests can listen all the same."""
-    real = downloads._is_public
-    monkeypatch.setattr(downloads, "_is_public", lambda ip: ip == "127.0.0.2" or real(ip))
+    real = urls.is_public
+    monkeypatch.setattr(downloads, "is_public", lambda ip: ip == "127.0.0.2" or real(ip))
     return "127.0.0.2"
 
 
@@ -497,7 +502,7 @@ def test_a_name_with_a_public_and_a_private_address_leads_to_the_public_one(
     ],
 )  # fmt: skip
 def test_which_addresses_are_public(ip: str, public: bool) -> None:
-    assert downloads._is_public(ip) is public
+    assert urls.is_public(ip) is public
 
 
 # --- proxies and TLS -------------------------------------------------------------------------
@@ -525,8 +530,8 @@ def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (head(status="407 Who?"), "permission", "the proxy answered 407"),
-        (head(status="502 Bad Gateway"), "missing", "the proxy answered 502"),
+        (head(status="407 Who?"), "missing", "Tunnel connection failed: 407 Who?"),
+        (head(status="502 Bad Gateway"), "missing", "Tunnel connection failed: 502"),
         (b"nonsense\r\n", "missing", "is not HTTP"),
         (head() + b"no TLS", "missing", "cannot be downloaded"),
     ],
@@ -543,7 +548,7 @@ def test_a_proxy_is_asked_for_a_tunnel(
     with serving(proxy) as port:
         monkeypatch.setenv("https_proxy", f"127.0.0.1:{port}")
         error = refusal("https://nowhere.example/a")
-    assert requests[0].startswith(b"CONNECT nowhere.example:443 HTTP/1.1\r\n")
+    assert requests[0].startswith(b"CONNECT nowhere.example:443 HTTP/1.")
     assert error.code == code and words in str(error)
 
 

@@ -20,7 +20,7 @@ from vit_engine.artefact.nodes import (
     MODEL_METADATA,
     TENSOR_EXTERNAL,
 )
-from vit_engine.artefact.other_files import absence_in_words, file_in_words, folder_in_words
+from vit_engine.artefact.not_a_model import absence_in_words, file_in_words, folder_in_words
 from vit_engine.artefact.protobuf import MalformedError, fields
 from vit_engine.errors import ArtefactError, printable
 

@@ -1,12 +1,10 @@
 """Looks at all that the runtime needs of a machine, and tries each provider on a model."""
 
 import contextlib
-import json
+import pickle
 import platform
 import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +17,18 @@ import vit_engine
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
-from vit_engine.errors import ArtefactError, ProviderError, UsageError
+from vit_engine.errors import (
+    ArtefactError,
+    MachineError,
+    ProviderError,
+    UsageError,
+    limit_in_words,
+    one_line,
+)
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
+from vit_engine.machine.worker import Channel, EndedError, Worker
 from vit_engine.options import Compute, EngineOptions
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.parity import BOUNDS, ROUNDED, check_parity, sample_pixels
@@ -139,23 +145,34 @@ def _choices(provider: Provider) -> tuple[Compute | None, ...]:
 def _trial(provider: Provider, compute: Compute | None, model: str, device: int) -> Trial:
     """Run the model in a process of its own: a driver's library may crash or hang."""
     name = provider.name
-    device = device if provider.kind == "gpu" else 0
-    if found := provider.obstacle(EngineOptions(name, device=device, compute=compute)):
+    options = EngineOptions(name, device=device if provider.kind == "gpu" else 0, compute=compute)
+    if found := provider.obstacle(options):
         cure = None if found.cure.startswith(obstacles.NO_GPU) else found.cure
         return Trial(name, "absent", found.reason, cure, compute)
-    line = [sys.executable, "-m", "vit_engine.commands.doctor", "--trial", name, "-m", model]
-    line += ["--device", str(device)]
-    line += ["--compute", compute] if compute else []
     try:
-        done = subprocess.run(
-            line, capture_output=True, text=True, timeout=TRIAL_LIMIT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
+        with Worker(serve_trials, purpose="try a provider in") as child:
+            child.wait_until_ready()
+            child.ask(pickle.dumps((model, options)))
+            trial: Trial = pickle.loads(child.answer(TRIAL_LIMIT_S))
+    except TimeoutError:
         return Trial(name, "fails", f"no answer in {TRIAL_LIMIT_S} s", compute=compute)
-    if done.returncode:
-        words = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return Trial(name, "fails", words[0].removeprefix("vit-doctor: "), compute=compute)
-    return Trial(**json.loads(done.stdout))
+    except EndedError as e:
+        return Trial(name, "fails", f"ended the process that tried it ({e})", compute=compute)
+    except MachineError as e:
+        return Trial(name, "fails", str(e), compute=compute)
+    return trial
+
+
+def serve_trials(channel: Channel) -> None:
+    """Try what the parent asks for: the life of the child."""
+    for request in channel.requests():
+        model, options = pickle.loads(request)
+        try:
+            trial = try_provider(model, options)
+        except Exception as e:  # noqa: BLE001  of libraries too, which raise nearly anything
+            words = limit_in_words(e) or one_line(e, 1000)
+            trial = Trial(options.provider, "fails", words, compute=options.compute)
+        channel.answer(pickle.dumps(trial))
 
 
 def try_provider(model: str, options: EngineOptions) -> Trial:
@@ -228,9 +245,8 @@ def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
     """Yield what the GPU providers are linked to, each library once."""
     by: dict[str, list[str]] = {}
     for provider in reversed(built_with):
-        with contextlib.suppress(libraries.UnreadableError):  # the provider's trial tells of it
-            for name in libraries.wanted(obstacles.provider_library(provider)):
-                by.setdefault(name, []).append(provider)
+        for name in obstacles.linked_to(provider):
+            by.setdefault(name, []).append(provider)
     if "cuda" in built_with:
         for name in obstacles.OPTIONAL_LIBRARIES:
             by.setdefault(name, []).append("cuda, optional")

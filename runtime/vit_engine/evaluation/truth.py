@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vit_engine.artefact.description import short_labels
 from vit_engine.errors import UsageError, one_line, printable
-from vit_engine.near_names import did_you_mean
+from vit_engine.machine.suggestions import did_you_mean
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.stores import is_store
 from vit_engine.sources.tables.csv_rows import FORMULA, OUR_CSV

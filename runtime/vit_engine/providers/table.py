@@ -8,7 +8,7 @@ from vit_engine.options import AUTO, CHOICES, ProviderName
 from vit_engine.providers.cpu import CPU
 from vit_engine.providers.cuda import CUDA
 from vit_engine.providers.obstacles import import_onnxruntime
-from vit_engine.providers.openvino import OPENVINO
+from vit_engine.providers.openvino.openvino import OPENVINO
 from vit_engine.providers.provider import Obstacle, Provider, Request
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
 from vit_engine.providers.tensorrt import TENSORRT

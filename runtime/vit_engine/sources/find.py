@@ -1,21 +1,21 @@
 """From what a user names to single images, streaming: files, folders, globs, URLs, lists."""
 
 import os
-import select
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import BinaryIO
 
 from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.near_names import did_you_mean
+from vit_engine.machine.suggestions import did_you_mean
 from vit_engine.sources import folders
-from vit_engine.sources.archives.zips import items_from_zip
+from vit_engine.sources.archives.reader import Kind, items_from_archive
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
+from vit_engine.sources.lists import items_from_list
 from vit_engine.sources.stores import is_store, items_from_store
-from vit_engine.sources.tables.paths import LONGEST, check_table, item_from_name, items_from_table
-from vit_engine.sources.tars import items_from_tar
+from vit_engine.sources.tables.paths import check_table, items_from_table
 
 TARS = (".tar", ".tar.gz", ".tgz")
 """Names of files that hold images."""
@@ -89,7 +89,7 @@ def items_from_sources(
 
     def in_file(path: str) -> Iterator[Item]:
         if path.lower().endswith((*TARS, *ZIPS)):
-            return items_from_archive(path, all_files=all_files, passed_over=passed_over)
+            return _in_archive(path, all_files=all_files, passed_over=passed_over)
         if path.lower().endswith(TABLES):
             return items_from_table(path, column)
         return iter((Item(path),))
@@ -109,53 +109,45 @@ def items_from_sources(
 
     def found(source: str) -> Iterator[Item]:
         if source == "-":
-            return _listed(stdin or sys.stdin.buffer, null=null)
+            return items_from_list(stdin or sys.stdin.buffer, null=null)
         if is_url(source):
             return iter((Item(source),))
         if is_store(source):
             return items_from_store(source, passed_over=passed_over)
+        counts: Counter[str] = Counter()
         if os.path.isdir(source):  # noqa: PTH112  a Path would tidy the user's spelling
-            return in_folder(source, passed_over)
-        if folders.is_pattern(source):
-            return matching(source)
-        return in_file(source)
-
-    for source in sources:
-        if source == "-" or is_url(source) or is_store(source):
-            continue
-        if os.path.isdir(source):  # noqa: PTH112
-            counts: Counter[str] = Counter()
             if next(in_folder(source, counts), None) is None:
                 words = folders.no_image("folder", all_files=all_files, passed_over=counts)
                 raise UsageError(f"{printable(source)}: {words}")
-        elif folders.is_pattern(source):
+            return in_folder(source, passed_over)
+        if folders.is_pattern(source):
             if next(folders.globbed(source), None) is None:
                 raise UsageError(f"{printable(source)}: no file matches this pattern")
-        elif source.lower().endswith(TABLES):
+            return matching(source)
+        if source.lower().endswith(TABLES):
             check_table(source, column)
         elif source.lower().endswith((*TARS, *ZIPS)) and len(sources) == 1:
-            kind, items = _archive(source)
-            counts = Counter()
-            if next(items(source, all_files=all_files, passed_over=counts), None) is None:
+            kind = _kind(source)
+            items = items_from_archive(source, kind, all_files=all_files, passed_over=counts)
+            if next(items, None) is None:
                 words = folders.no_image(kind, all_files=all_files, passed_over=counts)
                 raise UsageError(f"{printable(source)}: {words}")
-    return (item for part in [found(source) for source in sources] for item in part)
+        return in_file(source)
+
+    return chain.from_iterable([found(source) for source in sources])
 
 
-def _archive(path: str) -> tuple[str, Callable[..., Iterator[Item]]]:
-    """Return what kind of archive a path names, and what finds the images in it."""
-    return ("zip", items_from_zip) if path.lower().endswith(ZIPS) else ("tar", items_from_tar)
+def _kind(path: str) -> Kind:
+    return "zip" if path.lower().endswith(ZIPS) else "tar"
 
 
-def items_from_archive(
-    path: str, *, all_files: bool, passed_over: Counter[str] | None
-) -> Iterator[Item]:
+def _in_archive(path: str, *, all_files: bool, passed_over: Counter[str] | None) -> Iterator[Item]:
     """Yield the images of a tar or zip; of one that holds none, an item with that for an error."""
-    kind, items = _archive(path)
+    kind = _kind(path)
     counts = Counter[str]() if passed_over is None else passed_over
     before = counts.copy()
     found = False
-    for item in items(path, all_files=all_files, passed_over=counts):
+    for item in items_from_archive(path, kind, all_files=all_files, passed_over=counts):
         found = True
         yield item
     if not found:
@@ -168,45 +160,3 @@ def _unlisted(e: OSError | None) -> ImageError | None:
         return None
     code = "permission" if isinstance(e, PermissionError) else "missing"
     return ImageError(code, f"cannot be listed: {e.strerror}")
-
-
-def _listed(stdin: BinaryIO, *, null: bool) -> Iterator[Item]:
-    number = 0
-    try:
-        for number, line in enumerate(_lines(stdin, b"\0" if null else b"\n"), 1):
-            name = line if null else _name_in(line, first=number == 1)
-            if name:
-                yield item_from_name(name, f"-:{number}")
-    except OSError as e:
-        words = f"the list on stdin cannot be read ({e.strerror})"
-        if not number:
-            raise UsageError(words) from e
-        yield Item(f"-:{number + 1}", error=ImageError("truncated", words))
-
-
-def _name_in(line: bytes, *, first: bool) -> bytes:
-    if first:
-        line = line.removeprefix(b"\xef\xbb\xbf")
-        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UsageError("the list on stdin is UTF-16; it has to be UTF-8 (iconv -f UTF-16)")
-        if b"\0" in line:
-            raise UsageError("the list on stdin is NUL-separated; add -0")
-    return line.removesuffix(b"\r")
-
-
-def _lines(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
-    """Yield the lines as they come, one over LONGEST bytes cut, to more than LONGEST."""
-    rest = b""
-    while block := _block(stdin.fileno()):
-        *lines, rest = (rest + block).split(end)
-        yield from lines
-        rest = rest[: LONGEST + 1]
-    yield rest
-
-
-def _block(descriptor: int) -> bytes:
-    while True:
-        try:
-            return os.read(descriptor, 2**16)
-        except BlockingIOError:  # another program has made it so
-            select.select([descriptor], [], [])

@@ -5,8 +5,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from enum import Enum
+from collections.abc import Iterator
 from pathlib import Path
 
 from vit_engine.sources.signatures import EXTENSIONS, HEAD, UNREAD, is_image, unread_format
@@ -16,12 +15,6 @@ WILD = re.compile(r"[*?]|\[!?+\]?+[^]/]*+\]")
 
 Found = tuple[str, OSError | None]
 """A file, or a folder (with a slash at its end) and why it cannot be listed."""
-
-
-class _Kind(Enum):
-    FILE = "file"
-    FOLDER = "folder"
-    LINK = "link to a folder"
 
 
 def is_pattern(source: str) -> bool:
@@ -58,7 +51,8 @@ def walked(
             names, error = _entries(path)
             if error is not None:
                 yield path, error
-            stack.append(_below(path, names, follow_links=follow_links))
+            below = [path + name for name, is_link in names if follow_links or not is_link]
+            stack.append(iter(below))
         else:
             wanted, unread = _by_content(path) if all_files else by_name(path)
             reason = why_passed_over(path[len(top) :], wanted=wanted, unread=unread)
@@ -103,41 +97,23 @@ def no_image(place: str, *, all_files: bool, passed_over: Counter[str]) -> str:
     return f"no {kinds} in this {place}{more}{also}"
 
 
-def _entries(folder: str) -> tuple[list[tuple[str, _Kind]], OSError | None]:
-    """Return a folder's names sorted, a folder's as if it ended with a slash, and what went wrong.
+def _entries(folder: str) -> tuple[list[tuple[str, bool]], OSError | None]:
+    """Return a folder's names, and what went wrong; a name with a slash at its end is a folder's.
 
-    The one list that is held whole: the names of one folder. Sorted, since a resumed run must meet
-    the same order.
+    With each comes whether it is a link to a folder. The one list that is held whole: the names of
+    one folder. Sorted, since a resumed run must meet the same order.
     """
     names = []
     failure = None
     try:
         with os.scandir(folder or ".") as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    kind = _Kind.FOLDER
-                elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
-                    kind = _Kind.LINK
-                else:
-                    kind = _Kind.FILE
-                names.append((entry.name, kind))
+                is_link = entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
+                is_folder = is_link or entry.is_dir(follow_symlinks=False)
+                names.append((entry.name + "/" * is_folder, is_link))
     except OSError as e:
         failure = e
-    names.sort(key=_order)
-    return names, failure
-
-
-def _order(entry: tuple[str, _Kind]) -> str:
-    name, kind = entry
-    return name if kind is _Kind.FILE else name + "/"
-
-
-def _below(folder: str, names: Iterable[tuple[str, _Kind]], *, follow_links: bool) -> Iterator[str]:
-    return (
-        folder + _order((name, kind))
-        for name, kind in names
-        if follow_links or kind is not _Kind.LINK
-    )
+    return sorted(names), failure
 
 
 def _by_content(path: str) -> tuple[bool, str | None]:
@@ -155,94 +131,64 @@ def globbed(pattern: str) -> Iterator[Found]:
     """Yield the files that match, and folders that fail; `**` stands for any folders, or none.
 
     Depth first, each folder sorted and searched once, whichever parts of the pattern it may match.
-    `**` follows no links.
+    `**` follows no links. Not by `glob`, which is silent about a folder that cannot be listed.
     """
     if "\0" in pattern:  # no name has one
         return
     first, *rest = pattern.split("/")
-    parts = [_Part(part) for part in (first, *rest) if part]
-    parts = [p for i, p in enumerate(parts) if not (i and p.is_any and parts[i - 1].is_any)]
+    parts = [part for part in (first, *rest) if part]
+    parts = [p for i, p in enumerate(parts) if not (i and p == parts[i - 1] == "**")]
     # A folder goes with the places in the pattern that what is in it may match.
-    top: tuple[str, _Places | None] = ("" if first else "/", _with_none(parts, {0}))
-    stack = [iter((top,))]
+    stack = [iter([("" if first else "/", _with_none(parts, {0}))])]
     while stack:
-        found = next(stack[-1], None)
-        if found is None:
+        path, places = next(stack[-1], (None, set[int]()))
+        if path is None:
             stack.pop()
-            continue
-        folder, places = found
-        if places is None:
-            yield folder, None
-            continue
-        names, error = _candidates(folder, [parts[i] for i in places])
-        if error is not None:
-            yield folder or "./", error
-        stack.append(_matched(folder, names, parts, places))
-
-
-class _Part:
-    """What stands between two slashes of a pattern."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.is_any = text == "**"
-        self.is_wild = WILD.search(text) is not None
-        self._match = re.compile(fnmatch.translate("*" if self.is_any else text)).match
-
-    def matches(self, name: str) -> bool:
-        """Tell whether a name fits; a dot at its start must be asked for."""
-        if not self.is_wild:
-            return name == self.text
-        hidden = name.startswith(".") and not self.text.startswith(".")
-        return not hidden and self._match(name) is not None
-
-
-_Places = frozenset[int]
-
-
-def _with_none(parts: list[_Part], places: set[int]) -> _Places:
-    """Add the place after each `**`, which may stand for no folder at all."""
-    return frozenset(places | {i + 1 for i in places if parts[i].is_any and i + 1 < len(parts)})
-
-
-def _candidates(folder: str, parts: list[_Part]) -> tuple[list[tuple[str, _Kind]], OSError | None]:
-    """Return a folder's names that may match; for literal parts alone it need not be listed."""
-    names: dict[str, _Kind] = {}
-    failure = None
-    if any(part.is_wild for part in parts):
-        listed, failure = _entries(folder)
-        names.update(listed)
-    for part in parts:
-        if not part.is_wild and part.text not in names:  # also .. and . which are not listed
-            path = folder + part.text
-            try:
-                status = os.lstat(path)
-            except PermissionError as e:
-                failure = failure or e
-                continue
-            except OSError:  # there is no such name
-                continue
-            linked = stat.S_ISLNK(status.st_mode)
-            if stat.S_ISDIR(status.st_mode):
-                names[part.text] = _Kind.FOLDER
+        elif path and not path.endswith("/"):
+            yield path, None
+        else:
+            if any(WILD.search(parts[i]) for i in places):
+                names, error = _entries(path)
             else:
-                is_folder = linked and os.path.isdir(path)  # noqa: PTH112
-                names[part.text] = _Kind.LINK if is_folder else _Kind.FILE
-    return sorted(names.items(), key=_order), failure
+                names, error = _entry(path, parts[min(places)])
+            if error is not None:
+                yield path or "./", error
+            stack.append(_matched(path, names, parts, places))
+
+
+def _entry(folder: str, name: str) -> tuple[list[tuple[str, bool]], OSError | None]:
+    """Return a name as `_entries` does, without listing the folder: it may be `..`."""
+    try:
+        os.lstat(folder + name)
+    except PermissionError as e:
+        return [], e
+    except OSError:  # there is no such name
+        return [], None
+    return [(name + "/" * os.path.isdir(folder + name), False)], None  # noqa: PTH112
+
+
+def _with_none(parts: list[str], places: set[int]) -> set[int]:
+    """Add the place after each `**`, which may stand for no folder at all."""
+    return (places | {i + 1 for i in places if parts[i] == "**"}) - {len(parts)}
 
 
 def _matched(
-    folder: str, names: Iterable[tuple[str, _Kind]], parts: list[_Part], places: _Places
-) -> Iterator[tuple[str, _Places | None]]:
+    folder: str, names: list[tuple[str, bool]], parts: list[str], places: set[int]
+) -> Iterator[tuple[str, set[int]]]:
     """Yield the files that match the whole pattern, and folders with the places they lead to."""
     last = len(parts) - 1
-    for name, kind in names:
-        fitting = {i for i in places if parts[i].matches(name)}
-        if kind is _Kind.FILE:
+    for name, is_link in names:
+        fitting = {i for i in places if _fits(name.removesuffix("/"), parts[i])}
+        if not name.endswith("/"):
             if last in fitting:
-                yield folder + name, None
+                yield folder + name, set()
             continue
-        deeper = {i for i in fitting if parts[i].is_any and kind is _Kind.FOLDER}
-        deeper |= {i + 1 for i in fitting if not parts[i].is_any and i < last}
+        deeper = {i for i in fitting if parts[i] == "**" and not is_link}
+        deeper |= {i + 1 for i in fitting if parts[i] != "**" and i < last}
         if deeper:
-            yield f"{folder}{name}/", _with_none(parts, deeper)
+            yield folder + name, _with_none(parts, deeper)
+
+
+def _fits(name: str, part: str) -> bool:
+    """Tell whether a name fits a part of a pattern; a dot at its start must be asked for."""
+    return fnmatch.fnmatchcase(name, part) and (part.startswith(".") or not name.startswith("."))

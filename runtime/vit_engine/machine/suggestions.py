@@ -6,7 +6,7 @@ from itertools import islice
 
 from vit_engine.errors import printable
 
-_MOST_NAMES = 10_000  # of a folder, among which one that was meant is looked for
+_MAX_NAMES = 10_000  # of a folder, among which one that was meant is looked for
 
 
 def did_you_mean(path: str, *, ending: str = "") -> str:
@@ -15,13 +15,11 @@ def did_you_mean(path: str, *, ending: str = "") -> str:
     A name without an `ending` that others in its folder have may mean one with it.
     """
     folder, name = os.path.split(path.rstrip("/"))
-    if folder and not os.path.isdir(folder):  # noqa: PTH112
-        ending = ""  # it is the folder that is not there
     while folder and not os.path.isdir(folder):  # noqa: PTH112  a Path would tidy the spelling
-        folder, name = os.path.split(folder)
+        (folder, name), ending = os.path.split(folder), ""  # it is the folder that is not there
     try:
         with os.scandir(folder or ".") as entries:
-            names = [entry.name for entry in islice(entries, _MOST_NAMES)]
+            names = [entry.name for entry in islice(entries, _MAX_NAMES)]
     except OSError:
         return ""
     # By what comes before the ending: of two short names it would be most of what is alike.

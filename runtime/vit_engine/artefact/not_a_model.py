@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from vit_engine.errors import printable
-from vit_engine.near_names import did_you_mean
+from vit_engine.machine.suggestions import did_you_mean
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
 _ID = re.compile(r"(hf:)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
