@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from support import ROOT, Run
-from vit_engine.artefact.contract import Output
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.classifier import LabelledBatch
 from vit_engine.errors import UsageError
 from vit_engine.evaluation.evaluation import Evaluation
 from vit_engine.evaluation.truth import Truth, truth_from_name
-from vit_engine.outputs.prediction import Prediction
-from vit_engine.outputs.scores import Score
+from vit_engine.outputs.prediction import Prediction, Score
+from vit_engine.outputs.scores import Scores
 
 LABELS = ("tabby, tabby cat", "crane", "crane", "Egyptian cat", "7")
 EXAMPLES = sorted((ROOT / "examples").iterdir())
@@ -163,7 +162,7 @@ def test_the_numbers_are_those_of_numpy() -> None:
     labels = [f"c{i}" for i in range(classes)]
     true = rng.integers(0, classes, n)
     evaluation = Evaluation(
-        Truth(_Known(), None), Output("logits", tuple(labels), "softmax"), thumbnails=False
+        Truth(_Known(), None), Scores(tuple(labels), "softmax"), thumbnails=False
     )
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     best = logits.argmax(1)

@@ -20,10 +20,9 @@ from transformers import (
     ViTModel,
 )
 
-from vit_engine.artefact.contract import Output
 from vit_engine.errors import CheckpointError, UsageError
 from vit_engine.images.preprocess import pixels_from_image
-from vit_engine.outputs.scores import Selection, best_scores
+from vit_engine.outputs.scores import ScoreOptions, Scores
 from vit_export.checkpoints.checkpoint import load
 from vit_export.checkpoints.configs.labels import labels_from_config, score_from_config
 from vit_export.families.form import Form
@@ -224,10 +223,11 @@ def test_scores_are_those_of_the_pipeline(labels, problem):
     rows = ImageClassificationPipeline.postprocess(asked, {"logits": logits})
     names = labels_from_config(config.to_dict() | {"id2label": None, "num_labels": labels})
     kind = score_from_config(config.to_dict(), labels)
-    output = Output("logits", names, kind)
-    (ours,) = best_scores(logits.numpy(), output, Selection(labels, None))
-    assert [score.label for score in ours] == [row["label"] for row in rows]
-    np.testing.assert_allclose([s.score for s in ours], [row["score"] for row in rows], rtol=1e-6)
+    output = Scores(names, kind)
+    (ours,) = output.results(logits.numpy(), output.selection(ScoreOptions()))
+    assert [score.label for score in ours.topk] == [row["label"] for row in rows]
+    scores = [score.score for score in ours.topk]
+    np.testing.assert_allclose(scores, [row["score"] for row in rows], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import feed_from_pixels
+from vit_engine.options import DEFAULTS
 from vit_engine.providers.cuda import CUDA
 from vit_engine.providers.provider import Request
 from vit_engine.providers.sessions import open_session
@@ -137,7 +138,7 @@ def test_openvino_computes_the_same(checkpoint: Checkpoint, tmp_path: Path) -> N
     np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * float(np.ptp(expected)))
 
 
-@pytest.mark.skipif(bool(CUDA.obstacle(0, None)), reason="no GPU that ONNX Runtime can use here")
+@pytest.mark.skipif(bool(CUDA.obstacle(DEFAULTS)), reason="no GPU that ONNX Runtime can use here")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_cuda_computes_the_same(
     checkpoint: Checkpoint, tmp_path: Path, precision: Precision

@@ -76,7 +76,7 @@ def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     with Engine.open(path, provider="cpu") as engine:
         found = engine.run(pixels)
         alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(8)])
-    parity = parity_from_logits(found, expected, "softmax")
+    parity = parity_from_logits(found, expected, checkpoint.output)
     with capsys.disabled():
         print(
             f"\nDeiT-Tiny int8: agreement {parity.agreement:.1%}, "

@@ -23,6 +23,7 @@ RUNTIME = (
     "classifier",
     "engine",
     "providers",
+    "options",
     "images",
     "sources",
     "outputs",
@@ -52,7 +53,7 @@ EXPORTER = (
 """The same of vit_export."""
 
 SEEN_BY_THE_EXPORTER = {
-    *("artefact", "engine", "errors", "images", "outputs", "sources"),
+    *("artefact", "engine", "errors", "images", "options", "outputs", "sources"),
     "cli",  # what command lines share
     "machine.atomic",
     "machine.installation",  # what to type for an extra

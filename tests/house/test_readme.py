@@ -18,7 +18,8 @@ from support.loopback_hub import serving
 from support.running_server import running
 from vit_engine.commands.diagnosis import advice_for
 from vit_engine.machine.processor import Cpu
-from vit_engine.rows.formats import COLUMNS
+from vit_engine.outputs.scores import Scores
+from vit_engine.rows.formats import columns_of
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL
 from vit_export.families.timm.architectures import ARCHITECTURES
 
@@ -151,7 +152,7 @@ def test_the_outputs_shown_are_those_that_come(sandbox) -> None:
 
 def test_the_row_is_a_row() -> None:
     (row,) = (json.loads(s) for s in snippets("infer.md", "json"))
-    assert tuple(row) == COLUMNS
+    assert tuple(row) == columns_of(Scores(("cat",), "softmax"))
 
 
 def test_the_version_and_the_count_of_architectures_are_those_of_today() -> None:

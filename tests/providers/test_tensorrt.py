@@ -16,6 +16,7 @@ from support import wait_until, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import ParityError, ProviderError
 from vit_engine.machine import libraries, nvidia
+from vit_engine.options import EngineOptions
 from vit_engine.providers import engine_cache, tensorrt
 from vit_engine.providers.cpu import PlainSession, open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
@@ -50,7 +51,7 @@ def exported(folder: Path, path: Path, *, precision: str = "fp32", io: str = "ui
 
 
 def request_for(path: Path, device: int = 0) -> Request:
-    return Request(path, read_contract(path), device)
+    return Request(path, read_contract(path), EngineOptions(device=device))
 
 
 def key(path: Path, largest: int = 8, gpu: nvidia.Gpu = GPU, driver: str = "580.95") -> str:

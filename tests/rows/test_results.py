@@ -19,8 +19,8 @@ from support import ROOT, Run
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.commands.infer import main
 from vit_engine.errors import UsageError, WriteError
-from vit_engine.outputs.prediction import Prediction
-from vit_engine.outputs.scores import Score
+from vit_engine.outputs.prediction import Prediction, Score
+from vit_engine.outputs.scores import Scores
 from vit_engine.rows import partial_state
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
 from vit_engine.rows.file_output import FileOutput
@@ -29,6 +29,7 @@ from vit_engine.rows.partial_state import PartialState
 from vit_engine.rows.target import Target, target_from_path
 from vit_engine.sources.item import Item
 
+SCORES = Scores(("cat",), "softmax")
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 STAR = next(path for path in EXAMPLES if path.name == "star-01.png")
 IS_ROOT = os.geteuid() == 0
@@ -239,7 +240,7 @@ def test_what_comes_there_while_a_run_goes_on_is_safe_too(tmp_path: Path) -> Non
     place = target(tmp_path / "rows.csv")
     with (
         pytest.raises(UsageError, match=r"not recognised .*rows.csv.partial keeps .* --resume"),
-        FileOutput(place, format_from_name("csv")) as output,
+        FileOutput(place, format_from_name("csv", SCORES)) as output,
     ):
         for _ in output.begin(iter(ITEMS), lambda: SAME):
             pass
@@ -466,13 +467,13 @@ def target(path: Path, *, overwrite: bool = False) -> Target:
 
 def rows_in(form: str) -> bytes:
     """The rows as they are written without an interruption."""
-    found = format_from_name(form)
+    found = format_from_name(form, SCORES)
     return found.header + b"".join(map(found.line, ROWS))
 
 
 def labelled(place: Target, form: str = "jsonl", *, resume: bool = False) -> bytes:
     """Do a run, or the rest of one; return what is then in the file."""
-    with FileOutput(place, format_from_name(form), resume=resume) as output:
+    with FileOutput(place, format_from_name(form, SCORES), resume=resume) as output:
         left = list(output.begin(iter(ITEMS), lambda: SAME))
         output.write(ROWS[len(ROWS) - len(left) :])
         assert output.finish() == ""
@@ -482,7 +483,7 @@ def labelled(place: Target, form: str = "jsonl", *, resume: bool = False) -> byt
 def broken_off(path: Path, form: str = "jsonl", rows: int = KEPT) -> Target:
     """A run that ended after some rows."""
     place = target(path)
-    with FileOutput(place, format_from_name(form)) as output:
+    with FileOutput(place, format_from_name(form, SCORES)) as output:
         output.begin(iter(ITEMS), lambda: SAME)
         output.write(ROWS[:rows])
     return place
@@ -593,7 +594,7 @@ def test_a_partial_file_that_is_another_is_not_resumed(tmp_path: Path, change: s
 def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
     place = target(tmp_path / "rows.jsonl")
     with (
-        FileOutput(place, format_from_name("jsonl")),
+        FileOutput(place, format_from_name("jsonl", SCORES)),
         pytest.raises(UsageError, match="another vit-infer is writing to it"),
     ):
         labelled(place)
@@ -749,7 +750,7 @@ def test_a_disk_that_fills_up_keeps_whole_rows_and_nothing_else(tmp_path: Path) 
     place = target(tmp_path / "rows.csv")
     with (
         pytest.raises(WriteError, match=r"rows.csv.partial keeps what was written"),
-        FileOutput(place, format_from_name("csv")) as output,
+        FileOutput(place, format_from_name("csv", SCORES)) as output,
     ):
         output.begin(iter(ITEMS), lambda: SAME)
         output.write(ROWS[:KEPT])
@@ -765,7 +766,7 @@ def test_a_disk_that_fills_up_keeps_whole_rows_and_nothing_else(tmp_path: Path) 
 def test_a_disk_too_full_for_parquet_keeps_the_rows_for_later(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     place = target(tmp_path / "rows.parquet")
-    form = format_from_name("parquet")
+    form = format_from_name("parquet", SCORES)
     with pytest.raises(WriteError, match="--resume"), FileOutput(place, form) as output:
         output.begin(iter(ITEMS), lambda: SAME)
         output.write(ROWS)

@@ -2,8 +2,11 @@
 
 import os
 import time
+from typing import Any
 
+from vit_engine.images import decoder_process
 from vit_engine.machine.worker import Channel
+from vit_engine.sources.item import Item
 
 
 def echo(channel: Channel) -> None:
@@ -29,6 +32,22 @@ def echo(channel: Channel) -> None:
 def hang(channel: Channel) -> None:
     """Answer nothing."""
     time.sleep(60)
+
+
+def decode_hostile(channel: Channel) -> None:
+    """Decode as a decoder process does, but for two images that bring it down."""
+    decode = decoder_process.image_from_item
+
+    def decode_or_not(item: Item, **options: Any) -> Any:
+        match item.data:
+            case b"crash":
+                os.abort()
+            case b"hang":
+                time.sleep(60)
+        return decode(item, **options)
+
+    decoder_process.image_from_item = decode_or_not
+    decoder_process.serve(channel)
 
 
 def abort(channel: Channel) -> None:

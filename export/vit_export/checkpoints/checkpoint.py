@@ -8,6 +8,8 @@ from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing, ScoreKind
 from vit_engine.errors import CheckpointError, UsageError, printable
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints import hub
 from vit_export.checkpoints.configs.labels import labels_from_config, score_from_config
 from vit_export.checkpoints.configs.preprocessor import preprocessing_from_config, processor_config
@@ -49,6 +51,11 @@ class Checkpoint:
     score: ScoreKind  # how logits become scores
     tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name, all that `form` has
     asks_to_interpolate: bool  # whether transformers must be told that images have another size
+
+    @property
+    def output(self) -> OutputKind:
+        """The kind of output that the model gives."""
+        return Scores(self.labels, self.score)
 
 
 def load(

@@ -1,21 +1,17 @@
 """vit-doctor: what this machine can run, and the line to paste for what it cannot."""
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import get_args
 
 from vit_engine.artefact import metadata
 from vit_engine.cli import ending
 from vit_engine.cli.arguments import Parser, whole_number
-from vit_engine.commands.diagnosis import Report, examine, try_provider
+from vit_engine.commands.diagnosis import Report, examine
 from vit_engine.errors import MachineError
 from vit_engine.machine import processor
 from vit_engine.machine.nvidia import Driver
-from vit_engine.providers.provider import Compute
-from vit_engine.providers.table import PROVIDERS
 
 
 def main() -> int:
@@ -37,17 +33,9 @@ def main() -> int:
         metavar="N",
         help="GPU to try (default %(default)s)",
     )
-    parser.add_argument("--trial", choices=PROVIDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--compute", choices=get_args(Compute), help=argparse.SUPPRESS)
     arguments = parser.parse()
 
     def body() -> int:
-        if arguments.trial:
-            tried = try_provider(
-                arguments.model, arguments.trial, arguments.device, arguments.compute
-            )
-            json.dump(asdict(tried), sys.stdout)
-            return 0
         metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
         report = examine(arguments.model, arguments.device)
         if arguments.json:

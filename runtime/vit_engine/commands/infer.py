@@ -13,7 +13,7 @@ from shutil import get_terminal_size
 
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract, Identity
-from vit_engine.artefact.description import description_of, short_labels
+from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.cli import ending
@@ -29,13 +29,13 @@ from vit_engine.images.decoder_process import Task
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine import processor
 from vit_engine.machine.atomic import remove_empty
-from vit_engine.outputs.scores import selection_from_options
+from vit_engine.outputs.kinds import OutputKind, output_from_contract
+from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet
 from vit_engine.rows.formats import FORMATS, are_rows, format_from_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.partial_state import Run
 from vit_engine.rows.target import Target, target_from_path
-from vit_engine.rows.text_table import Table
 from vit_engine.sources.find import check_present, items_from_sources
 from vit_engine.sources.item import Item
 
@@ -104,12 +104,13 @@ def _label(
         read[arguments.truth] = "the truth"
     check_apart(targets, read, arguments.sources, find)
     items = apart(_finder(arguments, passed_over)(arguments.sources), targets)
-    with interrupts() as interrupt, _output(arguments, form, rows) as output:
-        # Before the model is opened, which takes seconds: whether a score can reach the threshold.
-        model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
-        selection_from_options(model, top_k=arguments.top_k, threshold=arguments.threshold)
+    # Before the model is opened, which takes seconds: whether a score can reach the threshold.
+    contract = metadata.read_contract(metadata.path_from_name(arguments.model))
+    kind = output_from_contract(contract.output)
+    selection = kind.selection(ScoreOptions(arguments.top_k, arguments.threshold))
+    with interrupts() as interrupt, _output(arguments, form, kind, rows) as output:
         with _loaded(arguments) as vit, _findings(arguments, vit.contract) as findings:
-            items = output.begin(items, lambda: _run(arguments, form, vit))
+            items = output.begin(items, lambda: _run(arguments, form, vit, selection))
             progress = Progress(done=output.done, failed=output.failed)
             watched = sys.stderr.isatty() and not arguments.quiet
             if watched and "-" not in arguments.sources:  # stdin can be read only once
@@ -204,11 +205,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         top_k=arguments.top_k,
         threshold=arguments.threshold,
         workers=Workers(
-            provider=arguments.provider,
-            actors=arguments.ray_actors,
-            gpus=arguments.ray_gpus,
-            threads=arguments.threads,
-            max_batch=arguments.batch,
+            engine_settings(arguments), actors=arguments.ray_actors, gpus=arguments.ray_gpus
         ),
         resume=arguments.resume,
         timeout=arguments.timeout,
@@ -242,10 +239,7 @@ def _finder(
 
 
 def _loaded(arguments: argparse.Namespace) -> Classifier:
-    return Classifier.load(
-        arguments.model,
-        **engine_settings(arguments),
-    )
+    return Classifier.load(arguments.model, engine_settings(arguments))
 
 
 def _stream(
@@ -299,23 +293,18 @@ def _targets(
             remove_empty(target.made if target else ())
 
 
-def _output(arguments: argparse.Namespace, form: str, rows: Target | None) -> Output:
-    table = _table(arguments) if form == "table" else Table()
-    return output_to(
-        rows or arguments.output, format_from_name(form, table), resume=arguments.resume
-    )
-
-
-def _table(arguments: argparse.Namespace) -> Table:
-    """Return how rows are laid out: a terminal has a width, and colours unless NO_COLOR is set."""
-    model = metadata.read_contract(metadata.path_from_name(arguments.model)).output
+def _output(
+    arguments: argparse.Namespace, form: str, kind: OutputKind, rows: Target | None
+) -> Output:
+    """Open what rows go to; a terminal has a width, and colours unless NO_COLOR is set."""
     shown = arguments.output is None and sys.stdout.isatty()
-    return Table(
-        short_labels(model.labels),
-        score=model.score,
+    form_of_rows = format_from_name(
+        form,
+        kind,
         width=get_terminal_size().columns if shown else None,
         colour=shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
     )
+    return output_to(rows or arguments.output, form_of_rows, resume=arguments.resume)
 
 
 def _write_sheet(sheet: ContactSheet, page: Target, sections: Sequence[Section]) -> str:
@@ -334,7 +323,7 @@ def _findings(
         truth=arguments.truth,
         other=arguments.against,
         thumbnails=arguments.html is not None,
-        **engine_settings(arguments),
+        options=engine_settings(arguments),
     )
 
 
@@ -346,15 +335,12 @@ def _write_report(findings: Findings, report: Target, identity: Identity) -> str
     return report.told(place)
 
 
-def _run(arguments: argparse.Namespace, form: str, vit: Classifier) -> Run:
+def _run(arguments: argparse.Namespace, form: str, vit: Classifier, selection: Selection) -> Run:
     """Return what the rows of this run depend on: what was resolved, where options leave it open.
 
     Scores move by rounding with the provider and the batch, and not with the number of threads:
     ONNX Runtime shares out the columns and rows of a product, and sums each element in one piece.
     """
-    selection = selection_from_options(
-        vit.contract.output, top_k=arguments.top_k, threshold=arguments.threshold
-    )
     with metadata.path_from_name(arguments.model).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Run(

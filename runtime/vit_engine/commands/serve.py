@@ -33,7 +33,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     app = application(
         *arguments.models,
         settings=serve_options.settings_from(arguments),
-        **engine_settings(arguments),
+        options=engine_settings(arguments),
     )
     # An address that is taken is told at once, before the models, which take seconds.
     with listener.bound(arguments.host, arguments.port) as listening:

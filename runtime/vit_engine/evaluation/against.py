@@ -13,7 +13,8 @@ from vit_engine.classifier import LabelledBatch
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
 from vit_engine.evaluation.evaluation import MOST_SHOWN
-from vit_engine.outputs.scores import scores_from_logits
+from vit_engine.options import DEFAULTS, EngineOptions
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.rows.contact_sheet import thumbnail
 
 PYTORCH = "pytorch:"
@@ -30,7 +31,7 @@ class Against:
 
     def __init__(self, name: str, other: Other, contract: Contract, *, thumbnails: bool) -> None:
         self.name, self._other, self._thumbnails = name, other, thumbnails
-        self._labels, self._kind = contract.output.labels, contract.output.score
+        self._labels, self._kind = contract.output.labels, output_from_contract(contract.output)
         self.images = self.same = 0
         self._largest, self._sum, self._low, self._high = 0.0, 0.0, np.inf, -np.inf
         self.flips: list[dict[str, Any]] = []
@@ -71,7 +72,7 @@ class Against:
                     self.pictures.append(thumbnail(pixels))
 
     def _score(self, logits: NDArray[np.float32], index: int) -> float:
-        return float(scores_from_logits(logits[None], self._kind)[0, index])
+        return float(self._kind.scores(logits[None])[0, index])
 
     def report(self) -> dict[str, Any]:
         """Return all that was found, as it goes into JSON."""
@@ -101,11 +102,13 @@ class Against:
 
 
 @contextmanager
-def opened(name: str, contract: Contract, *, thumbnails: bool, **options: Any) -> Iterator[Against]:
+def opened(
+    name: str, contract: Contract, *, thumbnails: bool, options: EngineOptions = DEFAULTS
+) -> Iterator[Against]:
     """Open the model that `--against` names, beside one of this contract.
 
-    `options` are those of Engine.open. UsageError where the two cannot be compared: their input or
-    their labels differ. MachineError where PyTorch is asked for and not installed.
+    UsageError where the two cannot be compared: their input or their labels differ. MachineError
+    where PyTorch is asked for and not installed.
     """
     if name.startswith(PYTORCH):
         try:
@@ -120,7 +123,7 @@ def opened(name: str, contract: Contract, *, thumbnails: bool, **options: Any) -
         _check_labels(name, labels, contract)
         yield Against(name, run, contract, thumbnails=thumbnails)
         return
-    with Engine.open(name, **options) as engine:
+    with Engine.open(name, options) as engine:
         theirs = engine.contract
         if _geometry(theirs) != _geometry(contract):
             raise UsageError(

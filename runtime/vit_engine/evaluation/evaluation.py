@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.artefact.contract import Output
 from vit_engine.classifier import LabelledBatch
 from vit_engine.errors import UsageError, printable
 from vit_engine.evaluation.truth import Truth
-from vit_engine.outputs.scores import scores_from_logits
+from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import thumbnail
 
 TOP = 5
@@ -64,14 +63,14 @@ class Kept:
 class Evaluation:
     """Takes a run's batches as they come, and holds their labels against the truth."""
 
-    def __init__(self, truth: Truth, output: Output, *, thumbnails: bool) -> None:
-        if output.score == "none":
+    def __init__(self, truth: Truth, output: Scores, *, thumbnails: bool) -> None:
+        if output.function == "none":
             raise UsageError(
                 "--truth is for classes, and this model gives the values of a regression; leave "
                 "it out"
             )
         self.truth, self._thumbnails = truth, thumbnails
-        self._labels, self._score = output.labels, output.score
+        self._labels, self._output = output.labels, output
         self.images = self.right = self.among_top = self.failed = self.without_truth = 0
         self._of_class: Counter[int] = Counter()
         self._right_of: Counter[int] = Counter()
@@ -91,7 +90,7 @@ class Evaluation:
             elif prediction.error is not None or logits is None:
                 self.failed += 1
             else:
-                scores = scores_from_logits(logits[None], self._score)[0]
+                scores = self._output.scores(logits[None])[0]
                 index = int(logits.argmax())  # whatever threshold the rows have
                 self._count(truth, index, float(scores[index]), logits)
                 if index != truth:

@@ -12,6 +12,8 @@ from vit_engine.evaluation.against import Against, opened
 from vit_engine.evaluation.evaluation import Evaluation, Mistake
 from vit_engine.evaluation.truth import truth_from_name
 from vit_engine.machine.atomic import write_whole
+from vit_engine.options import DEFAULTS, EngineOptions
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.rows.contact_sheet import Section
 
 _KIND = "vit-infer report"
@@ -66,13 +68,18 @@ class Findings:
 
 @contextmanager
 def findings_of(
-    contract: Contract, *, truth: str | None, other: str | None, thumbnails: bool, **options: Any
+    contract: Contract,
+    *,
+    truth: str | None,
+    other: str | None,
+    thumbnails: bool,
+    options: EngineOptions = DEFAULTS,
 ) -> Iterator[Findings]:
-    """Read the truth and open the other model, where they are named; `options` are Engine.open's.
+    """Read the truth and open the other model, where they are named.
 
     UsageError for a truth or a model that does not go with one of this contract.
     """
-    evaluation, output = None, contract.output
+    evaluation, output = None, output_from_contract(contract.output)
     if truth is not None:
         evaluation = Evaluation(
             truth_from_name(truth, output.labels), output, thumbnails=thumbnails
@@ -80,7 +87,7 @@ def findings_of(
     if other is None:
         yield Findings(evaluation, None)
         return
-    with opened(other, contract, thumbnails=thumbnails, **options) as second:
+    with opened(other, contract, thumbnails=thumbnails, options=options) as second:
         yield Findings(evaluation, second)
 
 

@@ -174,7 +174,10 @@ def run(serve: Callable[[Channel], None], requests: int, answers: int, memory: i
 
 
 def _write(descriptor: int, message: bytes) -> None:
-    for part in (_SIZE.pack(len(message)), message):
-        left = memoryview(part)
+    head = _SIZE.pack(len(message))
+    written = os.writev(descriptor, (head, message))
+    for part in (head, message):
+        left = memoryview(part)[written:]
+        written = max(0, written - len(part))
         while left:
             left = left[os.write(descriptor, left) :]

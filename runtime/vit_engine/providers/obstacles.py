@@ -60,6 +60,17 @@ def provider_library(provider: str) -> Path:
     return folder / f"libonnxruntime_providers_{provider}.so"
 
 
+def cuda_version() -> int:
+    """Return the major version of CUDA that ONNX Runtime is built for, 0 for none."""
+    return int(import_onnxruntime().cuda_version.partition(".")[0] or 0)
+
+
+def linked_to(*providers: str) -> list[str]:
+    """Return NVIDIA's libraries that some of ONNX Runtime's providers are linked to."""
+    cuda = cuda_version()
+    return [name for p in providers for name in libraries.linked(p, cuda)] if cuda else []
+
+
 def nvidia_obstacle(
     execution_provider: str, *, extra: str, linked: tuple[str, ...], device: int
 ) -> Obstacle | None:
@@ -78,14 +89,13 @@ def nvidia_obstacle(
         if not nvidia.has_gpu():
             return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU + pip_install(extra))
         return Obstacle(reason, reinstall(owners, extra))
-    try:  # in an order to load them in, each once
-        names = [n for p in linked for n in libraries.wanted(provider_library(p))]
-    except libraries.UnreadableError as e:
-        owners = distributions()
-        return Obstacle(f"{e}, a part of {' and '.join(owners)}", reinstall(owners, extra))
-    wanted = list(dict.fromkeys(names))
-    cuda = max((int(n.rpartition(".")[2]) for n in wanted if n.startswith("libcudart")), default=0)
-    found = _driver_obstacle(cuda, device, extra) or _library_obstacle(wanted)
+    for library in map(provider_library, linked):
+        if not library.is_file():
+            owners = distributions()
+            reason = f"{library.name} is missing, a part of {' and '.join(owners)}"
+            return Obstacle(reason, reinstall(owners, extra))
+    cuda = cuda_version()
+    found = _driver_obstacle(cuda, device, extra) or _library_obstacle(linked_to(*linked))
     if found is None:
         for name in (*OPTIONAL_LIBRARIES, f"libnvrtc.so.{cuda}"):
             libraries.load(name)

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import logging
 import sys
 import time
 
@@ -12,18 +11,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vit_engine.server.core.metrics import Metrics
 from vit_engine.server.core.settings import Settings
-from vit_engine.server.http.body import Watched
-from vit_engine.server.http.refusal import CLIENT_LEFT, RefusalError
-
-log = logging.getLogger(__name__)
+from vit_engine.server.http.body import CountingReceive
+from vit_engine.server.http.responses import CLIENT_LEFT, error_response
 
 _LATE = 408
 
-OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
+_OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
 """Paths that ask for no key: probes, the page without its answers, and what can be asked."""
 
 
-class Door:
+class AccessMiddleware:
     """Lets requests in, and counts each of them once when it has ended, however it ends."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
@@ -36,36 +33,36 @@ class Door:
             return
         start = time.monotonic()
         headers = Headers(scope=scope)
-        watched = Watched(receive)
+        body = CountingReceive(receive)
         has_body = "content-length" in headers or "transfer-encoding" in headers
-        status = str(CLIENT_LEFT)
+        status = CLIENT_LEFT
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                if has_body and not watched.ended:
+                status = message["status"]
+                if has_body and not body.ended:
                     # Whoever sends all before he reads is to get the answer; whoever waits to be
                     # asked for the body is not asked, and whoever was late is not waited for.
-                    if "expect" not in headers and message["status"] != _LATE:
-                        await watched.discard(self._settings)
-                    if not watched.ended:
+                    if "expect" not in headers and status != _LATE:
+                        await body.discard(self._settings)
+                    if not body.ended:
                         message["headers"] = [*message["headers"], (b"connection", b"close")]
-                status = str(message["status"])
             await send(message)
 
         try:
-            await self._app(scope, watched, answer)
+            await self._app(scope, body, answer)
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "none")
             seconds = time.monotonic() - start
-            self._metrics.requests.add(route, status)
-            self._metrics.request_seconds.observe(seconds, route)
-            self._metrics.body_bytes.add(by=watched.size)
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._metrics.body_bytes.inc(body.size)
             if self._settings.log_requests:
-                _log(scope, status, seconds, watched.size)
+                _log(scope, status, seconds, body.size)
 
 
-class Keys:
+class ApiKeyMiddleware:
     """Refuses requests without one of the keys, where there are any."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...], metrics: Metrics) -> None:
@@ -77,12 +74,12 @@ class Keys:
         if scope["type"] != "http" or self._passes(scope):
             await self._app(scope, receive, send)
             return
-        self._metrics.refusals.add("key")
-        refusal = RefusalError(401, "key", "a key is needed: Authorization: Bearer KEY")
-        await refusal.response()(scope, receive, send)
+        self._metrics.refusals.labels("key").inc()
+        response = error_response(401, "key", "a key is needed: Authorization: Bearer KEY")
+        await response(scope, receive, send)
 
     def _passes(self, scope: Scope) -> bool:
-        if not self._keys or (scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")):
+        if not self._keys or not needs_key(scope["method"], scope["path"]):
             return True
         headers = Headers(scope=scope)
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -92,11 +89,16 @@ class Keys:
         return bool(sum(hmac.compare_digest(digest, known) for known in self._keys))
 
 
+def needs_key(method: str, path: str) -> bool:
+    """Return whether a request is refused without a key, where keys are asked for."""
+    return path not in _OPEN or method not in ("GET", "HEAD")
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _log(scope: Scope, status: str, seconds: float, size: int) -> None:
+def _log(scope: Scope, status: int, seconds: float, size: int) -> None:
     """Write one line of JSON to stdout: no body, no query, no key."""
     client = scope.get("client")
     line = {
@@ -104,7 +106,7 @@ def _log(scope: Scope, status: str, seconds: float, size: int) -> None:
         "client": client[0] if client else None,
         "method": scope["method"],
         "path": scope["path"][:200],
-        "status": int(status),
+        "status": status,
         "ms": round(seconds * 1e3, 2),
         "bytes": size,
     }
