@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
         if arguments.resume and path.exists():
             result = stored_result.read(path, model) | {"plan": asdict(setting.plan)}
         code = Comparison(
-            setting, model, arguments.data, result, path=path, parts=arguments.only, show=show
+            setting, model, arguments.data, result, path, show, tuple(arguments.only)
         ).run()
     for table in sections(result):
         print(f"\n{table.title}. {table.note}\n{table.text()}")
@@ -168,7 +168,7 @@ def _add(
     setting = replace(setting, plan=plan)
     aside = setting.scratch / "added.json"
     parts = tuple({stage.split()[0] for stage in target["done"]})
-    code = Comparison(setting, model, data, result, path=aside, parts=parts, show=show).run()
+    code = Comparison(setting, model, data, result, aside, show, parts).run()
     if code:
         tell("interrupted: nothing is added")
         return code, target

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,22 +22,17 @@ from comparison.stored_result import store
 PARTS = ("speed", "files", "accuracy", "kernels", "ceilings")
 
 
+@dataclass
 class Comparison:
     """The stages of `parts` that `result` lacks; `show` gets each batch size once it is timed."""
 
-    def __init__(
-        self,
-        setting: Setting,
-        model: Model,
-        data: Path | None,
-        result: Result,
-        *,
-        path: Path,
-        parts: tuple[str, ...] = PARTS,
-        show: Callable[[Result, int], None],
-    ) -> None:
-        self.setting, self.model, self.data = setting, model, data
-        self.result, self.path, self.parts, self.show = result, path, parts, show
+    setting: Setting
+    model: Model
+    data: Path | None
+    result: Result
+    path: Path
+    show: Callable[[Result, int], None]
+    parts: tuple[str, ...] = PARTS
 
     def run(self) -> int:
         """Run every stage that is not done; returns 130 or 143 where interrupted, else 0.

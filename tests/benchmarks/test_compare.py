@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -178,31 +177,6 @@ def test_a_whole_run_can_be_stopped_resumed_and_added_to(tmp_path: Path) -> None
     assert result["speed"]["rows"]["ours-fp32"]["rounds"]["1"] == first
     assert result["speed"]["rows"]["ours-fp16"]["against"].keys() == {"1", "2"}
     assert result["accuracy"]["rows"]["ours-fp16"]["agreement"] == 1
-
-
-@pytest.mark.slow
-def test_a_checkpoint_in_two_pickled_shards(tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    from vit_export.checkpoints.checkpoint import DEMO
-
-    model = tmp_path / "sharded"
-    shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("*.py", "*.safetensors"))
-    weights = load_file(DEMO / "model.safetensors")
-    names = {name: f"pytorch_model-0000{i % 2 + 1}-of-00002.bin" for i, name in enumerate(weights)}
-    for file in set(names.values()):
-        torch.save({n: weights[n] for n in names if names[n] == file}, model / file)
-    index = json.dumps({"metadata": {}, "weight_map": names})
-    (model / "pytorch_model.bin.index.json").write_text(index)
-    few = ("--only", "speed", "--batches", 1, "--contenders", "ours-fp32")
-    _, stderr = (process := run_on_demo(tmp_path, "--model", model, *few)).communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    (path,) = tmp_path.glob("sharded-on-*.json")
-    rows = json.loads(path.read_text())["speed"]["rows"]
-    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, "ok")
-    size = sum(p.stat().st_size for p in model.glob("*.bin"))
-    assert rows["pytorch"]["file_bytes"] == size
 
 
 def test_results_are_called_after_the_machine() -> None:

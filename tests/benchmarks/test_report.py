@@ -311,18 +311,16 @@ def test_kernels_are_told_with_their_share(result: dict[str, Any]) -> None:
     assert "gemm&lt;0&gt;" in page(result)
 
 
-def test_what_a_budget_left_out_is_told(result: dict[str, Any]) -> None:
-    result["no_time_for"] = ["speed 256", "ceilings"]
-    assert "The budget left no time for speed 256, ceilings; --resume" in report.markdown(result)
-    assert "The budget left no time for speed 256, ceilings; --resume" in page(result)
-
-
 def test_an_interrupted_result_renders(result: dict[str, Any]) -> None:
     for part in ("ceilings", "files", "accuracy"):
         del result[part]
     for found in result["speed"]["rows"].values():
         found.get("rounds", {}).pop("8", None)
-    assert "13.3" in report.markdown(result)
+    result |= {"interrupted": True, "no_time_for": ["speed 256", "ceilings"]}
+    for text in (report.markdown(result), page(result)):
+        assert "13.3" in text
+        assert "Interrupted: this is what was finished." in text
+        assert "The budget left no time for speed 256, ceilings; --resume" in text
     assert '<figure id="throughput">' in page(result)
     nothing = copy.deepcopy(result)
     nothing["speed"]["rows"] = {}

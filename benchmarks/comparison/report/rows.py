@@ -152,7 +152,7 @@ def _row(
     name: str, stored: Result, baseline: Result, limits: dict[str, float], gflop: float
 ) -> Row:
     numbers = stored if stored["status"] == "ok" else {}
-    rounds = {int(b): turns for b, turns in sorted(numbers.get("rounds", {}).items(), key=_size)}
+    rounds = dict(sorted((int(b), turns) for b, turns in numbers.get("rounds", {}).items()))
     # a row of a later sitting brings the turns that the baseline took in that one
     theirs = stored.get("against") or baseline.get("rounds", {})
     if baseline.get("status") != "ok":
@@ -180,7 +180,3 @@ def _row(
         gpu_bytes=numbers.get("gpu_bytes"),
         file_bytes=numbers.get("file_bytes"),
     )
-
-
-def _size(item: tuple[str, Any]) -> int:
-    return int(item[0])
