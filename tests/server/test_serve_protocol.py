@@ -310,7 +310,7 @@ def test_a_header_length_out_of_range_is_400(server: Server, length: str) -> Non
     assert (answer.status, answer.code) == (400, "malformed")
 
 
-@pytest.mark.parametrize("depth", [100, 5_000, 1_000_000])
+@pytest.mark.parametrize("depth", [100, 5_000, 300_000])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_json_of_any_depth_is_answered(server: Server, depth: int, opening: str) -> None:
     closing = "]" if opening == "[" else "0}"

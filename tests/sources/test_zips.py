@@ -1,6 +1,5 @@
 """Zip files as sources: their images, whatever else is in them, and whatever is wrong with them."""
 
-import contextlib
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -11,9 +10,8 @@ import pytest
 from support import ROOT, Run
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources import read
-from vit_engine.sources.archives.reader import members_of
 from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.item import LIMITS, Limits
+from vit_engine.sources.item import Limits
 
 JPEG = (ROOT / "examples/arrow-01.jpg").read_bytes()
 PNG = (ROOT / "examples/bricks-01.png").read_bytes()
@@ -136,7 +134,7 @@ def test_stored_members_are_held_to_their_checksums_too(tmp_path: Path) -> None:
         (lambda d: d[:-10] + b"\xff\xff\xff\x7f" + d[-6:], [("x.zip", "decode")]),
         (
             lambda d: flag(d, entry=1, offset=0, value=b"XX"),
-            [("x.zip", "decode")],
+            [("a.jpg", JPEG), ("x.zip", "decode")],
         ),
     ],
 )
@@ -155,17 +153,11 @@ def test_damage_of_any_kind_is_told(wide: bool, tmp_path: Path, monkeypatch: Any
         monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
         monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
     whole = zipped(tmp_path / "x.zip", {"a.jpg": b"a" * 50, "b.jpg": b"b" * 50}).read_bytes()
-    monkeypatch.undo()
-    path = tmp_path / "y.zip"
     for at in range(len(whole)):
         for value in (0, 0x7F, 0xFF):
+            path = tmp_path / "y.zip"
             path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
-            for all_files in (False, True):
-                found = list(members_of(str(path), "zip", all_files, LIMITS, lambda: None))
-                assert found or all_files
-                for item in found:
-                    with contextlib.suppress(ImageError):
-                        assert isinstance(item, str) or read.bytes_from_item(item)
+            assert len(read_all(path, path)) >= 2
 
 
 def test_a_bomb_is_unpacked_no_further(tmp_path: Path) -> None:

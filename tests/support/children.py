@@ -1,11 +1,13 @@
-"""What the children of `machine.worker` do in tests: they answer, or fail in some way."""
+"""What child processes do in tests: they answer, wait, or fail in some way."""
 
 import os
 import time
+from multiprocessing.synchronize import Event
 from typing import Any
 
 from vit_engine.images import decoder_process
 from vit_engine.machine.worker import Channel
+from vit_engine.providers.engine_cache import EngineCache
 from vit_engine.sources.item import Item
 
 
@@ -48,6 +50,13 @@ def decode_hostile(channel: Channel) -> None:
 
     decoder_process.image_from_item = decode_or_not
     decoder_process.serve(channel)
+
+
+def hold_cache(held: Event, released: Event) -> None:
+    """Keep the lock of an engine cache until it is released."""
+    with EngineCache.of({"artefact": "a"}).locked():
+        held.set()
+        released.wait(60)
 
 
 def abort(channel: Channel) -> None:

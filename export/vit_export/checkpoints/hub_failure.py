@@ -62,7 +62,7 @@ def reason_in_words(error: BaseException, hub: Hub) -> str:
     shown = ", ".join(f"{name}={_masked(value)}" for name, value in seen.items())
     return (
         f"cannot be downloaded from {_masked(seen.get(hub.endpoint, hub.address))} "
-        f"({type(error).__name__}: {_masked(told)}); check the network"
+        f"({type(error).__name__}: {_masked(told)}); try again, or check the network"
         + (f", and what is set here: {shown}" if shown else "")
     )
 

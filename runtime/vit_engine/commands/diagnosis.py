@@ -244,8 +244,9 @@ def _median_time(engine: Engine, images: NDArray[np.uint8]) -> float:
 def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
     """Yield what the GPU providers are linked to, each library once."""
     by: dict[str, list[str]] = {}
+    cuda = obstacles.cuda_version() if built_with else 0
     for provider in reversed(built_with):
-        for name in obstacles.linked_to(provider):
+        for name in libraries.linked(provider, cuda):
             by.setdefault(name, []).append(provider)
     if "cuda" in built_with:
         for name in obstacles.OPTIONAL_LIBRARIES:

@@ -55,11 +55,11 @@ class Library:
 
 
 def linked(provider: str, cuda: int) -> tuple[str, ...]:
-    """Return what one of ONNX Runtime's provider libraries is linked to, built for CUDA `cuda`.
+    """Return what ONNX Runtime's library of a provider is linked to, in an order to load them in.
 
-    In an order to load them in.
+    Nothing where it is not built for CUDA, whose major version `cuda` is.
     """
-    return tuple(name.format(cuda=cuda) for name in _LINKED.get(provider, ()))
+    return tuple(name.format(cuda=cuda) for name in _LINKED.get(provider, ())) if cuda else ()
 
 
 def load(name: str) -> Library:

@@ -2,7 +2,6 @@
 
 import os
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 
 from vit_engine.errors import ProviderError, limit_in_words, one_line
@@ -54,21 +53,9 @@ def distributions() -> list[str]:
     return sorted(f"{name} {metadata.version(name)}" for name in owners)
 
 
-def provider_library(provider: str) -> Path:
-    """Return ONNX Runtime's own shared library of a GPU provider; it may not exist."""
-    folder = Path(str(import_onnxruntime().__file__)).parent / "capi"
-    return folder / f"libonnxruntime_providers_{provider}.so"
-
-
 def cuda_version() -> int:
     """Return the major version of CUDA that ONNX Runtime is built for, 0 for none."""
     return int(import_onnxruntime().cuda_version.partition(".")[0] or 0)
-
-
-def linked_to(*providers: str) -> list[str]:
-    """Return NVIDIA's libraries that some of ONNX Runtime's providers are linked to."""
-    cuda = cuda_version()
-    return [name for p in providers for name in libraries.linked(p, cuda)] if cuda else []
 
 
 def nvidia_obstacle(
@@ -89,13 +76,9 @@ def nvidia_obstacle(
         if not nvidia.has_gpu():
             return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU + pip_install(extra))
         return Obstacle(reason, reinstall(owners, extra))
-    for library in map(provider_library, linked):
-        if not library.is_file():
-            owners = distributions()
-            reason = f"{library.name} is missing, a part of {' and '.join(owners)}"
-            return Obstacle(reason, reinstall(owners, extra))
     cuda = cuda_version()
-    found = _driver_obstacle(cuda, device, extra) or _library_obstacle(linked_to(*linked))
+    wanted = [name for provider in linked for name in libraries.linked(provider, cuda)]
+    found = _driver_obstacle(cuda, device, extra) or _library_obstacle(wanted)
     if found is None:
         for name in (*OPTIONAL_LIBRARIES, f"libnvrtc.so.{cuda}"):
             libraries.load(name)

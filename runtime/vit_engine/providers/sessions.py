@@ -14,12 +14,7 @@ from vit_engine.errors import (
 )
 from vit_engine.machine import processor
 from vit_engine.options import ProviderName
-from vit_engine.providers.obstacles import (
-    distributions,
-    import_onnxruntime,
-    provider_library,
-    reinstall,
-)
+from vit_engine.providers.obstacles import distributions, import_onnxruntime, reinstall
 from vit_engine.providers.provider import Request
 from vit_engine.providers.tensors import Tensor, check_tensors
 
@@ -88,7 +83,7 @@ def open_session(
         extra = "tensorrt" if first == "tensorrt" else "gpu"
         raise ProviderError(
             f"provider {first} cannot run here: ONNX Runtime opened {request.path} on "
-            f"{', '.join(opened)}, since its {provider_library(first).name} does not load; "
+            f"{', '.join(opened)}, since its library of this provider does not load; "
             f"{reinstall(distributions(), extra)}"
         )
     session._model_bytes = None  # it would keep them for as long as it lives

@@ -3,14 +3,15 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import BinaryIO
 
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.machine.suggestions import did_you_mean
 from vit_engine.sources import folders
-from vit_engine.sources.archives.reader import Kind, items_from_archive
+from vit_engine.sources.archives.tars import items_from_tar
+from vit_engine.sources.archives.zips import items_from_zip
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
 from vit_engine.sources.lists import items_from_list
@@ -89,7 +90,7 @@ def items_from_sources(
 
     def in_file(path: str) -> Iterator[Item]:
         if path.lower().endswith((*TARS, *ZIPS)):
-            return _in_archive(path, all_files=all_files, passed_over=passed_over)
+            return items_from_archive(path, all_files=all_files, passed_over=passed_over)
         if path.lower().endswith(TABLES):
             return items_from_table(path, column)
         return iter((Item(path),))
@@ -127,9 +128,8 @@ def items_from_sources(
         if source.lower().endswith(TABLES):
             check_table(source, column)
         elif source.lower().endswith((*TARS, *ZIPS)) and len(sources) == 1:
-            kind = _kind(source)
-            items = items_from_archive(source, kind, all_files=all_files, passed_over=counts)
-            if next(items, None) is None:
+            kind, items = _archive(source)
+            if next(items(source, all_files=all_files, passed_over=counts), None) is None:
                 words = folders.no_image(kind, all_files=all_files, passed_over=counts)
                 raise UsageError(f"{printable(source)}: {words}")
         return in_file(source)
@@ -137,17 +137,20 @@ def items_from_sources(
     return chain.from_iterable([found(source) for source in sources])
 
 
-def _kind(path: str) -> Kind:
-    return "zip" if path.lower().endswith(ZIPS) else "tar"
+def _archive(path: str) -> tuple[str, Callable[..., Iterator[Item]]]:
+    """Return what kind of archive a path names, and what finds the images in it."""
+    return ("zip", items_from_zip) if path.lower().endswith(ZIPS) else ("tar", items_from_tar)
 
 
-def _in_archive(path: str, *, all_files: bool, passed_over: Counter[str] | None) -> Iterator[Item]:
+def items_from_archive(
+    path: str, *, all_files: bool, passed_over: Counter[str] | None
+) -> Iterator[Item]:
     """Yield the images of a tar or zip; of one that holds none, an item with that for an error."""
-    kind = _kind(path)
+    kind, items = _archive(path)
     counts = Counter[str]() if passed_over is None else passed_over
     before = counts.copy()
     found = False
-    for item in items_from_archive(path, kind, all_files=all_files, passed_over=counts):
+    for item in items(path, all_files=all_files, passed_over=counts):
         found = True
         yield item
     if not found:

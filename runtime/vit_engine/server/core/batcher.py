@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ class Batcher:
             except VitError as e:
                 self._settle(batch, e)
             else:
-                result.add_done_callback(lambda result, batch=batch: self._post(batch, result))
+                result.add_done_callback(partial(self._post, batch))
 
     def _next_images(self) -> list[PendingImage]:
         """Take images for one batch: normalised floats and decoded pixels do not mix."""

@@ -144,7 +144,7 @@ class Service:
         RefusalError at the deadline, ClientLeftError when the client has gone.
         """
         request = scheduler.submit(images)
-        leaving = asyncio.ensure_future(disconnected())
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(disconnected())
         try:
             async with asyncio.timeout(self.settings.deadline):
                 await asyncio.wait({request.done, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -46,6 +46,7 @@ class _CheckedHeader(tarfile.TarInfo):
             header = super().fromtarfile(archive)
             header.check_size(_MAX_SIZE)  # a PAX record may have changed it
         except EOFHeaderError:  # a block of zeros: an archive may be appended behind it
+            archive.first_zeros = begin if archive.zeros == 0 else archive.first_zeros
             archive.zeros += 1
             if archive.zeros > _MAX_ZEROS:
                 raise EmptyHeaderError("zeros to the end") from None
@@ -59,6 +60,8 @@ class _CheckedHeader(tarfile.TarInfo):
         except Exception as e:  # whatever tarfile makes of a damaged header
             archive.note_damage(begin, e)
             raise InvalidHeaderError(str(e)) from e
+        if archive.zeros == 1:  # two end an archive: this one stands where a header was
+            archive.note_damage(archive.first_zeros, tarfile.HeaderError("zeros"))
         archive.begun, archive.zeros = True, 0
         return header
 
@@ -80,7 +83,7 @@ class TarArchive(tarfile.TarFile):
     def __init__(self, file: io.FileIO | Gunzipped, report_progress: Callable[[], None]) -> None:
         self.report_progress = report_progress
         self.begun = False  # a sound header was found
-        self.zeros = 0  # blocks in a row
+        self.zeros = self.first_zeros = 0  # blocks in a row, and where they begin
         self._damage: tuple[int, Exception] | None = None  # since the last sound header
         self._is_behind_end = False  # two blocks of zeros end an archive; any bytes may follow
         super().__init__(fileobj=file)  # type: ignore[arg-type]
@@ -88,7 +91,8 @@ class TarArchive(tarfile.TarFile):
     def note_damage(self, begin: int, error: Exception) -> None:
         """Remember where damage begins, and what is said of it."""
         if self._damage is None:
-            self._is_behind_end = self.zeros >= 2
+            is_cut = isinstance(error, TruncatedHeaderError)
+            self._is_behind_end = self.zeros >= (1 if is_cut else 2)
             self._damage = begin, error
         self._damage = min(begin, self._damage[0]), self._damage[1]
         self.zeros = 0

@@ -1,110 +1,220 @@
-"""The members of a zip, as zipfile reads its directory."""
+"""Images in zip files, by the directory at their end, in memory that no file has a say in.
 
-import io
+Python's zipfile takes that directory into memory whole, half a gigabyte and half a minute for a
+million members; here it is read entry by entry. Formats as in PKWARE's APPNOTE.TXT, sections 4.3
+and 4.5.
+"""
+
 import os
 import stat
 import struct
-import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from vit_engine.errors import ImageError, one_line, printable
-from vit_engine.sources.files import open_regular, too_many_bytes
+from vit_engine.errors import ImageError
+from vit_engine.sources.files import open_regular, read_error, too_many_bytes
 from vit_engine.sources.folders import by_name, why_passed_over
-from vit_engine.sources.item import Item, Limits, Span
+from vit_engine.sources.item import LIMITS, Item, Span
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
-_LOCAL = struct.Struct("<4s22x2H")  # a local header: signature, lengths of its name and extra field
+_END = struct.Struct("<4s4H2LH")
+_LOCATOR = struct.Struct("<4sLQL")
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_LONGEST_COMMENT = 2**16
+_BLOCK = 2**16
+_ABSENT = 0xFFFFFFFF  # where a number is in the entry's 64-bit extra field instead
 _ENCRYPTED, _UTF8 = 0x1, 0x800
-_UNIX = 3
+_STORED, _DEFLATED = 0, 8
 _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 99: "AES"}
 
 
-def zip_members(
-    path: str, all_files: bool, limits: Limits, report_progress: Callable[[], None]
-) -> Iterator[Item | str]:
-    """Yield the images as items, `path`/member, and why a member is passed over as a string.
+class _Member(NamedTuple):
+    """What an entry of the directory says: `packed` bytes behind the local header at `header`."""
 
-    Each is a span of the zip, deflated or not, with its checksum. ImageError and OSError where the
-    directory cannot be read.
+    name: str
+    header: int
+    packed: int
+    size: int
+    crc: int
+    method: int
+    is_encrypted: bool
+    is_link: bool
+
+
+def items_from_zip(
+    path: str, *, all_files: bool, passed_over: Counter[str] | None = None
+) -> Iterator[Item]:
+    """Yield a zip's images in its order, by extension or signature, as `path`/member.
+
+    Each is a span of the zip, packed or not. What is wrong with the zip is an item `path` with an
+    error. `passed_over` is that of `folders.walked`.
     """
-    with open_regular(path) as file, _opened(file) as archive:
-        for member in archive.infolist():
-            report_progress()
-            if member.is_dir():
-                continue
-            name = _name(member)
-            span, error, head = None, None, b""
-            try:
-                span = _span(path, file, member, limits)
-                if all_files:
-                    head = _head(archive, member)
-            except ImageError as e:
-                error = e
-            full = f"{path}/{name}"
-            wanted, unread = (is_image(head), unread_format(head)) if head else by_name(full)
-            if reason := why_passed_over(name, wanted=wanted, unread=unread):
-                yield reason
-            elif wanted:
-                yield Item(full, span=span, error=error)
-
-
-def _opened(file: io.FileIO) -> zipfile.ZipFile:
+    counts = Counter[str]() if passed_over is None else passed_over
     try:
-        return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as e:
-        start = os.pread(file.fileno(), 4, 0)
-        if not start:
-            raise ImageError("empty", "is empty") from e
-        if zipfile.is_zipfile(file):
-            words = printable(one_line(e))
-            raise ImageError("decode", f"its directory cannot be read: {words}") from e
-        if start == b"PK\3\4":
-            words = "is cut short: a zip's directory, at its end, is missing"
-            raise ImageError("truncated", words) from e
-        raise ImageError("format", "is not a zip archive") from e
+        with open_regular(path) as file:
+            for member in _members(file.fileno()):
+                item = _item(path, file.fileno(), member, all_files=all_files, passed_over=counts)
+                if item is not None:
+                    yield item
+    except ImageError as e:
+        yield Item(path, error=e)
+    except OSError as e:
+        yield Item(path, error=read_error(e))
 
 
-def _name(member: zipfile.ZipInfo) -> str:
-    """Return a member's name; what is not marked as UTF-8 is mostly so all the same."""
-    name = member.orig_filename
-    if member.flag_bits & _UTF8:
-        return name
+def _item(
+    path: str, file: int, member: _Member, *, all_files: bool, passed_over: Counter[str]
+) -> Item | None:
+    """Return a member as an item, None where it is no image to be labelled."""
+    name = f"{path}/{member.name}"
+    span = error = None
+    head = b""
     try:
-        return name.encode("cp437").decode("utf-8")
-    except UnicodeDecodeError:
-        return name
+        span = _span(path, file, member)
+        head = _head(file, span) if all_files else b""
+    except ImageError as e:
+        error = e
+    if head:
+        wanted, unread = is_image(head), unread_format(head)
+    else:
+        wanted, unread = by_name(name)
+    if reason := why_passed_over(member.name, wanted=wanted, unread=unread):
+        passed_over[reason] += 1
+        return None
+    if not wanted:
+        return None
+    return Item(name, span=span, error=error)
 
 
-def _span(path: str, file: io.FileIO, member: zipfile.ZipInfo, limits: Limits) -> Span:
+def _span(path: str, file: int, member: _Member) -> Span:
     """Return where a member's bytes are; ImageError where they cannot be had."""
-    if member.create_system == _UNIX and stat.S_ISLNK(member.external_attr >> 16):
+    if member.is_link:
         raise ImageError("not_regular", "is a symbolic link, which is not followed in a zip")
-    if member.flag_bits & _ENCRYPTED:
+    if member.is_encrypted:
         raise ImageError("format", "is encrypted; unpack the zip with its password")
-    method, packed = member.compress_type, member.compress_size
-    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        method_name = _METHODS.get(method, f"method {method}")
-        words = f"is packed with {method_name}, which is not read; unpack the zip"
+    if member.method not in (_STORED, _DEFLATED):
+        method = _METHODS.get(member.method, f"method {member.method}")
+        words = f"is packed with {method}, which is not read; unpack the zip"
         raise ImageError("format", words)
-    if (size := max(member.file_size, packed)) > limits.max_bytes:
-        raise too_many_bytes(size, limits)
-    total = os.fstat(file.fileno()).st_size
-    local = b""
-    if 0 <= member.header_offset < total:
-        local = os.pread(file.fileno(), _LOCAL.size, member.header_offset)
+    if max(member.size, member.packed) > LIMITS.max_bytes:
+        raise too_many_bytes(max(member.size, member.packed), LIMITS)
+    total = os.fstat(file).st_size
+    local = os.pread(file, _LOCAL.size, min(member.header, total))
     if len(local) < _LOCAL.size or local[:4] != b"PK\3\4":
         raise ImageError("decode", "is not where the zip's directory says; the zip is damaged")
-    _, name, extra = _LOCAL.unpack(local)
-    start = member.header_offset + _LOCAL.size + name + extra
-    if start + packed > total:
+    *_, name, extra = _LOCAL.unpack(local)
+    start = member.header + _LOCAL.size + name + extra
+    if start + member.packed > total:
         raise ImageError("truncated", "is cut short: the zip ends before")
-    unpacked = None if method == zipfile.ZIP_STORED else member.file_size
-    return Span(path, start, packed, unpacked=unpacked, crc=member.CRC)
+    if member.method == _STORED:
+        return Span(path, start, member.packed, crc=member.crc)
+    return Span(path, start, member.packed, unpacked=member.size, crc=member.crc)
 
 
-def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def _head(file: int, span: Span) -> bytes:
+    head = os.pread(file, min(span.size, HEAD if span.unpacked is None else _BLOCK), span.start)
+    if span.unpacked is None:
+        return head
     try:
-        with archive.open(member) as file:
-            return file.read(HEAD)
-    except Exception as e:  # whatever zipfile makes of a damaged member
-        raise ImageError("decode", f"cannot be unpacked: {printable(one_line(e))}") from e
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, HEAD)
+    except zlib.error as e:
+        raise ImageError("decode", f"cannot be unpacked: {e}") from e
+
+
+def _members(file: int) -> Iterator[_Member]:
+    """Yield what the directory lists but folders; ImageError where it is damaged or none."""
+    at, end, shift = _directory(file)
+    window, begin = b"", at
+    entry = 0
+    while at < end:
+        entry += 1
+        if at - begin + _ENTRY.size + 3 * 2**16 > len(window):
+            window, begin = os.pread(file, _BLOCK * 4, at), at
+        fields = window[at - begin : at - begin + _ENTRY.size]
+        if len(fields) < _ENTRY.size or fields[:4] != b"PK\1\2":
+            raise ImageError(
+                "decode", f"its directory is damaged at entry {entry}; the rest is lost"
+            )
+        (_, made, _, flags, method, _, _, crc, packed, size, *rest) = _ENTRY.unpack(fields)
+        named, extra, comment, _, _, attributes, header = rest
+        start = at - begin + _ENTRY.size
+        raw = window[start : start + named]
+        more = window[start + named : start + named + extra]
+        at += _ENTRY.size + named + extra + comment
+        if raw.endswith(b"/"):
+            continue
+        size, packed, header = _wide(more, size, packed, header)
+        yield _Member(
+            _name(raw, is_utf8=bool(flags & _UTF8)),
+            header + shift,
+            packed,
+            size,
+            crc,
+            method,
+            is_encrypted=bool(flags & _ENCRYPTED),
+            is_link=made >> 8 == 3 and stat.S_ISLNK(attributes >> 16),  # made on Unix
+        )
+
+
+def _directory(file: int) -> tuple[int, int, int]:
+    """Return where the directory begins and ends, and by how much offsets are off.
+
+    They are in a program that unpacks itself: it lies before the zip.
+    """
+    total = os.fstat(file).st_size
+    if not total:
+        raise ImageError("empty", "is empty")
+    tail = os.pread(
+        file, _END.size + _LONGEST_COMMENT, max(0, total - _END.size - _LONGEST_COMMENT)
+    )
+    found = tail.rfind(b"PK\5\6", 0, len(tail) - _END.size + 4)
+    if found < 0:
+        if os.pread(file, 4, 0) == b"PK\3\4":
+            raise ImageError("truncated", "is cut short: a zip's directory, at its end, is missing")
+        raise ImageError("format", "is not a zip archive")
+    *_, size, offset, _ = _END.unpack(tail[found : found + _END.size])
+    end = total - len(tail) + found
+    place, is_wide = end - _LOCATOR.size, False
+    locator = os.pread(file, _LOCATOR.size, place) if place >= 0 else b""
+    if locator[:4] == b"PK\6\7":
+        _, _, where, _ = _LOCATOR.unpack(locator)
+        record = os.pread(file, _END_64.size, min(where, total))
+        if len(record) < _END_64.size or record[:4] != b"PK\6\6":
+            raise ImageError("decode", "its directory is not where its end says; it is damaged")
+        *_, size, offset = _END_64.unpack(record)
+        end, is_wide = place, True
+    if size + offset > end:
+        raise ImageError("decode", "its directory is not where its end says; it is damaged")
+    if is_wide:
+        return offset, offset + size, 0
+    return end - size, end, end - size - offset
+
+
+def _wide(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
+    """Return the numbers of an entry, those of 64 bits from its extra field."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            numbers = iter(
+                struct.unpack_from(f"<{min(length, len(extra) - at - 4) // 8}Q", extra, at + 4)
+            )
+            return (
+                next(numbers, size) if size == _ABSENT else size,
+                next(numbers, packed) if packed == _ABSENT else packed,
+                next(numbers, header) if header == _ABSENT else header,
+            )
+        at += 4 + length
+    return size, packed, header
+
+
+def _name(raw: bytes, *, is_utf8: bool) -> str:
+    """Return a member's name; what is not marked as UTF-8 is mostly so all the same."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "surrogateescape") if is_utf8 else raw.decode("cp437")

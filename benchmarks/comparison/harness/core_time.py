@@ -5,7 +5,6 @@ Workers read it, also in the peers' environment, which has no vit_engine.
 
 import contextlib
 import os
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,6 @@ class CoreSeconds:
 
 def core_seconds() -> CoreSeconds | None:
     """Return the time that the cores have spent, None where the system does not tell."""
-    tick = os.sysconf("SC_CLK_TCK")
     cores = {f"cpu{n}" for n in os.sched_getaffinity(0)}
     total = idle = 0
     with contextlib.suppress(OSError, ValueError):
@@ -31,16 +29,8 @@ def core_seconds() -> CoreSeconds | None:
                 counts = [int(field) for field in fields[:8]]  # user to steal
                 total += sum(counts)
                 idle += counts[3] + counts[4]  # idle, waiting for a disk
-    if not total:
-        return None
-    times = os.times()
-    own = times.user + times.system + times.children_user + times.children_system
-    return CoreSeconds(total / tick, (total - idle) / tick, own)
-
-
-def lost_cores() -> int:
-    """Return how often so far the kernel took a core from this process that had more to do."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    tick, own = os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+    return CoreSeconds(total / tick, (total - idle) / tick, own) if total else None
 
 
 def seconds_of_others(before: CoreSeconds | None) -> tuple[float, float] | None:
