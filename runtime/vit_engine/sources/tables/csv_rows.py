@@ -44,9 +44,9 @@ def csv_rows(file: io.BufferedReader, column: str) -> tuple[list[str], Iterator[
     quotes that are not closed is given up, at one of them.
     """
     if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = io.TextIOWrapper(file, "utf-16", "replace", newline="")
+        text = _Text(file, "utf-16", "replace", newline="")
     else:
-        text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+        text = _Text(file, "utf-8-sig", "surrogateescape", newline="")
     lines = _Lines(text)
     try:
         first = next((line for line in lines if line.strip("\r\n")), None)
@@ -70,6 +70,13 @@ def _separator(header: str, column: str) -> str:
         return names.count(column) == 1, names.count(column), len(names)
 
     return max(_SEPARATORS, key=fit)
+
+
+class _Text(io.TextIOWrapper):
+    """The text of a file, which is its opener's to close."""
+
+    def close(self) -> None:
+        """Leave the file open."""
 
 
 class _Lines:
