@@ -3,10 +3,10 @@
     python benchmarks/serving.py --model deit.onnx --images photographs/ --rounds 2
 
 The servers run at the same time and take turns under load, so that all of them meet the same
-machine. In a process of its own the pipeline of vit-infer is the ceiling of many clients, and
-decoding and running one image after another that of one client, for whom nothing overlaps. A
-contender whose library is not installed is left out, and named. CPU time is that of a server and
-all its children; wrk's is not in it, though it takes of the same cores.
+machine. The pipeline of vit-infer is the ceiling of many clients, and decoding and running one
+image after another that of one client, for whom nothing overlaps. A contender whose library is not
+installed is left out, and named. CPU time is that of a server and all its children; wrk's is not in
+it, though it takes of the same cores.
 """
 
 import argparse
@@ -18,7 +18,6 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,114 +26,40 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
-from vit_engine.machine.processor import cpu, usable_cores
-
-CLIENTS = (1, 8, 64, 256)
-
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-WRK = """
-local bodies, at = {}, 0
-for path in io.lines(os.getenv("BODIES")) do
-  local file = io.open(path, "rb")
-  bodies[#bodies + 1] = file:read("*a")
-  file:close()
-end
-request = function()
-  at = at % #bodies + 1
-  return wrk.format("POST", "/", {["Content-Type"] = os.getenv("KIND")}, bodies[at])
-end
-done = function(summary, latency)
-  local e = summary.errors
-  io.write(string.format('{"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "errors": %d}',
-    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
-    latency:percentile(99) / 1e3, e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
-
-PIPELINE = """
-import resource, sys, time
-from pathlib import Path
+from comparison.report.table import Table
 from vit_engine import Classifier
+from vit_engine.machine.processor import cpu, usable_cores
 from vit_engine.sources.item import Item
 
-bodies = [Path(line).read_bytes() for line in Path(sys.argv[2]).read_text().splitlines()]
-with Classifier.load(sys.argv[1], provider="cpu") as vit:
-    used, every, count, start = time.process_time(), 0, 0, None
-    done = False
-    def images():
-        while not done:
-            yield from (Item("", data=body) for body in bodies)
-    stream = vit.stream(images())
-    for batch in stream:
-        every += len(batch.predictions)
-        if start is None and every >= len(bodies):  # the decoders have started
-            start = time.monotonic()
-        elif start is not None:
-            count += len(batch.predictions)
-            seconds = time.monotonic() - start
-            if seconds > float(sys.argv[3]):
-                break
-    done = True
-    stream.close()
-    own = time.process_time() - used
-    single, start = 0, time.monotonic()
-    while time.monotonic() - start < float(sys.argv[3]):
-        pixels = vit.pixels(bodies[single % len(bodies)])
-        vit.predictions(vit.engine.run(pixels[None]))
-        single += 1
-    singly = single / (time.monotonic() - start)
-children = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(count / seconds, (own + children.ru_utime + children.ru_stime) / every * 1e3, singly)
-"""
+HERE = Path(__file__).parent
+CLIENTS = (1, 8, 64, 256)
+START_S, STOP_S = 90, 10
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A server: how it is started with a model and a port, and what it needs installed."""
+    """A server: the module that is started with a model and a port, and what it needs."""
 
     name: str
-    line: tuple[str, ...]
-    needs: str = "uvicorn"
-    base64: bool = False
+    module: str
+    needs: str
+    base64: bool = False  # takes images as base64 in JSON
 
 
 CONTENDERS = (
-    Contender("vit-serve", ("-m", "vit_engine.commands.serve", "MODEL", "--port", "PORT")),
-    Contender("FastAPI by hand", ("-m", "serving_contenders.by_hand", "MODEL", "PORT"), "fastapi"),
-    Contender(
-        "LitServe", ("-m", "serving_contenders.litserve_batches", "MODEL", "PORT"), "litserve", True
-    ),
-    Contender(
-        "Ray Serve batches",
-        ("-m", "serving_contenders.ray_serve_batches", "MODEL", "PORT"),
-        "opentelemetry",
-    ),
+    Contender("vit-serve", "vit_engine.commands.serve", "uvicorn"),
+    Contender("FastAPI by hand", "serving_contenders.by_hand", "fastapi"),
+    Contender("LitServe", "serving_contenders.litserve_batches", "litserve", base64=True),
+    Contender("Ray Serve batches", "serving_contenders.ray_serve_batches", "opentelemetry"),
 )
 
-
-@dataclass
-class Turn:
-    """What one server did under one load."""
-
-    rate: float
-    p50: float  # milliseconds
-    p99: float
-    errors: int
-    cpu: float  # milliseconds an image
-    health: float = 0.0  # milliseconds, p99
-
-
-@dataclass
-class Bodies:
-    """Lists of files that wrk sends: images, and the same as JSON."""
-
-    plain: Path
-    encoded: Path
-    count: int
+Turn = dict[str, float]
+"""What one server did under one load: a rate, milliseconds and a number of errors."""
 
 
 def main() -> None:
@@ -148,15 +73,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--only", nargs="+", default=[c.name for c in CONTENDERS])
-    parser.add_argument("--json", type=Path, help="write every turn to this file as well")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (apt-get install wrk)")
+    paths = [p for p in arguments.images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
     turns: dict[tuple[str, int], list[Turn]] = {}
-    ceiling: list[tuple[float, float, float]] = []
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        bodies = bodies_in(folder, arguments.images)
+    alone: list[tuple[float, float, float]] = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        bodies = bodies_of(sorted(paths), Path(folder))
         servers = {}
         for contender in CONTENDERS:
             if contender.name not in arguments.only:
@@ -166,122 +90,123 @@ def main() -> None:
                 continue
             servers[contender] = stack.enter_context(started(contender, arguments.model))
         for _ in range(arguments.rounds):
-            ceiling.append(pipeline(arguments.model, bodies, arguments.seconds))
+            alone.append(without_http(arguments.model, paths, arguments.seconds))
             for clients in arguments.clients:
                 for contender, server in servers.items():
                     found = turn(contender, server, clients, bodies, arguments.seconds)
                     turns.setdefault((contender.name, clients), []).append(found)
-    show(turns, ceiling, arguments)
-    if arguments.json:
-        found_turns = {f"{n}, {c} clients": [vars(t) for t in ts] for (n, c), ts in turns.items()}
-        arguments.json.write_text(json.dumps({"pipeline": ceiling, "turns": found_turns}, indent=1))
+    best, used, singly = (median(found) for found in zip(*alone, strict=True))
+    print(
+        f"{cpu().name}, {usable_cores()} cores; {arguments.model}, {arguments.rounds} rounds of "
+        f"{arguments.seconds:g} s; pipeline {best:.1f} images/s, {used:.2f} CPU ms each; "
+        f"one image after another {singly:.1f} images/s\n\n{table(turns, best).markdown()}"
+    )
 
 
-def bodies_in(folder: Path, images: Path) -> Bodies:
-    """Write what wrk needs: its script, and lists of bodies."""
-    (folder / "post.lua").write_text(WRK)
-    paths = sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    encoded = []
+def table(turns: dict[tuple[str, int], list[Turn]], best: float) -> Table:
+    """Return the turns' medians, and what they are beside the pipeline."""
+    head = ("server", "clients", "images/s", "of the pipeline", "p50 ms", "p99 ms", "CPU ms")
+    body = []
+    for (name, clients), found in turns.items():
+        m = {what: median(turn[what] for turn in found) for what in found[0]}
+        cells = [name, str(clients), f"{m['rate']:.1f}", f"{m['rate'] / best:.0%}"]
+        cells += [f"{m['p50']:.1f}", f"{m['p99']:.1f}", f"{m['cpu']:.2f}", f"{m['health']:.1f}"]
+        body.append((*cells, f"{sum(turn['errors'] for turn in found):.0f}"))
+    return Table("", "", (*head, "health p99 ms", "errors"), tuple(body))
+
+
+def bodies_of(paths: list[Path], folder: Path) -> dict[bool, Path]:
+    """Return lists of the files that wrk sends: images, and the same as base64 in JSON."""
+    lists = {False: folder / "plain", True: folder / "encoded"}
+    lists[False].write_text("".join(f"{path.absolute()}\n" for path in paths))
     for number, path in enumerate(paths):
-        encoded.append(folder / f"{number}.json")
         text = base64.b64encode(path.read_bytes()).decode()
-        encoded[-1].write_text(json.dumps({"inputs": text}))
-    lists = Bodies(folder / "plain", folder / "encoded", len(paths))
-    lists.plain.write_text("".join(f"{p.absolute()}\n" for p in paths))
-    lists.encoded.write_text("".join(f"{p}\n" for p in encoded))
+        (folder / f"{number}.json").write_text(json.dumps({"inputs": text}))
+    lists[True].write_text("".join(f"{folder / f'{n}.json'}\n" for n in range(len(paths))))
     return lists
 
 
 @contextlib.contextmanager
-def started(contender: Contender, model: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """Start a server, and end it with all its children."""
+def started(contender: Contender, model: str) -> Iterator[tuple[int, int]]:
+    """Yield process id and port of a server; it ends with all its children."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    names = {"MODEL": model, "PORT": str(port)}
-    line = [sys.executable, *(names.get(word, word) for word in contender.line)]
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        line, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", contender.module, model, "--port", str(port)],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        end = time.monotonic() + 90
+        end = time.monotonic() + START_S
         while health(port) is None:
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{contender.name} did not start")
             time.sleep(0.2)
-        yield process, port
+        yield process.pid, port
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, number)
+                process.wait(STOP_S)
 
 
 def health(port: int) -> float | None:
     """Return the milliseconds that /health takes, None where it fails."""
     start = time.perf_counter()
-    try:
+    with contextlib.suppress(OSError):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
             answer.read()
-    except OSError:
-        return None
-    return (time.perf_counter() - start) * 1e3
+        return (time.perf_counter() - start) * 1e3
+    return None
 
 
 def turn(
     contender: Contender,
-    server: tuple["subprocess.Popen[bytes]", int],
+    server: tuple[int, int],
     clients: int,
-    bodies: Bodies,
+    bodies: dict[bool, Path],
     seconds: float,
 ) -> Turn:
     """Load one server, after a second that does not count, and ask for its health meanwhile."""
-    process, port = server
+    pid, port = server
     wrk(contender, port, clients, bodies, 1)
     looks: list[float] = []
     done = threading.Event()
 
     def look() -> None:
         while not done.wait(0.05):
-            if (found := health(port)) is not None:
-                looks.append(found)
+            looks.extend(filter(None, [health(port)]))
 
     thread = threading.Thread(target=look)
     thread.start()
-    before = cpu_seconds(process.pid)
+    before = cpu_seconds(pid)
     found = wrk(contender, port, clients, bodies, seconds)
-    used = cpu_seconds(process.pid) - before
+    used = cpu_seconds(pid) - before
     done.set()
     thread.join()
-    count = max(1, found["requests"])
-    return Turn(
-        rate=found["requests"] / found["seconds"],
-        p50=found["p50"],
-        p99=found["p99"],
-        errors=found["errors"],
-        cpu=used / count * 1e3,
-        health=sorted(looks)[int(len(looks) * 0.99)] if looks else float("nan"),
-    )
+    return {
+        **{what: found[what] for what in ("p50", "p99", "errors")},
+        "rate": found["requests"] / found["seconds"],
+        "cpu": used / max(1, found["requests"]) * 1e3,
+        "health": quantiles(looks, n=100)[-1] if len(looks) > 1 else float("nan"),
+    }
 
 
 def wrk(
-    contender: Contender, port: int, clients: int, bodies: Bodies, seconds: float
+    contender: Contender, port: int, clients: int, bodies: dict[bool, Path], seconds: float
 ) -> dict[str, Any]:
     """Run wrk; whole seconds alone are its unit."""
-    folder = bodies.plain.parent
     kind = "application/json" if contender.base64 else "image/jpeg"
-    listed = bodies.encoded if contender.base64 else bodies.plain
     line = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+    line += ["-s", str(HERE / "serving_contenders/post.lua"), f"http://127.0.0.1:{port}"]
+    environment = os.environ | {"BODIES": str(bodies[contender.base64]), "KIND": kind}
     ended = subprocess.run(
-        [*line, "-s", str(folder / "post.lua"), f"http://127.0.0.1:{port}"],
-        env=os.environ | {"BODIES": str(listed), "KIND": kind},
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        line, env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
     found: dict[str, Any] = json.loads(ended.stdout[ended.stdout.rindex("{") :])
     return found
 
@@ -289,58 +214,42 @@ def wrk(
 def cpu_seconds(pid: int) -> float:
     """Return the processor time of a process and all below it that live."""
     parents, used = {}, {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                parents[int(folder.name)] = int(fields[1])
-                used[int(folder.name)] = int(fields[11]) + int(fields[12])
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            parents[int(stat.parent.name)] = int(fields[1])
+            used[int(stat.parent.name)] = int(fields[11]) + int(fields[12])
 
     def is_below(found: int | None) -> bool:
         while found and found != pid:
             found = parents.get(found)
         return found == pid
 
-    return sum(ticks for child, ticks in used.items() if is_below(child)) / _TICKS
+    ticks = sum(ticks for child, ticks in used.items() if is_below(child))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def pipeline(model: str, bodies: Bodies, seconds: float) -> tuple[float, float, float]:
+def without_http(model: str, paths: list[Path], seconds: float) -> tuple[float, float, float]:
     """Return images a second and CPU milliseconds an image of vit-infer's pipeline.
 
     And images a second where each waits for the one before.
     """
-    line = [sys.executable, "-c", PIPELINE, model, str(bodies.plain), str(seconds)]
-    ended = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
-    rate, used, singly = map(float, ended.stdout.split())
-    return rate, used, singly
-
-
-def show(
-    turns: dict[tuple[str, int], list[Turn]],
-    ceiling: list[tuple[float, float, float]],
-    arguments: argparse.Namespace,
-) -> None:
-    """Print medians, and what they are beside the pipeline."""
-    best, used, singly = (statistics.median(found) for found in zip(*ceiling, strict=True))
-    print(
-        f"{cpu().name}, {usable_cores()} cores; {arguments.model}, {arguments.rounds} rounds of "
-        f"{arguments.seconds:g} s; pipeline {best:.1f} images/s, {used:.2f} CPU ms each; "
-        f"one image after another {singly:.1f} images/s\n"
-    )
-    print(
-        "| server | clients | images/s | of the pipeline | p50 ms | p99 ms | CPU ms "
-        "| health p99 ms | errors |\n| --- |" + " ---: |" * 8
-    )
-    for (name, clients), found in turns.items():
-
-        def median(what: str, found: list[Turn] = found) -> float:
-            return float(statistics.median(getattr(t, what) for t in found))
-
-        print(
-            f"| {name} | {clients} | {median('rate'):.1f} | {median('rate') / best:.0%} "
-            f"| {median('p50'):.1f} | {median('p99'):.1f} | {median('cpu'):.2f} "
-            f"| {median('health'):.1f} | {sum(t.errors for t in found)} |"
-        )
+    bodies = [path.read_bytes() for path in paths]
+    with Classifier.load(model, provider="cpu") as vit:
+        before, images, counted, begun = sum(os.times()[:4]), 0, 0, 0.0
+        stream = vit.stream(Item("", data=body) for body in cycle(bodies))
+        with contextlib.closing(stream):
+            while not begun or time.monotonic() - begun < seconds:
+                images += len(next(stream).predictions)
+                if not begun and images >= len(bodies):  # the decoders have started
+                    counted, begun = images, time.monotonic()
+            rate = (images - counted) / (time.monotonic() - begun)
+        used = (sum(os.times()[:4]) - before) / images  # of the decoders, too, which have ended
+        singly, begun = 0, time.monotonic()
+        while time.monotonic() - begun < seconds:
+            vit.predictions(vit.engine.run(vit.pixels(bodies[singly % len(bodies)])[None]))
+            singly += 1
+        return rate, used * 1e3, singly / (time.monotonic() - begun)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from typing import Any
 
 from vit_engine.machine import processor
 
-HERE = Path(__file__).parent
-
 
 def card(threads: int) -> dict[str, Any]:
     """Return processor, memory, GPU, system and commit, JSON-able."""
@@ -51,29 +49,26 @@ def name(card: dict[str, Any]) -> str:
 
 def gpu() -> str | None:
     """Return the first GPU's name, memory and driver as nvidia-smi tells them."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return (_said(query) or "").split("\n")[0] or None
+    query = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    return next(iter(_said("nvidia-smi", *query)), None)
 
 
 def gpu_bytes(pid: int) -> int | None:
     """Return the GPU memory that a process holds, None where nvidia-smi does not say."""
-    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    for line in (_said(query) or "").splitlines():
-        found, _, mib = line.partition(", ")
-        if found == str(pid) and mib.isdecimal():
-            return int(mib) * 2**20
-    return None
+    query = ("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    mib = dict(line.split(", ") for line in _said("nvidia-smi", *query)).get(str(pid), "")
+    return int(mib) * 2**20 if mib.isdecimal() else None
 
 
 def commit() -> str | None:
     """Return the checkout's commit, with a plus where files differ from it."""
-    found = _said(["git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD"])
-    changed = _said(["git", "-C", str(HERE), "status", "--porcelain", "--untracked-files=no"])
-    return found + ("+" if changed else "") if found else None
+    told = ("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+")
+    return next(iter(_said("git", "-C", str(Path(__file__).parent), *told)), None)
 
 
-def _said(command: list[str]) -> str | None:
+def _said(*command: str) -> list[str]:
+    """Return a command's lines, none where it fails or is not there."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return done.stdout.strip()
-    return None
+        return done.stdout.strip().splitlines()
+    return []

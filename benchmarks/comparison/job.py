@@ -1,8 +1,10 @@
 """What a contender is told, what it must know, and how it says that it cannot run here."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,10 +37,6 @@ class Job:
     calibration_files: str = ""  # the folder of the same images, where they are image files
     vnni: bool = False  # whether the CPU has fast int8 products
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `Job(**...)` takes back."""
-        return asdict(self)
-
     def calibration_stamp(self) -> str:
         """Return what names the calibration images in `artefact`'s key."""
         return hashlib.sha256(Path(self.calibration).read_bytes()).hexdigest()
@@ -61,8 +59,9 @@ class Contender:
 
     `run` takes a batch of what `takes` says and returns logits (n, labels) in host memory, which
     the next run may write over. `about` holds compute (the precision of the ceiling to hold it to),
-    runtime, files, and perhaps a note. A module may also have `convert(job)`, which runs before, in
-    a process of its own.
+    runtime, files, and perhaps a note. A module that needs the model in another form also has
+    `folder(job)`, where that is kept, and `convert(job, folder)`, which fills such a folder in a
+    process of its own.
     """
 
     takes: Literal["uint8", "float32"]
@@ -79,3 +78,22 @@ class Contender:
 def versions_of(*modules: Any) -> str:
     """Return "torch 2.13.0, transformers 5.23.0" of the modules."""
     return ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the name of `folder` at the end, or goes.
+
+    Where another process was first, its folder stays: contenders that share a conversion may be
+    loaded side by side.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as name:
+        partial = Path(name, "made")
+        partial.mkdir()
+        yield partial
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise

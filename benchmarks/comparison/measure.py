@@ -2,51 +2,43 @@
 
 import time
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from comparison.contenders.entries import BASELINE
-from comparison.harness.files_to_labels import label_files
-from comparison.harness.hardware import ceilings, kernels
-from comparison.harness.label_accuracy import accuracy
+from comparison.contenders.entries import Entry
+from comparison.harness import parts
 from comparison.harness.plan import Setting
-from comparison.harness.suite import Suite
+from comparison.harness.speed import time_batch, warm
+from comparison.harness.suite import OutOfTimeError, Suite
 from comparison.inputs import arrays, labelled_images, models
 from comparison.inputs.arrays import Arrays
 from comparison.inputs.labelled_images import Photos
 from comparison.inputs.models import DEMO, Model
-from comparison.report.result_rows import Result
+from comparison.report.rows import Result
 from comparison.stored_result import store
-from vit_engine.errors import VitError
 
 PARTS = ("speed", "files", "accuracy", "kernels", "ceilings")
 
-CEILINGS_S, KERNELS_S = 60.0, 20.0
-"""What they take, in the announcement and of a budget [2 cores: 20 to 60 s; a GPU: est]."""
 
-
+@dataclass
 class Comparison:
     """The stages of `parts` that `result` lacks; `show` gets each batch size once it is timed."""
 
-    def __init__(
-        self,
-        setting: Setting,
-        model: Model,
-        data: Path | None,
-        result: Result,
-        *,
-        path: Path,
-        parts: tuple[str, ...] = PARTS,
-        show: Callable[[Result, int], None],
-    ) -> None:
-        self.setting, self.model, self.data = setting, model, data
-        self.result, self.path, self.parts, self.show = result, path, parts, show
+    setting: Setting
+    model: Model
+    data: Path | None
+    result: Result
+    path: Path
+    show: Callable[[Result, int], None]
+    parts: tuple[str, ...] = PARTS
 
     def run(self) -> int:
         """Run every stage that is not done; returns 130 or 143 where interrupted, else 0.
 
-        The stages that were finished are in the stored result in any case.
+        The stages that were finished are in the stored result in any case. `OutOfTimeError` where
+        there is none.
         """
         started = time.monotonic()
         code = 0
@@ -56,35 +48,42 @@ class Comparison:
             code = 130
         except SystemExit as e:
             code = int(e.code or 0)
-        self.setting.say("")
         self.result["interrupted"] = bool(code)
-        self.result["no_time_for"] = [] if code else self._missing(self._stages())
+        self.result["no_time_for"] = [] if code else self._missing()
         self.result["seconds"] = round(self.result.get("seconds", 0) + time.monotonic() - started)
+        if not (code or self.result["done"]):
+            raise OutOfTimeError("nothing was measured: the budget is too short for this machine")
         store(self.result, self.path)
         return code
 
-    def _stages(self) -> list[str]:
+    def _missing(self) -> list[str]:
         profile = ["kernels"] if self.setting.device == "cuda" else []
         speed = [f"speed {batch}" for batch in self.setting.plan.batches]
-        return [*speed, "files", "accuracy", *profile, "ceilings"]
-
-    def _missing(self, stages: list[str]) -> list[str]:
+        stages = [*speed, "files", "accuracy", *profile, "ceilings"]
         done = self.result["done"]
         return [s for s in stages if s not in done and s.split()[0] in self.parts]
 
     def _all(self) -> None:
-        other = self._judged is not self.model
+        missing, other = self._missing(), self._judged is not self.model
         elsewhere = {"ceilings", "accuracy"} if other else {"ceilings"}
-        missing = self._missing(self._stages())
         if timed := [stage for stage in missing if stage not in elsewhere]:
             self._timed_model(timed)
-        loads = sum(row.get("load_s", 0) for row in self.result["speed"]["rows"].values())
-        if other and "accuracy" in missing and self._fits("accuracy", loads):
-            self._other_model()
-        if "ceilings" in missing and self._fits("ceilings", CEILINGS_S):
-            given = arrays.noise(self.model, 1, self.setting.scratch)
-            with Suite(self.setting, self.model, given, given) as suite:
-                self._done("ceilings", ceilings=ceilings(suite))
+        if other and "accuracy" in missing:
+            self._stage("accuracy", self._other_model)
+        if "ceilings" in missing:
+            self._stage("ceilings", self._ceilings)
+
+    def _stage(self, stage: str, measured: Callable[[], dict[str, Any]]) -> None:
+        """Store what a stage has found, unless the budget has no time for it."""
+        try:
+            self.result |= measured()
+        except OutOfTimeError as e:
+            self.setting.tell(f"{stage}: left out, {e}")
+            return
+        self.result["done"].append(stage)
+        store(self.result, self.path)
+        if stage.startswith("speed"):
+            self.show(self.result, int(stage.split()[1]))
 
     def _timed_model(self, stages: list[str]) -> None:
         setting, rows = self.setting, self.result["speed"]["rows"]
@@ -92,78 +91,62 @@ class Comparison:
         photos, calibration = self._photos(self.model), given
         if self._judged is self.model:
             calibration = arrays.arrays_from_photos(photos, self.model, setting.scratch)
+        for row in rows.values():
+            if row["status"] == "skipped":  # in a former sitting; it may have the time now
+                row["status"] = "ok"
         with Suite(setting, self.model, given, calibration, rows) as suite:
-            out = {name for name, row in rows.items() if row["status"] != "ok"}
-            wanted = [e for e in setting.entries if e.name not in out]
-            suite.open(e for e in wanted if not e.files_only)
-            suite.warm(1)
-            self._need_baseline(suite)
-            expected = {stage: self._seconds(suite, stage, len(photos.files)) for stage in stages}
-            self._announce(sum(expected.values()))
+            suite.open(entry for entry in self._able() if not entry.files_only)
+            warm(suite, 1)
+            suite.need_baseline()
+            setting.tell("all is converted and loaded")
             for stage in stages:
-                if not self._fits(stage, expected[stage]):
-                    continue
-                if stage.startswith("speed"):
-                    batch = int(stage.split()[1])
-                    suite.speed(batch)
-                    self._need_baseline(suite)
-                    self._done(stage)
-                    self.show(self.result, batch)
-                elif stage == "files":
-                    suite.open(e for e in wanted if e.files_only)
-                    found = label_files(suite, photos)
-                    for entry in (e for e in wanted if e.files_only):
-                        rows.pop(entry.name, None)
-                        suite.field.leave(entry.name)
-                    self._done(stage, files=found)
-                elif stage == "kernels":
-                    batches = setting.plan.few_batches or setting.plan.batches
-                    self._done(stage, kernels=kernels(suite, batches))
-                else:
-                    self._accuracy(suite, photos, calibration)
+                self._stage(stage, partial(self._measured, stage, suite, photos, calibration))
 
-    def _seconds(self, suite: Suite, stage: str, images: int) -> float:
-        """Return what a stage is expected to take, from the warm-up at batch 1."""
-        if stage == "kernels":
-            return KERNELS_S
-        batches = [int(stage.split()[1])] if stage.startswith("speed") else []
-        return suite.estimate(
-            batches, files=stage == "files", images=images if stage == "accuracy" else 0
-        )
+    def _measured(
+        self, stage: str, suite: Suite, photos: Photos, calibration: Arrays
+    ) -> dict[str, Any]:
+        plan, (part, *batch) = self.setting.plan, stage.split()
+        if part == "kernels":
+            return {"kernels": parts.kernels(suite, plan.few_batches or plan.batches)}
+        if part == "accuracy":
+            return {"accuracy": parts.accuracy(suite, photos, calibration)}
+        if part == "speed":
+            time_batch(suite, int(*batch))
+            suite.need_baseline()
+            return {}
+        apart = [entry for entry in self._able() if entry.files_only]
+        suite.open(apart)
+        try:
+            return {"files": parts.label_files(suite, photos)}
+        finally:
+            for entry in apart:
+                suite.rows.pop(entry.name, None)
+                suite.leave(entry.name)
 
-    def _announce(self, seconds: float) -> None:
-        if self._missing(["ceilings"]):
-            seconds += CEILINGS_S
-        self.result.setdefault("announced", round(seconds))
-        self.setting.tell(f"all is converted and loaded; about {seconds / 60:.0f} minutes to go")
-
-    def _fits(self, stage: str, seconds: float) -> bool:
-        """Return whether what is left of the budget is enough for a stage."""
-        left = self.setting.left()
-        if left < seconds:
-            self.setting.tell(
-                f"{stage}: left out, {seconds:.0f} s in the {left:.0f} s that are left"
-            )
-        return left >= seconds
-
-    def _other_model(self) -> None:
+    def _other_model(self) -> dict[str, Any]:
         model, setting = self._judged, self.setting
         setting.tell(f"accuracy: {model.name}")
         photos = self._photos(model)
         given = arrays.arrays_from_photos(photos, model, setting.scratch)
-        rows = self.result["speed"]["rows"]
-        out = {name for name, row in rows.items() if row["status"] != "ok"}
-        wanted = [e for e in setting.entries if not e.files_only and e.name not in out]
+        wanted = [e for e in self._able() if not e.files_only]
         if setting.plan.few_batches:  # where compiling again would cost minutes
             wanted = [e for e in wanted if not e.compiles]
         with Suite(setting, model, given, given) as suite:
-            suite.open(wanted, at_once=setting.threads)
-            self._need_baseline(suite)
-            self._accuracy(suite, photos, given)
+            suite.need(sum(r.get("load_s", 0) for r in self.result["speed"]["rows"].values()))
+            suite.open(wanted)
+            suite.need_baseline()
+            return {"accuracy": parts.accuracy(suite, photos, given)}
 
-    def _accuracy(self, suite: Suite, photos: Photos, given: Arrays) -> None:
-        found = accuracy(suite, photos, given)
-        self._done("accuracy", accuracy={**found, "model": suite.model.card()})
+    def _ceilings(self) -> dict[str, Any]:
+        given = arrays.noise(self.model, 1, self.setting.scratch)
+        with Suite(self.setting, self.model, given, given) as suite:
+            return {"ceilings": parts.ceilings(suite)}
+
+    def _able(self) -> list[Entry]:
+        """Return whom a former stage has not thrown out."""
+        rows = self.result["speed"]["rows"]
+        out = {name for name, row in rows.items() if row["status"] != "ok"}
+        return [entry for entry in self.setting.entries if entry.name not in out]
 
     @cached_property
     def _judged(self) -> Model:
@@ -177,12 +160,3 @@ class Comparison:
             return labelled_images.photos_from_folder(self.data, model.labels)
         count, folder = self.setting.plan.held_out, self.setting.scratch / "drawn"
         return labelled_images.drawn_photos(count, folder)
-
-    def _need_baseline(self, suite: Suite) -> None:
-        if BASELINE not in suite.field.processes:
-            raise VitError(f"the baseline cannot run: {suite.rows[BASELINE]['reason']}")
-
-    def _done(self, stage: str, **parts: Any) -> None:
-        self.result.update(parts)
-        self.result["done"].append(stage)
-        store(self.result, self.path)

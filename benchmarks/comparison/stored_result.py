@@ -13,7 +13,7 @@ from comparison import host
 from comparison.contenders.entries import BASELINE
 from comparison.harness.plan import QUICK, Setting
 from comparison.inputs.models import Model
-from comparison.report.result_rows import Result
+from comparison.report.rows import Result
 from vit_engine.errors import UsageError
 from vit_engine.machine.atomic import write_whole
 
@@ -73,17 +73,15 @@ def merged(result: Result, added: Result) -> Result:
 
     That sitting has the parts that are stored.
     """
-    for part in {"speed", "files"} & result.keys():
+    for part in {"speed", "files", "accuracy"} & result.keys():
         rows = added[part]["rows"]
         for name in rows.keys() - {BASELINE}:
-            result[part]["rows"][name] = {**rows[name], "against": rows[BASELINE]["rounds"]}
-    if "accuracy" in result:
-        accuracy = {n: row for n, row in added["accuracy"]["rows"].items() if n != BASELINE}
-        result["accuracy"]["rows"].update(accuracy)
-    for part in {"files", "accuracy"} & result.keys():
-        for name in added["speed"]["rows"]:
-            result[part]["excluded"].pop(name, None)
-        result[part]["excluded"].update(added[part]["excluded"])
+            against = {"against": rows[BASELINE]["rounds"]} if part != "accuracy" else {}
+            result[part]["rows"][name] = rows[name] | against
+        if part != "speed":
+            kept = result[part]["excluded"].items()
+            others = {name: why for name, why in kept if name not in added["speed"]["rows"]}
+            result[part]["excluded"] = others | added[part]["excluded"]
     names = sorted(added["speed"]["rows"].keys() - {BASELINE})
     result["notes"].append(
         f"{', '.join(names)}: measured later ({added['made'][:16]}, commit "

@@ -37,4 +37,4 @@ class Labels(litserve.LitAPI):  # type: ignore[misc]  # litserve is untyped
 if __name__ == "__main__":
     labels = Labels(max_batch_size=BATCH, batch_timeout=WAIT, api_path="/")
     server = litserve.LitServer(labels, accelerator="cpu")
-    server.run(port=int(sys.argv[2]), log_level="error", generate_client_file=False)
+    server.run(port=int(sys.argv[3]), log_level="error", generate_client_file=False)

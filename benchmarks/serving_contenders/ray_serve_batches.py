@@ -36,7 +36,7 @@ class Labels:
 
 if __name__ == "__main__":
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
+    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[3])})
     deployment: Any = Labels
     serve.run(deployment.bind(sys.argv[1]), name="labels")
     while True:

@@ -14,13 +14,14 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.machine.atomic import replacing
+from vit_engine.options import DEFAULTS
 from vit_engine.providers import tensorrt
 from vit_export.artefact import restamp
 
 NAME = "vit"
 """Of the model, as clients ask for it."""
 
-MAX_BATCH = tensorrt.TENSORRT.default_batch(None)
+MAX_BATCH = tensorrt.TENSORRT.default_batch(DEFAULTS)
 IN_FLIGHT = tensorrt.TENSORRT.in_flight
 
 QUEUE_DELAY_US = 1_000

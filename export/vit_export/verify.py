@@ -7,21 +7,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vit_engine.artefact.contract import Parity, ScoreKind
+from vit_engine.artefact.contract import Parity
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.errors import ParityError, ProviderError, UsageError
 from vit_engine.images.preprocess import normalized, pixels_from_image, rgb_from_image
-from vit_engine.outputs.parity import Bounds, Logits, agreements, check_parity
+from vit_engine.outputs.comparison import Comparison
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.parity import Bounds, check_parity
+from vit_engine.outputs.scores import Logits
 from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_pixels, eager_versions
-from vit_export.families.family import Package
+from vit_export.files.utf8_path import in_utf8
 from vit_export.quantization.agreement import agreement_of
 from vit_export.quantization.calibration import view_count, views_of
-from vit_export.samples import drawn_samples, drawn_shapes, sample_from_item
-from vit_export.utf8_path import in_utf8
+from vit_export.samples import draw
+from vit_export.samples.images import drawn_samples, drawn_shapes, sample_from_item
 
 INT8_PROVIDERS = ("cpu", "openvino")
 """Who runs int8 artefacts, each with kernels of its own for the rounding."""
@@ -60,7 +62,7 @@ def parity_of(
     views = view_count(len(rgb)) if precision == "int8" else 1
     rgb = [view for image in rgb for view in views_of(image, views)]
     expected = eager_logits(checkpoint, rgb)
-    parity, score = None, checkpoint.score
+    parity, output = None, checkpoint.output
     for provider in INT8_PROVIDERS if precision == "int8" else ("cpu",):
         try:
             found = _logits_on(provider, path, rgb)
@@ -78,19 +80,19 @@ def parity_of(
             found,
             expected,
             replace(bounds, min_agreement=0.0) if precision == "int8" else bounds,
-            score=score,
+            output=output,
             name=name,
             reference="eager PyTorch",
             cure=CURE,
         )
-        if precision == "int8" and score != "none":
-            agreement = agreement_of(found, expected, score, views)
+        if precision == "int8" and output.function != "none":
+            agreement = agreement_of(found, expected, output, views)
             agreement.check(bounds.min_agreement, name=name, cure=CURE)
             tell(f"on {provider}: {agreement}")
             if doubt := agreement.doubt(bounds.min_agreement):
                 tell(f"on {provider}: {doubt}")
         parity = parity or parity_from_logits(
-            found[::views], expected[::views], score, package=checkpoint.family.package
+            found[::views], expected[::views], output, package=checkpoint.package.name
         )
     assert parity is not None  # the cpu provider comes first
     return parity
@@ -123,19 +125,19 @@ def check_preprocessing(checkpoint: Checkpoint) -> None:
 
 
 def parity_from_logits(
-    found: Logits, expected: Logits, score: ScoreKind, *, package: Package = "transformers"
+    found: Logits, expected: Logits, output: OutputKind, *, package: str = "transformers"
 ) -> Parity:
-    """Compare two sets of logits (N, labels) that stand for scores of a kind.
+    """Compare two sets of outputs (N, ...), one image at least, of a kind.
 
     The expected ones are from that package's model.
     """
-    difference = np.abs(found - expected)
-    alike = agreements(found, expected, score)
+    compared = Comparison(output)
+    compared.add(found, expected)
     return Parity(
         reference=eager_versions(package),
-        images=len(expected),
-        agreement=float(alike.mean()) if alike.size else None,
-        max_abs_diff=float(difference.max()),
-        mean_abs_diff=float(difference.mean()),
-        logit_range=float(np.ptp(expected)),
+        images=compared.images,
+        agreement=compared.agreement,
+        max_abs_diff=compared.max_abs_diff,
+        mean_abs_diff=compared.mean_abs_diff,
+        logit_range=compared.range,
     )

@@ -18,8 +18,7 @@ from vit_engine.errors import (
 TYPE_CHECKING = False  # what type checkers take for true; typing would cost half of the import
 if TYPE_CHECKING:
     from vit_engine.classifier import Classifier
-    from vit_engine.outputs.prediction import Prediction
-    from vit_engine.outputs.scores import Score
+    from vit_engine.outputs.prediction import Prediction, Score
 
     __version__: str
 
@@ -42,7 +41,7 @@ __all__ = [
 _HOMES = {
     "Classifier": "vit_engine.classifier",
     "Prediction": "vit_engine.outputs.prediction",
-    "Score": "vit_engine.outputs.scores",
+    "Score": "vit_engine.outputs.prediction",
 }
 
 

@@ -5,8 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self, cast
@@ -16,33 +15,19 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import DEFAULT_MODEL
-from vit_engine.engine import Engine, whole_number
+from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.images.decode_pool import (
-    Batch,
-    DecodePool,
-    Job,
-    ahead,
-    check_process,
-    never,
-    slots_for,
-)
+from vit_engine.images.decode_pool import Batch, DecodePool, Job, slots_for
 from vit_engine.images.decoder_process import TIME_LIMIT, DecoderProcess, SharedPixels, Task
 from vit_engine.images.given import Given, ImageLike, given_from, images_from, taken
-from vit_engine.images.isolated_decoder import IsolatedDecoder
-from vit_engine.images.local_decoder import LocalDecoder
+from vit_engine.images.input_decoder import InputDecoder
 from vit_engine.images.preprocess import narrowed_in_words
 from vit_engine.machine.processor import usable_cores
-from vit_engine.outputs.prediction import Prediction, failed
-from vit_engine.outputs.scores import (
-    Score,
-    Selection,
-    best_scores,
-    scores_from_logits,
-    selection_from_options,
-)
-from vit_engine.providers.provider import Compute
-from vit_engine.providers.table import DEFAULT_PROVIDER
+from vit_engine.machine.threads import ahead, check_process, never
+from vit_engine.options import DEFAULTS, EngineOptions, checked_int
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.sources.item import Item
 
 log = logging.getLogger(__name__)
@@ -82,30 +67,21 @@ class Classifier:
     def load(
         cls,
         model: str | Path = DEFAULT_MODEL,
-        *,
-        provider: str = DEFAULT_PROVIDER,
-        device: int = 0,
-        threads: int | None = None,
-        max_batch: int | None = None,
-        compute: Compute | None = None,
-        cuda_graphs: bool = True,
+        options: EngineOptions = DEFAULTS,
+        **changes: Any,
     ) -> "Classifier":
         """Open an artefact by path, or the bundled "demo"; arguments and errors as Engine.open."""
-        engine = Engine.open(
-            model,
-            provider=provider,
-            device=device,
-            threads=threads,
-            max_batch=max_batch,
-            compute=compute,
-            cuda_graphs=cuda_graphs,
-        )
-        return cls(engine)
+        return cls(Engine.open(model, options, **changes))
 
     @property
     def contract(self) -> Contract:
         """What the artefact says of itself."""
         return self.engine.contract
+
+    @property
+    def output(self) -> OutputKind:
+        """The kind of output that the model gives."""
+        return self.engine.output
 
     def classify(
         self,
@@ -168,19 +144,15 @@ class Classifier:
     ) -> Generator[LabelledBatch]:
         """Label images here, or with a task in other processes."""
         given, workers = self.contract.input, usable_cores()
-        slots = slots_for(batch, workers)
-        with contextlib.ExitStack() as resources:
-            new: Callable[[], LocalDecoder | IsolatedDecoder]
-            if task is None:
-                pixels = np.empty((slots, given.height, given.width, 3), np.uint8)
-                new = partial(LocalDecoder, pixels, self.contract.preprocessing)
-            else:
-                shared = SharedPixels(slots, given.height, given.width)
-                resources.enter_context(shared)
-                pixels, new = shared.array, partial(IsolatedDecoder, shared, task)
+        with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
+
+            def decoder() -> InputDecoder:
+                process = None if task is None else DecoderProcess(shared, task)
+                return InputDecoder(shared.array, self.contract.preprocessing, process)
+
             pool = DecodePool(
-                pixels,
-                new,
+                shared.array,
+                decoder,
                 batch=batch,
                 workers=workers,
                 size_of=lambda image: image.size // workers,  # large ones for all, not one by one
@@ -211,8 +183,7 @@ class Classifier:
                         code = prediction.error_code or "decode"
                         raise ImageError(code, f"{name} {prediction.error}")
                     rows.append(row.copy())
-        labels = len(self.contract.output.labels)
-        return np.stack(rows) if rows else np.empty((0, labels), np.float32)
+        return np.stack(rows) if rows else np.empty((0, *self.output.shape), np.float32)
 
     def probabilities(
         self,
@@ -225,19 +196,18 @@ class Classifier:
 
         Raises what `logits` raises, and UsageError for a regression, which has no probabilities.
         """
-        score = self.contract.output.score
-        if score == "none":
+        if self.output.function == "none":
             raise UsageError(
                 "this model gives the values of a regression, not probabilities; logits() has them"
             )
-        return scores_from_logits(self.logits(images, batch=batch, urls=urls), score)
+        return self.output.scores(self.logits(images, batch=batch, urls=urls))
 
     def _checked(
         self, top_k: int | None, threshold: float | None, batch: int | None
     ) -> tuple[Selection, int]:
         """Return which labels to give, and the number of images at once; errors of `classify`."""
         selection = self._selection(top_k, threshold)
-        batch = self.engine.max_batch if batch is None else whole_number("batch", batch)
+        batch = self.engine.max_batch if batch is None else checked_int("batch", batch)
         self.engine.check_open()
         return selection, batch
 
@@ -246,10 +216,11 @@ class Classifier:
             not isinstance(threshold, Real) or isinstance(threshold, bool)
         ):
             raise TypeError(f"threshold is {threshold!r:.80}, it must be a number")
-        return selection_from_options(
-            self.contract.output,
-            top_k=None if top_k is None else whole_number("top_k", top_k),
-            threshold=None if threshold is None else float(threshold),
+        return self.output.selection(
+            ScoreOptions(
+                top_k=None if top_k is None else checked_int("top_k", top_k),
+                threshold=None if threshold is None else float(threshold),
+            )
         )
 
     def stream(
@@ -308,14 +279,15 @@ class Classifier:
                 self.engine.check_open()
                 try:
                     values = logits.result()
-                    found = self._predictions(values, selection)
+                    paths = [job.image.path for job in batch.jobs if job.error is None]
+                    found = self.output.results(values, selection, paths)
                 finally:
                     del logits  # it holds its error, whose traceback holds this frame, and the pool
                 decoded, rows = iter(batch.pixels), iter(values)
                 pairs = [
-                    (replace(next(found), path=job.image.path), next(decoded))
+                    (next(found), next(decoded))
                     if job.error is None
-                    else (failed(job.image.path, job.error), None)
+                    else (self.output.failed(job.image.path, job.error), None)
                     for job in batch.jobs
                 ]
                 yield LabelledBatch(
@@ -334,7 +306,7 @@ class Classifier:
         given = self.contract.input
         pixels = np.empty((1, given.height, given.width, 3), np.uint8)
         job = Job(given_from(image, "the image", urls=urls), 0)
-        with contextlib.closing(LocalDecoder(pixels, self.contract.preprocessing)) as decoder:
+        with contextlib.closing(InputDecoder(pixels, self.contract.preprocessing)) as decoder:
             decoder.decode([job])
         if job.error is not None:
             raise job.error
@@ -353,12 +325,7 @@ class Classifier:
         A row that is not finite becomes a prediction with the error `nonfinite`. `top_k` and
         `threshold` are those of `classify`, with its errors.
         """
-        return self._predictions(logits, self._selection(top_k, threshold))
-
-    def _predictions(
-        self, logits: NDArray[np.float32], selection: Selection
-    ) -> Iterator[Prediction]:
-        return map(_prediction, best_scores(logits, self.contract.output, selection))
+        return self.output.results(logits, self._selection(top_k, threshold))
 
     def close(self) -> None:
         """Free the engine, after the batch that runs; iterations in the middle raise UsageError."""
@@ -377,9 +344,3 @@ def _seconds(timeout: float | None) -> float:
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout is {timeout}, it must be a number of seconds above 0")
     return float(timeout)
-
-
-def _prediction(topk: tuple[Score, ...] | None) -> Prediction:
-    if topk is None:
-        return Prediction(None, error="the model gave NaN or Inf", error_code="nonfinite")
-    return Prediction(None, topk)

@@ -2,12 +2,12 @@
 
 import ctypes
 import logging
-import operator
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
-from vit_engine.artefact.integrity import check_once, check_state, state_of
+from vit_engine.artefact.integrity import check_integrity, check_state, state_of
 from vit_engine.errors import (
     MachineError,
     ProviderError,
@@ -25,8 +25,10 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.images.preprocess import feed_from_pixels
-from vit_engine.providers.provider import Compute, Provider, Request, RetiredError, Runner
-from vit_engine.providers.table import DEFAULT_PROVIDER, candidates, tell_passed_over
+from vit_engine.options import DEFAULTS, EngineOptions
+from vit_engine.outputs.kinds import output_from_contract
+from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
+from vit_engine.providers.table import candidates, tell_passed_over
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +44,11 @@ OUT_OF_MEMORY = (
 class Engine:
     """An open artefact: uint8 images in, logits out. A context manager; `run` is thread-safe.
 
-    `provider` names what really runs, `contract` what the artefact says of itself. `max_batch` is
-    the batch that keeps the provider busy, `in_flight` how many batches it can have at once;
-    larger batches are run in parts. `open_runner` opens a session for batches of up to its
-    argument: at once, again for smaller ones when memory runs out, and again at the first use in a
-    forked child, where `survives_fork` says that it can.
+    `provider` names what really runs, `contract` what the artefact says of itself, `output` its
+    kind of output. `max_batch` is the batch that keeps the provider busy, `in_flight` how many
+    batches it can have at once; larger batches are run in parts. `open_runner` opens a session for
+    batches of up to its argument: at once, again for smaller ones when memory runs out, and again
+    at the first use in a forked child, where `survives_fork` says that it can.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Engine:
         survives_fork: bool = True,
     ) -> None:
         self.contract, self.provider = contract, provider
+        self.output = output_from_contract(contract.output)
         self.max_batch, self.in_flight = max_batch, in_flight
         self._survives_fork = survives_fork
         self._open_runner = open_runner
@@ -78,41 +81,24 @@ class Engine:
     def open(
         cls,
         model: str | Path,
-        *,
-        provider: str = DEFAULT_PROVIDER,
-        device: int = 0,
-        threads: int | None = None,
-        max_batch: int | None = None,
-        compute: Compute | None = None,
-        cuda_graphs: bool = True,
-        adapt: bool = True,
-        keep: bool = True,
+        options: EngineOptions = DEFAULTS,
+        **changes: Any,
     ) -> "Engine":
-        """Open the artefact at a path, or "demo"; `threads` is by default all this process may use.
+        """Open the artefact at a path, or "demo", by options of EngineOptions: `provider="cpu"`.
 
-        `device` is the GPU's number, `max_batch` the most images in a run (by default what keeps
-        the provider busy), and without `cuda_graphs` kernels are launched one by one. `compute`
-        "bf16" has OpenVINO compute in bf16 what it else does in f32: faster on a CPU that has it,
-        and a label in some hundred differs.
-        An x86 CPU computes an FP16 artefact in FP32, and CUDA fuses operators; without `adapt` the
-        graph is run as it is written, and rounds to FP16 between operators.
-        Without `keep` OpenVINO's compiled model is not stored for the next opening.
         "auto" takes CUDA where a session on it opens, else the CPU. Raises ArtefactError for a file
         that is not an artefact of ours, ProviderError where the provider, or ONNX Runtime itself,
-        is not there, UsageError for options that make no sense, TypeError for other types.
+        is not there, UsageError for options that make no sense, TypeError for other types and for
+        options that are none.
         """
         if not isinstance(model, str | os.PathLike):
             raise TypeError(f"model is of type {type(model).__name__}, it must be a path or 'demo'")
-        device = whole_number("device", device, least=0)
-        threads = None if threads is None else whole_number("threads", threads)
-        max_batch = None if max_batch is None else whole_number("max_batch", max_batch)
+        options = replace(options, **changes)
         path = metadata.path_from_name(model)
         before = state_of(path)
         contract = metadata.read_contract(path)
         # Absolute: a forked child may open it again after a change of folder.
-        request = Request(
-            path.absolute(), contract, device, threads, cuda_graphs, adapt, compute, keep
-        )
+        request = Request(path.absolute(), contract, options)
 
         def on(chosen: Provider) -> Engine:
             def open_runner(largest: int) -> Runner:
@@ -123,13 +109,13 @@ class Engine:
                 contract,
                 chosen.name,
                 open_runner,
-                max_batch=max_batch or chosen.default_batch(threads),
+                max_batch=options.max_batch or chosen.default_batch(options),
                 in_flight=chosen.in_flight,
                 survives_fork=chosen.kind == "cpu",
             )
 
-        first, *rest = candidates(provider, request)
-        check_once(path, contract)
+        first, *rest = candidates(request)
+        check_integrity(path, contract)
         try:
             return on(first)
         except ProviderError as e:
@@ -175,7 +161,7 @@ class Engine:
             self._shrink(runner, words)
         if len(parts) == 1:
             return parts[0]
-        empty = np.empty((0, len(self.contract.output.labels)), np.float32)
+        empty = np.empty((0, *self.output.shape), np.float32)
         return np.concatenate([empty, *parts])
 
     def submit(self, batch: NDArray[Any]) -> "Future[NDArray[np.float32]]":
@@ -284,19 +270,6 @@ def _leave_sessions_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_sessions_to_parent)
-
-
-def whole_number(name: str, value: Any, *, least: int = 1) -> int:
-    """Return an argument as an int; TypeError if it is none, UsageError if it is too small."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} is {value!r} ({type(value).__name__}), it must be a whole number"
-        ) from None
-    if number < least:
-        raise UsageError(f"{name} is {number}, it must be at least {least}")
-    return number
 
 
 def is_out_of_memory(error: Exception) -> bool:

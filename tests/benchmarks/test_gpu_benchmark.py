@@ -8,23 +8,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from support import ROOT
+from comparison.contenders import ours
+from comparison.contenders.entries import CONTENDERS, PROFILED
+from comparison.harness.parts import kernels
+from comparison.harness.plan import Setting
+from comparison.harness.suite import Suite
+from comparison.harness.worker import Session
+from comparison.harness.worker_process import Process
+from comparison.job import Contender, Job
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.providers.buckets import BucketSession, buckets_up_to
 from vit_engine.providers.provider import Request
 from vit_engine.providers.sessions import open_session
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from comparison.contenders import ours
-from comparison.contenders.entries import CONTENDERS, PROFILED
-from comparison.harness.hardware import kernels
-from comparison.harness.plan import FULL, GPU, Setting
-from comparison.harness.suite import Suite
-from comparison.harness.worker import Session
-from comparison.harness.worker_process import Process
-from comparison.job import Contender, Job
 
 
 def pictures(count: int) -> NDArray[np.uint8]:
@@ -34,20 +30,9 @@ def pictures(count: int) -> NDArray[np.uint8]:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(job: Job, tmp_path: Path) -> Job:
     np.save(tmp_path / "uint8.npy", pictures(64))
-    return Job(
-        contender="ours-cuda-pipelined",
-        module="comparison.contenders.ours",
-        options={"precision": "fp32", "pipelined": True},
-        model="",
-        cache=str(tmp_path),
-        threads=1,
-        device="cpu",
-        max_batch=8,
-        uint8=str(tmp_path / "uint8.npy"),
-        float32="",
-    )
+    return replace(job, options={"precision": "fp32", "pipelined": True})
 
 
 def test_batches_that_overlap_get_their_own_answers(
@@ -96,21 +81,14 @@ def test_a_profile_names_where_the_time_goes(job: Job) -> None:
     assert times == sorted(times, reverse=True)
 
 
-def test_a_profiler_that_fails_costs_no_row(job: Job, tmp_path: Path) -> None:
-    setting = Setting((), "cpu", 1, tmp_path, tmp_path, GPU, print, print)
-    suite = Suite(setting, None, None, None, {PROFILED: {"status": "ok"}})
-    broken = replace(job, module="no_such_contender")
-    with suite:
-        suite.field.add(PROFILED, lambda: Process(broken, sys.executable))
+def test_a_profiler_that_fails_costs_no_row(job: Job, setting: Setting) -> None:
+    with Suite(setting, None, None, None, {PROFILED: {"status": "ok"}}) as suite:
+        suite.processes[PROFILED] = Process(
+            replace(job, module="no_such_contender"), sys.executable
+        )
         found = kernels(suite, [1, 64])
     assert suite.rows == {PROFILED: {"status": "ok"}}
     assert found["batches"] == {}
     assert found["excluded"][PROFILED][0] == "failed"
-
-
-def test_a_gpu_plan_compiles_for_few_batch_sizes() -> None:
-    entries = {entry.name: entry for entry in CONTENDERS}
-    assert entries[PROFILED].options["cuda_graphs"] is False, "graphs hide their kernels' names"
-    assert all(GPU.takes(entries["ours-cuda-graphs"], batch) for batch in GPU.batches)
-    assert [b for b in GPU.batches if GPU.takes(entries["pytorch-compile-max"], b)] == [1, 64]
-    assert FULL.takes(entries["pytorch-compile"], 2), "on a CPU all are timed at all sizes"
+    options = {entry.name: entry.options for entry in CONTENDERS}
+    assert options[PROFILED]["cuda_graphs"] is False, "graphs hide their kernels' names"

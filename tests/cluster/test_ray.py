@@ -26,6 +26,7 @@ from vit_engine.classifier import Classifier
 from vit_engine.cluster import run
 from vit_engine.cluster.connection import Workers
 from vit_engine.errors import MachineError, ProviderError, UsageError, VitError
+from vit_engine.options import EngineOptions
 from vit_engine.rows.formats import arrow_path
 from vit_engine.sources.find import items_from_sources
 
@@ -36,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of Ray's processes and sockets
 ]
 
-ON_CPU = Workers(provider="cpu", threads=1)
+ON_CPU = Workers(EngineOptions("cpu", threads=1))
 STORE = 100 * 2**20  # bytes of a node's object store
 BLOCK = 16
 
@@ -231,7 +232,10 @@ def test_killed_node(images: Path, expected: Rows, cluster: Any, tmp_path: Path)
 
     with meanwhile(tmp_path / "out", act, after=3):
         tally = label(
-            images, tmp_path / "out", address=cluster.address, workers=Workers("cpu", 1, None, 1)
+            images,
+            tmp_path / "out",
+            address=cluster.address,
+            workers=Workers(EngineOptions("cpu", threads=1), 1),
         )
     assert killed
     assert tally.rows == len(expected)
@@ -332,7 +336,7 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
         with pytest.raises(MachineError, match="the cluster has 2 CPUs"):
             label(images, out)
         with pytest.raises(MachineError, match="no node of the cluster has 8 CPUs"):
-            label(images, out, workers=Workers("cpu", threads=8), resume=True)
+            label(images, out, workers=Workers(EngineOptions("cpu", threads=8)), resume=True)
         with pytest.raises(UsageError, match="already holds a run"):
             label(images, out)
         with pytest.raises(UsageError, match="begun with top_k 5, this is 3"):
@@ -345,7 +349,7 @@ def test_errors_of_a_node_are_told_as_ours(
     images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ProviderError, match="provider cuda cannot run here") as told:
-        label(images, tmp_path / "out", workers=Workers("cuda", gpus=0, threads=1))
+        label(images, tmp_path / "out", workers=Workers(EngineOptions("cuda", threads=1), gpus=0))
     assert "\n" not in str(told.value)
     assert "DataContext" not in str(told.value)
     assert "Traceback" not in capfd.readouterr().err

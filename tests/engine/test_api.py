@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import ROOT
+from support import ROOT, children
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.images import decoder_process
@@ -120,19 +120,7 @@ def test_isolated_images_are_those_of_this_process(vit: Classifier, tmp_path: Pa
 def test_a_crash_and_a_hang_cost_their_own_image(
     vit: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child = """
-import os, time
-from vit_engine.images import decoder_process as d
-decode = d.image_from_item
-def hostile(item, **options):
-    if item.data == b"crash":
-        os.abort()
-    if item.data == b"hang":
-        time.sleep(60)
-    return decode(item, **options)
-d.image_from_item = hostile
-"""
-    monkeypatch.setattr(decoder_process, "_CHILD", child + decoder_process._CHILD)
+    monkeypatch.setattr(decoder_process, "serve", children.decode_hostile)
     images = [EXAMPLES[0], b"crash", EXAMPLES[1], b"hang", EXAMPLES[2]]
     found = list(vit.classify(images, isolated=True, timeout=3))
     assert [p.error_code for p in found] == [None, "crash", None, "timeout", None]

@@ -154,7 +154,8 @@ def test_a_pool_of_the_parent_is_left_alone_in_the_child() -> None:
 import itertools
 import numpy as np
 from vit_engine.errors import UsageError
-from vit_engine.images.decode_pool import DecodePool, ahead
+from vit_engine.images.decode_pool import DecodePool
+from vit_engine.machine.threads import ahead
 
 class Decoder:
     def decode(self, jobs):
@@ -507,11 +508,11 @@ def test_where_no_thread_can_be_started() -> None:
     """Stacks of 64 TiB: for the first thread, for those after it, for the engine's."""
     hosted("""
 from vit_engine.errors import MachineError
-from vit_engine.images import decode_pool
+from vit_engine.machine import threads
 from vit_engine.machine.processor import usable_cores
 
 vit = Classifier.load("demo", provider="cpu")
-started = decode_pool._started
+started = threads.start
 pixels = vit.pixels(EXAMPLES[0])[None]
 
 def refused(call, words):
@@ -533,12 +534,12 @@ def limited(*work):
     threading.stack_size(0 if left >= 0 else 2**46)
     return started(*work)
 
-decode_pool._started = limited
+threads.start = limited
 for left in range(usable_cores() + 2):
     refused(lambda: labels(vit), "cannot start a thread to decode images")
 refused(lambda: vit.engine.submit(pixels), "cannot start a thread to run a batch")
 threading.stack_size(0)
-decode_pool._started = started
+threads.start = started
 assert labels(vit)
 """)
 

@@ -63,7 +63,7 @@ def test_deit_tiny_on_two_hundred_photographs(
     with Engine.open(path, provider="cpu", adapt=adapt) as engine:
         found = engine.run(pixels)
         alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(16)])
-    parity = parity_from_logits(found, expected, "softmax")
+    parity = parity_from_logits(found, expected, photographs.checkpoint.output)
     with capsys.disabled():
         print(
             f"\nDeiT-Tiny {precision}{', adapted' if adapt else ''}: "

@@ -18,7 +18,8 @@ from support.loopback_hub import serving
 from support.running_server import running
 from vit_engine.commands.diagnosis import advice_for
 from vit_engine.machine.processor import Cpu
-from vit_engine.rows.formats import COLUMNS
+from vit_engine.outputs.scores import Scores
+from vit_engine.rows.formats import columns_of
 from vit_export.checkpoints.checkpoint import DEFAULT_MODEL
 from vit_export.families.timm.architectures import ARCHITECTURES
 
@@ -30,6 +31,9 @@ OTHERS = {
     *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url"),
 }
 """Options of Docker, Triton, Ray, curl and pip."""
+COMMANDS = ("infer", "serve", "doctor")
+Sandbox = tuple[Path, dict[str, str]]
+"""A folder and the environment of what runs there."""
 SERVED = "http://127.0.0.1:8000"
 """Where the pages say that vit-serve listens."""
 
@@ -73,17 +77,32 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory):
         yield folder, environment
 
 
-def run(line: str, sandbox: tuple[Path, dict[str, str]]) -> subprocess.CompletedProcess[str]:
+def run(line: list[str], sandbox: Sandbox) -> subprocess.CompletedProcess[str]:
     folder, environment = sandbox
     return subprocess.run(
-        ["bash", "-euc", line],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
+        line, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """The help of each command, all started at once."""
+    modules = ("vit_export.cli", *(f"vit_engine.commands.{name}" for name in COMMANDS))
+    lines = {name: ["-m", name] for name in modules}
+    lines["compare.py"] = [str(ROOT / "benchmarks/compare.py")]
+    started = {
+        name: subprocess.Popen([sys.executable, *line, "--help"], stdout=subprocess.PIPE, text=True)
+        for name, line in lines.items()
+    }
+    told = {name: process.communicate(timeout=60)[0] for name, process in started.items()}
+    assert not any(process.returncode for process in started.values())
+    return told
+
+
+@pytest.fixture(scope="module")
+def tried() -> set[str]:
+    """Lines that have run: what several pages show runs once."""
+    return set()
 
 
 @pytest.fixture(scope="module")
@@ -96,31 +115,27 @@ def served() -> Iterator[str]:
     "page",
     [pytest.param(p, marks=[pytest.mark.slow] if p == "export.md" else []) for p in PAGES],
 )
-def test_every_shell_snippet_runs(page: str, sandbox, request: pytest.FixtureRequest) -> None:
+def test_every_shell_snippet_runs(
+    page: str, sandbox: Sandbox, tried: set[str], request: pytest.FixtureRequest
+) -> None:
     for line in (line for snippet in snippets(page, "sh") for line in snippet.splitlines()):
+        if line in tried:
+            continue
+        tried.add(line)
+        asked = line
         if line.startswith("curl "):
             assert SERVED in line
             asked = line.replace(SERVED, request.getfixturevalue("served"))
-            ended = run(asked.replace("curl ", "curl --fail --silent "), sandbox)
-        else:
-            ended = run(line, sandbox)
+            asked = asked.replace("curl ", "curl --fail --silent ")
+        ended = run(["bash", "-euc", asked], sandbox)
         assert ended.returncode == 0, f"{line}\n{ended.stderr}"
 
 
 @each_page
 def test_every_python_snippet_runs(page: str, sandbox) -> None:
     for snippet in snippets(page, "python"):
-        folder, environment = sandbox
-        shutil.copy(ROOT / "runtime/vit_engine/artefact/demo.onnx", folder / "vit.onnx")
-        ended = subprocess.run(
-            [sys.executable, "-c", snippet],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        shutil.copy(ROOT / "runtime/vit_engine/artefact/demo.onnx", sandbox[0] / "vit.onnx")
+        ended = run([sys.executable, "-c", snippet], sandbox)
         assert ended.returncode == 0, ended.stderr
         assert "circle" in ended.stdout
         assert "star" in ended.stdout
@@ -145,13 +160,14 @@ def without_digits(text: str) -> str:
 def test_the_outputs_shown_are_those_that_come(sandbox) -> None:
     for language, options in (("table", "-k 3"), ("csv", "-k 1")):
         (shown,) = snippets("README.md", language)
-        came = run(f"vit-infer examples/ -m demo {options} --format {language} -q", sandbox).stdout
+        line = f"vit-infer examples/ -m demo {options} --format {language} -q"
+        came = run(["bash", "-euc", line], sandbox).stdout
         assert without_digits(came).startswith(without_digits(shown)), came
 
 
 def test_the_row_is_a_row() -> None:
     (row,) = (json.loads(s) for s in snippets("infer.md", "json"))
-    assert tuple(row) == COLUMNS
+    assert tuple(row) == columns_of(Scores(("cat",), "softmax"))
 
 
 def test_the_version_and_the_count_of_architectures_are_those_of_today() -> None:
@@ -161,10 +177,8 @@ def test_the_version_and_the_count_of_architectures_are_those_of_today() -> None
     assert f" {len(ARCHITECTURES)} architectures" in PAGES["README.md"]
 
 
-def test_int8_is_told_alike_everywhere() -> None:
-    told = [PAGES["README.md"], PAGES["export.md"]]
-    help_of = [sys.executable, "-m", "vit_export.cli", "--help"]
-    told.append(subprocess.run(help_of, capture_output=True, text=True, check=True).stdout)
+def test_int8_is_told_alike_everywhere(helps: dict[str, str]) -> None:
+    told = [PAGES["README.md"], PAGES["export.md"], helps["vit_export.cli"]]
     told.append(" ".join(advice_for((), Cpu("", ("avx512_vnni",), 1, 1, None, 2**30, None))))
     for text in (" ".join(text.split()) for text in told):
         assert "2.4" in text
@@ -197,23 +211,8 @@ def test_the_extras_named_exist() -> None:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
 
 
-def test_every_option_named_exists() -> None:
+def test_every_option_named_exists(helps: dict[str, str]) -> None:
     """An option of a command that a page names is one that a command knows."""
-    shown = ""
-    modules = [
-        ["-m", m]
-        for m in (
-            "vit_export.cli",
-            "vit_engine.commands.infer",
-            "vit_engine.commands.serve",
-            "vit_engine.commands.doctor",
-        )
-    ]
-    for program in (*modules, [str(ROOT / "benchmarks/compare.py")]):
-        ended = subprocess.run(
-            [sys.executable, *program, "--help"], capture_output=True, text=True, check=True
-        )
-        shown += ended.stdout
-    text = "".join(PAGES.values())
+    shown, text = "".join(helps.values()), "".join(PAGES.values())
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) - OTHERS:
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), option

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
+from vit_engine.classifier import Classifier
 from vit_engine.errors import ImageError
 from vit_engine.images.decode import image_from_bytes, image_from_path
 from vit_engine.images.preprocess import rgb_from_image
 from vit_engine.sources.files import bytes_from_path
 from vit_engine.sources.item import MAX_PIXELS, Limits
 from vit_engine.sources.signatures import is_image
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's, of odd files
 
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
@@ -102,6 +105,43 @@ def test_a_bomb_is_refused(side):
     )
     assert side * side > MAX_PIXELS
     assert refused(b"\x89PNG\r\n\x1a\n" + chunks) == "too_large"
+
+
+@pytest.fixture(scope="module")
+def vit():
+    with Classifier.load("demo", provider="cpu") as classifier:
+        yield classifier
+
+
+def test_half_images_pass_where_the_host_asked_for_them(vit, monkeypatch):
+    """Not in another process, whose Pillow is as it ships."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encoded("JPEG")
+    for half in ([data[:-200]], [Image.open(io.BytesIO(data[:-200]))]):
+        assert [p.error_code for p in vit.classify(half)] == [None]
+    assert [p.error_code for p in vit.classify(data[:-200], isolated=True)] == ["truncated"]
+
+
+def test_the_plugins_of_a_host_add_no_format(vit):
+    Image.init()
+    assert "PPM" in Image.OPEN
+    codes = [[p.error_code for p in vit.classify(encoded("PPM"), isolated=i)] for i in (0, 1)]
+    assert codes == [["format"]] * 2
+
+
+def test_the_pixel_limit_is_for_opened_images_and_arrays_too(vit, monkeypatch):
+    """With Pillow's own turned off: a bomb of a few bytes is refused before it is loaded."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    file = io.BytesIO()
+    Image.new("1", (30_000, 10_000)).save(file, "PNG")
+    for images in (
+        [file.getvalue()],
+        [file],
+        [Image.open(file)],
+        iter([Image.open(file)]),
+        [np.broadcast_to(np.uint8(0), (30_000, 10_000))],
+    ):
+        assert [p.error_code for p in vit.classify(images)] == ["too_large"]
 
 
 def with_png_chunk(data: bytes, name: bytes, body: bytes) -> bytes:
@@ -238,7 +278,7 @@ OURS = """if True:
     from vit_engine.images.decode import image_from_path
     from vit_engine.errors import ImageError
     from vit_engine.images.preprocess import pixels_from_image
-    warnings.simplefilter("error")
+    warnings.simplefilter("ignore")
     pre = Preprocessing(
         (224, 224), "squash", "bilinear", None, "centre", (0, 0, 0), (0.5,) * 3, (0.5,) * 3
     )

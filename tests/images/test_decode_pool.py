@@ -20,12 +20,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from support import wait_until
+from support.threads import PATIENCE, Block, wait_for
 from vit_engine.errors import ImageError
-from vit_engine.images import decode_pool
-from vit_engine.images.decode_pool import HELD, Batch, DecodePool, Job, ahead, slots_for
-
-PATIENCE = 30.0
-"""Seconds for what takes milliseconds on an idle machine."""
+from vit_engine.images.decode_pool import HELD, Batch, DecodePool, Job, slots_for
+from vit_engine.machine.threads import ahead
 
 SHAPE = (2, 2, 3)
 
@@ -40,10 +38,6 @@ def ends(bounded: None) -> Iterator[None]:
         wait_until(lambda: set(threading.enumerate()) <= before)
     finally:
         sys.setswitchinterval(interval)
-
-
-def wait_for(event: threading.Event) -> None:
-    assert event.wait(PATIENCE), "waited in vain"
 
 
 def stamp(number: int) -> NDArray[np.uint8]:
@@ -354,17 +348,6 @@ def test_no_batch_comes_once_stopped(images: int) -> None:
     decoders.assert_closed()
 
 
-class Block:
-    """A place where threads stay, until released."""
-
-    def __init__(self) -> None:
-        self.reached, self.released = threading.Event(), threading.Event()
-
-    def __call__(self) -> None:
-        self.reached.set()
-        wait_for(self.released)
-
-
 @pytest.mark.parametrize("linger", [None, 1000.0])
 @pytest.mark.parametrize("stuck", ["images", "decoder", "start"])
 def test_stopping_waits_for_nothing(stuck: str, linger: float | None) -> None:
@@ -592,94 +575,6 @@ def test_batches_read_on_another_thread_end_with_the_pool() -> None:
                 break
     wait_for(reader.closed)
     decoders.assert_closed()
-
-
-def test_ahead_gives_what_the_source_gives() -> None:
-    things = [3, None, 0, "", 1]
-    assert list(ahead(iter(things))) == things
-    assert list(ahead(iter([]))) == []
-
-
-def test_ahead_runs_to_the_end_of_the_source_before_it_is_asked_again() -> None:
-    ended = threading.Event()
-
-    def source() -> Iterator[int]:
-        yield from range(100)
-        ended.set()
-
-    items = ahead(source())
-    assert next(items) == 0
-    wait_for(ended)
-    assert list(items) == list(range(1, 100))
-
-
-@pytest.mark.parametrize("kind", [BrokenError, SystemExit])
-def test_ahead_raises_what_the_source_raises_after_its_items(kind: type[BaseException]) -> None:
-    fault = kind("broken")
-
-    def source() -> Iterator[int]:
-        yield from range(3)
-        raise fault
-
-    found: list[int] = []
-    with pytest.raises(kind) as caught:
-        found.extend(ahead(source()))
-    assert caught.value is fault
-
-
-def test_ahead_that_is_closed_ends_its_source_with_the_next_item() -> None:
-    block, closed = Block(), threading.Event()
-    given: list[int] = []
-
-    def source() -> Iterator[int]:
-        try:
-            for number in range(1000):
-                given.append(number)
-                yield number
-                block()
-        finally:
-            closed.set()
-
-    items = ahead(source())
-    assert next(items) == 0
-    wait_for(block.reached)
-    items.close()
-    assert not closed.is_set()
-    block.released.set()
-    wait_for(closed)
-    assert given == [0, 1]
-
-
-def test_ahead_that_is_stopped_waits_for_what_is_under_way() -> None:
-    stop, waiting = threading.Event(), threading.Event()
-
-    def stopped() -> bool:
-        if stop.is_set():
-            waiting.set()  # for the first time, with nothing found
-        return stop.is_set()
-
-    def source() -> Iterator[int]:
-        yield 0
-        wait_for(waiting)
-        yield 1
-
-    items = ahead(source(), stopped)
-    assert next(items) == 0
-    stop.set()
-    assert list(items) == [1]
-
-
-def test_ahead_that_is_stopped_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_pool, "_PATIENCE", 0.2)
-    block = Block()
-
-    def source() -> Iterator[int]:
-        yield 0
-        block()
-
-    assert list(ahead(source(), lambda: True)) == [0]
-    assert not block.released.is_set()
-    block.released.set()
 
 
 @settings(deadline=None)

@@ -75,6 +75,7 @@ def test_every_mode_equals_hugging_face(mode, size):
     np.testing.assert_array_equal(ours, theirs(image, preprocessing()))
 
 
+@pytest.mark.filterwarnings("ignore:Palette images:UserWarning")
 @pytest.mark.parametrize("info", [{"transparency": 3}, {"transparency": bytes(range(256))}])
 def test_transparent_palettes_equal_hugging_face(info):
     image = noise("P", (50, 40))

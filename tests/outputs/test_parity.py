@@ -5,11 +5,12 @@ import pytest
 
 from vit_engine.artefact.contract import Input, Parity
 from vit_engine.errors import ParityError
-from vit_engine.outputs.parity import BOUNDS, Bounds, agreements, check_parity, sample_pixels
+from vit_engine.outputs.parity import BOUNDS, Bounds, check_parity, sample_pixels
+from vit_engine.outputs.scores import Scores
 
 EXPECTED = np.array([[0.0, 1.0, 9.0], [5.0, 0.0, 1.0]], np.float32)
 WORDS = {
-    "score": "softmax",
+    "output": Scores(("a", "b", "c"), "softmax"),
     "name": "the engine",
     "reference": "the CPU",
     "cure": "use --provider cpu",
@@ -50,10 +51,11 @@ def test_the_range_is_the_wider_of_the_images_and_the_contracts() -> None:
 
 
 ONE = np.array([[-4.0], [-0.01], [6.0]], np.float32)
+SIGMOID = Scores(("a", "b", "c"), "sigmoid")
 
 
 def test_one_logit_agrees_by_its_side_of_a_half() -> None:
-    loose, words = Bounds(10.0, 1.0, 0.01), WORDS | {"score": "sigmoid"}
+    loose, words = Bounds(10.0, 1.0, 0.01), WORDS | {"output": Scores(("a",), "sigmoid")}
     check_parity(ONE, ONE, BOUNDS["fp32"], **words)
     check_parity(np.abs(ONE) * [[-1], [1], [1]], ONE, loose, **words)  # the second is no decision
     with pytest.raises(ParityError, match="agreement 1 of 2 decided images"):
@@ -65,16 +67,17 @@ def test_one_logit_agrees_by_its_side_of_a_half() -> None:
 def test_several_labels_agree_each_by_itself() -> None:
     expected = np.array([[3.0, 2.0, -5.0], [-1.0, -2.0, -3.0], [0.1, -0.1, 0.1]], np.float32)
     found = expected.copy()
-    assert agreements(found, expected, "sigmoid").tolist() == [True, True, True]
+    assert SIGMOID.agreements(found, expected).tolist() == [True, True, True]
     found[0, 1] = -2.0  # the best label is still the same one
-    assert agreements(found, expected, "sigmoid").tolist() == [False, True, True]
-    assert agreements(found, expected, "sigmoid", tie=0.5).tolist() == [False, True]
-    assert agreements(found, expected, "sigmoid", tie=2.5).tolist() == [True, True]
+    assert SIGMOID.agreements(found, expected).tolist() == [False, True, True]
+    assert SIGMOID.agreements(found, expected, tie=0.5).tolist() == [False, True]
+    assert SIGMOID.agreements(found, expected, tie=2.5).tolist() == [True, True]
 
 
 def test_values_of_a_regression_agree_within_the_bounds_alone() -> None:
-    words = WORDS | {"score": "none"}
-    assert agreements(-ONE, ONE, "none").size == 0
+    output = Scores(("a",), "none")
+    words = WORDS | {"output": output}
+    assert output.agreements(-ONE, ONE).size == 0
     check_parity(ONE + np.float32(0.005), ONE, BOUNDS["fp32"], **words)
     with pytest.raises(ParityError, match=r"difference\| 0.05 \(allowed 0.01\); use"):
         check_parity(ONE + np.float32(0.05), ONE, BOUNDS["fp32"], **words)

@@ -90,9 +90,9 @@ def test_int8_is_for_the_cpu(tiny_artefact: Path, tmp_path: Path, provider: str)
 def test_no_onnxruntime_names_the_extra(tiny_artefact: Path) -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
-        "from vit_engine.commands.infer import main\n"
+        "from vit_engine.commands import start_infer\n"
         "sys.argv = ['vit-infer', '.', '-m', sys.argv[1], '--build-only']\n"
-        "sys.exit(main())"
+        "sys.exit(start_infer())"
     )
     rc, out, err = python(code, tiny_artefact)
     assert (rc, out) == (4, "")
@@ -134,17 +134,15 @@ def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None
     request = Request(tiny_artefact, read_contract(tiny_artefact))
     with (
         pytest.warns(UserWarning, match="not in available provider names"),
-        pytest.raises(ProviderError, match=r"provider cuda cannot run here: .*CPUExecution"),
+        pytest.raises(
+            ProviderError,
+            match=r"provider cuda cannot run here: .*CPUExec.* does not load; .*install",
+        ),
     ):
         open_session(request, {"cuda": {}})
 
 
-def test_a_library_says_what_it_is_linked_to() -> None:
-    import onnxruntime
-
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    (library,) = folder.glob("onnxruntime_pybind11_state*.so")
-    assert libraries.wanted(library) == []  # nothing of NVIDIA's
+def test_libraries_are_loaded_or_told_to_be_absent() -> None:
     found = libraries.load("libm.so.6")
     assert found.path is not None and found.problem is None
     lost = libraries.load("libnvnothing.so.3")
@@ -152,26 +150,6 @@ def test_a_library_says_what_it_is_linked_to() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(None, "is missing"), (b"", "is damaged"), (b"\x7fELF" * 99, "is damaged")],
-)
-def test_a_provider_library_that_is_not_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
-) -> None:
-    library = tmp_path / "libonnxruntime_providers_cuda.so"
-    if content is not None:
-        library.write_bytes(content)
-    provider = "CUDAExecutionProvider"
-    module = obstacles.import_onnxruntime()
-    monkeypatch.setattr(module, "get_available_providers", lambda: [provider])
-    monkeypatch.setattr(obstacles, "provider_library", lambda _name: library)
-    found = obstacles.nvidia_obstacle(provider, extra="gpu", linked=("cuda",), device=0)
-    assert found
-    assert f"{library.name} {words}, a part of onnxruntime" in found.reason
-    assert "uninstall -y onnxruntime" in found.cure
-
-
 def test_tensorrt_is_found_in_its_package_and_another_version_is_told(tmp_path: Path) -> None:
     package = tmp_path / "tensorrt_libs"
     package.mkdir()

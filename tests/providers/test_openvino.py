@@ -26,8 +26,9 @@ from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError, MachineError, ProviderError, UsageError
 from vit_engine.machine import processor
 from vit_engine.machine.processor import Cpu
-from vit_engine.providers import engine_cache, openvino
+from vit_engine.providers import engine_cache
 from vit_engine.providers.engine_cache import SEAL
+from vit_engine.providers.openvino import compiled_cache, openvino
 from vit_engine.providers.provider import Request, RetiredError
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
@@ -274,7 +275,7 @@ def test_a_damaged_model_is_compiled_anew(
 ) -> None:
     first = logits_on("openvino", tiny_artefact, images(3))
     (folder,) = folders()
-    blob = folder / openvino.BLOB
+    blob = folder / compiled_cache.BLOB
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 255
     blob.write_bytes(data)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from support import wait_until, write_checkpoint
+from support import children, wait_until, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import ParityError, ProviderError
 from vit_engine.machine import libraries, nvidia
+from vit_engine.options import EngineOptions
 from vit_engine.providers import engine_cache, tensorrt
 from vit_engine.providers.cpu import PlainSession, open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
@@ -50,7 +51,7 @@ def exported(folder: Path, path: Path, *, precision: str = "fp32", io: str = "ui
 
 
 def request_for(path: Path, device: int = 0) -> Request:
-    return Request(path, read_contract(path), device)
+    return Request(path, read_contract(path), EngineOptions(device=device))
 
 
 def key(path: Path, largest: int = 8, gpu: nvidia.Gpu = GPU, driver: str = "580.95") -> str:
@@ -167,18 +168,10 @@ def test_a_build_that_was_interrupted_counts_for_nothing(caplog: pytest.LogCaptu
         found.seal()
 
 
-def _hold(
-    held: "multiprocessing.synchronize.Event", released: "multiprocessing.synchronize.Event"
-) -> None:
-    with EngineCache.of({"artefact": "a"}).locked():
-        held.set()
-        released.wait(60)
-
-
 def test_two_processes_do_not_build_at_once(caplog: pytest.LogCaptureFixture) -> None:
     context = multiprocessing.get_context("spawn")
     held, released = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(held, released))
+    other = context.Process(target=children.hold_cache, args=(held, released))
     other.start()
     assert held.wait(60)
     words = "waiting for another process that is building this TensorRT engine"

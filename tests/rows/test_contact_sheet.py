@@ -12,8 +12,7 @@ import pytest
 from support import ROOT
 from vit_engine.artefact import metadata
 from vit_engine.classifier import LabelledBatch
-from vit_engine.outputs.prediction import Prediction
-from vit_engine.outputs.scores import Score
+from vit_engine.outputs.prediction import Prediction, Score
 from vit_engine.rows.contact_sheet import MAX_IMAGES, ContactSheet
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vit_engine.outputs.prediction import Prediction
-from vit_engine.outputs.scores import Score
+from vit_engine.outputs.csv_dialect import unescaped
+from vit_engine.outputs.prediction import Prediction, Score
+from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import is_sheet
-from vit_engine.rows.formats import COLUMNS, Format, are_rows, format_from_name
-from vit_engine.rows.text_table import Table
-from vit_engine.sources.tables.csv_rows import FORMULA, OUR_CSV
+from vit_engine.rows.formats import Format, are_rows, columns_of, format_from_name
 from vit_engine.sources.tables.paths import items_from_table
+
+SCORES = Scores(("cat",), "softmax")
 
 HOSTILE = [
     "a\rb", "\r", "a\r\nb", "\n", 'say "x"', '"', "a,b", " a ", "", "'", "''", "=1+1", "'=1+1",
@@ -55,11 +56,6 @@ def written(form: Format, rows: list[Prediction], folder: Path, suffix: str) -> 
     return path
 
 
-def plain(cell: str) -> str:
-    """A cell of our CSV as what it stands for."""
-    return cell.removeprefix("'") if FORMULA.match(cell) else cell
-
-
 def as_csv_cells(row: Prediction) -> list[str]:
     topk = json.dumps(row.to_dict()["topk"]) if row.error is None else None
     found = row.to_dict() | {"topk": topk}
@@ -89,15 +85,15 @@ ROUGHLY = settings(
 @example(every_row)
 def test_csv_is_read_back_by_the_csv_module_pandas_and_our_reader(folder, rows):
     pandas = pytest.importorskip("pandas")
-    path = written(format_from_name("csv"), rows, folder, "csv")
+    path = written(format_from_name("csv", SCORES), rows, folder, "csv")
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         header, *found = csv.reader(file)
-    assert tuple(header) == COLUMNS
-    assert [[plain(cell) for cell in row] for row in found] == [as_csv_cells(r) for r in rows]
+    assert tuple(header) == columns_of(SCORES)
+    assert [[unescaped(cell) for cell in row] for row in found] == [as_csv_cells(r) for r in rows]
     frame = pandas.read_csv(
         path, dtype=object, keep_default_na=False, encoding_errors="surrogateescape"
     )
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == list(columns_of(SCORES))
     assert frame.values.tolist() == found
     assert [item.path for item in items_from_table(str(path), "path")] == [r.path for r in rows]
     assert are_rows(path)
@@ -108,7 +104,7 @@ def test_csv_is_read_back_by_the_csv_module_pandas_and_our_reader(folder, rows):
 @example(every_row)
 def test_jsonl_is_read_back_by_json_and_pandas(folder, rows):
     pandas = pytest.importorskip("pandas")
-    path = written(format_from_name("jsonl"), rows, folder, "jsonl")
+    path = written(format_from_name("jsonl", SCORES), rows, folder, "jsonl")
     lines = path.read_bytes().split(b"\n")
     assert lines.pop() == b""
     assert [json.loads(line) for line in lines] == [row.to_dict() for row in rows]
@@ -124,7 +120,7 @@ def test_jsonl_is_read_back_by_json_and_pandas(folder, rows):
 def test_parquet_is_read_back_by_pyarrow_pandas_and_our_reader(folder, rows):
     pq = pytest.importorskip("pyarrow.parquet")
     pandas = pytest.importorskip("pandas")
-    path = written(format_from_name("parquet"), rows, folder, "parquet")
+    path = written(format_from_name("parquet", SCORES), rows, folder, "parquet")
     found = pq.read_table(path).to_pylist()
     for row, wanted in zip(found, rows, strict=True):
         raw = row.pop("raw")
@@ -135,22 +131,18 @@ def test_parquet_is_read_back_by_pyarrow_pandas_and_our_reader(folder, rows):
     assert are_rows(path)
 
 
-def test_the_reader_knows_the_columns_that_are_written():
-    assert OUR_CSV == COLUMNS
-
-
 @pytest.mark.parametrize(
-    ("score", "text"),
+    ("function", "text"),
     [("softmax", b"12.3% cat"), ("sigmoid", b"12.3% cat"), ("none", b"0.123 cat")],
 )
-def test_a_table_shows_scores_as_what_they_are(score, text):
-    form = format_from_name("table", Table(score=score))
+def test_a_table_shows_scores_as_what_they_are(function, text):
+    form = format_from_name("table", Scores(("cat",), function))
     assert form.line(Prediction("a", (Score("cat", 0, 0.123),))).split(None, 1)[1] == text + b"\n"
     assert form.line(Prediction("a")).split() == [b"a", b"-"]
 
 
 def test_lone_carriage_returns_are_quoted():
-    line = format_from_name("csv").line(Prediction("a\rb", (Score("c\rd", 0, 1.0),)))
+    line = format_from_name("csv", SCORES).line(Prediction("a\rb", (Score("c\rd", 0, 1.0),)))
     assert line.startswith(b'"a\rb","c\rd",') and line.endswith(b"\n") and b"\r\n" not in line
 
 

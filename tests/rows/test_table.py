@@ -4,16 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
-from test_infer import EXAMPLES, on_a_terminal
 
+from support import ROOT
+from support.terminal import on_a_terminal
 from vit_engine.artefact.description import description_of, short_labels
 from vit_engine.artefact.metadata import path_from_name, read_contract
-from vit_engine.outputs.prediction import Prediction
-from vit_engine.outputs.scores import Score
+from vit_engine.outputs.prediction import Prediction, Score
+from vit_engine.outputs.scores import Scores
 from vit_engine.rows.text_table import Table, _cells
 
 IMAGENET = ("tabby, tabby cat", "crane", "crane, bird", "Egyptian cat", "red, ripe", "red, unripe")
 NAMES = short_labels(IMAGENET)
+OUTPUT = Scores(IMAGENET, "softmax")
 
 
 def row(path: str, *labels: str) -> Prediction:
@@ -41,7 +43,7 @@ def lines(table: Table) -> list[str]:
 
 @pytest.mark.parametrize("width", [40, 61, 80, 120, 200])
 def test_columns_align_within_the_width(width: int) -> None:
-    shown = lines(Table(NAMES, width=width))
+    shown = lines(Table(OUTPUT, width=width))
     assert max(map(_cells, shown)) <= width
     starts = {_cells(line[: line.index("94.0%")]) for line in shown[:3]}
     assert len(starts) == 1
@@ -53,23 +55,23 @@ def test_columns_align_within_the_width(width: int) -> None:
 
 
 def test_nothing_is_cut_where_no_terminal_is() -> None:
-    shown = lines(Table(NAMES))
+    shown = lines(Table(OUTPUT))
     assert shown[1].startswith("a/very/long/path/to/a/photo/of/something/b.jpg  ")
     assert shown[3].count("is cut short") == 9
     assert [line.count("%") for line in shown] == [3, 2, 3, 0]
 
 
 def test_colours_take_no_room() -> None:
-    plain, coloured = lines(Table(NAMES, width=80)), lines(Table(NAMES, width=80, colour=True))
+    plain, coloured = lines(Table(OUTPUT, width=80)), lines(Table(OUTPUT, width=80, colour=True))
     assert [re.sub(r"\x1b\[\d*m", "", line) for line in coloured] == plain
     assert all("\x1b[1m" in line for line in coloured[:3]) and "\x1b[31m" in coloured[3]
 
 
 @pytest.mark.parametrize("columns", [60, 132])
 def test_a_terminal_has_its_width(columns: int) -> None:
-    shown = on_a_terminal(EXAMPLES[0].parent, "-q", COLUMNS=str(columns), NO_COLOR="1")
+    shown = on_a_terminal(ROOT / "examples", "-q", COLUMNS=str(columns), NO_COLOR="1")
     rows = shown.splitlines()
-    assert len(rows) == len(EXAMPLES)
+    assert len(rows) == len(list((ROOT / "examples").iterdir()))
     assert max(map(len, rows)) <= columns
     assert len({line.index("%") for line in rows}) == 1
     described = on_a_terminal("--describe", COLUMNS=str(columns)).splitlines()

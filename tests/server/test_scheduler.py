@@ -14,10 +14,11 @@ from support.running_server import CIRCLE, STAR
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError
 from vit_engine.images import decoder_process
+from vit_engine.server.core.admission import Rate
 from vit_engine.server.core.metrics import Metrics
-from vit_engine.server.core.scheduler import Scheduler, _Rate
+from vit_engine.server.core.refusal import RefusalError
+from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.settings import SETTINGS, Settings
-from vit_engine.server.http.refusal import RefusalError
 
 Submit = Callable[[Any], "Future[Any]"]
 
@@ -32,7 +33,7 @@ async def working(settings: Settings = SETTINGS) -> AsyncIterator[Scheduler]:
             await asyncio.sleep(0.01)
         yield scheduler
     finally:
-        await asyncio.to_thread(scheduler.close)
+        await scheduler.close()
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
@@ -90,7 +91,8 @@ def test_more_than_one_batch_where_the_provider_wants_that(monkeypatch: pytest.M
             ticket = scheduler.submit([feed] * 12)
             assert [len(f.batch) for f in futures] == [4, 4]
             futures[1].set_result(scheduler.engine.run(futures[1].batch))
-            assert len(futures) == 3
+            while len(futures) < 3:
+                await asyncio.sleep(0)
             for future in (futures[0], futures[2]):
                 future.set_result(scheduler.engine.run(future.batch))
             await ticket.done
@@ -125,6 +127,8 @@ def test_a_dropped_request_leaves_before_decoding_and_before_the_batch(
             batch, future = futures[0]
             future.set_result(scheduler.engine.run(batch))
             await first.done
+            while len(futures) < 2:
+                await asyncio.sleep(0)
             assert len(futures[1][0]) == 1
             futures[1][1].set_result(scheduler.engine.run(futures[1][0]))
             await others[0].done
@@ -138,7 +142,7 @@ def test_a_wait_beyond_the_deadline_is_refused_before_it_begins(
 ) -> None:
     async def work() -> None:
         async with working(Settings(deadline=10)) as scheduler:
-            monkeypatch.setattr(scheduler, "_rate", _Rate(images=2, seconds=1))
+            monkeypatch.setattr(scheduler.batcher, "rate", Rate(images=2, seconds=1))
             monkeypatch.setattr(scheduler.engine, "submit", lambda batch: Future())
             feed = np.zeros((64, 64, 3), np.uint8)
             for _ in range(20):  # 10 s of work
@@ -151,14 +155,14 @@ def test_a_wait_beyond_the_deadline_is_refused_before_it_begins(
 
 
 def test_the_rate_counts_busy_time_alone() -> None:
-    rate = _Rate(images=4, seconds=1)
+    rate = Rate(images=4, seconds=1)
     assert rate.wait(8) == 2
     rate.add(100.0, 4, waiting=True)  # nothing waited before: the time until now says nothing
     assert rate.wait(8) == 2
     for number in range(1, 100):
         rate.add(100.0 + number * 2, 4, waiting=True)  # 4 images in 2 s
     assert rate.wait(8) == pytest.approx(4, rel=0.01)
-    assert _Rate().wait(5) == 0
+    assert Rate().wait(5) == 0
 
 
 def test_a_wedged_batch_is_death_and_load_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +213,11 @@ def test_decoders_that_do_not_start_are_death_and_no_images_fault(
     async def work() -> None:
         async with working() as scheduler:
             with monkeypatch.context() as patched:
-                patched.setattr(decoder_process, "_CHILD", "sys.exit(7)")
-                for decoder in list(scheduler._decoders):
-                    decoder._child.kill()
-                    decoder._child.wait()
+                patched.setattr(decoder_process, "serve", lambda channel: None)  # not to be found
+                for decoder in list(scheduler.decoders._decoders.values()):
+                    decoder._worker.kill()
+                    while decoder._worker.is_alive():
+                        await asyncio.sleep(0.01)
                 tickets = [scheduler.submit([STAR]) for _ in range(6)]
                 await asyncio.gather(*(ticket.done for ticket in tickets))
                 codes = {t.outcomes[0].code for t in tickets}
@@ -232,7 +237,7 @@ def test_closing_answers_all_that_waits() -> None:
     async def work() -> None:
         async with working() as scheduler:
             tickets = [scheduler.submit([STAR]) for _ in range(50)]
-            await asyncio.to_thread(scheduler.close)
+            await scheduler.close()
             await asyncio.gather(*(ticket.done for ticket in tickets))
             for ticket in tickets:
                 assert isinstance(ticket.outcomes[0], np.ndarray | RefusalError)
@@ -250,6 +255,6 @@ def test_a_bad_image_among_good_ones() -> None:
             good, bad, other = ticket.outcomes
             assert isinstance(bad, ImageError) and bad.code == "format"
             assert int(np.argmax(good)) == 3 and int(np.argmax(other)) == 0
-            assert all(times.decode > 0 for times in ticket.times)
+            assert all(t.decode > 0 for t in ticket.timings)
 
     run(work)

@@ -70,7 +70,7 @@ def test_json_as_hugging_face_has_it(server: Server) -> None:
     assert answer.json[0]["index"] == 0
     assert len(answer.json) == 2
     assert len(posted(server, {"inputs": inputs, "parameters": {"threshold": 0.5}}).json) == 1
-    folded = base64.encodebytes(CIRCLE).decode()
+    folded = base64.encodebytes(CIRCLE + bytes(11 * 2**20)).decode()  # with much behind it
     assert posted(server, {"inputs": folded}).json[0]["label"] == "circle"
 
 
@@ -120,10 +120,27 @@ def test_malformed_json_is_400(server: Server, document: Any) -> None:
 
 
 def test_json_that_is_none_is_400(server: Server) -> None:
-    deep = b'{"inputs":' + b"[" * 100_000
-    for body in (b"{", b'{"inputs": "\xff"}', b'{"inputs": NaN}', deep):
+    parameters = b'{"inputs":"aGk=","parameters":{%s}}'
+    for body in (
+        b"{",
+        b'{"inputs": "\xff"}',
+        b'{"inputs": NaN}',
+        b'{"inputs":' + b"[" * 100_000,
+        rb'{"\ud800":1}',
+        parameters % rb'"\udfff":1',
+        parameters % (b'"threshold":' + b"1" * 401),
+        parameters % (b'"top_k":' + b"1" * 5000),
+    ):
         answer = server.ask("/", body, headers=JSON)
         assert (answer.status, answer.code) == (400, "malformed"), body[:20]
+
+
+def test_what_is_wrong_with_json_is_told(server: Server) -> None:
+    document = {"inputs": "AAAA", "parameters": {"top_k": "3"}}
+    words = "parameters.top_k: expected a whole number or null, got a string; "
+    assert posted(server, document).json["error"].startswith(words)
+    words = "query.top_k: expected a whole number or null, got a string; "
+    assert server.ask("/?top_k=x", STAR).json["error"].startswith(words)
 
 
 def test_several_files_give_rows_one_error_a_row(server: Server) -> None:
@@ -142,7 +159,10 @@ def test_several_files_give_rows_one_error_a_row(server: Server) -> None:
 
 def test_more_files_than_allowed_are_413_and_broken_ones_400(server: Server) -> None:
     body, headers = multipart(*[("x.png", STAR)] * 33)
-    assert (server.ask("/", body, headers=headers).code) == "too_many"
+    assert server.ask("/", body, headers=headers).code == "too_many"
+    field = b'--XX\r\nContent-Disposition: form-data; name="f"\r\n\r\nx\r\n'
+    answer = server.ask("/", field * 300_000 + body, headers=headers)
+    assert (answer.status, answer.code) == (413, "too_many")
     body, headers = multipart(("x.png", STAR))
     for broken in (body[:-9], body.replace(b"--XX\r", b"--YY\r"), b"", b"--XX--\r\n"):
         answer = server.ask("/", broken, headers=headers)

@@ -1,11 +1,9 @@
 """The Open Inference Protocol: Triton's own client, and the requests that Triton's tests send."""
 
-import base64
 import gzip
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 import zlib
@@ -153,39 +151,14 @@ def test_json_both_ways(
         np.testing.assert_allclose(found, logits, atol=1e-3)
 
 
-def test_the_process_that_reads_large_json_is_replaced_when_it_dies(
-    pixels: np.ndarray[Any, Any], logits: np.ndarray[Any, Any]
-) -> None:
-    with running("demo") as server:
-        decoders = set(server.children())
-        assert ask(server, {}).status == 400
-        assert set(server.children()) == decoders  # small JSON needs no process
-        for _ in range(2):
-            answer = ask(server, request(pixels))
-            (output,) = answer.json["outputs"]
-            np.testing.assert_allclose(np.ravel(output["data"]), logits.ravel(), atol=1e-3)
-            (reader,) = set(server.children()) - decoders
-            assert ask(server, request(pixels, datatype="FP16")).code == "malformed"
-            assert set(server.children()) - decoders == {reader}
-            assert large_base64(server, b"BM") == 422
-            assert large_base64(server, b"") == 400
-            assert large_base64(server, STAR) == 200
-            assert set(server.children()) - decoders == {reader}
-            os.kill(reader, signal.SIGKILL)
-            wait_until(lambda gone=reader: gone not in living(server))
-        assert server.stop() == 0
-
-
-def large_base64(server: Server, image: bytes) -> int:
-    """Send an image and a megabyte behind it as JSON, or a megabyte that is not base64."""
-    inputs = base64.b64encode(image + bytes(2**20)).decode() if image else "?" * 2**20
-    return server.ask("/v1/classify", json.dumps({"inputs": inputs}).encode()).status
-
-
-def living(server: Server) -> set[int]:
-    """The children that have not ended."""
-    stats = {pid: Path(f"/proc/{pid}/stat") for pid in server.children()}
-    return {pid for pid, stat in stats.items() if stat.exists() and ") Z " not in stat.read_text()}
+def test_large_json_is_refused_and_larger_tensors_go_in_binary(server: Server) -> None:
+    many = np.zeros((100, SIDE, SIDE, 3), np.uint8)
+    answer = ask(server, request(many))
+    assert (answer.status, answer.code) == (413, "too_large")
+    assert "send the tensor in binary" in answer.json["error"]
+    tensor = request(many, parameters={"binary_data_size": many.nbytes})
+    del tensor["inputs"][0]["data"]
+    assert ask(server, tensor, many.tobytes()).status == 200
 
 
 def test_tensors_and_images_share_batches_and_keep_their_own(
@@ -291,6 +264,7 @@ def hostile(pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
         "binary of strings": request(one)
         | {"outputs": [{"name": "logits", "parameters": {"binary_data": "yes"}}]},
         "id of a number": request(one) | {"id": 7},
+        "id of half a character": request(one) | {"id": "\ud800"},
     }
 
 
@@ -302,13 +276,12 @@ def test_hostile_json_is_400(server: Server, pixels: np.ndarray[Any, Any]) -> No
     assert server.metric("vit_held_bytes") == 0
 
 
-@pytest.mark.parametrize("first", [2**31, 2**63 - 1, 2**64, 2**70, 10**5])
+@pytest.mark.parametrize("first", [10**5, 2**31, 2**63 - 1, 2**64, 10**4298], ids=[*"abcde"])
 def test_sizes_that_overflow_are_refused(server: Server, first: int) -> None:
-    shape = [first, SIDE, SIDE, 3]
-    tensor = {"name": "pixels", "shape": shape, "datatype": "UINT8"}
-    for more in ({"data": [0]}, {"parameters": {"binary_data_size": first * SIDE * SIDE * 3}}):
+    tensor = {"name": "pixels", "shape": [first, SIDE, SIDE, 3], "datatype": "UINT8"}
+    for more in ({"data": [0]}, {"parameters": {"binary_data_size": 2**62}}):
         answer = ask(server, {"inputs": [tensor | more]}, b"")
-        assert (answer.status, answer.code) == (413, "too_large")
+        assert answer.code == ("too_large" if first < 2**63 else "malformed")
 
 
 def test_binary_sizes_must_fit(server: Server, pixels: np.ndarray[Any, Any]) -> None:
@@ -337,7 +310,7 @@ def test_a_header_length_out_of_range_is_400(server: Server, length: str) -> Non
     assert (answer.status, answer.code) == (400, "malformed")
 
 
-@pytest.mark.parametrize("depth", [100, 5_000, 1_000_000])
+@pytest.mark.parametrize("depth", [100, 5_000, 300_000])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_json_of_any_depth_is_answered(server: Server, depth: int, opening: str) -> None:
     closing = "]" if opening == "[" else "0}"

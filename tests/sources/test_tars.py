@@ -11,23 +11,23 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
-import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from support import ROOT, Run
+from support import ROOT, Run, children
 from vit_engine.errors import ImageError, UsageError
-from vit_engine.sources.archives import gunzip, streams
-from vit_engine.sources.archives.members import MAX_EXTENSION, MAX_NAME, MAX_RECORDS
-from vit_engine.sources.find import items_from_archive, items_from_sources
-from vit_engine.sources.item import Limits
+from vit_engine.sources.archives import gunzipped, tar_members, tars
+from vit_engine.sources.archives.gunzipped import Gunzipped
+from vit_engine.sources.archives.tar_archive import MAX_EXTENSION
+from vit_engine.sources.archives.tar_members import MAX_NAME
+from vit_engine.sources.archives.tars import items_from_tar, members_of
+from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.item import LIMITS, Item, Limits
 from vit_engine.sources.read import bytes_from_item
-from vit_engine.sources.tars import items_from_tar
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -93,13 +93,23 @@ def written(request, tmp_path) -> Callable[[bytes], str]:
     return write
 
 
-def rows(path: str, *, all_files: bool = False, passed_over: Counter[str] | None = None):
+def walked(path: str, *, all_files: bool = False, limits: Limits = LIMITS) -> Iterator[Item | str]:
+    """What the child does, in this process."""
+    return members_of(path, all_files, limits, lambda: None)
+
+
+def through_child(path: str, *, all_files: bool = False) -> Iterator[Item]:
+    return items_from_tar(path, all_files=all_files)
+
+
+def rows(path: str, find: Callable[..., Iterator[Item | str]] = walked, **options):
     """(name, code) of each item, None for the archive's own; the bytes of sound ones are read."""
     found = []
-    for item in items_from_archive(str(path), all_files=all_files, passed_over=passed_over):
+    for item in find(path, **options):
+        if isinstance(item, str):
+            continue
         try:
-            data = bytes_from_item(item)
-            code = "" if data == PNG else "other bytes"
+            code = "" if bytes_from_item(item) == PNG else "other bytes"
         except ImageError as e:
             code = e.code
         found.append((item.path.removeprefix(path)[1:] or None, code))
@@ -107,14 +117,10 @@ def rows(path: str, *, all_files: bool = False, passed_over: Counter[str] | None
 
 
 def words(path: str) -> list[str]:
-    items = items_from_archive(str(path), all_files=False, passed_over=None)
-    return [str(item.error) for item in items if item.error]
+    return [str(i.error) for i in walked(path) if isinstance(i, Item) and i.error]
 
 
 A, B, C = member("a.png"), member("b.png"), member("c.png")
-_SPARSE = header("s.png", 0, b"S")
-MAPPED = summed(_SPARSE[:482] + b"\1" + _SPARSE[483:])  # more of its map follows
-
 
 CASES = (
     (A + B + C + END, "a b c"),
@@ -123,7 +129,7 @@ CASES = (
     (A + B + flipped(C, 3) + END, "a b decode"),
     (A + flipped(B, 3) + flipped(C, 3) + END, "a decode"),
     (A + flipped(B, 3) + C + flipped(B, 3) + A + END, "a decode c decode a"),
-    # Of a header nothing is left; with blocks of zeros an archive ends, but for what follows.
+    # Of a header nothing is left; with blocks of zeros an archive ends, but for what is appended.
     (A + bytes(BLOCK) + B[BLOCK:] + C + END, "a decode c"),
     (A + bytes(8 * BLOCK) + b"?" * BLOCK + C + END, "a decode c"),
     (A + END + B + END + C + END, "a b c"),
@@ -135,37 +141,29 @@ CASES = (
     (A + B[:-1], "a b truncated"),
     (A + B[: BLOCK + 10], "a b:truncated truncated"),
     (A + B[:100], "a truncated"),
-    (A + pax((b"path", b"x.png")), "a truncated"),
-    (A + pax((b"path", b"x.png"))[:-1], "a truncated"),
-    (A + header("b.png", b"77777777777\0"), "a b:too_large truncated"),
-    (A + header("b.png", b"\x80\0\0\0\x3f" + bytes(7)), "a b:too_large truncated"),
-    (A + header("b.txt", b"\x80\0\0\0\x3f" + bytes(7)), "a truncated"),
-    (A + pax((b"size", b"9" * 18)) + B + END, "a b:too_large truncated"),
+    (A + pax((b"path", b"x.png")), "a decode"),
+    (A + header("b.png", b"07777777777\0"), "a b:too_large truncated"),
     # Sizes that are none.
+    (A + header("b.png", b"\x80\0\0\0\x3f" + bytes(7)) + C + END, "a decode c"),
     (A + header("b.png", b"\xff" * 12) + C + END, "a decode c"),
     (A + header("b.png", b"-0000000001\0") + C + END, "a decode c"),
     (A + header("b.png", b"what       \0") + C + END, "a decode c"),
-    (A + pax((b"size", b"-1")) + B + END, "a decode b"),
-    (A + pax((b"size", b"9" * 5000)) + B + END, "a decode b"),
-    (A + pax((b"size", b"1_0")) + B + END, "a decode b"),
+    (A + pax((b"size", b"-1")) + B + C + END, "a decode c"),
+    (A + pax((b"size", b"9" * 18)) + B + C + END, "a decode c"),
     # PAX headers and long names.
     (A + pax((b"path", b"long.png"), (b"mtime", b"1.5")) + B + C + END, "a long c"),
-    (A + pax((b"path", b"")) + B + END, "a b"),
-    (A + header("x", 9, b"x") + padded(b"whatever\n") + B + END, "a decode b"),
-    (A + header("x", 8, b"x") + padded(b"99 a=bc\n") + B + END, "a decode b"),
-    (A + header("x", 8, b"x") + padded(b"0 a=bcd\n") + B + END, "a decode b"),
-    (A + pax(*[(b"a", b"b")] * (MAX_RECORDS + 1)) + B + END, "a decode b"),
+    (A + pax((b"path", b"")) + B + C + END, "a decode c"),
     (A + pax((b"path", b"a" * MAX_NAME + b".png")) + B + C + END, "a too_large c"),
-    (A + pax((b"comment", b"c" * MAX_EXTENSION)) + B + END, "a too_large b"),
-    (A + header("", 2**21, b"L") + bytes(2**21) + B + END, "a too_large b"),
+    (A + pax((b"comment", b"c" * MAX_EXTENSION)) + B + END, "a decode b"),
+    (A + header("", 2**21, b"L") + b"?" * 2**21 + B + END, "a decode b"),
     (A + header("", 6, b"L") + padded(b"l.png\0") + B + C + END, "a l c"),
-    (A + pax((b"path", b"no.png")) * 3000 + B + END, "a no"),
-    (A + header("g", 20, b"g") + padded(b"20 path=global.png \n") + B + END, "a b"),
+    (A + pax((b"path", b"no.png")) * 3000 + B + C + END, "a decode no c"),
     # Types.
     (A + header("d.png", 0, b"5") + B + END, "a b"),
     (A + header("v.png", 0, b"V") + B + END, "a b"),
     (A + header("b.png", len(PNG), b"7") + padded(PNG) + C + END, "a b c"),
     (A + header("b.png", len(PNG), b"Z") + padded(PNG) + C + END, "a b c"),
+    (A + header("m.png", len(PNG), b"M") + padded(PNG) + C + END, "a m:format c"),
     (A + header("p.png", 0, b"6") + B, "a p:not_regular b"),
     (A + header("n.png", 0, b"3") + B, "a n:not_regular b"),
     # Links.
@@ -179,17 +177,16 @@ CASES = (
     (A + pax((b"linkpath", b"a.png")) + header("l.png", 0, b"1", "?") + END, "a l"),
     (A + header("", 6, b"K") + padded(b"a.png\0") + header("l.png", 0, b"1", "?") + END, "a l"),
     # Sparse members.
-    (A + pax((b"GNU.sparse.map", b"x")) + B + C + END, "a b:format c"),
-    (A + pax((b"GNU.sparse.name", b"s.png"), (b"size", b"512")) + B + C + END, "a s:format c"),
     (A + header("s.png", len(PNG), b"S") + padded(PNG) + C + END, "a s:format c"),
-    (A + MAPPED + bytes(504) + b"\1" + bytes(7 + BLOCK) + C, "a s:format c"),
+    (A + pax((b"GNU.sparse.map", b"0,1")) + B + C + END, "a b:format c"),
+    (A + pax((b"GNU.sparse.map", b"x")) + B + C + END, "a decode c"),
     # None of these is a tar archive, or none with an image.
     (b"?" * 5000, "format"),
     (PNG, "format"),
     (b"?", "format"),
-    (END, "empty"),
     (b"", "empty"),
-    (member("a.txt", b"text") + header("d", 0, b"5") + END, "empty"),
+    (END, ""),
+    (member("a.txt", b"text") + header("d", 0, b"5") + END, ""),
 )  # fmt: skip
 """Archives, and the names in them, with a code where there is an error; none is the archive's."""
 
@@ -203,6 +200,18 @@ def test_damage_is_a_row_and_what_is_sound_is_kept(data, expected, written):
         name, colon, code = word.partition(":")
         wanted.append((None, name) if not colon and name in CODES else (f"{name}.png", code))
     assert rows(written(data)) == wanted
+
+
+@pytest.mark.parametrize("all_files", [False, True])
+def test_the_child_says_what_the_readers_say(written, all_files):
+    data = (
+        A + header("l.png", 0, b"1", "a.png") + flipped(B, 3) + C + member("._c.png")
+        + header("m.png", 0, b"1", "no") + pax((b"path", b"\xe9 \xe2\x98\x83\n.png")) + B + C[:-1]
+    )  # fmt: skip
+    path = written(data)
+    found = rows(path, through_child, all_files=all_files)
+    assert found == rows(path, all_files=all_files)
+    assert ("\udce9 ☃\n.png", "") in found and len(found) == 8
 
 
 def test_errors_say_where_and_what(written):
@@ -243,13 +252,11 @@ def test_what_is_passed_over_is_counted(written):
     )  # fmt: skip
     path = written(data)
     passed_over = Counter[str]({"AppleDouble": 1})
-    assert rows(path, passed_over=passed_over) == [("a.png", "")]
+    (item,) = items_from_sources([path], passed_over=passed_over)
+    assert bytes_from_item(item) == PNG
     assert passed_over == {
         "AppleDouble": 4, "HEIC (not supported)": 1, "in .ipynb_checkpoints": 1
     }  # fmt: skip
-    passed_over.clear()
-    assert list(items_from_sources([path], passed_over=passed_over))
-    assert passed_over.total() == 5
 
 
 def test_all_files_are_told_by_their_content(written):
@@ -262,24 +269,18 @@ def test_all_files_are_told_by_their_content(written):
 
 
 def test_members_past_the_limit_are_rows(written, monkeypatch):
-    monkeypatch.setattr("vit_engine.sources.tars.LIMITS", Limits(max_bytes=len(PNG)))
+    monkeypatch.setattr(tars, "LIMITS", Limits(max_bytes=len(PNG)))
     path = written(A + member("big.png", PNG + b"?") + B + END)
     expected = [("a.png", ""), ("big.png", "too_large"), ("b.png", "")]
-    assert rows(path) == rows(path, all_files=True) == expected
+    assert rows(path, through_child) == rows(path, through_child, all_files=True) == expected
 
 
 def test_a_tar_that_is_none_to_be_read_is_a_row(tmp_path):
     os.mkfifo(tmp_path / "fifo.tar")
     (tmp_path / "folder.tar").mkdir()
     for name, code in [("absent", "missing"), ("fifo", "not_regular"), ("folder", "not_regular")]:
-        assert rows(f"{tmp_path}/{name}.tar") == [(None, code)]
-    assert rows("nul\0.tar") == [(None, "missing")]
-
-
-def test_names_survive_as_they_are(written):
-    name = "\udce9 ☃\n"
-    data = pax((b"path", b"\xe9 \xe2\x98\x83\n.png")) + A + END
-    assert rows(written(data)) == [(f"{name}.png", "")]
+        assert rows(f"{tmp_path}/{name}.tar", through_child) == [(None, code)]
+    assert rows("nul\0.tar", through_child) == [(None, "missing")]
 
 
 # What gzip has to say.
@@ -299,9 +300,7 @@ def test_names_survive_as_they_are(written):
         (lambda z: z + bytes(100_000) + b"garbage", ["a", "b", "decode"]),
         (lambda z: z + gzip.compress(b""), ["a", "b"]),
         (lambda z: gzip.compress(b"") + z, ["a", "b"]),
-        (lambda z: z + gzip.compress(b"behind the end"), ["a", "b"]),
         (lambda z: z + gzip.compress(b"behind")[:-1], ["a", "b", "truncated"]),
-        (lambda z: z[:3] + b"\xe0" + z[4:], ["decode"]),  # flags that are not defined
         (lambda z: b"\x1f\x8b", ["truncated"]),
         (lambda z: b"\x1f\x8b" + b"?" * 99, ["decode"]),
     ],
@@ -320,87 +319,70 @@ def test_gzip_members_in_a_row_are_one_stream(tmp_path):
     assert rows(str(path)) == [("a.png", ""), ("b.png", ""), ("c.png", "")]
 
 
-def test_what_lies_before_a_fault_is_unpacked():
-    data = random.Random(0).randbytes(300_000) + bytes(10**7) + b"end"
-    packed = gzip.compress(data, mtime=0)
-    for at in (20, 1000, 200_000, len(packed) - 20, len(packed) - 6):
-        given = []
-        with pytest.raises(ImageError):
-            for piece in gunzip.unpacked(io.BytesIO(flipped(packed, at))):
-                given.append(piece)  # noqa: PERF402  it raises
-        assert b"".join(given).startswith(zlib.decompressobj(31).decompress(packed[:at]))
-
-
-def test_a_bomb_is_unpacked_no_further(monkeypatch):
-    monkeypatch.setattr(gunzip, "BOMB_SIZE", 2**22)
-    noise = random.Random(0).randbytes(2**22)
+def test_a_bomb_is_unpacked_no_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(gunzipped, "BOMB_SIZE", 2**22)
+    noise = gzip.compress(random.Random(0).randbytes(2**22))
     alike = gzip.compress(A * 20_000)
     bomb = gzip.compress(bytes(2**26))
-    for sound in (alike, gzip.compress(noise) + gzip.compress(bytes(2**22 - 1))):
-        assert sum(map(len, gunzip.unpacked(io.BytesIO(sound)))) >= 2**23 - 1
-    for data in (bomb, alike + bomb, gzip.compress(noise) + bomb):
-        given = 0
-        with pytest.raises(ImageError, match="is a bomb") as refusal:
-            for piece in gunzip.unpacked(io.BytesIO(data)):
-                given += len(piece)
-        assert refusal.value.code == "too_large"
-        assert given < len(A) * 20_000 + 2**24
+    path = tmp_path / "x.gz"
+    for data, fault in [
+        (alike, None), (noise + gzip.compress(bytes(2**22 - 1)), None),
+        (bomb, "bomb"), (alike + bomb, "bomb"), (noise + bomb, "bomb"),
+    ]:  # fmt: skip
+        path.write_bytes(data)
+        with io.FileIO(path) as file:
+            stream = Gunzipped(file, lambda: None)
+            stream.read_to_end()
+        assert (stream.fault is not None) == bool(fault)
+        assert stream.tell() < len(A) * 20_000 + 2**24
+        assert fault is None or stream.fault.code == "too_large"
+    inside = gzip.compress(header("z.bin", 2**25))
+    path.write_bytes(gzip.compress(A) + inside + bomb + gzip.compress(B))
+    assert rows(str(path)) == [("a.png", ""), (None, "too_large")]
 
 
-def test_images_before_a_bomb_are_kept(tmp_path, monkeypatch):
-    child = "from vit_engine.sources.archives import gunzip; gunzip.BOMB_SIZE = 2**22; "
-    monkeypatch.setattr(streams, "_CHILD", child + "gunzip.serve()")
-    path = tmp_path / "shard.tar.gz"
-    zeros = gzip.compress(bytes(2**25))
-    for inside in (header("z.bin", 2**25), header("x", 2**25, b"x"), header("x", 2**25, b"L")):
-        path.write_bytes(gzip.compress(A) + gzip.compress(inside) + zeros + gzip.compress(B))
-        assert rows(str(path)) == [("a.png", ""), (None, "too_large")]
-    path.write_bytes(gzip.compress(A) + gzip.compress(header("z.png", 2**25)) + zeros)
-    assert rows(str(path)) == [("a.png", ""), ("z.png", "too_large"), (None, "too_large")]
-
-
-# The process that unpacks.
+# The child.
 
 
 @pytest.mark.parametrize(
-    ("child", "code", "said"),
+    ("serve", "code", "said"),
     [
-        ("import os; os.abort()", "crash", "SIGABRT"),
-        ("raise SystemExit(7)", "crash", "exit code 7"),
-        ("import time; time.sleep(60)", "timeout", "nothing came for 1 s"),
-        ("import sys; sys.stdout.buffer.write(A + B[:99]); sys.exit(7)", "crash", "exit code 7"),
-        ("from vit_engine.sources.archives import gunzip; gunzip.MEMORY = 2**20; gunzip.serve()",
-         "too_large", "memory"),
+        (children.abort, "crash", "SIGABRT"),
+        (children.leave, "crash", "exit code 7"),
+        (children.hang, "timeout", "nothing came for 0.5 s"),
     ],
-)  # fmt: skip
-def test_a_process_that_fails_costs_its_archive(child, code, said, tmp_path, monkeypatch):
-    child = child.replace("A + B[:99]", repr(A + B[:99]))
-    monkeypatch.setattr(streams, "_CHILD", child)
-    monkeypatch.setattr(streams, "STALL", 1.0 if code == "timeout" else 60.0)
-    path = tmp_path / "shard.tar.gz"
-    path.write_bytes(gzip.compress(A + member("b.png", bytes(10**7)) + END))
-    found = rows(str(path))
-    assert found == [("a.png", ""), (None, code)][-len(found) :]
-    assert len(found) == 1 + ("stdout" in child)
-    assert said in words(str(path))[-1]
+)
+def test_a_child_that_fails_costs_its_archive(serve, code, said, written, monkeypatch):
+    monkeypatch.setattr(tars, "serve", serve)
+    monkeypatch.setattr(tars, "TIME_LIMIT", 0.5 if code == "timeout" else 60.0)
+    (item,) = through_child(written(A))
+    assert item.error.code == code and said in str(item.error)
 
 
-def test_the_process_ends_with_who_reads(tmp_path):
+def test_the_child_ends_with_who_reads(tmp_path):
     def children() -> set[str]:
-        return set(
-            Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-        )
+        task = f"/proc/self/task/{threading.get_native_id()}/children"
+        return set(Path(task).read_text().split())
 
     before = children()
     path = tmp_path / "shard.tar.gz"
     path.write_bytes(gzip.compress(A + member("b.png", bytes(10**7)) + END))
-    items = items_from_tar(str(path), all_files=False)
+    items = through_child(str(path))
     assert next(items).path.endswith("a.png")
     assert len(children() - before) == 1
     items.close()
     assert children() == before
-    list(items_from_tar(str(path), all_files=False))
+    list(through_child(str(path)))
     assert children() == before
+
+
+def test_progress_is_told_while_a_member_is_passed_over(tmp_path):
+    """The child gives signs of life by it, so that a long search is not taken for a hang."""
+    path, calls = tmp_path / "shard.tar.gz", []
+    path.write_bytes(gzip.compress(A + header("x.bin", 2**25) + bytes(2**25) + B))
+    found = members_of(str(path), False, LIMITS, lambda: calls.append(1))
+    assert len(list(found)) == 2
+    assert len(calls) > 32
 
 
 def test_links_of_a_gzipped_tar_are_unpacked_again_so_often(tmp_path, monkeypatch):
@@ -409,13 +391,13 @@ def test_links_of_a_gzipped_tar_are_unpacked_again_so_often(tmp_path, monkeypatc
     path.write_bytes(gzip.compress(A + links[0] + B + b"".join(links[1:]) + END))
     expected = [("a.png", ""), ("0.png", ""), ("b.png", "")]
     assert rows(str(path)) == [*expected, ("1.png", ""), ("2.png", ""), ("3.png", "")]
-    monkeypatch.setattr("vit_engine.sources.tars._READ_AGAIN", 2 * (BLOCK + len(PNG)))
+    monkeypatch.setattr(tar_members, "READ_AGAIN", 2 * (BLOCK + len(PNG)))
     expected += [("1.png", ""), ("2.png", "too_large"), ("3.png", "too_large")]
     assert rows(str(path)) == rows(str(path), all_files=True) == expected
 
 
 def test_links_to_members_long_ago_are_rows(written, monkeypatch):
-    monkeypatch.setattr("vit_engine.sources.tars._REMEMBERED", 2)
+    monkeypatch.setattr(tar_members, "REMEMBERED", 3)
     links = [header(f"{name}.png", 0, b"1", f"{name[0]}.png") for name in ("a1", "c1", "a2", "b2")]
     assert rows(written(A + B + C + b"".join(links))) == [
         ("a.png", ""), ("b.png", ""), ("c.png", ""),
@@ -450,7 +432,7 @@ def peak_memory(statement: str, *arguments: str) -> list[int]:
     """MiB that a process and the largest of its children take for a statement."""
     script = f"""if True:
         import resource, sys
-        from vit_engine.sources.tars import items_from_tar
+        from vit_engine.sources.archives.tars import items_from_tar
         def peak():  # not ru_maxrss, which carries the peak of the process that started this one
             lines = open("/proc/self/status").read().splitlines()
             return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) // 1024
@@ -465,21 +447,19 @@ def peak_memory(statement: str, *arguments: str) -> list[int]:
     return [int(n) for n in done.stdout.split()]
 
 
+LIST = "list(items_from_tar(sys.argv[1], all_files=False))"
+
+
 def test_claims_take_no_memory(written):
-    claims = [
-        header("x", 2**33, b"x"),
-        header("", 2**33, b"L"),
-        header("", 2**33, b"K"),
-        header("x.png", 2**33),
+    claims = (
+        *(header("x", 2**33, b"x"), header("", 2**33, b"L"), header("", 2**33, b"K")),
         pax((b"size", b"9" * 18)) + header("x.png", 1),
         pax(*((b"a%d" % i, b"b") for i in range(10**5))) + A,
         pax((b"GNU.sparse.map", b"0,1," * 10**5), (b"GNU.sparse.size", b"9" * 18)) + A,
-    ]
-    here, _ = peak_memory("list(items_from_tar(sys.argv[1], all_files=False))", written(A))
-    for claim in claims:
-        path = written(A + claim + bytes(2**20))
-        peak, _ = peak_memory("list(items_from_tar(sys.argv[1], all_files=False))", path)
-        assert peak - here < 16
+        header("x.png", 2**33),
+    )
+    here, child = peak_memory(LIST, written(A + b"".join(claims) + bytes(2**20)))
+    assert here < 16 and child < 128
 
 
 def zeros(size: int) -> bytes:
@@ -494,7 +474,7 @@ def test_gigabytes_of_a_header_take_no_memory(claim, tmp_path):
     path = tmp_path / "shard.tar.gz"
     path.write_bytes(gzip.compress(A) + gzip.compress(claim) + zeros(2**32) + gzip.compress(B))
     assert rows(str(path))[0] == ("a.png", "") and rows(str(path))[-1] == (None, "too_large")
-    peak, child = peak_memory("list(items_from_tar(sys.argv[1], all_files=False))", str(path))
+    peak, child = peak_memory(LIST, str(path))
     assert peak < 64 and child < 256
 
 
@@ -507,8 +487,8 @@ def test_large_members_wait_their_turn(tmp_path):
     path.write_bytes(gzip.compress(A) + b"".join(members) + gzip.compress(B))
     label = """from vit_engine.classifier import Classifier
         with Classifier.load("demo", provider="cpu") as vit:
-            found = [p.error_code for batch in vit.stream(items_from_tar(sys.argv[1],
-                     all_files=False)) for p in batch.predictions]
+            items = items_from_tar(sys.argv[1], all_files=False)
+            found = [p.error_code for batch in vit.stream(items) for p in batch.predictions]
             assert found[0] is None and found[-1] == "too_large" and len(found) < 20, found"""
     peak, child = peak_memory(label, str(path))
     assert peak < 700 and child < 1024
@@ -566,13 +546,9 @@ def sound_tar(random: random.Random) -> tuple[bytes, list[int]]:
     return file.getvalue(), ends
 
 
-_NUMBERS = (
-    *(b"77777777777\0", b"\x80" + bytes(3) + b"\x7f" * 8, b"\xff" * 12, b"\x80" + b"\xff" * 11),
-    *(bytes(12), b" " * 12, b"99999999999\0", b"-1\0         ", b"00000000001\0", b"0x10\0       "),
-)
 _FIELDS = (
-    *((0, 100), (100, 8), (108, 8), (116, 8), (124, 12), (136, 12), (157, 100), (257, 8)),
-    *((265, 32), (329, 8), (337, 8), (345, 155), (386, 96), (482, 13)),
+    *((0, 100), (100, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155)),
+    *((386, 96), (482, 13)),
 )
 
 
@@ -581,58 +557,31 @@ def damaged(data: bytes, random: random.Random, *, sums: bool) -> tuple[bytes, i
 
     Return it, and how many bytes of its beginning are as they were.
     """
-    at = random.randrange(len(data))
-    block, some = at // BLOCK * BLOCK, random.randint(1, 9) * BLOCK
     headers = [i for i in range(0, len(data) - BLOCK, BLOCK) if data[i + 257 : i + 262] == b"ustar"]
-    kind = random.randrange(12 if sums and headers else 8)
-    match kind:
-        case 0:
-            return data[:at] + bytes((data[at] ^ 1 << random.randrange(8),)) + data[at + 1 :], at
-        case 1:
-            return data[:at], at
-        case 2:
-            return data[:block], block
-        case 3:
-            junk = random.randbytes(random.choice([1, 10, BLOCK, 1000]))
-            return data[:at] + junk + data[at:], at
-        case 4:
-            return data[: block + some] + data[block:], min(block + some, len(data))
-        case 5:
-            return data[:block] + data[block + some :], block
-        case 6:
-            nothing = bytes(len(data[block : block + some]))
-            return data[:block] + nothing + data[block + some :], block
-        case 7:
-            return data[:block] + random.randbytes(BLOCK) + data[block + BLOCK :], block
-    at = random.choice(headers)
-    header = bytearray(data[at : at + BLOCK])
-    if kind == 8:
-        header[124:136] = random.choice(_NUMBERS)
-    elif kind == 9:
-        header[156] = random.choice(b"01234567xgLKSXDVMNAZ\0\xff")
-    elif kind == 10:
-        start, size = random.choice(_FIELDS)
-        junk = (random.randbytes(size), bytes(size), b"/" * size, b"\xff" * size, b"7" * size)
-        header[start : start + size] = random.choice(junk)
-    else:
-        other = random.choice(headers)
-        header[:] = data[other : other + BLOCK]
-    return data[:at] + summed(header) + data[at + BLOCK :], at
+    if sums and headers and random.random() < 0.4:
+        at, (start, size) = random.choice(headers), random.choice(_FIELDS)
+        values = (bytes(size), b"\xff" * size, b"7" * size, b"-1".ljust(size), b"\x80".ljust(size))
+        value = random.choice((random.randbytes(size), *values))[:size]
+        header = data[at : at + start] + value + data[at + start + size : at + BLOCK]
+        return data[:at] + summed(header) + data[at + BLOCK :], at
+    at, size = random.randrange(len(data)), random.choice([1, 9, BLOCK, 3 * BLOCK])
+    at -= random.choice([0, at % BLOCK])
+    instead = random.choice([b"", bytes(size), random.randbytes(size)])
+    return data[:at] + instead + data[at + random.choice([0, size, len(data)]) :], at
 
 
-def seen(path: str) -> list[tuple[str, str | None, bytes | None]]:
+def seen(path: Path, data: bytes) -> list[tuple[str, str | None, bytes | None]]:
     """What is found in an archive, and the property of all of it."""
-    begun = time.monotonic()
+    path.write_bytes(data)
     found = []
-    for item in items_from_archive(path, all_files=False, passed_over=None):
+    for item in walked(str(path)):
+        if isinstance(item, str):
+            continue
         try:
-            data = bytes_from_item(item)
-            found.append((item.path, None, data))
+            found.append((item.path, None, bytes_from_item(item)))
         except ImageError as e:
             assert e.code in CODES and str(e).isprintable() and len(str(e)) < 500
             found.append((item.path, e.code, None))
-    assert found, "an archive without a row"
-    assert time.monotonic() - begun < 20
     return found
 
 
@@ -657,10 +606,8 @@ def fuzzed(inputs: int, seed: int, path: Path, *, sums: bool = True, gnu: bool =
     sound = []
     for _ in range(20):
         data, ends = sound_tar(randoms)
-        if path.suffix == ".gz":
-            data = gzip.compress(data, mtime=0)
-        path.write_bytes(data)
-        sound.append((data, ends, seen(str(path))))
+        data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
+        sound.append((data, ends, seen(path, data)))
         assert len(ends) == len(sound[-1][2])
     for i in range(inputs):
         data, ends, before = randoms.choice(sound)
@@ -668,13 +615,8 @@ def fuzzed(inputs: int, seed: int, path: Path, *, sums: bool = True, gnu: bool =
         while randoms.random() < 0.3 and changed:
             changed, first = damaged(changed, randoms, sums=sums)
             intact = min(intact, first)
-        path.write_bytes(changed)
-        if path.suffix == ".gz" and changed[:2] == b"\x1f\x8b":
-            intact = len(zlib.decompressobj(31).decompress(data[:intact]))
-        elif path.suffix == ".gz":
-            intact = 0
-        found = seen(str(path))
-        kept = sum(end <= intact for end in ends)
+        found = seen(path, changed)
+        kept = 0 if path.suffix == ".gz" else sum(end <= intact for end in ends)
         assert found[:kept] == before[:kept], f"input {i} of seed {seed}"
         if gnu:
             ours = {name.removeprefix(f"{path}/") for name, _, _ in found}
@@ -683,8 +625,8 @@ def fuzzed(inputs: int, seed: int, path: Path, *, sums: bool = True, gnu: bool =
 
 
 def test_damage_of_any_kind(tmp_path):
-    fuzzed(500, 0, tmp_path / "shard.tar")
-    fuzzed(40, 0, tmp_path / "shard.tar.gz")
+    fuzzed(400, 0, tmp_path / "shard.tar")
+    fuzzed(200, 0, tmp_path / "shard.tar.gz")
 
 
 @pytest.mark.skipif(GNU_TAR is None, reason="needs GNU tar")
@@ -696,45 +638,5 @@ def test_what_gnu_tar_lists_is_a_row_or_told(tmp_path):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_damage_of_any_kind_at_length(seed, tmp_path):
     fuzzed(10_000, seed, tmp_path / "shard.tar")
-    fuzzed(500, seed, tmp_path / "shard.tar.gz")
+    fuzzed(2_000, seed, tmp_path / "shard.tar.gz")
     fuzzed(1_000, seed, tmp_path / "shard.tar", sums=False, gnu=True)
-
-
-def fuzz_gunzip(count: int) -> int:
-    """Unpack mutated gzip data; return how many inputs were refused, each with its words."""
-    rng, refused = random.Random(5), 0
-    plain = [bytes(rng.randrange(256) for _ in range(300)) * 7, bytes(5000), b"text " * 900]
-    packed = [gzip.compress(p, mtime=0) for p in plain] + [b"".join(map(gzip.compress, plain))]
-    for _ in range(count):
-        data = bytearray(rng.choice(packed))
-        for _ in range(rng.randrange(1, 4)):
-            at = rng.randrange(len(data))
-            match rng.randrange(4):
-                case 0:
-                    data[at] ^= 1 << rng.randrange(8)
-                case 1:
-                    del data[at:]
-                case 2:
-                    data[at:at] = rng.randbytes(rng.randrange(1, 30))
-                case _:
-                    del data[at : at + rng.randrange(1, 30)]
-            if not data:
-                data = bytearray(b"\x1f")
-        given = 0
-        try:
-            for piece in gunzip.unpacked(io.BytesIO(data)):
-                given += len(piece)
-        except ImageError as e:
-            assert e.code in ("decode", "truncated", "too_large")
-            refused += 1
-        assert given < 2**22
-    return refused
-
-
-def test_mutated_gzip_is_refused_in_words():
-    assert fuzz_gunzip(300) > 200
-
-
-@pytest.mark.slow
-def test_much_mutated_gzip():
-    assert fuzz_gunzip(20_000) > 15_000

@@ -117,6 +117,14 @@ def test_what_is_wrong_with_a_member_is_its_row_alone(
     assert read.bytes_from_item(second) == PNG
 
 
+def test_stored_members_are_held_to_their_checksums_too(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "x.zip", {"a.jpg": JPEG, "b.png": PNG}, STORED)
+    data = bytearray(path.read_bytes())
+    data[len(JPEG) // 2] ^= 1
+    path.write_bytes(data)
+    assert read_all(path) == [("a.jpg", "decode"), ("b.png", PNG)]
+
+
 @pytest.mark.parametrize(
     ("change", "rows"),
     [

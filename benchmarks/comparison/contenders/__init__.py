@@ -1,1 +1,1 @@
-"""One file a contender; entries.py says who takes part and where."""
+"""The contenders' code; contenders.toml says who takes part and where."""

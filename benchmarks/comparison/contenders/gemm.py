@@ -27,15 +27,15 @@ def load(job: Job) -> Contender:
 
     A run multiplies once, whatever batch it is given, and returns a row for each image.
     """
-    make = {"torch": _in_torch, "ort": _in_onnxruntime}[job.options["library"]]
-    side = SIDE[job.device]
-    small, _ = make(side // 4, job)  # no smaller: on a busy machine threads wait for each other
+    _, precision, library = job.contender.split("-")
+    make, side = {"torch": _in_torch, "ort": _in_onnxruntime}[library], SIDE[job.device]
+    # no smaller: on a busy machine threads wait for each other
+    small, _ = make(side // 4, precision, job)
     small()
     seconds = min(timeit.repeat(small, number=1, repeat=2)) * 4**3
     if seconds > PATIENCE:
-        precision = job.options["precision"]
         raise AbsentError(f"no fast {precision} product here: it would take {seconds:.0f} s")
-    multiply, runtime = make(side, job)
+    multiply, runtime = make(side, precision, job)
 
     def run(batch: Any) -> Logits:
         return np.full((len(batch), 1), multiply(), np.float32)
@@ -43,13 +43,13 @@ def load(job: Job) -> Contender:
     return Contender("float32", run, {"runtime": runtime, "operations": 2 * side**3})
 
 
-def _in_torch(side: int, job: Job) -> tuple[Multiply, str]:
+def _in_torch(side: int, precision: str, job: Job) -> tuple[Multiply, str]:
     import torch
 
     if job.device == "cuda" and not torch.cuda.is_available():
         raise AbsentError("PyTorch sees no CUDA device")
     torch.set_num_threads(job.threads)
-    generator, precision = torch.Generator().manual_seed(0), job.options["precision"]
+    generator = torch.Generator().manual_seed(0)
     product: Any = torch.mm
     if precision == "int8":
         product = torch._int_mm
@@ -60,29 +60,26 @@ def _in_torch(side: int, job: Job) -> tuple[Multiply, str]:
     return lambda: float(product(a, b)[-1, -1]), versions_of(torch)
 
 
-def _in_onnxruntime(side: int, job: Job) -> tuple[Multiply, str]:
+def _in_onnxruntime(side: int, precision: str, job: Job) -> tuple[Multiply, str]:
     """A graph of one product, its right side constant as weights are."""
+    import onnx
     import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
 
     random = np.random.default_rng(0)
     a: NDArray[Any]
     b: NDArray[Any]
-    if job.options["precision"] == "int8":
-        operator, given, found = "MatMulInteger", TensorProto.UINT8, TensorProto.INT32
+    if precision == "int8":
+        operator, given, found = "MatMulInteger", "uint8", "int32"
         a = random.integers(0, 128, (side, side), np.uint8)
         b = random.integers(-63, 64, (side, side), np.int8)
     else:
-        operator, given, found = "MatMul", TensorProto.FLOAT, TensorProto.FLOAT
+        operator, given, found = "MatMul", "float", "float"
         a, b = random.standard_normal((2, side, side), np.float32)
-    graph = helper.make_graph(
-        [helper.make_node(operator, ["a", "b"], ["c"])],
-        "gemm",
-        [helper.make_tensor_value_info("a", given, [side, side])],
-        [helper.make_tensor_value_info("c", found, [side, side])],
-        [numpy_helper.from_array(b, "b")],
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> product ({given}[{side}, {side}] a) '
+        f"=> ({found}[{side}, {side}] c) {{ c = {operator}(a, b) }}"
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(b, "b"))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job.threads
     session = onnxruntime.InferenceSession(

@@ -8,31 +8,42 @@ from typing import Any
 import numpy as np
 
 from comparison.job import AbsentError, Contender, Job, Logits
-from comparison.whole_folder import whole
 
 CALIBRATION = 128  # images at most
 
 
-def convert(job: Job) -> None:
+def folder(job: Job) -> Path:
+    """Return where the converted model is kept: one for f32 and bf16, which a hint tells apart."""
+    if not job.options.get("quantize"):
+        return job.artefact(version("openvino"), shared="openvino-f32")
+    return job.artefact(
+        version("openvino"), version("nncf"), job.calibration_stamp(), shared="openvino-int8"
+    )
+
+
+def convert(job: Job, folder: Path) -> None:
     """Write OpenVINO's own format; int8 is quantised with NNCF's preset for transformers."""
-    folder = _folder(job)
-    if folder.exists():
-        return
     import openvino
     import torch
     from transformers import AutoModelForImageClassification
 
     torch.set_num_threads(job.threads)
-    model = AutoModelForImageClassification.from_pretrained(job.model, local_files_only=True)
-    model.eval()
+    model = AutoModelForImageClassification.from_pretrained(
+        job.model, local_files_only=True, return_dict=False
+    )
     size = np.load(job.float32, mmap_mode="r").shape[-1]
     example = torch.zeros(2, 3, size, size)
-    converted = openvino.convert_model(_logits_of(model), example_input=example)
+    converted = openvino.convert_model(model.eval(), example_input=example)
     converted.reshape([-1, 3, size, size])
-    if job.options.get("int8"):
-        converted = _quantised(converted, job)
-    with whole(folder) as partial:
-        openvino.save_model(converted, partial / "model.xml", compress_to_fp16=False)
+    if job.options.get("quantize"):
+        import nncf
+
+        images = np.load(job.calibration, mmap_mode="r")[:CALIBRATION]
+        data = nncf.Dataset([np.ascontiguousarray(image[None]) for image in images])
+        converted = nncf.quantize(
+            converted, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images)
+        )
+    openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
 
 
 def load(job: Job) -> Contender:
@@ -50,7 +61,7 @@ def load(job: Job) -> Contender:
         options |= {"PERFORMANCE_HINT": "THROUGHPUT"}
     else:
         options |= {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
-    model = core.compile_model(_folder(job) / "model.xml", "CPU", options)
+    model = core.compile_model(folder(job) / "model.xml", "CPU", options)
     request = model.create_infer_request()
 
     def run(batch: Any) -> Logits:
@@ -60,9 +71,9 @@ def load(job: Job) -> Contender:
     about: dict[str, Any] = {
         "compute": "fp32" if hint == "f32" else hint,
         "runtime": f"openvino {version('openvino')}",
-        "files": [str(_folder(job) / f"model.{end}") for end in ("xml", "bin")],
+        "files": [str(folder(job) / f"model.{end}") for end in ("xml", "bin")],
     }
-    if job.options.get("int8"):
+    if job.options.get("quantize"):
         about["compute"] = "int8"
         about["runtime"] += f", nncf {version('nncf')}"
         about["note"] = f"calibrated on up to {CALIBRATION} of the comparison's own images"
@@ -88,36 +99,3 @@ def load(job: Job) -> Contender:
         return answers
 
     return Contender("float32", run, about, run_pipelined=run_pipelined)
-
-
-def _logits_of(model: Any) -> Any:
-    """Return the model as a module with one output."""
-    import torch
-
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, pixel_values: Any) -> Any:
-            return self.model(pixel_values).logits
-
-    return Logits().eval()
-
-
-def _quantised(converted: Any, job: Job) -> Any:
-    import nncf
-
-    images = np.load(job.calibration, mmap_mode="r")[:CALIBRATION]
-    data = nncf.Dataset([np.ascontiguousarray(image[None]) for image in images])
-    return nncf.quantize(
-        converted, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images)
-    )
-
-
-def _folder(job: Job) -> Path:
-    if not job.options.get("int8"):  # f32 and bf16 share one file; the hint tells them apart
-        return job.artefact(version("openvino"), shared="openvino-f32")
-    return job.artefact(
-        version("openvino"), version("nncf"), job.calibration_stamp(), shared="openvino-int8"
-    )

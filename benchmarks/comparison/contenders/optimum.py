@@ -1,6 +1,6 @@
 """Optimum: its export, ONNX Runtime's graph optimiser and quantiser as it drives them, its model.
 
-Options: `optimize`, a level of its own, or `int8`, "dynamic" or "static".
+Options: `optimize`, a level of its own, or `quantize` to int8, "dynamic" or "static".
 """
 
 from importlib.metadata import version
@@ -10,32 +10,33 @@ from typing import Any
 import numpy as np
 
 from comparison.job import AbsentError, Contender, Job, Logits
-from comparison.whole_folder import whole
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CALIBRATION = 128  # images at most
 
 
-def convert(job: Job) -> None:
+def folder(job: Job) -> Path:
+    """Return where the exported model is kept."""
+    images = job.calibration_stamp() if job.options.get("quantize") == "static" else ""
+    return job.artefact(version("optimum-onnx"), version("onnxruntime"), images)
+
+
+def convert(job: Job, folder: Path) -> None:
     """Export the checkpoint, and optimise or quantise it, the way Optimum's documentation does."""
-    folder = _folder(job)
-    if folder.exists():
-        return
     from optimum.onnxruntime import ORTModelForImageClassification, ORTOptimizer
     from optimum.onnxruntime.configuration import AutoOptimizationConfig
 
     model = ORTModelForImageClassification.from_pretrained(job.model, export=True)
-    with whole(folder) as partial:
-        if level := job.options.get("optimize"):
-            config = AutoOptimizationConfig.with_optimization_level(level)
-            try:
-                ORTOptimizer.from_pretrained(model).optimize(config, partial, file_suffix=None)
-            except NotImplementedError as e:
-                raise AbsentError(f"Optimum optimises no such model: {e}") from e
-        elif "int8" in job.options:
-            _quantise(model, job, partial)
-        else:
-            model.save_pretrained(partial)
+    if level := job.options.get("optimize"):
+        config = AutoOptimizationConfig.with_optimization_level(level)
+        try:
+            ORTOptimizer.from_pretrained(model).optimize(config, folder, file_suffix=None)
+        except NotImplementedError as e:
+            raise AbsentError(f"Optimum optimises no such model: {e}") from e
+    elif "quantize" in job.options:
+        _quantise(model, job, folder)
+    else:
+        model.save_pretrained(folder)
 
 
 def load(job: Job) -> Contender:
@@ -51,7 +52,7 @@ def load(job: Job) -> Contender:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job.threads
     model = ORTModelForImageClassification.from_pretrained(
-        _folder(job), provider=provider, session_options=options
+        folder(job), provider=provider, session_options=options
     )
     found = model.model.get_providers()
     if found[0] != provider:
@@ -64,11 +65,11 @@ def load(job: Job) -> Contender:
 
     packages = ("optimum-onnx", "onnxruntime")
     about: dict[str, Any] = {
-        "compute": "int8" if "int8" in job.options else "fp32",
+        "compute": "int8" if "quantize" in job.options else "fp32",
         "runtime": ", ".join(f"{name} {version(name)}" for name in packages),
-        "files": [str(_folder(job) / "model.onnx")],
+        "files": [str(folder(job) / "model.onnx")],
     }
-    if kind := job.options.get("int8"):
+    if kind := job.options.get("quantize"):
         about["note"] = f"{kind}, its preset {_preset(job)}, a scale for each channel of weights"
     if kind == "static":
         about["note"] += (
@@ -84,7 +85,7 @@ def _quantise(model: Any, job: Job, folder: Path) -> None:
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig, CalibrationConfig
 
-    static = job.options["int8"] == "static"
+    static = job.options["quantize"] == "static"
     config = getattr(AutoQuantizationConfig, _preset(job))(is_static=static, per_channel=True)
     quantizer, ranges = ORTQuantizer.from_pretrained(model), None
     if static:
@@ -104,5 +105,5 @@ def _preset(job: Job) -> str:
 
 
 def _folder(job: Job) -> Path:
-    images = job.calibration_stamp() if job.options.get("int8") == "static" else ""
+    images = job.calibration_stamp() if job.options.get("quantize") == "static" else ""
     return job.artefact(version("optimum-onnx"), version("onnxruntime"), images)

@@ -14,23 +14,26 @@ if TYPE_CHECKING:
     from vit_engine.engine import Engine
 
 EXPORTER = Path(__file__).parents[3] / "export/vit_export"
+NAME = "vit.onnx"
 
 
-def convert(job: Job) -> None:
+def folder(job: Job) -> Path:
+    """Return where the artefact of the job's precision is kept."""
+    # an exporter under development converts again after every change
+    precision, sources = job.options["precision"], sorted(EXPORTER.rglob("*.py"))
+    images = job.calibration_stamp() if precision == "int8" else ""
+    stamps = [str(p.stat().st_mtime_ns) for p in sources]
+    return job.artefact(version("vit-engine"), images, *stamps, shared=f"ours-{precision}")
+
+
+def convert(job: Job, folder: Path) -> None:
     """Run vit-export, its check against eager PyTorch included."""
-    path = artefact_path(job)
-    if path.exists():
-        return
-    flags = [f"--{job.options['precision']}"]
+    line = ["-m", "vit_export.cli", job.model, f"--{job.options['precision']}"]
     if job.options["precision"] == "int8":
-        flags += ["--min-agreement", "0"]  # the comparison tells the agreement, however low
-        flags += ["--calibrate", job.calibration_files] if job.calibration_files else []
-    done = subprocess.run(
-        [sys.executable, "-m", "vit_export.cli", job.model, *flags, "-o", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        line += ["--min-agreement", "0"]  # the comparison tells the agreement, however low
+        line += ["--calibrate", job.calibration_files] if job.calibration_files else []
+    line += ["-o", str(folder / NAME)]
+    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, check=False)
     if done.returncode:
         words = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
         raise RuntimeError(words[-1])
@@ -44,7 +47,7 @@ def load(job: Job) -> Contender:
     provider = job.options.get("provider", "cpu")
     try:
         engine = Engine.open(
-            artefact_path(job),
+            folder(job) / NAME,
             provider=provider,
             threads=job.threads,
             # on the CPU the default stands: larger batches are run in parts of it
@@ -108,7 +111,7 @@ def contender(job: Job, engine: "Engine") -> Contender:
     about: dict[str, Any] = {
         "compute": compute,
         "runtime": runtime,
-        "files": [str(artefact_path(job))],
+        "files": [str(folder(job) / NAME)],
     }
     if precision == "int8":
         images = "part of the comparison's own" if job.calibration_files else "drawn"
@@ -118,13 +121,3 @@ def contender(job: Job, engine: "Engine") -> Contender:
     about["pipelined"] = True
     about["note"] = "times are those of a turn of overlapping batches, divided by their number"
     return Contender("uint8", engine.run, about, run_pipelined=run_pipelined)
-
-
-def artefact_path(job: Job) -> Path:
-    """Return where the artefact of the job's precision is, or will be."""
-    # an exporter under development converts again after every change
-    precision, sources = job.options["precision"], sorted(EXPORTER.rglob("*.py"))
-    images = job.calibration_stamp() if precision == "int8" else ""
-    stamps = [str(p.stat().st_mtime_ns) for p in sources]
-    folder = job.artefact(version("vit-engine"), images, *stamps, shared=f"ours-{precision}")
-    return folder / "vit.onnx"

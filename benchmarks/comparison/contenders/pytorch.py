@@ -1,7 +1,11 @@
-"""PyTorch through transformers: eager or compiled, fp32 or lower, with its default attention."""
+"""PyTorch through transformers: eager or compiled, fp32 or lower, with its default attention.
 
+Options: `precision`; `compile`, a mode of torch.compile, and a `backend` of it; `torchao`, int8
+weights by channel and activations by token as they come.
+"""
+
+import importlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +16,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 def load(job: Job) -> Contender:
     """Load the checkpoint; compiling is part of it, as it is of every process that compiles."""
-    return contender(job, job.options["precision"], job.options.get("compile"))
-
-
-def contender(
-    job: Job,
-    precision: str,
-    mode: str | None,
-    *,
-    backend: str = "inductor",
-    prepare: Callable[[Any], None] = lambda _model: None,
-) -> Contender:
-    """Return the model, compiled where `mode` says how; `prepare` changes it before."""
+    precision, mode, backend = (job.options.get(k) for k in ("precision", "compile", "backend"))
     if mode:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(job.cache, "inductor"))
         if job.device == "cpu":
@@ -31,24 +24,34 @@ def contender(
     import torch
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    libraries: list[Any] = [torch, transformers]
+    quiet(transformers)
     torch.set_num_threads(job.threads)
     if job.device == "cuda":
         if not torch.cuda.is_available():
             raise AbsentError("PyTorch sees no CUDA device")
         # On by default, and for convolutions alone: fp32 is what all others are held to.
         torch.backends.cudnn.allow_tf32 = False
-    dtype = getattr(torch, DTYPES[precision])
+    dtype = getattr(torch, DTYPES[str(precision)])
     eager = transformers.AutoModelForImageClassification.from_pretrained(
         job.model, local_files_only=True, dtype=dtype
     )
     model: Any = eager.eval().to(job.device)
-    prepare(model)
+    if job.options.get("torchao"):
+        import torchao
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        quantize_(model, Int8DynamicActivationInt8WeightConfig())
+        libraries.append(torchao)
+    if backend:
+        libraries.append(importlib.import_module(backend))  # which registers it
     if mode:
         torch._dynamo.config.recompile_limit = 64  # one graph for each batch size
         model = torch.compile(
-            model, backend=backend, dynamic=False, mode=None if mode == "default" else mode
+            model,
+            backend=backend or "inductor",
+            dynamic=False,
+            mode=None if mode == "default" else mode,
         )
 
     def run(batch: Any) -> Logits:
@@ -59,11 +62,8 @@ def contender(
         return found
 
     def loader(paths: list[str], batch: int) -> Any:
-        # the PIL one: every contender decodes and resizes with the same Pillow
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            job.model, local_files_only=True, backend="pil"
-        )
-        files: Any = _Files(paths, processor)
+        """Return what a usual PyTorch script reads its images with."""
+        files: Any = _Files(paths, processor_of(job, transformers))
         return torch.utils.data.DataLoader(files, batch_size=batch, num_workers=job.threads)
 
     def label(paths: list[str], batch: int) -> list[int]:
@@ -75,16 +75,31 @@ def contender(
         for _ in loader(paths, batch):
             pass
 
+    attention = f"{eager.config._attn_implementation} attention"
     about: dict[str, Any] = {
-        "compute": precision,
-        "runtime": f"{versions_of(torch, transformers)}, "
-        f"{eager.config._attn_implementation} attention",
+        "compute": "int8" if job.options.get("torchao") else precision,
+        "runtime": f"{versions_of(*libraries[:2])}, {attention}",
         "files": list(job.weights),
     }
+    if libraries[2:]:
+        about["runtime"] += f", {versions_of(*libraries[2:])}"
     if mode:
         frozen = ", TORCHINDUCTOR_FREEZING=1" if job.device == "cpu" else ""
         about["note"] = f"one graph for each batch size{frozen}"
     return Contender("float32", run, about, label, decode)
+
+
+def quiet(transformers: Any) -> None:
+    """Keep transformers' warnings and progress bars off the screen."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def processor_of(job: Job, transformers: Any) -> Any:
+    """Return the checkpoint's preprocessing; by PIL: all decode and resize with one Pillow."""
+    return transformers.AutoImageProcessor.from_pretrained(
+        job.model, local_files_only=True, backend="pil"
+    )
 
 
 class _Files:

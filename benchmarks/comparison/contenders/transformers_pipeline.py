@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from comparison.contenders.pytorch import processor_of, quiet
 from comparison.job import Contender, Job, Logits, versions_of
 
 
@@ -10,12 +11,9 @@ def load(job: Job) -> Contender:
     import torch
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    quiet(transformers)
     torch.set_num_threads(job.threads)
-    processor = transformers.AutoImageProcessor.from_pretrained(
-        job.model, local_files_only=True, backend="pil"
-    )
+    processor = processor_of(job, transformers)
     pipe: Any = transformers.pipeline(
         "image-classification", job.model, image_processor=processor, device=job.device
     )

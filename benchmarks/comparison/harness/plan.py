@@ -8,7 +8,8 @@ from pathlib import Path
 
 from comparison.contenders.entries import Entry
 
-Say = Callable[[str], None]
+MOST_RUNS = 50
+"""Of a turn: the others wait."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,6 @@ GPU = Plan(
     files_batch=64,
 )
 
-MOST_RUNS = 50
-"""Of a turn: the others wait."""
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -87,8 +85,7 @@ class Setting:
     cache: Path
     scratch: Path
     plan: Plan
-    say: Say  # what is going on now
-    tell: Say  # what is to stay on the screen
+    tell: Callable[[str], None]
     end: float = math.inf  # of the budget, on time.monotonic's clock
 
     def left(self) -> float:

@@ -7,10 +7,10 @@ import gc
 import importlib
 import os
 import re
+import resource
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.core_time import core_seconds, lost_cores, seconds_of_others
-from comparison.job import AbsentError, Contender, Job, Logits
+from comparison.harness.core_time import core_seconds, seconds_of_others
+from comparison.job import AbsentError, Contender, Job, Logits, whole
 
 OVERLAPPING = 8
 """Batches of a turn of who overlaps them, at least: what is not full at its ends weighs little."""
@@ -28,21 +28,21 @@ OVERLAPPING = 8
 def main() -> None:
     """Answer requests until the other end of the pipe is closed."""
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    session = Session(Job(**pipe.recv()))
+    session = Session(pipe.recv())
     while True:
         try:
             request = pipe.recv()
         except EOFError:
             return
-        verb = getattr(session, request.pop("verb"))
         try:
-            answer = {"ok": True, **verb(**request)}
+            verb = getattr(session, request.pop("verb"))
+            answer = {"status": "ok", **verb(**request)}
         except AbsentError as e:
-            answer = {"ok": False, "status": "absent", "reason": str(e)}
+            answer = {"status": "absent", "reason": str(e)}
         except Exception as e:  # noqa: BLE001  every failure becomes the contender's row
             traceback.print_exc()
             reason = " ".join(f"{type(e).__name__}: {e}".split())
-            answer = {"ok": False, "status": "failed", "reason": reason[:300]}
+            answer = {"status": "failed", "reason": reason[:300]}
         pipe.send(answer)
 
 
@@ -58,7 +58,11 @@ class Session:
 
     def convert(self) -> dict[str, Any]:
         """Make the contender's model where it is not there yet (in a process of its own)."""
-        self._module().convert(self.job)
+        module = self._module()
+        folder = module.folder(self.job)
+        if not folder.exists():
+            with whole(folder) as partial:
+                module.convert(self.job, partial)
         return {}
 
     def load(self) -> dict[str, Any]:
@@ -71,19 +75,8 @@ class Session:
         _checked(logits, 1)
         return {"seconds": seconds, "about": self.contender.about, "pid": os.getpid()}
 
-    def warm(self, *, batch: int, runs: int) -> dict[str, Any]:
-        """Run before any turn, check the answers, and return them with the fastest run's time."""
-        seconds = []
-        for _ in range(runs):
-            images = self._batch(batch, 0)
-            started = time.perf_counter()
-            logits = self.contender.run(images)
-            seconds.append(time.perf_counter() - started)
-            _checked(logits, batch)
-        return {"seconds": min(seconds), "logits": np.asarray(logits)[:1].tolist()}
-
     def time(self, *, batch: int, runs: int) -> dict[str, Any]:
-        """Time `runs` runs of one batch each, after one untimed image.
+        """Time `runs` runs of one batch each, after one untimed image; the first one's logits too.
 
         Where batches overlap, there are OVERLAPPING at least, and the seconds are those of the turn
         divided by its runs.
@@ -95,20 +88,26 @@ class Session:
         self.contender.run(self._batch(1, 0))
         gc.collect()
         gc.disable()
-        seconds, sound = [], []
-        before, lost, begun = core_seconds(), lost_cores(), time.perf_counter()
+        seconds, logits = [], []
+        before, lost, begun = core_seconds(), _lost_cores(), time.perf_counter()
         groups: list[list[Any]] = [turn] if pipelined else [[images] for images in turn]
         for group in groups:
             started = time.perf_counter()
             answers = pipelined(group) if pipelined else [self.contender.run(group[0])]
             seconds.append(round((time.perf_counter() - started) / len(answers), 7))
-            sound += [len(a) == batch and bool(np.isfinite(a).all()) for a in answers]
+            logits += [_checked(answer, batch)[0].tolist() for answer in answers]
         others = seconds_of_others(before)
-        switches = lost_cores() - lost, round(time.perf_counter() - begun, 7)
+        switches = _lost_cores() - lost, round(time.perf_counter() - begun, 7)
         gc.enable()
-        if not all(sound):
-            raise ArithmeticError("NaN, infinity or rows missing in a timed answer")
-        return {"seconds": seconds, "others": others, "switches": switches}
+        # VmHWM, not ru_maxrss: that one carries the parent's peak over the exec
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        return {
+            "seconds": seconds,
+            "others": others,
+            "switches": switches,
+            "memory_bytes": int(peak[1]) * 1024 if peak else 0,
+            "logits": logits[0],
+        }
 
     def predict(self, *, uint8: str, float32: str, out: str, batch: int) -> dict[str, Any]:
         """Write the logits of every image of an .npy file to another."""
@@ -116,7 +115,7 @@ class Session:
         starts = range(0, len(given), batch)
         batches = [np.ascontiguousarray(given[start : start + batch]) for start in starts]
         if self.contender.run_pipelined:
-            answers: Sequence[Logits] = self.contender.run_pipelined(batches)
+            answers = self.contender.run_pipelined(batches)
         else:
             answers = [self.contender.run(images).copy() for images in batches]
         pairs = zip(answers, batches, strict=True)
@@ -138,18 +137,17 @@ class Session:
 
     def decode(self, *, paths: list[str], batch: int) -> dict[str, Any]:
         """Read and decode image files as `label` does, without labels; None if it cannot."""
-        if not self.contender.decode:
-            return {"seconds": None}
         started = time.perf_counter()
-        self.contender.decode(paths, batch)
-        return {"seconds": time.perf_counter() - started}
+        if self.contender.decode:
+            self.contender.decode(paths, batch)
+        return {"seconds": time.perf_counter() - started if self.contender.decode else None}
 
     def kernels(self, *, batch: int, runs: int) -> dict[str, Any]:
         """Return where a run's time goes, by the GPU's kernels, or by operators on a CPU."""
-        from torch.profiler import ProfilerActivity, profile
-
         images = self._batch(batch, 0)
         self.contender.run(images)
+        from torch.profiler import ProfilerActivity, profile
+
         device = "CUDA" if self.job.device == "cuda" else "CPU"
         kind = "self_device_time_total" if device == "CUDA" else "self_cpu_time_total"
         with profile(activities=[getattr(ProfilerActivity, device)]) as record:
@@ -165,12 +163,6 @@ class Session:
         ]
         return {"kernels": sorted(rows, key=lambda row: -row["microseconds"])}
 
-    def memory(self) -> dict[str, Any]:
-        """Return the process's peak resident memory so far, in bytes."""
-        # VmHWM, not ru_maxrss: that one carries the parent's peak over the exec
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-        return {"bytes": int(found[1]) * 1024 if found else None}
-
     def _batch(self, size: int, turn: int) -> NDArray[Any]:
         start = (turn * size) % (len(self.images) - size + 1)
         return np.ascontiguousarray(self.images[start : start + size])
@@ -185,6 +177,11 @@ def _checked(logits: Logits, images: int) -> Logits:
     if not np.isfinite(logits).all():
         raise ArithmeticError("NaN or infinity in the logits")
     return logits
+
+
+def _lost_cores() -> int:
+    """Return how often so far the kernel took a core from this process that had more to do."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 if __name__ == "__main__":

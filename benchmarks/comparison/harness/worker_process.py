@@ -20,7 +20,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARAL
 
 _FOLDERS = re.compile(r"(?<![\w.:/~-])/(?:[^\s/'\"]+/)+")
 
-Request = dict[str, Any]
+Answer = dict[str, Any]
 
 
 class FailedError(Exception):
@@ -55,7 +55,7 @@ class Process:
                 env={**os.environ, **threads, **OFFLINE, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is the controller's to handle
             )
-        self._send(job.as_dict())
+        self._send(job)
 
     def __enter__(self) -> "Process":
         return self
@@ -63,19 +63,18 @@ class Process:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def ask(self, request: Request, limit: float) -> dict[str, Any]:
+    def ask(self, verb: str, limit: float, **arguments: Any) -> Answer:
         """Return the answer to one request; `FailedError` after `limit` seconds or a crash."""
-        verb = request["verb"]
-        self._send(request)
+        self._send({"verb": verb, **arguments})
         try:
             if not self._pipe.poll(limit):
                 os.killpg(self._process.pid, signal.SIGKILL)
                 raise LateError("failed", f"no answer to {verb!r} within {limit:.0f} s")
-            answer: dict[str, Any] = self._pipe.recv()
+            answer: Answer = self._pipe.recv()
         except (EOFError, ConnectionResetError) as e:
             raise FailedError("failed", f"crashed at {verb!r}: {self._last_words()}") from e
-        if not answer.pop("ok"):
-            raise FailedError(answer["status"], answer["reason"])
+        if (status := answer.pop("status")) != "ok":
+            raise FailedError(status, answer["reason"])
         return answer
 
     def close(self) -> None:
@@ -88,7 +87,7 @@ class Process:
         self._process.wait()
         self._errors.close()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: object) -> None:
         with contextlib.suppress(BrokenPipeError):  # the answer that fails to come tells why
             self._pipe.send(message)
 

@@ -1,7 +1,7 @@
 """The same images for all contenders, as .npy files, so that no one is timed for preparing them."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,8 @@ class Arrays:
 def noise(model: Model, count: int, folder: Path) -> Arrays:
     """Write `count` images of random pixels: not zeros, which some kernels are quick on."""
     size = model.form.image_size
-    random = np.random.default_rng(0)
-    return _written(
-        random.integers(0, 256, (count, size, size, 3), np.uint8), model, folder, "noise"
-    )
+    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    return _written(pixels, model, folder / "noise", None)
 
 
 def arrays_from_photos(photos: Photos, model: Model, folder: Path) -> Arrays:
@@ -43,11 +41,11 @@ def arrays_from_photos(photos: Photos, model: Model, folder: Path) -> Arrays:
 
     with ThreadPoolExecutor() as pool:
         raw = np.stack(list(pool.map(pixels, photos.files)))
-    return replace(_written(raw, model, folder, "photos"), files=photos.folder)
+    return _written(raw, model, folder / "photos", photos.folder)
 
 
-def _written(pixels: NDArray[np.uint8], model: Model, folder: Path, name: str) -> Arrays:
-    arrays = Arrays(folder / f"{name}-uint8.npy", folder / f"{name}-float32.npy")
+def _written(pixels: NDArray[np.uint8], model: Model, path: Path, files: Path | None) -> Arrays:
+    arrays = Arrays(Path(f"{path}-uint8.npy"), Path(f"{path}-float32.npy"), files)
     np.save(arrays.uint8, pixels)
     np.save(arrays.float32, normalized(pixels, model.preprocessing))
     return arrays

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vit_engine.errors import UsageError
 from vit_engine.sources.signatures import EXTENSIONS
-from vit_export.demo import draw
+from vit_export.samples import draw
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,12 @@ class Photos:
 def drawn_photos(count: int, folder: Path) -> Photos:
     """Draw the demo's held-out images as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files, classes = [], []
+    named = []
     for i, (image, index) in enumerate(draw.samples(count)):
         path = folder / f"{i:04}-{draw.LABELS[index]}.png"
         image.save(path, compress_level=1)
-        files.append(path)
-        classes.append(index)
-    source = "drawn, held out from the demo's training"
-    return Photos(source, folder, tuple(files), tuple(classes))
+        named.append((path, index))
+    return Photos("drawn, held out from the demo's training", folder, *_apart(named))
 
 
 def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
@@ -50,8 +48,11 @@ def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
             raise UsageError(f"{table} lists {path.name}, which is not there")
     if not named:
         raise UsageError(f"--data {folder}: no images; expected labels.csv or class folders")
-    files, classes = zip(*named, strict=True)
-    return Photos(folder.name, folder, files, classes)
+    return Photos(folder.name, folder, *_apart(named))
+
+
+def _apart(named: list[tuple[Path, int]]) -> tuple[tuple[Path, ...], tuple[int, ...]]:
+    return tuple(path for path, _ in named), tuple(index for _, index in named)
 
 
 def _from_table(table: Path) -> list[tuple[Path, int]]:

@@ -1,19 +1,24 @@
 """The checkpoint that all contenders are given: one that vit-export takes, or random weights."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from comparison.job import whole
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import UsageError
 from vit_export.checkpoints.checkpoint import load
 from vit_export.families.form import Form
 
-ROOT = Path(__file__).parents[2]
 DEMO = "demo"
+
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ViT-B/16": ("ViT", {}),  # transformers' defaults
+    "ViT-Ti/16": ("ViT", {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}),
+    "DINOv2-B/14": ("Dinov2", {}),
+    "SigLIP-B/16": ("Siglip", {}),
+}
+"""How transformers begins the names of the family's classes, and what differs from its defaults."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,26 @@ def random_model(name: str, cache: Path) -> Model:
     """Return a ViT with seeded random weights, written to the cache on first use."""
     folder = cache / (name.lower().replace("/", "-") + "-random")
     if not folder.exists():
-        command = [sys.executable, "-m", "comparison.inputs.random_vit", name, str(folder)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UsageError(f"{name} cannot be made: {done.stderr.strip().splitlines()[-1]}")
+        _write_random(name, folder)
     return model_from_name(str(folder), named=f"{name}, seeded random weights", random=True)
+
+
+def _write_random(name: str, folder: Path) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    family, differing = SIZES[name]
+    config: Any = {"num_labels": 1000, **differing}
+    make = getattr(transformers, f"{family}ForImageClassification")
+    half = [0.5, 0.5, 0.5]
+    preprocessor = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": 224,
+        "do_normalize": True,
+        "image_mean": half,
+        "image_std": half,
+    }
+    with whole(folder) as partial:
+        make(getattr(transformers, f"{family}Config")(**config)).save_pretrained(partial)
+        (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor))

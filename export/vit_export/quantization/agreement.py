@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import ParityError
-from vit_engine.outputs.parity import Logits, agreements
+from vit_engine.outputs.scores import Logits, Scores
 from vit_export.quantization.sensitivity import divergence
 
 RIVALS = 5
@@ -61,14 +60,14 @@ class Agreement:
         )
 
 
-def agreement_of(found: Logits, expected: Logits, score: ScoreKind, views: int) -> Agreement:
+def agreement_of(found: Logits, expected: Logits, output: Scores, views: int) -> Agreement:
     """Compare logits (images * views, labels), the views of an image one after another.
 
     A label is that of the softmax, or for sigmoids which labels are above a half. The interval
     counts images, not views: those of one image turn together.
     """
     reference, rounded = expected.astype(np.float64), found.astype(np.float64)
-    if score == "sigmoid":
+    if output.function == "sigmoid":
         margin, after = np.abs(reference), rounded * np.sign(reference)
     else:
         label = reference.argmax(1)[:, None]
@@ -81,13 +80,13 @@ def agreement_of(found: Logits, expected: Logits, score: ScoreKind, views: int) 
     mean, count = float(by_image.mean()), len(by_image)
     # Below, as if one image more were a tie: few may all lie far from one by chance.
     doubtful = np.append(by_image, 0.5)
-    same = agreements(found, expected, score, tie=-1.0)
+    same = output.agreements(found, expected)
     return Agreement(
         images=count,
         counted=float(same.mean()),
         expected=mean,
         low=max(0.0, float(doubtful.mean()) - SURE * float(doubtful.std()) / math.sqrt(count + 1)),
         high=min(1.0, mean + SURE * float(by_image.std()) / math.sqrt(count)),
-        divergence=float(divergence(reference, rounded, score).mean()),
+        divergence=float(divergence(reference, rounded, output.function).mean()),
         turned=float(margin[~same].min(1).max(initial=0.0)) if margin.size else 0.0,
     )

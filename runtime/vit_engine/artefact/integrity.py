@@ -1,13 +1,10 @@
 """Whether an artefact is byte for byte what was exported: graph, weights and contract.
 
-Hashing ViT-B/16 in FP32 (346 MB) takes a fifth of a second on a CPU with SHA instructions. A file
-that was found whole is remembered by inode, size and times, and not hashed at its next opening.
+Hashing ViT-B/16 in FP32 (346 MB) takes a fifth of a second on a CPU with SHA instructions.
 """
 
 import hashlib
-import logging
 import mmap
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +12,7 @@ from vit_engine.artefact import contract as contracts
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.nodes import ENTRY_KEY, MODEL_METADATA
 from vit_engine.artefact.protobuf import fields
-from vit_engine.errors import ArtefactError, WriteError, printable
-from vit_engine.machine.atomic import write_whole
-from vit_engine.machine.cache import cache_folder
-
-log = logging.getLogger(__name__)
+from vit_engine.errors import ArtefactError, printable
 
 
 def content_sha256(path: Path, contract: Contract) -> str:
@@ -63,24 +56,6 @@ def check_integrity(path: Path, contract: Contract) -> None:
         )
 
 
-def check_once(path: Path, contract: Contract) -> None:
-    """Do `check_integrity` unless this very file has passed it before."""
-    if contract.content_sha256 is None:
-        return
-    mark = _mark(path)
-    try:
-        if mark and mark.read_text() == contract.content_sha256:
-            return
-    except (OSError, ValueError):
-        pass  # never seen, or not to be read: it is hashed
-    check_integrity(path, contract)
-    try:
-        if mark:
-            write_whole(mark, contract.content_sha256.encode())
-    except WriteError as e:
-        log.debug("%s is not remembered as whole: %s", printable(str(path)), e)
-
-
 def state_of(path: Path) -> tuple[int, int, int] | None:
     """Return what changes when a file is written anew, None where there is none."""
     try:
@@ -94,13 +69,3 @@ def check_state(path: Path, before: tuple[int, int, int] | None) -> None:
     """Raise ArtefactError unless the file is the one that was opened before."""
     if state_of(path) != before:
         raise ArtefactError(f"{printable(str(path))} is another file by now: open the model again")
-
-
-def _mark(path: Path) -> Path | None:
-    """Return the file that remembers an artefact; None where there is no place for it."""
-    folder = cache_folder("whole")
-    if folder is None:
-        return None
-    found = path.stat()
-    seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return folder / hashlib.sha256(os.fsencode(path.resolve()) + repr(seen).encode()).hexdigest()

@@ -14,7 +14,8 @@ from typing import Any
 from vit_engine.errors import MachineError, VitError, one_line
 from vit_engine.machine.installation import pip_install
 from vit_engine.machine.processor import usable_cores
-from vit_engine.providers.table import DEFAULT_PROVIDER, may_use_gpu
+from vit_engine.options import DEFAULTS, EngineOptions
+from vit_engine.providers.table import may_use_gpu
 
 LOCAL = "local"
 """The address that starts a Ray here, for as long as the run takes."""
@@ -30,15 +31,13 @@ class Workers:
     """The classifiers that are asked for; what is None is left to the cluster.
 
     At most `actors` of them: by default one for each GPU, without GPUs one a node. Each has `gpus`
-    GPUs (a fraction shares one), or `threads` CPUs: by default half a node's, here all. `max_batch`
-    is that of `Classifier.load`.
+    GPUs (a fraction shares one), or as many CPUs as `engine` has threads: by default half a node's,
+    here all.
     """
 
-    provider: str = DEFAULT_PROVIDER
+    engine: EngineOptions = DEFAULTS
     actors: int | None = None
     gpus: float | None = None
-    threads: int | None = None
-    max_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _init(ray: Any, address: str, workers: Workers) -> None:
     if address == LOCAL:
         # Ray counts tasks, not load: a CPU for each decoder, those of the classifiers, and one for
         # the filter of a resumed run, which waits most of the time.
-        classifiers = (workers.actors or 1) * (workers.threads or usable_cores())
+        classifiers = (workers.actors or 1) * (workers.engine.threads or usable_cores())
         here = {"num_cpus": usable_cores() + classifiers + 1, "include_dashboard": False}
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
 
@@ -109,12 +108,12 @@ def _capacity(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> C
     cpus, gpus = (sum(node.get(kind, 0) for node in alive) for kind in ("CPU", "GPU"))
     a_gpu = workers.gpus
     if a_gpu is None:
-        a_gpu = 1 if gpus and may_use_gpu(workers.provider) else 0
+        a_gpu = 1 if gpus and may_use_gpu(workers.engine.provider) else 0
     if a_gpu:
-        a_cpu, threads = 1, workers.threads
+        a_cpu, threads = 1, workers.engine.threads
     else:
         smallest = min((int(node["CPU"]) for node in alive if node.get("CPU")), default=0)
-        threads = workers.threads or (usable_cores() if here else max(1, smallest // 2))
+        threads = workers.engine.threads or (usable_cores() if here else max(1, smallest // 2))
         a_cpu = threads
     if not any(node.get("CPU", 0) >= a_cpu and node.get("GPU", 0) >= a_gpu for node in alive):
         raise MachineError(

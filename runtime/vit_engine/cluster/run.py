@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,10 @@ from vit_engine.artefact import metadata
 from vit_engine.cluster import connection, manifest
 from vit_engine.cluster.connection import Capacity, Workers
 from vit_engine.cluster.tasks import Decoding, Labeller, Labelling, decoded
-from vit_engine.errors import UsageError, VitError
+from vit_engine.errors import UsageError
 from vit_engine.images.decoder_process import TIME_LIMIT, Task
-from vit_engine.outputs.scores import selection_from_options
+from vit_engine.outputs.kinds import output_from_contract
+from vit_engine.outputs.scores import ScoreOptions
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.item import Item
 from vit_engine.sources.stores import Folder, folder_from_path
@@ -82,14 +83,14 @@ def label(
 
     `address` is that of `connection.connected`, `top_k` and `threshold` are those of
     `Classifier.classify`, `timeout`, `fast` and `private_redirects` those of `Task`.
-    UsageError where `output` has another run in it, VitError where the cluster failed for good:
-    what is written stays, for `resume`.
+    UsageError where `output` has another run in it, or a row_id is not there exactly once; VitError
+    where the cluster failed for good: what is written stays, for `resume`.
     """
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}, it must be at least 1")
     path = metadata.path_from_name(model)
     contract = metadata.read_contract(path)
-    selection = selection_from_options(contract.output, top_k=top_k, threshold=threshold)
+    selection = output_from_contract(contract.output).selection(ScoreOptions(top_k, threshold))
     file = path.read_bytes()
     run: dict[str, Any] = {
         "sources": list(sources),
@@ -123,11 +124,7 @@ def label(
                 out,
                 Decoding(task, block, given.height, given.width),
                 Labelling(
-                    ray.put(file),
-                    workers.provider,
-                    capacity.threads,
-                    workers.max_batch,
-                    selection,
+                    ray.put(file), replace(workers.engine, threads=capacity.threads), selection
                 ),
                 capacity,
                 max(block, min(MAX_ROWS_A_FILE, total // FILES)),
@@ -135,7 +132,7 @@ def label(
         )
     rows = _count(out)
     if rows != total:
-        raise VitError(
+        raise UsageError(
             f"{output}: {rows} rows for {total} images; "
             "check that every row_id is there exactly once"
         )

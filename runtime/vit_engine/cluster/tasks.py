@@ -18,7 +18,7 @@ from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, VitError
 from vit_engine.images.decode_pool import Job
 from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
-from vit_engine.outputs.prediction import failed
+from vit_engine.options import EngineOptions
 from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
 from vit_engine.sources.downloads import is_url
@@ -51,9 +51,7 @@ class Labelling:
     """The model, its file and all, and how it is run: for nodes that have neither."""
 
     file: "ray.ObjectRef[bytes]"
-    provider: str
-    threads: int | None
-    max_batch: int | None
+    options: EngineOptions
     selection: Selection
 
 
@@ -137,9 +135,7 @@ class Labeller:
         model.write_bytes(ray.get(given.file))
         self._opened: Classifier | VitError
         try:
-            self._opened = Classifier.load(
-                model, provider=given.provider, threads=given.threads, max_batch=given.max_batch
-            )
+            self._opened = Classifier.load(model, given.options)
         except VitError as e:
             # Kept for the first call: Ray hands its error on as it is, a constructor's as text.
             self._opened = e
@@ -156,10 +152,7 @@ class Labeller:
         batch = _pixels(table, vit.contract.input)
         if table["error_code"].null_count < len(codes):
             batch = batch[[code is None for code in codes]]
-        chosen = self._selection
-        found = vit.predictions(
-            _logits(vit.engine, batch), chosen.top_k, threshold=chosen.threshold
-        )
+        found = vit.output.results(_logits(vit.engine, batch), self._selection)
         rows = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),
@@ -168,9 +161,12 @@ class Labeller:
             codes,
             strict=True,
         ):
-            prediction = next(found) if code is None else failed(item.path, ImageError(code, error))
-            rows.append({**prediction.to_dict(), **arrow_path(item.path), "row_id": row_id})
-        schema = arrow_schema()
+            if code is None:
+                result = next(found)
+            else:
+                result = vit.output.failed(item.path, ImageError(code, error))
+            rows.append({**result.to_dict(), **arrow_path(item.path), "row_id": row_id})
+        schema = arrow_schema(vit.output)
         return pa.Table.from_pylist(rows, schema.insert(0, pa.field("row_id", pa.int64())))
 
 

@@ -1,12 +1,10 @@
 """Looks at all that the runtime needs of a machine, and tries each provider on a model."""
 
 import contextlib
-import json
+import pickle
 import platform
 import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,15 +17,25 @@ import vit_engine
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
-from vit_engine.errors import ArtefactError, ProviderError, UsageError
+from vit_engine.errors import (
+    ArtefactError,
+    MachineError,
+    ProviderError,
+    UsageError,
+    limit_in_words,
+    one_line,
+)
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
+from vit_engine.machine.worker import Channel, EndedError, Worker
+from vit_engine.options import Compute, EngineOptions
+from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.parity import BOUNDS, ROUNDED, check_parity, sample_pixels
 from vit_engine.providers import engine_cache, obstacles
-from vit_engine.providers.provider import Compute, Provider, ProviderName
+from vit_engine.providers.provider import Provider
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
-from vit_engine.providers.table import PROVIDERS
+from vit_engine.providers.table import PROVIDERS, may_use_gpu
 
 TRIAL_LIMIT_S = 900  # TensorRT builds an engine in it
 TRIAL_RUNS = 10
@@ -57,7 +65,7 @@ class Trial:
     compute: Compute | None = None  # where the provider leaves a choice
     milliseconds: float | None = None  # median, one image
     images_per_second: float | None = None  # in batches of SAMPLES, on a CPU
-    agreement: float | None = None  # share of the sample images with the cpu provider's label
+    agreement: float | None = None  # with the cpu provider, as Comparison's; None for values
     difference: float | None = None  # largest of a logit, as a share of their range
 
     @property
@@ -137,36 +145,44 @@ def _choices(provider: Provider) -> tuple[Compute | None, ...]:
 def _trial(provider: Provider, compute: Compute | None, model: str, device: int) -> Trial:
     """Run the model in a process of its own: a driver's library may crash or hang."""
     name = provider.name
-    if found := provider.obstacle(device, compute):
+    options = EngineOptions(name, device=device if provider.kind == "gpu" else 0, compute=compute)
+    if found := provider.obstacle(options):
         cure = None if found.cure.startswith(obstacles.NO_GPU) else found.cure
         return Trial(name, "absent", found.reason, cure, compute)
-    line = [sys.executable, "-m", "vit_engine.commands.doctor", "--trial", name, "-m", model]
-    line += ["--device", str(device if provider.kind == "gpu" else 0)]
-    line += ["--compute", compute] if compute else []
     try:
-        done = subprocess.run(
-            line, capture_output=True, text=True, timeout=TRIAL_LIMIT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
+        with Worker(serve_trials, purpose="try a provider in") as child:
+            child.wait_until_ready()
+            child.ask(pickle.dumps((model, options)))
+            trial: Trial = pickle.loads(child.answer(TRIAL_LIMIT_S))
+    except TimeoutError:
         return Trial(name, "fails", f"no answer in {TRIAL_LIMIT_S} s", compute=compute)
-    if done.returncode:
-        words = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return Trial(name, "fails", words[0].removeprefix("vit-doctor: "), compute=compute)
-    return Trial(**json.loads(done.stdout))
+    except EndedError as e:
+        return Trial(name, "fails", f"ended the process that tried it ({e})", compute=compute)
+    except MachineError as e:
+        return Trial(name, "fails", str(e), compute=compute)
+    return trial
 
 
-def try_provider(model: str, provider: ProviderName, device: int, compute: Compute | None) -> Trial:
+def serve_trials(channel: Channel) -> None:
+    """Try what the parent asks for: the life of the child."""
+    for request in channel.requests():
+        model, options = pickle.loads(request)
+        try:
+            trial = try_provider(model, options)
+        except Exception as e:  # noqa: BLE001  of libraries too, which raise nearly anything
+            words = limit_in_words(e) or one_line(e, 1000)
+            trial = Trial(options.provider, "fails", words, compute=options.compute)
+        channel.answer(pickle.dumps(trial))
+
+
+def try_provider(model: str, options: EngineOptions) -> Trial:
     """Label images on a provider, hold the logits against the CPU's, and time it."""
-    on_cpu = PROVIDERS[provider].kind == "cpu"
+    provider, compute = options.provider, options.compute
+    on_cpu = not may_use_gpu(provider)
     start = time.perf_counter()
     try:
-        engine = Engine.open(
-            model,
-            provider=provider,
-            device=device,
-            max_batch=None if on_cpu else 1,  # of a GPU the answer's time alone: no large engine
-            compute=compute,
-        )
+        # Of a GPU the answer's time alone: no large engine.
+        engine = Engine.open(model, options, max_batch=None if on_cpu else 1)
     except UsageError as e:  # the artefact is not for this provider
         return Trial(provider, "absent", str(e), compute=compute)
     with engine:
@@ -183,14 +199,15 @@ def try_provider(model: str, provider: ProviderName, device: int, compute: Compu
         logits,
         expected,
         ROUNDED if precision == "int8" or compute == "bf16" else BOUNDS["fp16"],
-        score=contract.output.score,
+        output=engine.output,
         name=provider,
         reference="the CPU",
         cure="use --provider cpu",
         known=contract.parity,
     )
-    agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
-    difference = float(np.abs(logits - expected).max() / max(np.ptp(expected), 1e-12))
+    compared = Comparison(engine.output)
+    compared.add(logits, expected)
+    difference = compared.max_abs_diff / max(compared.range, 1e-12)
     words = [
         f"{contract.identity.model} {precision}: opened in {opened:.1f} s",
         f"{one * 1e3:.2f} ms an image",
@@ -199,8 +216,7 @@ def try_provider(model: str, provider: ProviderName, device: int, compute: Compu
         words.append(f"{rate:.3g} images/s in batches of {len(images)}")
     if provider != "cpu":
         words.append(
-            f"the cpu provider's label on {agreement * len(images):.0f} of {len(images)} drawn "
-            f"images, logits within {difference:.1g} of their range"
+            f"beside the cpu provider {compared}, logits within {difference:.1g} of their range"
         )
     return Trial(
         provider,
@@ -209,7 +225,7 @@ def try_provider(model: str, provider: ProviderName, device: int, compute: Compu
         compute=compute,
         milliseconds=one * 1e3,
         images_per_second=rate,
-        agreement=agreement,
+        agreement=compared.agreement,
         difference=difference,
     )
 
@@ -228,10 +244,10 @@ def _median_time(engine: Engine, images: NDArray[np.uint8]) -> float:
 def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
     """Yield what the GPU providers are linked to, each library once."""
     by: dict[str, list[str]] = {}
+    cuda = obstacles.cuda_version() if built_with else 0
     for provider in reversed(built_with):
-        with contextlib.suppress(libraries.UnreadableError):  # the provider's trial tells of it
-            for name in libraries.wanted(obstacles.provider_library(provider)):
-                by.setdefault(name, []).append(provider)
+        for name in libraries.linked(provider, cuda):
+            by.setdefault(name, []).append(provider)
     if "cuda" in built_with:
         for name in obstacles.OPTIONAL_LIBRARIES:
             by.setdefault(name, []).append("cuda, optional")

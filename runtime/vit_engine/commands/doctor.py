@@ -1,21 +1,17 @@
 """vit-doctor: what this machine can run, and the line to paste for what it cannot."""
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import get_args
 
 from vit_engine.artefact import metadata
-from vit_engine.cli import ending
-from vit_engine.cli.arguments import Parser, whole_number
-from vit_engine.commands.diagnosis import Report, examine, try_provider
+from vit_engine.cli import exit_codes
+from vit_engine.cli.parser import Parser, whole_number
+from vit_engine.commands.diagnosis import Report, examine
 from vit_engine.errors import MachineError
 from vit_engine.machine import processor
 from vit_engine.machine.nvidia import Driver
-from vit_engine.providers.provider import Compute
-from vit_engine.providers.table import PROVIDERS
 
 
 def main() -> int:
@@ -23,8 +19,8 @@ def main() -> int:
     parser = Parser(
         "vit-doctor",
         description="Tell what this machine can run, and how to fix what it cannot.",
-        epilog="exit codes: 0 done, nothing is wrong; 2 bad usage, or no artefact; 4 a part of the "
-        "machine or the artefact does not work; 130/143 interrupted",
+        epilog="exit codes: 0 done, nothing is wrong; 1 unforeseen; 2 bad usage, or no artefact; 4 "
+        "a part of the machine or the artefact does not work; 130/143 interrupted",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
@@ -37,26 +33,14 @@ def main() -> int:
         metavar="N",
         help="GPU to try (default %(default)s)",
     )
-    parser.add_argument("--trial", choices=PROVIDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--compute", choices=get_args(Compute), help=argparse.SUPPRESS)
     arguments = parser.parse()
-
-    def body() -> int:
-        if arguments.trial:
-            tried = try_provider(
-                arguments.model, arguments.trial, arguments.device, arguments.compute
-            )
-            json.dump(asdict(tried), sys.stdout)
-            return 0
-        metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
-        report = examine(arguments.model, arguments.device)
-        if arguments.json:
-            sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
-        else:
-            sys.stdout.write("\n".join(text(report)) + "\n")
-        return MachineError.exit_code if report.problems else 0
-
-    return ending.run("vit-doctor", body)
+    metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
+    report = examine(arguments.model, arguments.device)
+    if arguments.json:
+        sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+    else:
+        sys.stdout.write("\n".join(text(report)) + "\n")
+    return MachineError.exit_code if report.problems else 0
 
 
 def text(report: Report) -> Iterator[str]:
@@ -117,4 +101,4 @@ def _gib(size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_codes.start("vit-doctor", "vit_engine.commands.doctor"))

@@ -1,11 +1,10 @@
 """The options of how a model is opened, which vit-infer and vit-serve share."""
 
 import argparse
-from typing import Any, get_args
+from typing import get_args
 
-from vit_engine.cli.arguments import whole_number
-from vit_engine.providers.provider import Compute
-from vit_engine.providers.table import CHOICES, DEFAULT_PROVIDER
+from vit_engine.cli.parser import whole_number
+from vit_engine.options import CHOICES, DEFAULT_PROVIDER, Compute, EngineOptions
 
 
 def add_engine_options(group: argparse._ArgumentGroup) -> None:
@@ -46,13 +45,13 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what the options say, by the names of `Engine.open`."""
-    return {
-        "provider": arguments.provider,
-        "device": arguments.device,
-        "threads": arguments.threads,
-        "max_batch": arguments.batch,
-        "compute": arguments.compute,
-        "cuda_graphs": not arguments.no_cuda_graphs,
-    }
+def engine_settings(arguments: argparse.Namespace) -> EngineOptions:
+    """Return what the options say."""
+    return EngineOptions(
+        provider=arguments.provider,
+        device=arguments.device,
+        threads=arguments.threads,
+        max_batch=arguments.batch,
+        compute=arguments.compute,
+        cuda_graphs=not arguments.no_cuda_graphs,
+    )

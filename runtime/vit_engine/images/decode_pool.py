@@ -4,47 +4,27 @@ import contextlib
 import math
 import os
 import queue
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.errors import ImageError, MachineError, UsageError, limit_in_words
+from vit_engine.errors import ImageError, MachineError
+from vit_engine.machine import threads
 
 GivenT = TypeVar("GivenT")
 """What stands for an image before it is decoded: an item, or what else a pool's decoders take."""
-
-ResultT = TypeVar("ResultT")
 
 HELD = 64 * 2**20
 """Bytes of images that come with them and wait to be decoded; a larger image waits alone.
 
 What one gzipped archive unpacks to in a tenth of a second and more: decoders do not starve.
 """
-
-_POLL = 0.1  # seconds between looks at whether to stop
-_PATIENCE = 3.0  # seconds for a batch that is in the engine when we stop
-_MOMENT = 0.2  # seconds for a thread that runs code which is not ours to end
-
-
-def never() -> bool:
-    """Return False: what nobody stops is not `stopped`."""
-    return False
-
-
-def check_process(pid: int) -> None:
-    """Raise UsageError unless `pid` is this process: threads do not follow a fork."""
-    if os.getpid() != pid:
-        raise UsageError(
-            f"this iteration began in process {pid}, and its threads stayed there at the fork: "
-            "iterate in the child over a call of its own"
-        )
 
 
 @dataclass(eq=False)
@@ -153,7 +133,7 @@ class DecodePool(Generic[GivenT]):
         images: Iterable[GivenT],
         *,
         linger: float | None = None,
-        stopped: Callable[[], bool] = never,
+        stopped: Callable[[], bool] = threads.never,
     ) -> Iterator[Batch[GivenT]]:
         """Yield the images as full batches, the last one shorter; ends early once `stopped`.
 
@@ -163,7 +143,7 @@ class DecodePool(Generic[GivenT]):
         """
         if linger is not None:
             self._chunk = 1
-        self._feeder = _started(self._feed, images)
+        self._feeder = threads.start(self._feed, images)
         ready: deque[Job[GivenT]] = deque()
         ended = False
         while not ended or ready:
@@ -189,7 +169,7 @@ class DecodePool(Generic[GivenT]):
 
     def free(self, batch: Batch[GivenT]) -> None:
         """Give a batch's place in the buffer to images to come; in the order of `batches`."""
-        check_process(self._pid)
+        threads.check_process(self._pid)
         self._free.release(len(batch.jobs))
 
     def _of(self, jobs: Sequence[Job[GivenT]]) -> NDArray[np.uint8]:
@@ -201,12 +181,12 @@ class DecodePool(Generic[GivenT]):
     def _next(self, stopped: Callable[[], bool], due: float) -> "_Chunk[GivenT] | None":
         """Return the next decoded chunk, None at the end or once stopped; TimeoutError when due."""
         while True:
-            check_process(self._pid)
+            threads.check_process(self._pid)
             if self._failure is not None:
                 raise self._failure
             if stopped() or self._closed:
                 return None
-            wait = max(0.0, min(_POLL, due - time.monotonic()))
+            wait = max(0.0, min(threads.POLL, due - time.monotonic()))
             if self._first is None:
                 with contextlib.suppress(queue.Empty):
                     self._first = self._order.get(timeout=wait)
@@ -273,7 +253,7 @@ class DecodePool(Generic[GivenT]):
         """Start the workers; MachineError, and none of them, where that cannot be."""
         try:
             for _ in range(self._workers):
-                self._threads.append(_started(self._work))
+                self._threads.append(threads.start(self._work))
         except MachineError:
             self.__exit__()
             raise
@@ -293,79 +273,10 @@ class DecodePool(Generic[GivenT]):
         self._free.release(self._chunk + 1)
         self._held.give(2**62)
         for thread in self._threads:
-            _join(thread)
+            threads.join(thread)
         if self._feeder is not None:
-            _join(self._feeder, _MOMENT)
+            threads.join(self._feeder, threads.MOMENT)
         self._failure = self._broken = None  # their tracebacks hold the pool, and its buffer
-
-
-def ahead(
-    source: Iterator[ResultT], stopped: Callable[[], bool] = never
-) -> Generator[ResultT, None, None]:
-    """Yield what `source` yields, which runs on a thread of its own, as far ahead as it can.
-
-    Once `stopped`, what is under way is waited for no longer than a few seconds.
-    """
-    found: queue.SimpleQueue[tuple[ResultT] | BaseException | None] = queue.SimpleQueue()
-    closed = threading.Event()
-
-    def work() -> None:
-        try:
-            for item in source:
-                found.put((item,))
-                if closed.is_set():
-                    return
-            found.put(None)
-        except BaseException as e:  # noqa: BLE001  raised again in the caller's thread
-            assert e.__traceback__ is not None
-            found.put(e.with_traceback(e.__traceback__.tb_next))  # less this frame, which holds it
-
-    thread, pid = _started(work), os.getpid()
-    patience = _PATIENCE
-    try:
-        while True:
-            check_process(pid)
-            try:
-                result = found.get(timeout=_POLL)
-            except queue.Empty:
-                patience -= _POLL * stopped()
-                if patience < 0:
-                    return
-                continue
-            if result is None:
-                return
-            if isinstance(result, BaseException):
-                try:
-                    raise result
-                finally:
-                    del result  # its traceback holds this frame
-            yield result[0]
-    finally:
-        if os.getpid() == pid:
-            closed.set()
-            _join(thread, _MOMENT)
-
-
-def _started(work: Callable[..., None], *arguments: object) -> threading.Thread:
-    """Return a thread that works; MachineError where there is none to be had."""
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as e:
-        raise MachineError(
-            f"cannot start a thread to decode images: {limit_in_words(e) or e}"
-        ) from e
-    return thread
-
-
-def _join(thread: threading.Thread, seconds: float | None = None) -> None:
-    """Wait for a thread, unless that could never end.
-
-    Garbage collection may close an iteration on one of its own threads, or when the interpreter
-    has stopped all but one, which Python 3.13 takes for running still.
-    """
-    if thread is not threading.current_thread() and not sys.is_finalizing():
-        thread.join(seconds)
 
 
 def slots_for(batch: int, workers: int) -> int:

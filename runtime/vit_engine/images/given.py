@@ -11,10 +11,10 @@ from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
 
 from vit_engine.errors import ImageError, one_line
-from vit_engine.images.pillow import AlteredPillowError, image_errors
+from vit_engine.images.image_errors import image_errors
 from vit_engine.images.preprocess import is_loaded, rgb_from_image
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import MAX_BYTES, MAX_PIXELS, Item
@@ -146,7 +146,7 @@ def _contents(image: object, name: str) -> Item | Image.Image:
     if isinstance(image, bytes | bytearray | memoryview):
         return _item(bytes(image))
     if isinstance(image, Image.Image):
-        return loaded(image)
+        return rgb_from_image(image)
     if isinstance(image, np.ndarray):
         return _image_from_array(image, name)
     if _is_file(image):
@@ -154,23 +154,6 @@ def _contents(image: object, name: str) -> Item | Image.Image:
     found = one_line(str(image), 40) if isinstance(image, bool | int | float | complex) else ""
     kind = f"{name} is of type {_name_of(image)}{found and f' ({found})'}"
     raise ImageError("format", f"{kind}: {_HOW_TO_CONVERT if _is_tensor(image) else _KINDS}")
-
-
-def loaded(image: Image.Image) -> Item | Image.Image:
-    """Return a copy of a PIL image, upright and in RGB.
-
-    Where Pillow as it is set in this process cannot be trusted to load it, its file's bytes.
-    """
-    try:
-        return rgb_from_image(image)
-    except AlteredPillowError:
-        file = getattr(image, "fp", None)
-        if file is None or not isinstance(image, ImageFile.ImageFile) or image.tell() != 0:
-            raise
-        at = file.tell()
-        data = _bytes_from_file(file, "its file")
-        file.seek(at)
-        return _item(data)
 
 
 def _image_from_array(array: NDArray[np.generic], name: str) -> Image.Image:

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 
 from vit_engine.artefact.contract import FILTERS, Anchor, Contract, Preprocessing
 from vit_engine.errors import ImageError
-from vit_engine.images.pillow import TRUNCATED, check_settings, image_errors, quiet
+from vit_engine.images.image_errors import check_size, image_errors
 from vit_engine.sources.item import MAX_PIXELS
 
 _UPRIGHT = {
@@ -64,11 +64,13 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     greys are narrowed to 8 bits by Pillow's `convert`, whatever its version does: that is what the
     models' published numbers were measured with.
 
-    An image that was opened and not yet loaded is loaded; `AlteredPillowError` where that could let
-    half an image pass, `ImageError` for whatever else it raises.
+    An image that was opened and not yet loaded is loaded; `ImageError` for whatever it raises.
     """
-    with quiet, image_errors():
-        _load(image)
+    with image_errors():
+        check_size(image, MAX_PIXELS)
+        if not is_loaded(image) and getattr(image, "fp", None) is None:
+            raise ImageError("decode", "is a PIL image that was closed before it was loaded")
+        image.load()
         method = _upright(image)
         rgb = (image if method is None else image.transpose(method)).convert("RGB")
     if min(rgb.size) < 1:
@@ -93,19 +95,6 @@ def narrowed_in_words(count: int) -> str:
 def is_loaded(image: Image.Image) -> bool:
     """Tell whether loading would read nothing more: WebP and AVIF are read when they are opened."""
     return not getattr(image, "tile", None)
-
-
-def _load(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            "too_large", f"has {image.width}x{image.height} pixels, the limit is {MAX_PIXELS}"
-        )
-    settings = () if is_loaded(image) else (TRUNCATED,)
-    if settings and getattr(image, "fp", None) is None:
-        raise ImageError("decode", "is a PIL image that was closed before it was loaded")
-    check_settings(settings)
-    image.load()
-    check_settings(settings)  # again: another thread may have set it meanwhile
 
 
 def _upright(image: Image.Image) -> Image.Transpose | None:

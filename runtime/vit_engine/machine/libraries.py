@@ -5,9 +5,7 @@ ONNX Runtime's own `preload_dlls` prints to stdout and leaves TensorRT out.
 
 import ctypes
 import importlib.util
-import mmap
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,9 +23,15 @@ _PACKAGES = {
     "libnvinfer": "tensorrt-cu13-libs",
     "libnvonnxparser": "tensorrt-cu13-libs",
 }
-_NVIDIA = ("libcu", "libnv")
-_DT_NEEDED, _DT_STRTAB = 1, 5
-_PT_LOAD, _PT_DYNAMIC = 1, 2
+_LINKED = {
+    "cuda": (
+        "libcudart.so.{cuda}",
+        "libcublasLt.so.{cuda}",
+        "libcublas.so.{cuda}",
+        "libcurand.so.10",
+    ),
+    "tensorrt": ("libnvinfer.so.10", "libnvonnxparser.so.10", "libcudnn.so.9"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,19 +54,12 @@ class Library:
         return self.name.partition(".so")[0]
 
 
-class UnreadableError(Exception):
-    """A shared library is missing or damaged; the text says which and how."""
+def linked(provider: str, cuda: int) -> tuple[str, ...]:
+    """Return what ONNX Runtime's library of a provider is linked to, in an order to load them in.
 
-
-def wanted(provider_library: Path) -> list[str]:
-    """Return the NVIDIA libraries that a shared library is linked to, the driver's included."""
-    try:
-        names = _needed(provider_library)
-    except FileNotFoundError as e:
-        raise UnreadableError(f"{provider_library.name} is missing") from e
-    except (OSError, ValueError, IndexError, StopIteration, struct.error) as e:
-        raise UnreadableError(f"{provider_library.name} is damaged") from e
-    return [name for name in names if name.startswith(_NVIDIA)]
+    Nothing where it is not built for CUDA, whose major version `cuda` is.
+    """
+    return tuple(name.format(cuda=cuda) for name in _LINKED.get(provider, ())) if cuda else ()
 
 
 def load(name: str) -> Library:
@@ -121,21 +118,3 @@ def _version(name: str, path: str | None) -> str | None:
             return None
     version = Path(path).resolve().name.partition(".so.")[2]
     return version if version and not name.endswith(version) else None
-
-
-def _needed(library: Path) -> list[str]:
-    """Return the DT_NEEDED names of a 64-bit little-endian ELF file."""
-    with (
-        library.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        (table,) = struct.unpack_from("<Q", data, 0x20)
-        size, count = struct.unpack_from("<HH", data, 0x36)
-        headers = [struct.unpack_from("<IIQQQQQ", data, table + i * size) for i in range(count)]
-        segments = [(h[3], h[2], h[5]) for h in headers if h[0] == _PT_LOAD]
-        start, length = next((h[2], h[5]) for h in headers if h[0] == _PT_DYNAMIC)
-        entries = [struct.unpack_from("<qQ", data, start + i) for i in range(0, length, 16)]
-        address = next(value for tag, value in entries if tag == _DT_STRTAB)
-        strings = next(o + address - v for v, o, s in segments if v <= address < v + s)
-        names = [strings + value for tag, value in entries if tag == _DT_NEEDED]
-        return [data[n : data.find(b"\0", n)].decode() for n in names]

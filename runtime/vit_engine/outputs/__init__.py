@@ -1,1 +1,1 @@
-"""What a model gives: scores, predictions, and how far two outputs may differ."""
+"""What a model gives: the kinds of output, each with its results, columns, JSON and agreement."""

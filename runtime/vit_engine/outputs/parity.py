@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.artefact.contract import Input, Parity, Precision, ScoreKind
+from vit_engine.artefact.contract import Input, Parity, Precision
 from vit_engine.errors import ParityError
-
-Logits = NDArray[np.float32]
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.scores import Logits
 
 SAMPLES = 8
 """Images of `sample_pixels`."""
@@ -19,8 +19,8 @@ class Bounds:
     """How far logits may stray before they are refused.
 
     `max_diff` is a share of the range of the reference's logits. `min_agreement` is the share of
-    images that `agreements` finds alike, among those that the reference decides by more than `tie`,
-    also a share of the range.
+    images on which the two agree, as their kind of output means it, among those that the reference
+    decides by more than `tie`, also a share of the range.
     """
 
     max_diff: float
@@ -45,18 +45,17 @@ def check_parity(
     expected: Logits,
     bounds: Bounds,
     *,
-    score: ScoreKind,
+    output: OutputKind,
     name: str,
     reference: str,
     cure: str,
     known: Parity | None = None,
 ) -> None:
-    """Raise ParityError unless `found` (N, labels) is finite and within the bounds of `expected`.
+    """Raise ParityError unless `found` (N, ...) is finite and within the bounds of `expected`.
 
-    `score` is what the logits stand for: of a regression's there is no best one to agree on.
-    `name` is what gave `found`, `reference` what gave `expected`, `cure` what to do about it.
-    `known` is an artefact's own parity: the range of its logits over real images, which is wider
-    than over a few drawn ones.
+    `output` says on what two images' logits agree, which may be nothing. `name` is what gave
+    `found`, `reference` what gave `expected`, `cure` what to do about it. `known` is an artefact's
+    own parity: the range of its logits over real images, which is wider than over a few drawn ones.
     """
     finite = np.isfinite(found).all(axis=1)
     if not finite.all():
@@ -67,40 +66,18 @@ def check_parity(
     extent = max(float(np.ptp(expected)), known.logit_range if known else 0.0)
     allowed = bounds.max_diff * extent
     worst = float(np.abs(found - expected).max())
-    agreement = agreements(found, expected, score, tie=bounds.tie * extent)
+    agreement = output.agreements(found, expected, tie=bounds.tie * extent)
     if worst > allowed or (agreement.size and agreement.mean() < bounds.min_agreement):
-        alike = (
-            ""
-            if score == "none"
-            else (
+        alike = ""
+        if agreement.size:
+            alike = (
                 f", agreement {agreement.sum()} of {agreement.size} decided images (allowed "
                 f"{bounds.min_agreement:.1%})"
             )
-        )
         raise ParityError(
             f"{name} differs too much from {reference}: max |logit difference| {worst:.3g} "
             f"(allowed {allowed:.3g}){alike}; {cure}"
         )
-
-
-def agreements(
-    found: Logits, expected: Logits, score: ScoreKind, *, tie: float = 0.0
-) -> NDArray[np.bool_]:
-    """Tell of each image that `expected` decides by more than `tie` whether `found` agrees.
-
-    Softmax: on the best label. Sigmoid: of each label, whether its score is above a half, so also
-    where a model has one label alone. None, a regression: there is nothing to agree on.
-    """
-    if score == "none":
-        return np.empty(0, np.bool_)
-    if score == "sigmoid":
-        decided = np.abs(expected) > tie
-        alike = ((found > 0) == (expected > 0)) | ~decided
-        per_image: NDArray[np.bool_] = alike.all(axis=1)[decided.any(axis=1)]
-        return per_image
-    runner_up, best = np.sort(expected, axis=1)[:, -2:].T
-    same: NDArray[np.bool_] = (found.argmax(1) == expected.argmax(1))[best - runner_up > tie]
-    return same
 
 
 def sample_pixels(given: Input) -> NDArray[np.uint8]:

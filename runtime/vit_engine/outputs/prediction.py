@@ -1,10 +1,22 @@
 """What became of one image: its labels, or why it has none."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from vit_engine.errors import ImageError
-from vit_engine.outputs.scores import Score
+
+
+@dataclass(frozen=True)
+class Score:
+    """One label of an image, and its score as the model means it."""
+
+    label: str
+    index: int
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the score as JSON has it."""
+        return {"label": self.label, "index": self.index, "score": self.score}
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,10 @@ class Prediction:
         """The best label's score."""
         return self.topk[0].score if self.topk else None
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the labels, best first: what answers a request for this image alone."""
+        return [score.to_dict() for score in self.topk]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the row of the image as vit-infer writes it, the same in every format."""
         return {
@@ -41,7 +57,7 @@ class Prediction:
             "label": self.label,
             "index": self.index,
             "score": self.score,
-            "topk": [asdict(score) for score in self.topk],
+            "topk": self.to_json(),
             "error": self.error,
             "error_code": self.error_code,
         }

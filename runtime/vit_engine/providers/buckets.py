@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.obstacles import import_onnxruntime
 from vit_engine.providers.provider import RetiredError
 
@@ -133,7 +134,8 @@ class _Slot:
         self.session: Any = session
         self.staging = np.zeros(shape, given.dtype)
         self.input: Any = allocated(list(shape), self.staging.dtype.type, *device)
-        self.output: Any = allocated([bucket, len(output.labels)], np.float32, *device)
+        rows = [bucket, *output_from_contract(output).shape]
+        self.output: Any = allocated(rows, np.float32, *device)
         self.binding: Any = session.io_binding()
         self.binding.bind_ortvalue_input(given.name, self.input)
         self.binding.bind_ortvalue_output(output.name, self.output)

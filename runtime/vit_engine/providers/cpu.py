@@ -47,7 +47,7 @@ class PlainSession:
 def open_on_cpu(request: Request, largest: int) -> PlainSession:
     """Open the artefact on the CPU provider for batches of up to `largest`."""
     is_float = request.contract.identity.precision != "int8"
-    if request.adapt and is_float and processor.is_x86():
+    if request.options.adapt and is_float and processor.is_x86():
         session = open_rewritten(request, {"cpu": {}}, graph_for_cpu)
     else:
         session = open_session(request, {"cpu": {}})
@@ -59,8 +59,8 @@ CPU = Provider(
     kind="cpu",
     precisions=("fp16", "fp32", "int8"),
     computes=("f32",),
-    default_batch=lambda threads: max(BATCH, threads or processor.usable_cores()),
+    default_batch=lambda options: max(BATCH, options.compute_threads),
     in_flight=1,
-    obstacle=lambda _device, _compute: None,
+    obstacle=lambda _options: None,
     open=open_on_cpu,
 )

@@ -10,9 +10,10 @@ from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.errors import ProviderError
 from vit_engine.machine import libraries
 from vit_engine.machine.installation import pip_install
+from vit_engine.options import EngineOptions, ProviderName
 from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
 from vit_engine.providers.obstacles import CUDNN, nvidia_obstacle
-from vit_engine.providers.provider import Compute, Obstacle, Provider, ProviderName, Request
+from vit_engine.providers.provider import Obstacle, Provider, Request
 from vit_engine.providers.sessions import (
     EXECUTION_PROVIDERS,
     open_rewritten,
@@ -44,12 +45,15 @@ OPTIONS = {
 
 def options(request: Request, *, graphs: bool) -> dict[str, str]:
     """Return the provider options for one device."""
-    return OPTIONS | {"device_id": str(request.device), "enable_cuda_graph": str(int(graphs))}
+    return OPTIONS | {
+        "device_id": str(request.options.device),
+        "enable_cuda_graph": str(int(graphs)),
+    }
 
 
 def open_on_cuda(request: Request, largest: int) -> BucketSession:
     """Open the artefact on CUDA for batches of up to `largest`."""
-    graphs = request.cuda_graphs
+    graphs = request.options.cuda_graphs
     try:
         session = _opened(request, graphs=graphs)
     except ProviderError as e:
@@ -63,7 +67,7 @@ def open_on_cuda(request: Request, largest: int) -> BucketSession:
     return BucketSession(
         session,
         request.contract,
-        device=("cuda", request.device),
+        device=("cuda", request.options.device),
         buckets=buckets_up_to(largest),
         graphs=graphs,
     )
@@ -71,7 +75,7 @@ def open_on_cuda(request: Request, largest: int) -> BucketSession:
 
 def _opened(request: Request, *, graphs: bool) -> "onnxruntime.InferenceSession":
     chain: dict[ProviderName, dict[str, str]] = {"cuda": options(request, graphs=graphs)}
-    if not request.adapt:
+    if not request.options.adapt:
         return open_session(request, chain)
     has_cudnn = libraries.load(CUDNN).problem is None
     if not has_cudnn:
@@ -88,9 +92,9 @@ def report_strays(found: dict[str, list[str]], provider: ProviderName) -> None:
             log.warning("%d of %d nodes run on %s: %s", len(operators), total, name, kinds)
 
 
-def _obstacle(device: int, _compute: Compute | None) -> Obstacle | None:
+def _obstacle(options: EngineOptions) -> Obstacle | None:
     return nvidia_obstacle(
-        EXECUTION_PROVIDERS["cuda"], extra="gpu", linked=("cuda",), device=device
+        EXECUTION_PROVIDERS["cuda"], extra="gpu", linked=("cuda",), device=options.device
     )
 
 
@@ -99,7 +103,7 @@ CUDA = Provider(
     kind="gpu",
     precisions=GPU_PRECISIONS,
     computes=(),
-    default_batch=lambda _threads: GPU_BATCH,
+    default_batch=lambda _options: GPU_BATCH,
     in_flight=IN_FLIGHT,
     obstacle=_obstacle,
     open=open_on_cuda,

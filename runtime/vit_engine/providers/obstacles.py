@@ -2,7 +2,6 @@
 
 import os
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 
 from vit_engine.errors import ProviderError, limit_in_words, one_line
@@ -54,10 +53,9 @@ def distributions() -> list[str]:
     return sorted(f"{name} {metadata.version(name)}" for name in owners)
 
 
-def provider_library(provider: str) -> Path:
-    """Return ONNX Runtime's own shared library of a GPU provider; it may not exist."""
-    folder = Path(str(import_onnxruntime().__file__)).parent / "capi"
-    return folder / f"libonnxruntime_providers_{provider}.so"
+def cuda_version() -> int:
+    """Return the major version of CUDA that ONNX Runtime is built for, 0 for none."""
+    return int(import_onnxruntime().cuda_version.partition(".")[0] or 0)
 
 
 def nvidia_obstacle(
@@ -78,13 +76,8 @@ def nvidia_obstacle(
         if not nvidia.has_gpu():
             return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU + pip_install(extra))
         return Obstacle(reason, reinstall(owners, extra))
-    try:  # in an order to load them in, each once
-        names = [n for p in linked for n in libraries.wanted(provider_library(p))]
-    except libraries.UnreadableError as e:
-        owners = distributions()
-        return Obstacle(f"{e}, a part of {' and '.join(owners)}", reinstall(owners, extra))
-    wanted = list(dict.fromkeys(names))
-    cuda = max((int(n.rpartition(".")[2]) for n in wanted if n.startswith("libcudart")), default=0)
+    cuda = cuda_version()
+    wanted = [name for provider in linked for name in libraries.linked(provider, cuda)]
     found = _driver_obstacle(cuda, device, extra) or _library_obstacle(wanted)
     if found is None:
         for name in (*OPTIONAL_LIBRARIES, f"libnvrtc.so.{cuda}"):

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract, Precision
+from vit_engine.options import DEFAULTS, Compute, EngineOptions, ProviderName
 
-ProviderName = Literal["tensorrt", "cuda", "openvino", "cpu"]
 DeviceKind = Literal["cpu", "gpu"]
-Compute = Literal["f32", "bf16"]
-"""The arithmetic of what an artefact has in float, where a provider leaves a choice."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +20,7 @@ class Request:
 
     path: Path
     contract: Contract
-    device: int = 0
-    threads: int | None = None
-    cuda_graphs: bool = True
-    adapt: bool = True  # change the graph to what an x86 CPU, or CUDA, runs faster
-    compute: Compute | None = None  # None is the provider's own
-    keep: bool = True  # what is built, for the next opening
+    options: EngineOptions = DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -69,12 +62,11 @@ class Provider:
     """Of artefacts whose operators it has."""
     computes: tuple[Compute, ...]
     """What may be asked for, the first unless told otherwise; none where the artefact decides."""
-    default_batch: Callable[[int | None], int]
-    """Images at once that keep it busy, by the number of threads asked for."""
+    default_batch: Callable[[EngineOptions], int]
+    """Images at once that keep it busy."""
     in_flight: int
     """Batches at once: more than one where copies go on under the compute of another batch."""
-    obstacle: Callable[[int, Compute | None], Obstacle | None]
-    """What keeps it from running here, on a device by number and in an arithmetic; loads the
-    libraries that it needs."""
+    obstacle: Callable[[EngineOptions], Obstacle | None]
+    """What keeps it from running here; loads the libraries that it needs."""
     open: Callable[[Request, int], Runner]
     """Opens an artefact for batches of up to a size."""

@@ -13,8 +13,10 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.machine import processor
-from vit_engine.providers.obstacles import import_onnxruntime
-from vit_engine.providers.provider import ProviderName, Request
+from vit_engine.options import ProviderName
+from vit_engine.providers.obstacles import distributions, import_onnxruntime, reinstall
+from vit_engine.providers.provider import Request
+from vit_engine.providers.tensors import Tensor, check_tensors
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,6 +27,8 @@ EXECUTION_PROVIDERS: dict[ProviderName, str] = {
     "cpu": "CPUExecutionProvider",
 }
 """ONNX Runtime's names."""
+
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 def keep_int8_exact(settings: "onnxruntime.SessionOptions") -> None:
@@ -51,7 +55,7 @@ def open_session(
     first, *_ = chain
     ort = import_onnxruntime()
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = request.threads or processor.usable_cores()
+    settings.intra_op_num_threads = request.options.compute_threads
     settings.log_severity_level = 4  # errors are raised as well
     ort.set_default_logger_severity(3)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -74,15 +78,16 @@ def open_session(
         raise ProviderError(
             f"provider {first} cannot open {request.path}: {one_line(e, 1000)}"
         ) from e
-    if (
-        session.get_providers()[0] != EXECUTION_PROVIDERS[first]
-    ):  # it only warns where CUDA is missing
+    opened = session.get_providers()
+    if opened[0] != EXECUTION_PROVIDERS[first]:  # it only warns where it cannot load its library
+        extra = "tensorrt" if first == "tensorrt" else "gpu"
         raise ProviderError(
             f"provider {first} cannot run here: ONNX Runtime opened {request.path} on "
-            f"{', '.join(session.get_providers())}; vit-doctor says what is missing"
+            f"{', '.join(opened)}, since its library of this provider does not load; "
+            f"{reinstall(distributions(), extra)}"
         )
     session._model_bytes = None  # it would keep them for as long as it lives
-    _check_tensors(session, request)
+    check_tensors(_tensors(session), request)
     return session
 
 
@@ -111,18 +116,9 @@ def placements(session: "onnxruntime.InferenceSession") -> dict[str, list[str]]:
     return found
 
 
-def _check_tensors(session: "onnxruntime.InferenceSession", request: Request) -> None:
-    """Raise ArtefactError unless the graph's input and output are those of the contract."""
-    given, output = request.contract.input, request.contract.output
-    shape = list(given.image_shape)
-    element = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[given.dtype]
-    expected = [(given.name, element, shape), (output.name, "tensor(float)", [len(output.labels)])]
-    found = [
-        (tensor.name, tensor.type, list(tensor.shape[1:]))
+def _tensors(session: "onnxruntime.InferenceSession") -> list[Tensor]:
+    """Return the inputs and outputs of a session."""
+    return [
+        (tensor.name, _DTYPES.get(tensor.type, tensor.type), list(tensor.shape[1:]))
         for tensor in (*session.get_inputs(), *session.get_outputs())
     ]
-    if found != expected:
-        raise ArtefactError(
-            f"{request.path}: its graph has inputs and outputs {found}, "
-            f"its contract says {expected}; export the model again"
-        )

@@ -1,15 +1,15 @@
 """The table of providers, and which of them a request may be opened on."""
 
 import logging
-from typing import Literal
 
 from vit_engine.errors import ProviderError, UsageError
 from vit_engine.machine import nvidia
+from vit_engine.options import AUTO, CHOICES, ProviderName
 from vit_engine.providers.cpu import CPU
 from vit_engine.providers.cuda import CUDA
 from vit_engine.providers.obstacles import import_onnxruntime
-from vit_engine.providers.openvino import OPENVINO
-from vit_engine.providers.provider import Obstacle, Provider, ProviderName, Request
+from vit_engine.providers.openvino.openvino import OPENVINO
+from vit_engine.providers.provider import Obstacle, Provider, Request
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
 from vit_engine.providers.tensorrt import TENSORRT
 
@@ -17,42 +17,35 @@ log = logging.getLogger(__name__)
 
 PROVIDERS: dict[ProviderName, Provider] = {p.name: p for p in (TENSORRT, CUDA, OPENVINO, CPU)}
 
-Choice = Literal["auto"] | ProviderName
-"""What a user may ask for: "auto" is CUDA where a session on it opens, else the CPU."""
 
-AUTO: Choice = "auto"
-CHOICES: tuple[Choice, ...] = (AUTO, *PROVIDERS)
-DEFAULT_PROVIDER: Choice = AUTO
-
-
-def candidates(choice: str, request: Request) -> tuple[Provider, ...]:
+def candidates(request: Request) -> tuple[Provider, ...]:
     """Return the providers to open a request on, the next where the one before cannot.
 
     A provider that was chosen by name is the only one. Raises UsageError for a choice that makes no
     sense, ProviderError for one that is not there.
     """
+    options = request.options
+    choice = options.provider
     chosen = next((p for p in PROVIDERS.values() if p.name == choice), None)
     if chosen is None and choice != AUTO:
         raise UsageError(f"provider {choice!r} is not one of {', '.join(CHOICES)}")
-    if request.device < 0 or (request.device and not may_use_gpu(choice)):
+    if options.device and not may_use_gpu(choice):
         raise UsageError(
-            f"device {request.device}: GPUs count from 0, and the {choice} provider has none"
+            f"device {options.device}: GPUs count from 0, and the {choice} provider has none"
         )
-    if request.compute and (chosen is None or request.compute not in chosen.computes):
-        able = [p.name for p in PROVIDERS.values() if request.compute in p.computes]
+    if options.compute and (chosen is None or options.compute not in chosen.computes):
+        able = [p.name for p in PROVIDERS.values() if options.compute in p.computes]
         words = " or ".join(f"--provider {name}" for name in able) or "no provider"
-        raise UsageError(f"{choice} does not take --compute {request.compute}: that is for {words}")
+        raise UsageError(f"{choice} does not take --compute {options.compute}: that is for {words}")
     if chosen is not None:
         if reason := _lacks_operators(chosen, request):
             raise UsageError(f"{reason}; use --provider cpu, or export with --fp16")
-        if obstacle := chosen.obstacle(request.device, request.compute):
+        if obstacle := chosen.obstacle(options):
             raise ProviderError(f"provider {chosen.name} cannot run here: {obstacle}")
         return (chosen,)
     if not _may_have_gpu():
         return (CPU,)
-    found: str | Obstacle | None = CUDA.obstacle(request.device, None) or _lacks_operators(
-        CUDA, request
-    )
+    found: str | Obstacle | None = CUDA.obstacle(options) or _lacks_operators(CUDA, request)
     if found is None:
         return CUDA, CPU
     tell_passed_over(CUDA, found)

@@ -15,13 +15,15 @@ from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.errors import ParityError, ProviderError
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia
+from vit_engine.options import EngineOptions, ProviderName
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.parity import BOUNDS, check_parity, sample_pixels
 from vit_engine.providers import cuda
 from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
 from vit_engine.providers.cpu import open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
 from vit_engine.providers.obstacles import import_onnxruntime, nvidia_obstacle
-from vit_engine.providers.provider import Compute, Obstacle, Provider, ProviderName, Request, Runner
+from vit_engine.providers.provider import Obstacle, Provider, Request, Runner
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def options(request: Request, largest: int, folder: str) -> dict[str, str]:
     No CUDA graphs: the provider keeps one for all shapes, and would answer a batch with another's.
     """
     return {
-        "device_id": str(request.device),
+        "device_id": str(request.options.device),
         # It builds weakly typed networks: without this an fp16 file runs in fp32.
         "trt_fp16_enable": str(int(request.contract.identity.precision == "fp16")),
         "trt_engine_cache_enable": "1",
@@ -82,7 +84,7 @@ def open_on_tensorrt(request: Request, largest: int) -> BucketSession:
     """
     driver = nvidia.driver()
     assert driver is not None  # the provider's obstacles have been looked for
-    gpu = driver.gpus[request.device]
+    gpu = driver.gpus[request.options.device]
     name = driver.version or ".".join(map(str, driver.cuda))
     cache = EngineCache.of(cache_key(request, largest, gpu, name, libraries.tensorrt_version()))
     model = replace_attention(request.path.read_bytes(), primitive)
@@ -141,7 +143,7 @@ def check_engine(runner: Runner, request: Request, largest: int) -> None:
             found,
             expected,
             BOUNDS["fp16"],
-            score=contract.output.score,
+            output=output_from_contract(contract.output),
             name=f"the TensorRT engine at batch {size}",
             reference="the CPU",
             cure="use --provider cuda, or export with --fp32",
@@ -175,19 +177,19 @@ def _runner(
     return BucketSession(
         session,
         request.contract,
-        device=("cuda", request.device),
+        device=("cuda", request.options.device),
         buckets=buckets_up_to(largest),
         graphs=False,
     )
 
 
-def _obstacle(device: int, _compute: Compute | None) -> Obstacle | None:
+def _obstacle(options: EngineOptions) -> Obstacle | None:
     # CUDA's library too: CUDA takes the nodes that TensorRT leaves over.
     return nvidia_obstacle(
         EXECUTION_PROVIDERS["tensorrt"],
         extra="tensorrt",
         linked=("cuda", "tensorrt"),
-        device=device,
+        device=options.device,
     )
 
 
@@ -196,7 +198,7 @@ TENSORRT = Provider(
     kind="gpu",
     precisions=cuda.GPU_PRECISIONS,
     computes=(),
-    default_batch=lambda _threads: cuda.GPU_BATCH,
+    default_batch=lambda _options: cuda.GPU_BATCH,
     in_flight=IN_FLIGHT,
     obstacle=_obstacle,
     open=open_on_tensorrt,

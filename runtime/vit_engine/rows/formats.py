@@ -7,20 +7,23 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
+from vit_engine.outputs import csv_dialect
+from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.text_table import Table
-from vit_engine.sources.tables.csv_rows import FORMULA
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = tuple(Prediction(None).to_dict())
+FORMATS = ("table", "jsonl", "csv", "parquet")
+"""The names of the formats."""
 
 _ROWS_A_GROUP = 65_536
 _LONGEST_ROW = 2**24  # bytes: the labels of a row are some hundred bytes each
@@ -45,25 +48,25 @@ def jsonl_line(prediction: Prediction) -> bytes:
 
 
 def csv_line(prediction: Prediction) -> bytes:
-    """Return one CSV record: `topk` is JSON within its cell, a path has the bytes it has on disk.
+    """Return one CSV record: lists are JSON within their cell, a path has the bytes it has on disk.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe before it, and so does one
-    that already has some before a formula: the reader of our own rows takes one away.
+    A text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
-    row = prediction.to_dict()
-    row["topk"] = json.dumps(row["topk"]) if prediction.error is None else None
-    return _csv(
-        f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
-        for value in row.values()
-    )
+    return _csv(_cell(value, prediction) for value in prediction.to_dict().values())
 
 
-def parquet_from_jsonl(lines: Path, path: Path) -> None:
+def _cell(value: Any, prediction: Prediction) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value) if prediction.error is None else None
+    return csv_dialect.escaped(value) if isinstance(value, str) else value
+
+
+def parquet_from_jsonl(output: OutputKind, lines: Path, path: Path) -> None:
     """Write the rows of a JSON Lines file as Parquet, a row group at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = arrow_schema()
+    schema = arrow_schema(output)
     with lines.open("rb") as file, pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := [json.loads(line) for line in islice(file, _ROWS_A_GROUP)]:
             rows = [row | arrow_path(row["path"]) for row in group]
@@ -77,39 +80,66 @@ def arrow_path(path: str) -> dict[str, Any]:
     None.
     """
     raw = os.fsencode(path)
-    if _is_utf8(raw):
-        return {"path": path, "raw": None}
-    return {"path": printable(path), "raw": raw}
+    try:
+        return {"path": raw.decode("utf-8"), "raw": None}
+    except UnicodeDecodeError:
+        return {"path": printable(path), "raw": raw}
 
 
-def format_from_name(name: str, table: Table = Table()) -> Format:  # noqa: B008  frozen
-    """Return the format of a name in FORMATS; `table` says how one to read is laid out.
+def columns_of(output: OutputKind) -> tuple[str, ...]:
+    """Return the names of a row's columns, the same in every format."""
+    return ("path", *output.columns, "error", "error_code")
+
+
+def format_from_name(
+    name: str, output: OutputKind, *, width: int | None = None, colour: bool = False
+) -> Format:
+    """Return the format of a name in FORMATS for rows of a kind; `width` and `colour` are Table's.
 
     UsageError for Parquet where pyarrow is not installed.
     """
     if name == "table":
-        return Format(table.line)
-    if name == "parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError as e:
-            raise UsageError(
-                f"Parquet needs pyarrow; {pip_install('parquet')}, or use --format jsonl"
-            ) from e
-    return _FORMATS[name]
+        return Format(Table(output, width, colour).line)
+    if name == "csv":
+        return Format(csv_line, header=_csv(columns_of(output)))
+    if name == "jsonl":
+        return Format(jsonl_line)
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as e:
+        raise UsageError(
+            f"Parquet needs pyarrow; {pip_install('parquet')}, or use --format jsonl"
+        ) from e
+    return Format(jsonl_line, convert=partial(parquet_from_jsonl, output))
 
 
-def arrow_schema() -> "pa.Schema":
+def format_name(path: Path) -> str:
+    """Return the format that the name of a file asks for; UsageError where it is none of ours."""
+    name = path.suffix.removeprefix(".").lower() or "jsonl"
+    if name not in FORMATS:
+        raise UsageError(
+            f"cannot tell the format of the rows from the name {printable(str(path))}; add "
+            f"--format {'|'.join(FORMATS)}"
+        )
+    return name
+
+
+def arrow_schema(output: OutputKind) -> "pa.Schema":
     """Return the columns of Parquet: those of a row, and `raw`."""
     import pyarrow as pa
 
-    score = [("label", pa.string()), ("index", pa.int64()), ("score", pa.float64())]
+    def arrow(kind: Any) -> "pa.DataType":
+        if isinstance(kind, list):
+            return pa.list_(arrow(kind[0]))
+        if isinstance(kind, dict):
+            return pa.struct([(name, arrow(of)) for name, of in kind.items()])
+        return {str: pa.string(), int: pa.int64(), float: pa.float64()}[kind]
+
     return pa.schema(
         [
             pa.field("path", pa.string(), nullable=False),
             ("raw", pa.binary()),
-            *score,
-            ("topk", pa.list_(pa.struct(score))),
+            *((name, arrow(kind)) for name, kind in output.columns.items()),
             ("error", pa.string()),
             ("error_code", pa.string()),
         ]
@@ -117,37 +147,22 @@ def arrow_schema() -> "pa.Schema":
 
 
 def are_rows(path: Path) -> bool:
-    """Tell by its beginning whether a file has rows of ours; a table to read is never known."""
-    with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+    """Tell by its first bytes whether a file has rows of ours; a table to read is never known."""
+    with (
+        suppress(OSError, ValueError, TypeError, RecursionError, ImportError),
+        path.open("rb") as file,
+    ):
         start = file.readline(_LONGEST_ROW)
         if start.startswith(b"PAR1"):
-            return _is_parquet(path)
-        if start == _FORMATS["csv"].header:
-            return True
-        first = json.loads(start)
-        return isinstance(first, dict) and tuple(first) == COLUMNS
+            import pyarrow.parquet as pq
+
+            columns = pq.read_schema(path).names
+        elif start.startswith(b"path,"):
+            columns = start.decode().rstrip("\n").split(",")
+        else:
+            columns = list(json.loads(start))
+        return csv_dialect.are_ours(columns)
     return False
-
-
-def _is_parquet(path: Path) -> bool:
-    """Tell whether a Parquet file has the columns of our rows; without pyarrow it is not known."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        return False
-    try:
-        return bool(pq.read_schema(path).names == arrow_schema().names)
-    except (pa.ArrowException, OSError):
-        return False
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _csv(values: Iterable[Any]) -> bytes:
@@ -156,13 +171,3 @@ def _csv(values: Iterable[Any]) -> bytes:
     csv.writer(text, lineterminator="\r\n").writerow(values)
     line = text.getvalue().removesuffix("\r\n") + "\n"
     return line.encode("utf-8", "surrogateescape")
-
-
-_FORMATS = {
-    "table": Format(Table().line),
-    "jsonl": Format(jsonl_line),
-    "csv": Format(csv_line, header=_csv(COLUMNS)),
-    "parquet": Format(jsonl_line, convert=parquet_from_jsonl),
-}
-FORMATS = tuple(_FORMATS)
-"""The names of the formats."""

@@ -1,32 +1,26 @@
 """Rows as a table to read: columns that align, and no wider than the terminal."""
 
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
-from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import printable
+from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
-from vit_engine.outputs.scores import Score
 
 _PATH = 32  # cells of the paths where the width is not known, and the most that labels have
 _LEAST_PATH, _MOST_PATH = 12, 60
-_PERCENT, _VALUE = len("100.0%"), len("-1.23457e-05")
 _RED, _BOLD, _PLAIN = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
 @dataclass(frozen=True)
 class Table:
-    """How rows are laid out: `names` are short labels, by label; `width` is the terminal's.
-
-    Scores from 0 to 1 are percentages; those of a regression are values.
+    """How rows of a kind of output are laid out; `width` is the terminal's.
 
     Without a width nothing is cut. With one, a row has as many labels as fit.
     """
 
-    names: Mapping[str, str] = field(default_factory=dict)
-    score: ScoreKind = "softmax"
+    output: OutputKind
     width: int | None = None
     colour: bool = False
 
@@ -36,13 +30,13 @@ class Table:
             return _PATH
         return max(_LEAST_PATH, min(_MOST_PATH, self.width * 2 // 5))
 
-    @property
+    @cached_property
     def _number(self) -> int:
-        return _VALUE if self.score == "none" else _PERCENT
+        return len(self.output.widest_number)
 
     @cached_property
     def _label(self) -> int:
-        longest = max((_cells(printable(name)) for name in self.names.values()), default=0)
+        longest = max(_cells(printable(name)) for name in self.output.short_labels.values())
         room = self.width - self._path - 2 - self._number - 1 if self.width else _PATH
         return max(1, min(longest, room, _PATH))
 
@@ -56,16 +50,15 @@ class Table:
         else:
             column = self._number + 1 + self._label
             most = max(1, (left + 2) // (column + 2)) if left else None
-            cells = [self._cell(score) for score in prediction.topk[:most]]
+            cells = [self._cell(*cell) for cell in self.output.cells(prediction)[:most]]
             text = "  ".join([self._in(_BOLD, cells[0]), *cells[1:]]) if cells else "-"
         path = _cut(path, self._path, at_start=True) if self.width else path
         return f"{_padded(path, self._path)}  {text.rstrip()}\n".encode()
 
-    def _cell(self, score: Score) -> str:
-        label = printable(self.names.get(score.label, score.label))
+    def _cell(self, number: str, label: str) -> str:
+        label = printable(label)
         if self.width:
             label = _cut(label, self._label)
-        number = f"{score.score:.6g}" if self.score == "none" else f"{score.score:.1%}"
         return f"{number:>{self._number}} {_padded(label, self._label)}"
 
     def _in(self, style: str, text: str) -> str:

@@ -16,7 +16,7 @@ import ray
 from ray import serve
 
 from vit_engine.errors import MachineError
-from vit_engine.providers.table import DEFAULT_PROVIDER
+from vit_engine.options import DEFAULT_PROVIDER
 from vit_engine.server.http.app import Application, application
 
 

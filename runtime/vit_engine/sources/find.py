@@ -10,13 +10,13 @@ from typing import BinaryIO
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.machine.suggestions import did_you_mean
 from vit_engine.sources import folders
+from vit_engine.sources.archives.tars import items_from_tar
 from vit_engine.sources.archives.zips import items_from_zip
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.item import Item
 from vit_engine.sources.lists import items_from_list
 from vit_engine.sources.stores import is_store, items_from_store
 from vit_engine.sources.tables.paths import check_table, items_from_table
-from vit_engine.sources.tars import items_from_tar
 
 TARS = (".tar", ".tar.gz", ".tgz")
 """Names of files that hold images."""

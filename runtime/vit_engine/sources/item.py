@@ -30,7 +30,7 @@ class Span:
     start: int
     size: int
     unpacked: int | None = None  # bytes, of a deflated one
-    crc: int | None = None  # of the unpacked bytes
+    crc: int | None = None  # of the bytes, unpacked, of a zip's member
 
 
 @dataclass(frozen=True)

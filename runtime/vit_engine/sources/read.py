@@ -5,7 +5,7 @@ import zlib
 from vit_engine.errors import ImageError
 from vit_engine.sources.downloads import bytes_from_url, is_url
 from vit_engine.sources.files import bytes_from_path, too_many_bytes
-from vit_engine.sources.item import LIMITS, Item, Limits, Span
+from vit_engine.sources.item import LIMITS, Item, Limits
 from vit_engine.sources.stores import bytes_from_store, is_store
 
 
@@ -23,7 +23,11 @@ def bytes_from_item(
     if item.span is not None:
         part = (item.span.start, item.span.size)
         data = bytes_from_path(item.span.file, limits=limits, part=part)
-        return data if item.span.unpacked is None else _inflated(data, item.span, limits)
+        if item.span.unpacked is not None:
+            data = _inflated(data, item.span.unpacked, limits)
+        if item.span.crc is not None and zlib.crc32(data) != item.span.crc:
+            raise ImageError("decode", "is damaged: its checksum is not that of its bytes")
+        return data
     if is_url(item.path):
         return bytes_from_url(item.path, limits=limits, private_redirects=private_redirects)
     if is_store(item.path):
@@ -31,9 +35,8 @@ def bytes_from_item(
     return bytes_from_path(item.path, limits=limits)
 
 
-def _inflated(data: bytes, span: Span, limits: Limits) -> bytes:
-    """Unpack a deflated span, to the size that was announced and no further."""
-    size = span.unpacked or 0
+def _inflated(data: bytes, size: int, limits: Limits) -> bytes:
+    """Unpack deflated bytes, to the size that was announced and no further."""
     if size > limits.max_bytes:
         raise too_many_bytes(size, limits)
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -46,6 +49,4 @@ def _inflated(data: bytes, span: Span, limits: Limits) -> bytes:
         raise ImageError("decode", f"is damaged: {words} of {size} bytes come out of it")
     if not found:
         raise ImageError("empty", "is empty")
-    if zlib.crc32(found) != span.crc:
-        raise ImageError("decode", "is damaged: its checksum is not that of its bytes")
     return found

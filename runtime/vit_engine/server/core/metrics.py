@@ -1,169 +1,81 @@
 """Counts and times in Prometheus' text format. Labels come from closed sets alone."""
 
-import bisect
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
-Sample = tuple[tuple[str, ...], float]
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+import vit_engine
 
-
-class Counter:
-    """A number for each combination of labels, which only grows."""
-
-    kind = "counter"
-
-    def __init__(self, name: str, words: str, labels: tuple[str, ...] = ()) -> None:
-        self.name, self.words, self.labels = name, words, labels
-        self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0}
-        self._lock = threading.Lock()
-
-    def add(self, *labels: str, by: float = 1) -> None:
-        """Add to the number of these labels."""
-        with self._lock:
-            self._values[labels] = self._values.get(labels, 0) + by
-
-    def value(self, *labels: str) -> float:
-        """Return the number of these labels."""
-        return self._values.get(labels, 0)
-
-    def lines(self) -> Iterator[str]:
-        """Yield one line for each combination of labels."""
-        with self._lock:
-            values = list(self._values.items())
-        for found, value in values:
-            yield _line(self.name, self.labels, found, value)
-
-
-class Gauge:
-    """Numbers that are looked up when they are asked for."""
-
-    kind = "gauge"
-
-    def __init__(
-        self,
-        name: str,
-        words: str,
-        labels: tuple[str, ...],
-        samples: Callable[[], Iterable[Sample]],
-    ) -> None:
-        self.name, self.words, self.labels = name, words, labels
-        self._samples = samples
-
-    def lines(self) -> Iterator[str]:
-        """Yield one line for each sample."""
-        for found, value in self._samples():
-            yield _line(self.name, self.labels, found, value)
-
-
-class Histogram:
-    """How often a value was at most each bound, for each combination of labels."""
-
-    kind = "histogram"
-
-    def __init__(
-        self,
-        name: str,
-        words: str,
-        labels: tuple[str, ...] = (),
-        bounds: Sequence[float] = SECONDS,
-    ) -> None:
-        self.name, self.words, self.labels = name, words, labels
-        self._bounds = bounds
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._sums: dict[tuple[str, ...], float] = {}
-        self._lock = threading.Lock()
-
-    def observe(self, value: float, *labels: str) -> None:
-        """Count one value."""
-        with self._lock:
-            counts = self._counts.setdefault(labels, [0] * (len(self._bounds) + 1))
-            counts[bisect.bisect_left(self._bounds, value)] += 1
-            self._sums[labels] = self._sums.get(labels, 0.0) + value
-
-    def total(self, *labels: str) -> tuple[int, float]:
-        """Return how many values of these labels were counted, and their sum."""
-        with self._lock:
-            return sum(self._counts.get(labels, ())), self._sums.get(labels, 0.0)
-
-    def lines(self) -> Iterator[str]:
-        """Yield the buckets, the sum and the count of each combination of labels."""
-        with self._lock:
-            found = [(k, list(counts), self._sums[k]) for k, counts in self._counts.items()]
-        names = (*self.labels, "le")
-        for labels, counts, total in found:
-            so_far = 0
-            for bound, count in zip((*self._bounds, float("inf")), counts, strict=True):
-                so_far += count
-                le = "+Inf" if bound == float("inf") else f"{bound:g}"
-                yield _line(f"{self.name}_bucket", names, (*labels, le), so_far)
-            yield _line(f"{self.name}_sum", self.labels, labels, total)
-            yield _line(f"{self.name}_count", self.labels, labels, so_far)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """All that a server counts; every request once, by its route and the status of its answer."""
+    """All that a server counts, in a registry of its own; each request once, when it has ended."""
 
     def __init__(self) -> None:
-        self.requests = Counter(
-            "vit_requests_total",
-            "Requests that have ended; status 499 where the client left before",
-            ("route", "status"),
-        )
-        self.request_seconds = Histogram(
-            "vit_request_seconds", "From the head of a request to the end of its answer", ("route",)
-        )
-        self.refusals = Counter(
-            "vit_refusals_total", "Requests without labels, by their error_code", ("reason",)
-        )
-        self.body_bytes = Counter("vit_body_bytes_total", "Bytes of bodies received")
-        self.images = Counter(
-            "vit_images_total",
-            "Images and tensors that were answered: ok, an error_code, or dropped",
-            ("model", "outcome"),
-        )
-        self.stage_seconds = Histogram(
-            "vit_stage_seconds", "Time of an image in queues, decoder, engine", ("model", "stage")
-        )
-        self.batch_images = Histogram(
-            "vit_batch_images", "Images of a batch", ("model",), bounds=BATCHES
-        )
-        self.engine_runs = Counter(
-            "vit_engine_runs_total", "Batches by how they ended", ("model", "outcome")
-        )
-        self.decoder_restarts = Counter(
-            "vit_decoder_restarts_total", "Decoder processes started again", ("model",)
-        )
-        self._gauges: list[Gauge] = []
+        registry = self.registry = CollectorRegistry()
 
-    def gauge(
-        self,
-        name: str,
-        words: str,
-        labels: tuple[str, ...],
-        samples: Callable[[], Iterable[Sample]],
-    ) -> None:
-        """Show numbers that somebody else knows."""
-        self._gauges.append(Gauge(name, words, labels, samples))
+        def counter(name: str, words: str, *labels: str) -> Counter:
+            return Counter(name, words, labels, registry=registry)
 
-    def text(self) -> str:
+        def seconds(name: str, words: str, *labels: str) -> Histogram:
+            return Histogram(name, words, labels, registry=registry, buckets=_SECONDS)
+
+        def gauge(name: str, words: str, *labels: str) -> Gauge:
+            return Gauge(name, words, labels, registry=registry)
+
+        words = "Requests that have ended; status 499 where the client left before"
+        self.requests = counter("vit_requests_total", words, "route", "status")
+        words = "From the head of a request to the end of its answer"
+        self.request_seconds = seconds("vit_request_seconds", words, "route")
+        words = "Requests without labels, by their error_code"
+        self.refusals = counter("vit_refusals_total", words, "reason")
+        self.body_bytes = counter("vit_body_bytes_total", "Bytes of bodies received")
+        words = "Images and tensors that were answered: ok, an error_code, or dropped"
+        self.images = counter("vit_images_total", words, "model", "outcome")
+        words = "Time of an image in queues, decoder, engine"
+        self.stage_seconds = seconds("vit_stage_seconds", words, "model", "stage")
+        name, words = "vit_batch_images", "Images of a batch"
+        self.batch_images = Histogram(name, words, ["model"], registry=registry, buckets=_BATCHES)
+        words = "Batches by how they ended"
+        self.engine_runs = counter("vit_engine_runs_total", words, "model", "outcome")
+        words = "Decoder processes started again"
+        self.decoder_restarts = counter("vit_decoder_restarts_total", words, "model")
+        self.queue_images = gauge("vit_queue_images", "Images at each stage", "model", "stage")
+        words = "Age of the image that has been in a queue for longest"
+        self.oldest_seconds = gauge("vit_queue_oldest_seconds", words, "model")
+        words = "Time that the images that are here will take"
+        self.wait_seconds = gauge("vit_predicted_wait_seconds", words, "model")
+        self.decoders = gauge("vit_decoders", "Decoder processes", "model")
+        self.held_bytes = gauge("vit_held_bytes", "Bytes of bodies in memory")
+        self.ready = gauge("vit_ready", "1 while requests are wanted")
+        self.alive = gauge("vit_alive", "0 where a new process is needed")
+        build = gauge("vit_build_info", "1, of this version", "version")
+        build.labels(vit_engine.__version__).set(1)
+
+    def stage(self, model: str, stage: str) -> tuple[int, float]:
+        """Return how many images of a model have been through a stage, and their seconds in all."""
+        labels = {"model": model, "stage": stage}
+        count, seconds = (
+            self.registry.get_sample_value(f"vit_stage_seconds_{kind}", labels) or 0.0
+            for kind in ("count", "sum")
+        )
+        return int(count), seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric, without the moments at which prometheus_client began to count."""
+        for metric in self.registry.collect():
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+            yield metric
+
+    def text(self) -> bytes:
         """Return everything in Prometheus' text format, version 0.0.4."""
-        families = [f for f in vars(self).values() if isinstance(f, Counter | Histogram)]
-        lines: list[str] = []
-        for family in [*families, *self._gauges]:
-            lines.append(f"# HELP {family.name} {family.words}")
-            lines.append(f"# TYPE {family.name} {family.kind}")
-            lines.extend(family.lines())
-        return "\n".join(lines) + "\n"
-
-
-def _line(name: str, labels: Sequence[str], found: Sequence[str], value: float) -> str:
-    pairs = ",".join(f'{n}="{_escaped(v)}"' for n, v in zip(labels, found, strict=True))
-    number = str(int(value)) if float(value).is_integer() else repr(float(value))
-    return f"{name}{{{pairs}}} {number}" if pairs else f"{name} {number}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+        return generate_latest(self)

@@ -2,20 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from starlette.requests import Request
-
-import vit_engine
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError
-from vit_engine.server.core.metrics import Metrics, Sample
-from vit_engine.server.core.scheduler import Scheduler, Ticket
+from vit_engine.options import EngineOptions
+from vit_engine.server.core.admission import MemoryLimit
+from vit_engine.server.core.metrics import Metrics
+from vit_engine.server.core.pending_request import PendingRequest
+from vit_engine.server.core.refusal import ClientLeftError, RefusalError
+from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.settings import Settings
-from vit_engine.server.http.body import Budget
-from vit_engine.server.http.refusal import ClientLeftError, RefusalError
 
 _LOOK = 0.05  # seconds between looks at whether all is ready
 
@@ -50,18 +49,20 @@ _NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 class Service:
     """Open models at work. `open` takes seconds and raises what Engine.open raises; `start` is for
-    the event loop that requests come from; `close` blocks until the engines have ended.
+    the event loop that requests come from, and so is `close`, which waits for the engines' end.
     """
 
     def __init__(
-        self, models: Mapping[str, str | Path], settings: Settings, options: Mapping[str, Any]
+        self, models: Mapping[str, str | Path], settings: Settings, options: EngineOptions
     ) -> None:
         self.settings, self.metrics = settings, Metrics()
-        self.budget = Budget(settings.max_held)
+        self.memory = MemoryLimit(settings.max_held)
         self.schedulers: dict[str, Scheduler] = {}
         self.draining = self._started = False
         self._models, self._options = models, options
-        self._show()
+        self.metrics.held_bytes.set_function(lambda: self.memory.held)
+        self.metrics.ready.set_function(lambda: self.ready)
+        self.metrics.alive.set_function(lambda: self.alive)
 
     @property
     def names(self) -> list[str]:
@@ -72,7 +73,7 @@ class Service:
         """Open every model, unless that has been done."""
         for name, path in self._models.items():
             if name not in self.schedulers:
-                engine = Engine.open(path, **self._options)
+                engine = Engine.open(path, self._options)
                 self.schedulers[name] = Scheduler(name, engine, self.settings, self.metrics)
 
     async def start(self, *, wait: bool = False) -> None:
@@ -87,15 +88,15 @@ class Service:
                 scheduler.start()
         while wait and not self.ready:
             for scheduler in self.schedulers.values():
-                if scheduler.fault is not None:
-                    raise MachineError(f"{scheduler.name} cannot run: {scheduler.fault}")
+                if scheduler.batcher.fault is not None:
+                    raise MachineError(f"{scheduler.name} cannot run: {scheduler.batcher.fault}")
             await asyncio.sleep(_LOOK)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Free everything."""
         if self._started:
             for scheduler in self.schedulers.values():
-                scheduler.close()
+                await scheduler.close()
 
     def find(self, name: str | None, version: str | None = None) -> Scheduler:
         """Return a model by name, the first for None; RefusalError for one that is not there."""
@@ -132,70 +133,29 @@ class Service:
             return "ready"
         return "draining" if self.draining else "loading" if self.alive else "dead"
 
-    async def outcomes(
-        self, request: Request, scheduler: Scheduler, images: Sequence[Any]
-    ) -> Ticket:
-        """Run a request whose body has been read, until it is done or nobody waits any more.
+    async def infer(
+        self,
+        scheduler: Scheduler,
+        images: Sequence[Any],
+        disconnected: Callable[[], Awaitable[object]],
+    ) -> PendingRequest:
+        """Run a request until it is done or nobody waits any more, as `disconnected` tells.
 
         RefusalError at the deadline, ClientLeftError when the client has gone.
         """
-        ticket = scheduler.submit(images)
-        # Nothing but a disconnect can come now.
-        leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
+        request = scheduler.submit(images)
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(disconnected())
         try:
             async with asyncio.timeout(self.settings.deadline):
-                await asyncio.wait({ticket.done, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({request.done, leaving}, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             raise RefusalError(
                 504, "deadline", f"no answer within {self.settings.deadline:g} s"
             ) from None
         finally:
-            if not leaving.done():
-                leaving.cancel()
-            if not ticket.done.done():
-                scheduler.drop(ticket)
-        if ticket.dropped:
+            leaving.cancel()
+            if not request.done.done():
+                scheduler.drop(request)
+        if request.dropped:
             raise ClientLeftError
-        return ticket
-
-    def _show(self) -> None:
-        """Add to the metrics what is looked up rather than counted."""
-
-        def of_each(value: Any) -> Iterator[Sample]:
-            for name, scheduler in self.schedulers.items():
-                yield (name,), value(scheduler)
-
-        def depths() -> Iterator[Sample]:
-            for name, scheduler in self.schedulers.items():
-                for stage, depth in scheduler.depths().items():
-                    yield (name, stage), depth
-
-        def one(value: float) -> Iterable[Sample]:
-            return [((), value)]
-
-        gauge = self.metrics.gauge
-        gauge("vit_queue_images", "Images at each stage", ("model", "stage"), depths)
-        gauge(
-            "vit_queue_oldest_seconds",
-            "Age of the image that has been in a queue for longest",
-            ("model",),
-            lambda: of_each(lambda s: s.oldest()),
-        )
-        gauge(
-            "vit_predicted_wait_seconds",
-            "Time that the images that are here will take",
-            ("model",),
-            lambda: of_each(lambda s: s.wait()),
-        )
-        gauge(
-            "vit_decoders", "Decoder processes", ("model",), lambda: of_each(lambda s: s.decoders())
-        )
-        gauge("vit_held_bytes", "Bytes of bodies in memory", (), lambda: one(self.budget.held))
-        gauge("vit_ready", "1 while requests are wanted", (), lambda: one(self.ready))
-        gauge("vit_alive", "0 where a new process is needed", (), lambda: one(self.alive))
-        gauge(
-            "vit_build_info",
-            "1, of this version",
-            ("version",),
-            lambda: [((vit_engine.__version__,), 1)],
-        )
+        return request

@@ -1,15 +1,14 @@
-"""Reading bodies: within a time, a size, and a budget for all of them together."""
+"""Reading bodies: within a time, a size, and the memory for all of them together."""
 
 import asyncio
 import zlib
-from types import TracebackType
-from typing import Self
 
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from vit_engine.server.core.admission import MemoryReservation
+from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_request
 from vit_engine.server.core.settings import Settings
-from vit_engine.server.http.refusal import ClientLeftError, RefusalError, malformed
 
 DISCARDED = 4
 """A body that is refused is read on for so many times the limit, so that its sender, who may not
@@ -19,47 +18,12 @@ _ENCODINGS = {"gzip": 31, "deflate": 15}
 """What zlib calls the formats of whole bodies: wbits."""
 
 
-class Budget:
-    """Bytes of bodies that a server may hold at once."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
-
-
-class Hold:
-    """What one request holds of the budget: a context manager, which gives it back."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget, self._size = budget, 0
-
-    def grow(self, size: int) -> None:
-        """Take more; RefusalError where all requests together would hold too much."""
-        if self._budget.held + size > self._budget.most:
-            raise RefusalError(
-                429,
-                "busy",
-                f"requests in flight hold {self._budget.held} of {self._budget.most} bytes; "
-                "send this one again later",
-                retry_after=1,
-            )
-        self._budget.held += size
-        self._size += size
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._budget.held -= self._size
-        self._size = 0
-
-
-async def body_of(
-    request: Request, hold: Hold, settings: Settings, *, compressed: bool = False
+async def read_body(
+    request: Request,
+    reservation: MemoryReservation,
+    settings: Settings,
+    *,
+    compressed: bool = False,
 ) -> bytes:
     """Return the body of a request, unpacked where it may be `compressed`.
 
@@ -88,7 +52,7 @@ async def body_of(
                 size += len(part)
                 if size > settings.max_body:
                     raise _too_large(settings)
-                hold.grow(len(part))
+                reservation.grow(len(part))
                 if part:
                     parts.append(part)
                 more = message.get("more_body", False)
@@ -97,20 +61,20 @@ async def body_of(
             408, "late", f"the body was not here within {settings.body_time:g} s"
         ) from None
     body = parts[0] if len(parts) == 1 else b"".join(parts)
-    return body if wbits is None else _unpacked(body, wbits, hold, settings)
+    return body if wbits is None else _unpacked(body, wbits, reservation, settings)
 
 
-def _unpacked(body: bytes, wbits: int, hold: Hold, settings: Settings) -> bytes:
+def _unpacked(body: bytes, wbits: int, reservation: MemoryReservation, settings: Settings) -> bytes:
     stream = zlib.decompressobj(wbits)
     try:
         unpacked = stream.decompress(body, settings.max_body + 1)
     except zlib.error as e:
-        raise malformed(f"the body is not in its Content-Encoding ({e})") from None
+        raise bad_request(f"the body is not in its Content-Encoding ({e})") from None
     if len(unpacked) > settings.max_body:
         raise _too_large(settings)
     if not stream.eof:
-        raise malformed("the compressed body is cut short")
-    hold.grow(len(unpacked))
+        raise bad_request("the compressed body is cut short")
+    reservation.grow(len(unpacked))
     return unpacked
 
 
@@ -120,7 +84,7 @@ def _too_large(settings: Settings) -> RefusalError:
     )
 
 
-class Watched:
+class CountingReceive:
     """An ASGI `receive` that knows how much of the body has come, and whether that was all."""
 
     def __init__(self, receive: Receive) -> None:

@@ -8,12 +8,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vit_engine.errors import MachineError, UsageError, limit_in_words
+from vit_engine.server.core.service import Service
 from vit_engine.server.http.app import Application
 
 MAX_HEAD = 64 * 2**10
@@ -54,7 +56,7 @@ def serve(application: Application, listening: socket.socket, told: Callable[[st
     `told` is given a line when requests are accepted. A second signal ends the process at once.
     """
     settings = application.service.settings
-    config = _Config(
+    config = uvicorn.Config(
         application,
         http=_Protocol,
         ws="none",
@@ -67,9 +69,7 @@ def serve(application: Application, listening: socket.socket, told: Callable[[st
         timeout_keep_alive=math.ceil(settings.keep_alive),
         timeout_graceful_shutdown=math.ceil(settings.deadline + settings.body_time),
     )
-    config.header_time = settings.header_time
-    server = _Server(config, application)
-    server.accepting = lambda: told(f"listening at {url_of(listening)}")
+    server = _Server(config, application.service, lambda: told(f"listening at {url_of(listening)}"))
     try:
         server.run([listening])
     except SystemExit as e:
@@ -77,24 +77,21 @@ def serve(application: Application, listening: socket.socket, told: Callable[[st
     return server.exit_code
 
 
-class _Config(uvicorn.Config):
-    header_time: float
-
-
 class _Server(uvicorn.Server):
     """uvicorn, which on SIGTERM goes on for the drain, so that proxies see it coming."""
 
-    accepting: Callable[[], object]
     exit_code = 0
 
-    def __init__(self, config: _Config, application: Application) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, accepting: Callable[[], object]
+    ) -> None:
         super().__init__(config)
-        self._service = application.service
+        self._service, self._accepting = service, accepting
         self._end: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.accepting()
+        self._accepting()
 
     def handle_exit(self, sig: int, _: FrameType | None) -> None:
         if self._end is not None:
@@ -111,7 +108,11 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """A connection whose heads are bounded in time and size, and whose refusals are JSON."""
+    """A connection whose heads are bounded in time and size, and whose refusals are JSON.
+
+    uvicorn bounds neither, and its class has no other way in. Used of it are the callbacks of
+    asyncio and httptools, `send_400_response`, `transport`, `loop` and `config`.
+    """
 
     _late: asyncio.TimerHandle | None = None  # runs while a head is awaited
     _head = 0  # bytes of it so far
@@ -145,16 +146,19 @@ class _Protocol(HttpToolsProtocol):
         self._refuse(400, "malformed", msg)
 
     def _await_head(self) -> None:
-        assert isinstance(self.config, _Config)
+        application = self.config.app
+        assert isinstance(application, Application)
         self._head = 0
-        self._late = self.loop.call_later(self.config.header_time, self._end)
+        self._late = self.loop.call_later(
+            application.service.settings.header_time, self._close_late
+        )
 
     def _has_head(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
 
-    def _end(self) -> None:
+    def _close_late(self) -> None:
         self._late = None
         if not self.transport.is_closing():
             self.transport.close()
@@ -162,7 +166,10 @@ class _Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str) -> None:
         if self.transport.is_closing():
             return
-        body = json.dumps({"error": message, "error_code": code}).encode()
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        body = json.dumps({"error": message, "error_code": code})
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write((head + body).encode())
         self.transport.close()

@@ -2,20 +2,12 @@
 
 import csv
 import io
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vit_engine.errors import ImageError, one_line
-
-OUR_CSV = ("path", "label", "index", "score", "topk", "error", "error_code")
-"""The header of the rows that are written as CSV, by which they are known when read again."""
-
-FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-"""What a spreadsheet would run, OWASP's list, however many apostrophes are before it.
-
-Written, such a cell gets one more; read, it has one less.
-"""
+from vit_engine.outputs.csv_dialect import are_ours, unescaped
 
 LONGEST_ROW = 2**20
 """Characters of the longest row that is read."""
@@ -27,7 +19,7 @@ Row = tuple[int, list[str] | ImageError]
 """A row's number, from 1 after the header, and its cells, or why it cannot be read."""
 
 
-def csv_rows(file: io.BufferedReader, column: str) -> tuple[list[str], Iterator[Row]]:
+def csv_rows(file: "io.BufferedReader[Any]", column: str) -> tuple[list[str], Iterator[Row]]:
     """Return the names of the columns of a CSV file, and its rows as they are read.
 
     The separator is the first of comma, semicolon and tab by which the header has `column` once, or
@@ -61,7 +53,7 @@ def csv_rows(file: io.BufferedReader, column: str) -> tuple[list[str], Iterator[
     except csv.Error as e:
         raise ImageError("format", f"is not CSV: {_reason(e, lines)}") from e
     rows = _rows(reader, lines, len(names))
-    return names, _without_apostrophes(rows) if tuple(names) == OUR_CSV else rows
+    return names, _unescaped(rows) if are_ours(names) else rows
 
 
 def _separator(header: str, column: str) -> str:
@@ -145,9 +137,9 @@ def _reason(error: csv.Error, lines: _Lines) -> str:
     return "a quote is not closed" if is_open else one_line(error)
 
 
-def _without_apostrophes(rows: Iterator[Row]) -> Iterator[Row]:
+def _unescaped(rows: Iterator[Row]) -> Iterator[Row]:
     for number, row in rows:
         if isinstance(row, ImageError):
             yield number, row
         else:
-            yield number, [c.removeprefix("'") if FORMULA.match(c) else c for c in row]
+            yield number, [unescaped(cell) for cell in row]

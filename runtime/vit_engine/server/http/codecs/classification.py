@@ -1,71 +1,84 @@
 """Labels for images: bodies of every kind to images and parameters, logits to labels."""
 
-import base64
-import binascii
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Annotated, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
+from msgspec import Meta
 from starlette.responses import JSONResponse, Response
 
-from vit_engine.artefact.contract import Output, ScoreKind
+from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import ImageError, UsageError
-from vit_engine.outputs.prediction import Prediction, failed
-from vit_engine.outputs.scores import Selection, best_scores, selection_from_options
-from vit_engine.server.core.scheduler import Ticket
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.prediction import Prediction, Score
+from vit_engine.outputs.scores import DEFAULT_TOP_K, ScoreOptions, Selection
+from vit_engine.server.core.pending_request import Outcome, PendingRequest
+from vit_engine.server.core.refusal import RefusalError, bad_request
 from vit_engine.server.core.settings import Settings
-from vit_engine.server.http.codecs.json_reader import JsonReader
+from vit_engine.server.http.codecs.json_body import decoded, from_query
 from vit_engine.server.http.codecs.multipart import files_of
-from vit_engine.server.http.refusal import RefusalError, malformed, refusal_of_image
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
-FUNCTIONS: tuple[ScoreKind, ...] = get_args(ScoreKind)
-"""What may become of logits, by the names of Hugging Face's inference contract."""
 
-LARGE = 512 * 2**10
-"""Bytes of JSON that take over a millisecond: one string, of base64."""
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the client wants of the labels, by the names of Hugging Face's inference contract."""
+
+    top_k: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description=f"Labels; {DEFAULT_TOP_K} without it and without a threshold"),
+    ] = None
+    function_to_apply: Annotated[
+        ScoreKind | None, Meta(description="What becomes of logits; the model's own without it")
+    ] = None
+    threshold: Annotated[float | None, Meta(description="The least score that is shown")] = None
+
+
+class ClassifyBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON that asks for the labels of one image."""
+
+    inputs: Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
+    parameters: Parameters | None = None
+
+
+class Row(TypedDict):
+    """One of several images, as vit-infer writes it."""
+
+    path: str | None
+    label: str | None
+    index: int | None
+    score: float | None
+    topk: list[Score]
+    error: str | None
+    error_code: str | None
+
+
+_JSON = msgspec.json.Decoder(ClassifyBody)
+_PARAMETERS = "parameters are top_k, threshold and function_to_apply (softmax, sigmoid or none)"
+_USAGE = 'the body is an image, or as {"inputs": BASE64, "parameters": {"top_k": 3}}'
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """What the client wants of the labels; a function None is the model's own."""
-
-    top_k: int | None = None
-    function: ScoreKind | None = None
-    threshold: float | None = None
-
-    def selection(self, output: Output) -> tuple[Output, Selection]:
-        """Return the output as it is to be scored, and which labels; RefusalError for nonsense."""
-        scored = replace(output, score=self.function or output.score)
-        try:
-            return scored, selection_from_options(
-                scored, top_k=self.top_k, threshold=self.threshold
-            )
-        except UsageError as e:
-            raise malformed(str(e)) from None
-
-
-@dataclass(frozen=True)
-class Question:
+class ClassifyRequest:
     """Images with their names, to be answered one by one or, if it was one alone, as such."""
 
     images: list[bytes]
     names: list[str | None]
     parameters: Parameters
 
+    def selection(self, output: OutputKind) -> Selection:
+        """Return which results the client wants; RefusalError for nonsense."""
+        wanted = self.parameters
+        options = ScoreOptions(wanted.top_k, wanted.threshold, wanted.function_to_apply)
+        try:
+            return output.selection(options)
+        except UsageError as e:
+            raise bad_request(str(e)) from None
 
-async def question_of(
-    body: bytes,
-    content_type: str,
-    query: Mapping[str, str],
-    settings: Settings,
-    reader: JsonReader,
-) -> Question:
+
+def parse_request(
+    body: bytes, content_type: str, query: Mapping[str, str], settings: Settings
+) -> ClassifyRequest:
     """Tell what a body is, by its first bytes first; RefusalError for what makes no sense."""
     kind = content_type.partition(";")[0].strip().lower()
     wanted = {name: query[name] for name in query if name != "model"}
@@ -73,130 +86,68 @@ async def question_of(
         if kind == "multipart/form-data":
             files = files_of(body, content_type, most=settings.max_files)
             if not files:
-                raise malformed("the multipart body has no file; send each as a part with a name")
-            return Question([f for _, f in files], [n for n, _ in files], _from_query(wanted))
+                raise bad_request("the multipart body has no file; send each as a part with a name")
+            names, images = zip(*files, strict=True)
+            return ClassifyRequest([*images], [*names], _from_query(wanted))
         if body[:256].lstrip()[:1] == b"{":
             if wanted:
-                raise malformed("parameters belong into the JSON body, not into the query")
-            if len(body) > LARGE:
-                return await reader.read(partial(_from_json, body))
+                raise bad_request("parameters belong into the JSON body, not into the query")
             return _from_json(body)
-    return Question([body], [None], _from_query(wanted))
-
-
-def _from_json(body: bytes) -> Question:
-    document = json_of(body)
-    unknown = document.keys() - {"inputs", "parameters"}
-    if unknown:
-        raise malformed(
-            f"the body has {_listed(unknown)}; it takes inputs and parameters, as in "
-            '{"inputs": BASE64, "parameters": {"top_k": 3}}'
-        )
-    inputs = document.get("inputs")
-    if not isinstance(inputs, str):
-        raise malformed("inputs must be the base64 of one image file")
-    if inputs[:8].lower().startswith(("http://", "https:/")):
-        raise malformed("inputs is a URL, which is not fetched; send the image itself, in base64")
-    return Question([_decoded(inputs)], [None], parameters_of(document.get("parameters")))
-
-
-def json_of(body: bytes | memoryview) -> dict[str, Any]:
-    """Return the JSON object in a body; RefusalError where there is none."""
-    try:
-        document = json.loads(bytes(body))
-    except (ValueError, RecursionError) as e:
-        words = "nested too deep" if isinstance(e, RecursionError) else str(e)
-        raise malformed(f"the body is not JSON ({words})") from None
-    if not isinstance(document, dict):
-        raise malformed("the body is JSON, but no object")
-    return document
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.replace("\n", ""), validate=True)  # as base64(1) folds it
-    except (binascii.Error, ValueError) as e:
-        raise malformed(f"inputs is not base64 ({e})") from None
+    return ClassifyRequest([body], [None], _from_query(wanted))
 
 
 def _from_query(query: Mapping[str, str]) -> Parameters:
-    given: dict[str, Any] = dict(query)
+    return from_query(query, Parameters, usage=_PARAMETERS)
+
+
+def _from_json(body: bytes) -> ClassifyRequest:
+    document = decoded(body, _JSON, usage=f"{_USAGE}; {_PARAMETERS}")
+    if document.inputs[:8].lower().startswith(("http://", "https:/")):
+        raise bad_request("inputs is a URL, which is not fetched; send the image itself, in base64")
+    text = document.inputs.replace("\n", "")  # as base64(1) folds it
     try:
-        if "top_k" in given:
-            given["top_k"] = int(given["top_k"])
-        if "threshold" in given:
-            given["threshold"] = float(given["threshold"])
-    except ValueError as e:
-        raise malformed(f"a parameter in the query is no number ({e})") from None
-    return parameters_of(given)
+        image = msgspec.convert(text, bytes)
+    except msgspec.ValidationError:
+        raise bad_request("inputs must be the base64 of one image file") from None
+    return ClassifyRequest([image], [None], document.parameters or Parameters())
 
 
-def parameters_of(given: object) -> Parameters:
-    """Return the parameters in a JSON object, null meaning the default."""
-    if given is None:
-        return Parameters()
-    if not isinstance(given, dict):
-        raise malformed("parameters must be an object")
-    known = {"top_k", "function_to_apply", "threshold"}
-    if unknown := given.keys() - known:
-        raise malformed(f"parameters has {_listed(unknown)}; it takes {_listed(known)}")
-    top_k = given.get("top_k")
-    if top_k is not None and (type(top_k) is not int or top_k < 1):
-        raise malformed(f"top_k is {top_k!r:.40}, it must be a whole number of at least 1")
-    function = given.get("function_to_apply")
-    if function is not None and function not in FUNCTIONS:
-        raise malformed(
-            f"function_to_apply is {function!r:.40}, it must be one of {', '.join(FUNCTIONS)}"
-        )
-    threshold = given.get("threshold")
-    if threshold is not None and (
-        type(threshold) not in (int, float) or not math.isfinite(threshold)
-    ):
-        raise malformed(f"threshold is {threshold!r:.40}, it must be a number")
-    return Parameters(top_k, function, threshold)
-
-
-def answer(question: Question, ticket: Ticket, output: Output) -> Response:
+def answer(asked: ClassifyRequest, done: PendingRequest, output: OutputKind) -> Response:
     """Return the labels of one image, or a row of each of several."""
+    selection = asked.selection(output)
     found = [
-        _prediction(name, outcome, output, question.parameters)
-        for name, outcome in zip(question.names, ticket.outcomes, strict=True)
+        _prediction(name, outcome, output, selection)
+        for name, outcome in zip(asked.names, done.outcomes, strict=True)
     ]
-    headers = {"server-timing": timing(ticket)}
+    headers = {"server-timing": timing(done)}
     if len(found) > 1:
         return JSONResponse([p.to_dict() for p in found], headers=headers)
-    if isinstance(error := ticket.outcomes[0], ImageError):
-        raise refusal_of_image(error)
-    if found[0].error is not None:
-        raise RefusalError(422, found[0].error_code or "", found[0].error)
-    return JSONResponse([asdict(score) for score in found[0].topk], headers=headers)
+    (only,) = found
+    if only.error_code is not None:
+        words = (
+            f"the image {only.error}" if isinstance(done.outcomes[0], ImageError) else only.error
+        )
+        status = 413 if only.error_code == "too_large" else 422
+        raise RefusalError(status, only.error_code, str(words))
+    return JSONResponse(only.to_json(), headers=headers)
 
 
-def timing(ticket: Ticket) -> str:
+def timing(done: PendingRequest) -> str:
     """Return the longest time that an image spent at each stage, as Server-Timing has it."""
     longest = {
-        stage: max(getattr(times, stage) for times in ticket.times)
+        stage: max(getattr(timings, stage) for timings in done.timings)
         for stage in ("queue", "decode", "engine")
     }
     return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in longest.items())
 
 
 def _prediction(
-    name: str | None,
-    outcome: NDArray[np.float32] | ImageError | RefusalError | None,
-    output: Output,
-    parameters: Parameters,
+    name: str | None, outcome: Outcome | None, output: OutputKind, selection: Selection
 ) -> Prediction:
     if isinstance(outcome, ImageError):
-        return failed(name, outcome)
+        return output.failed(name, outcome)
     if isinstance(outcome, RefusalError):
         raise outcome
     assert outcome is not None
-    (scores,) = best_scores(outcome[None], *parameters.selection(output))
-    if scores is None:
-        return Prediction(name, error="the model gave NaN or Inf", error_code="nonfinite")
-    return Prediction(name, scores)
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(name[:40] for name in names))
+    (found,) = output.results(outcome[None], selection, [name])
+    return found

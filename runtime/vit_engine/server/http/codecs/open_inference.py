@@ -6,194 +6,157 @@ classification, model configuration and statistics.
 
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
-from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.contract import Contract, Input
 from vit_engine.errors import ImageError
-from vit_engine.server.core.metrics import Metrics
-from vit_engine.server.core.scheduler import Scheduler, Ticket
+from vit_engine.server.core.pending_request import PendingRequest
+from vit_engine.server.core.refusal import RefusalError, bad_request
+from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import VERSION
 from vit_engine.server.core.settings import Settings
-from vit_engine.server.http.codecs.classification import json_of
-from vit_engine.server.http.refusal import RefusalError, malformed
+from vit_engine.server.http.codecs.json_body import decoded
+from vit_engine.server.http.codecs.open_inference_models import DATATYPES
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 HEADER_LENGTH = "inference-header-content-length"
 """The header that says how long the JSON before binary tensors is."""
 
-_DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
-
-LARGE = 32 * 2**10
-"""Bytes of JSON that take over a millisecond: numbers, a tensor's."""
+MAX_JSON = 2 * 2**20
+"""Bytes of JSON: they are read on the event loop, where a number costs more than a byte does."""
 
 _DIGITS = 10  # of a number that a request gives: more is no size
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """How the client wants the logits: `classes` labels of each image instead, where not 0."""
+class TensorParameters(msgspec.Struct):
+    """Where the numbers of a tensor are."""
+
+    binary_data_size: int | None = None
+
+
+class InputTensor(msgspec.Struct):
+    """A tensor, whose numbers are in `data` or in binary behind the JSON."""
 
     name: str
-    binary: bool
-    classes: int
+    shape: list[Annotated[int, Meta(ge=1, le=2**63 - 1)]]
+    datatype: str
+    data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "array"})] | UnsetType = UNSET
+    parameters: TensorParameters = msgspec.field(default_factory=TensorParameters)
+
+
+class OutputParameters(msgspec.Struct):
+    """How an output is to come back: `classification` labels of each image instead, if not 0."""
+
+    binary_data: bool | None = None
+    classification: Annotated[int, Meta(ge=0)] = 0
+
+
+class RequestedOutput(msgspec.Struct):
+    """An output that the client wants."""
+
+    name: str
+    parameters: OutputParameters = msgspec.field(default_factory=OutputParameters)
+
+
+class RequestParameters(msgspec.Struct):
+    """What holds for every output that does not say otherwise."""
+
+    binary_data_output: bool = False
+
+
+_ONE = Meta(min_length=1, max_length=1)
+
+
+class InferBody(msgspec.Struct):
+    """The JSON of an inference request."""
+
+    inputs: Annotated[list[InputTensor], _ONE]
+    outputs: Annotated[list[RequestedOutput], _ONE] | UnsetType = UNSET
+    parameters: RequestParameters = msgspec.field(default_factory=RequestParameters)
+    id: str | None = None
+
+
+_JSON = msgspec.json.Decoder(InferBody)
 
 
 @dataclass(frozen=True)
-class TensorRequest:
+class InferRequest:
     """One tensor an image, as the graph takes it, and what is to come back."""
 
     images: list[NDArray[Any]]
-    wanted: list[Wanted]
+    binary: bool
+    classes: int
     id: str | None
 
 
-def metadata_of(scheduler: Scheduler) -> dict[str, Any]:
-    """Return a model's inputs and outputs."""
-    contract = scheduler.engine.contract
-    given = contract.input
-    return {
-        "name": scheduler.name,
-        "versions": [VERSION],
-        "platform": "onnxruntime_onnx",
-        "inputs": [
-            {
-                "name": given.name,
-                "datatype": _DATATYPES[given.dtype],
-                "shape": [-1, *given.image_shape],
-            }
-        ],
-        "outputs": [
-            {
-                "name": contract.output.name,
-                "datatype": "FP32",
-                "shape": [-1, len(contract.output.labels)],
-            }
-        ],
-    }
+def parse_request(
+    body: bytes, headers: Mapping[str, str], contract: Contract, settings: Settings
+) -> InferRequest:
+    """Read a request; RefusalError says what is wrong with it."""
+    size = _json_size(body, headers)
+    if size > MAX_JSON:
+        raise RefusalError(
+            413,
+            "too_large",
+            f"the JSON has {size} bytes, the limit is {MAX_JSON}: send the tensor in binary behind "
+            "the JSON, as binary_data_size says",
+        )
+    document = decoded(body[:size], _JSON)
+    rest = memoryview(body)[size:]
+    (tensor,) = document.inputs
+    if tensor.name != contract.input.name:
+        raise bad_request(f"the model takes exactly one input, {contract.input.name!r}")
+    images, used = _tensor(tensor, rest, contract.input, settings)
+    if used != len(rest):
+        raise bad_request(f"{len(rest)} bytes follow the JSON, the inputs account for {used}")
+    binary, classes = document.parameters.binary_data_output, 0
+    if document.outputs is not UNSET:
+        (output,) = document.outputs
+        if output.name != contract.output.name:
+            raise bad_request(
+                f"the model has one output, {contract.output.name!r}, not {output.name[:60]!r}"
+            )
+        classes = output.parameters.classification
+        if output.parameters.binary_data is not None:
+            binary = output.parameters.binary_data
+    return InferRequest(list(images), binary, classes, document.id)
 
 
-def config_of(scheduler: Scheduler) -> dict[str, Any]:
-    """Return a model's configuration as Triton's clients read it."""
-    contract = scheduler.engine.contract
-    given = contract.input
-    return {
-        "name": scheduler.name,
-        "platform": "onnxruntime_onnx",
-        "backend": "onnxruntime",
-        "max_batch_size": scheduler.engine.max_batch,
-        "input": [
-            {
-                "name": given.name,
-                "data_type": f"TYPE_{_DATATYPES[given.dtype]}",
-                "dims": list(given.image_shape),
-            }
-        ],
-        "output": [
-            {
-                "name": contract.output.name,
-                "data_type": "TYPE_FP32",
-                "dims": [len(contract.output.labels)],
-            }
-        ],
-        "dynamic_batching": {},
-    }
-
-
-def stats_of(scheduler: Scheduler, metrics: Metrics) -> dict[str, Any]:
-    """Return what has gone through a model; durations in nanoseconds."""
-
-    def stage(name: str) -> dict[str, int]:
-        count, seconds = metrics.stage_seconds.total(scheduler.name, name)
-        return {"count": count, "ns": round(seconds * 1e9)}
-
-    queue, decode, engine = stage("queue"), stage("decode"), stage("engine")
-    done = engine["count"]
-    totals = {size: list(runs) for size, runs in sorted(scheduler.totals.batches.items())}
-    none = {"count": 0, "ns": 0}
-    return {
-        "name": scheduler.name,
-        "version": VERSION,
-        "last_inference": round(scheduler.totals.last * 1e3),
-        "inference_count": done,
-        "execution_count": round(sum(runs for runs, _ in totals.values())),
-        "inference_stats": {
-            "success": {"count": done, "ns": queue["ns"] + decode["ns"] + engine["ns"]},
-            "fail": {"count": queue["count"] - done, "ns": 0},
-            "queue": queue,
-            "compute_input": decode,
-            "compute_infer": engine,
-            "compute_output": none,
-        },
-        "batch_stats": [
-            {
-                "batch_size": size,
-                "compute_input": none,
-                "compute_infer": {"count": round(runs), "ns": round(seconds * 1e9)},
-                "compute_output": none,
-            }
-            for size, (runs, seconds) in totals.items()
-        ],
-    }
-
-
-def json_size(body: bytes, headers: Mapping[str, str]) -> int:
-    """Return how many bytes of an inference request are its JSON; tensors follow."""
+def _json_size(body: bytes, headers: Mapping[str, str]) -> int:
+    """Return how many bytes of a request are its JSON; tensors follow."""
     length = headers.get(HEADER_LENGTH)
     if length is None:
         return len(body)
     if not length.isdecimal() or len(length) > _DIGITS or int(length) > len(body):
-        raise malformed(
+        raise bad_request(
             f"Inference-Header-Content-Length is {length[:40]!r}, the body has {len(body)} bytes"
         )
     return int(length)
 
 
-def tensors_of(body: bytes, json: int, contract: Contract, settings: Settings) -> TensorRequest:
-    """Read a request with so many bytes of JSON; RefusalError says what is wrong with it."""
-    document = json_of(body[:json])
-    rest = memoryview(body)[json:]
-    request_id = document.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise malformed("id must be a string")
-    inputs = _objects(document, "inputs")
-    name = contract.input.name
-    if len(inputs) != 1 or inputs[0].get("name") != name:
-        raise malformed(f"the model takes exactly one input, {name!r}")
-    tensor, used = _tensor(inputs[0], rest, contract, settings)
-    if used != len(rest):
-        raise malformed(f"{len(rest)} bytes follow the JSON, the inputs account for {used}")
-    parameters = _parameters(document)
-    return TensorRequest(list(tensor), _wanted(document, parameters, contract), request_id)
-
-
 def _tensor(
-    given: dict[str, Any], rest: memoryview, contract: Contract, settings: Settings
+    tensor: InputTensor, rest: memoryview, expected: Input, settings: Settings
 ) -> tuple[NDArray[Any], int]:
-    """Return the input and how many bytes behind the JSON it took."""
-    expected = contract.input
-    datatype = _DATATYPES[expected.dtype]
-    if given.get("datatype") != datatype:
-        raise malformed(
-            f"datatype of {expected.name} is {given.get('datatype')!r:.40}, it must be {datatype}"
+    """Return a tensor, and how many bytes of it follow the JSON."""
+    shape, datatype = tensor.shape, DATATYPES[expected.dtype]
+    if tensor.datatype != datatype:
+        raise bad_request(
+            f"datatype of {expected.name} is {tensor.datatype[:40]!r}, it must be {datatype}"
         )
-    shape = given.get("shape")
-    one = list(expected.image_shape)
-    if (
-        not isinstance(shape, list)
-        or len(shape) != 4
-        or any(type(n) is not int or n < 1 for n in shape)
-        or shape[1:] != one
-    ):
-        raise malformed(
-            f"shape of {expected.name} is {shape!r:.100}, "
-            f"it must be [N, {', '.join(map(str, one))}]"
+    if tuple(shape[1:]) != expected.image_shape:
+        raise bad_request(
+            f"shape of {expected.name} is {str(shape)[:100]}, "
+            f"it must be [N, {', '.join(map(str, expected.image_shape))}]"
         )
     dtype = np.dtype(expected.dtype)
     size = math.prod(shape) * dtype.itemsize
@@ -204,111 +167,94 @@ def _tensor(
             f"{shape[0]} images are {size} bytes; the limits are {settings.max_images} and "
             f"{settings.max_body}",
         )
-    binary = _parameters(given).get("binary_data_size")
-    if binary is not None:
-        if "data" in given:
-            raise malformed(f"{expected.name} has both data and binary_data_size")
-        if type(binary) is not int or binary != size or size > len(rest):
-            raise malformed(
-                f"binary_data_size of {expected.name} is {binary!r:.40}, its shape needs {size} "
-                f"bytes, and {len(rest)} follow the JSON"
-            )
-        return np.frombuffer(rest[:size], dtype.newbyteorder("<")).reshape(shape), size
-    return _from_json(given.get("data"), shape, dtype, expected.name), 0
-
-
-def _from_json(data: object, shape: list[int], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    """Return a tensor from numbers, nested as its shape or flat; they must fit its type."""
-    try:
-        found = np.asarray(data)
-    except ValueError:  # rows of different lengths
-        found = np.empty(0)
-    if found.size != math.prod(shape) or (found.ndim != 1 and list(found.shape) != shape):
-        raise malformed(
-            f"data of {name} has the shape {list(found.shape)}, it must have {math.prod(shape)} "
-            f"numbers, flat or as {shape}"
+    binary = tensor.parameters.binary_data_size
+    if binary is None:
+        if tensor.data is UNSET:
+            raise bad_request(f"{expected.name} has neither data nor binary_data_size")
+        return _from_json(tensor.data, shape, expected), 0
+    if tensor.data is not UNSET:
+        raise bad_request(f"{expected.name} has both data and binary_data_size")
+    if binary != size or size > len(rest):
+        raise bad_request(
+            f"binary_data_size of {expected.name} is {binary}, its shape needs {size} bytes, and "
+            f"{len(rest)} follow the JSON"
         )
-    if found.dtype.kind not in ("iu" if dtype.kind == "u" else "iuf"):
-        raise malformed(f"data of {name} must be numbers of {_DATATYPES[dtype.name]}")
-    if dtype.kind == "u" and (found.min() < 0 or found.max() > np.iinfo(dtype).max):
-        raise malformed(f"data of {name} has numbers outside 0 to {np.iinfo(dtype).max}")
-    return found.astype(dtype).reshape(shape)
+    return np.frombuffer(rest[:size], dtype.newbyteorder("<")).reshape(shape), size
 
 
-def _wanted(
-    document: dict[str, Any], parameters: dict[str, Any], contract: Contract
-) -> list[Wanted]:
-    name = contract.output.name
-    binary = _flag(parameters, "binary_data_output", False)
-    if "outputs" not in document:
-        return [Wanted(name, binary, 0)]
-    wanted = []
-    for output in _objects(document, "outputs"):
-        if output.get("name") != name:
-            raise malformed(f"the model has one output, {name!r}, not {output.get('name')!r:.60}")
-        own = _parameters(output)
-        classes = own.get("classification", 0)
-        if type(classes) is not int or classes < 0:
-            raise malformed(f"classification is {classes!r:.40}, it must be a number of labels")
-        wanted.append(Wanted(name, _flag(own, "binary_data", binary), classes))
-    if len(wanted) != 1:
-        raise malformed(f"outputs must name {name!r} once")
-    return wanted
+def _from_json(data: msgspec.Raw, shape: list[int], expected: Input) -> NDArray[Any]:
+    """Return a tensor from numbers, flat or nested as its shape; they must fit its type."""
+    text = memoryview(data)
+    is_nested = re.match(rb"\[\s*\[", text) is not None
+    decoder = _numbers(expected.dtype, expected.image_shape if is_nested else ())
+    found = decoded(text, decoder, at=f"data of {expected.name}")
+    length = shape[0] if is_nested else math.prod(shape)
+    if len(found) != length:
+        raise bad_request(
+            f"data of {expected.name} has {len(found)} entries, it must have {length}"
+        )
+    return np.asarray(found, expected.dtype).reshape(shape)
 
 
-def response_of(
-    request: TensorRequest, ticket: Ticket, scheduler: Scheduler, headers: Mapping[str, str]
+@lru_cache
+def _numbers(dtype: str, shape: tuple[int, ...]) -> msgspec.json.Decoder[list[Any]]:
+    """Return what decodes numbers of a type: a list of such arrays as the shape says."""
+    numbers: Any = Annotated[int, Meta(ge=0, le=255)] if dtype == "uint8" else float
+    for length in reversed(shape):
+        numbers = Annotated[list[numbers], Meta(min_length=length, max_length=length)]
+    return msgspec.json.Decoder(list[numbers])
+
+
+def answer(
+    asked: InferRequest, done: PendingRequest, scheduler: Scheduler, headers: Mapping[str, str]
 ) -> Response:
-    """Return the outputs of a request, tensors in binary behind the JSON where that is wanted."""
-    logits = []
-    for outcome in ticket.outcomes:
+    """Return the output of a request, in binary behind the JSON where that is wanted."""
+    rows = []
+    for outcome in done.outcomes:
         if isinstance(outcome, RefusalError):
             raise outcome
         assert outcome is not None and not isinstance(outcome, ImageError)
-        logits.append(outcome)
-    labels = scheduler.engine.contract.output.labels
-    outputs, tail = [], b""
-    for wanted in request.wanted:
-        output, data = _output(wanted, np.stack(logits), labels)
-        outputs.append(output)
-        tail += data
-    document: dict[str, Any] = {
+        rows.append(outcome)
+    output = {"name": scheduler.engine.contract.output.name}
+    found, data = _output(asked, np.stack(rows), scheduler.engine.output.labels)
+    document = {
         "model_name": scheduler.name,
         "model_version": VERSION,
-        "outputs": outputs,
+        "outputs": [output | found],
     }
-    if request.id is not None:
-        document["id"] = request.id
-    if not any(wanted.binary for wanted in request.wanted):
+    if asked.id is not None:
+        document["id"] = asked.id
+    if not asked.binary:
         return JSONResponse(document, headers=headers)
     head = json.dumps(document, separators=(",", ":")).encode()
     return Response(
-        head + tail,
+        head + data,
         media_type="application/octet-stream",
         headers={**headers, HEADER_LENGTH: str(len(head))},
     )
 
 
 def _output(
-    wanted: Wanted, logits: NDArray[np.float32], labels: tuple[str, ...]
+    asked: InferRequest, logits: NDArray[np.float32], labels: tuple[str, ...]
 ) -> tuple[dict[str, Any], bytes]:
-    output: dict[str, Any] = {"name": wanted.name}
-    if wanted.classes:
-        count = min(wanted.classes, len(labels))
+    """Return what the JSON says of an output, and the bytes that follow it."""
+    output: dict[str, Any]
+    if asked.classes:
+        count = min(asked.classes, len(labels))
         best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
         words = [
             f"{row[i]:f}:{i}:{labels[i]}"
             for row, indices in zip(logits, best.tolist(), strict=True)
             for i in indices
         ]
-        output |= {"datatype": "BYTES", "shape": [len(logits), count]}
-        if not wanted.binary:
+        output = {"datatype": "BYTES", "shape": [len(logits), count]}
+        if not asked.binary:
             return output | {"data": words}, b""
         encoded = [word.encode() for word in words]
         data = b"".join(struct.pack("<I", len(word)) + word for word in encoded)
     else:
-        output |= {"datatype": "FP32", "shape": list(logits.shape)}
-        if not wanted.binary:
+        output = {"datatype": "FP32", "shape": list(logits.shape)}
+        if not asked.binary:
             if not np.isfinite(logits).all():
                 raise RefusalError(
                     422, "nonfinite", "the model gave NaN or Inf, which JSON has no word for"
@@ -316,24 +262,3 @@ def _output(
             return output | {"data": logits.ravel().tolist()}, b""
         data = logits.astype("<f4").tobytes()
     return output | {"parameters": {"binary_data_size": len(data)}}, data
-
-
-def _objects(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    found = document.get(key)
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise malformed(f"{key} must be a list of objects")
-    return found
-
-
-def _parameters(given: dict[str, Any]) -> dict[str, Any]:
-    found = given.get("parameters", {})
-    if not isinstance(found, dict):
-        raise malformed("parameters must be an object")
-    return found
-
-
-def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
-    found = parameters.get(name, default)
-    if not isinstance(found, bool):
-        raise malformed(f"{name} must be true or false")
-    return found

@@ -1,0 +1,142 @@
+"""What is measured beside speed: files to labels, accuracy, a GPU's kernels, the ceilings."""
+
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comparison.contenders.entries import BASELINE, CEILINGS, PROFILED
+from comparison.harness.suite import OutOfTimeError, Row, Suite
+from comparison.harness.worker_process import Answer
+from comparison.inputs.arrays import Arrays
+from comparison.inputs.labelled_images import Photos
+
+PREDICT_BATCH, PREDICT_S = 8, 1800.0
+"""Images at once at most, and seconds for one contender's answers to all of them."""
+
+CEILINGS_S, KERNELS_S = 20.0, 20.0
+"""What they take at least [2 cores: 20 to 60 s; a GPU: est]."""
+
+
+def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
+    """Time files to labels, then decoding alone and the model alone."""
+    plan, able = suite.setting.plan, [entry for entry in suite.alive if entry.files]
+    batch, rounds = plan.files_batch, plan.files_rounds
+    baseline = suite.seconds(suite.entries[BASELINE], batch) / batch
+    count = min(len(photos.files), max(4 * batch, int(plan.files_s / baseline)))
+    files = [str(p) for p in photos.files[:: len(photos.files) // count][:count]]
+
+    def turns(verb: str, **request: Any) -> dict[str, list[Answer]]:
+        requests = {entry.name: {"batch": batch, **request} for entry in able}
+        return suite.take_turns(verb, requests, rounds)
+
+    suite.need(2 * rounds * plan.files_s * sum(suite.seconds(e, 1) for e in able) / baseline)
+    suite.setting.tell(f"{count} files to labels, then decoding alone, then the model alone")
+    labelled, decoded = turns("label", paths=files), turns("decode", paths=files)
+    computed = turns("time", runs=3)
+    expected = labelled.get(BASELINE, [{}])[0].get("labels")
+    rows: dict[str, Row] = {}
+    for name, found in labelled.items():
+        pairs = zip(found[0]["labels"], expected or (), strict=bool(expected))
+        same = sum(ours == theirs for ours, theirs in pairs) / count
+        rows[name] = {
+            "rounds": [[turn["seconds"]] for turn in found],
+            "images": count,
+            "same_labels": same if expected else None,
+        }
+        seconds = [turn["seconds"] for turn in decoded.get(name, ())]
+        runs = [s for turn in computed.get(name, ()) for s in turn["seconds"]]
+        if all(seconds) and seconds and runs:
+            rows[name]["decode_images_s"] = count / median(seconds)
+            rows[name]["model_images_s"] = batch / median(runs)
+    part = {"images": count, "batch": batch, "source": photos.source, "rows": rows}
+    return part | {"excluded": suite.excluded()}
+
+
+def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
+    """Hold every contender's answers against the true classes and the baseline's logits."""
+    logits, plan = {}, suite.setting.plan
+    batch = max((b for b in plan.batches if b <= PREDICT_BATCH), default=1)
+    suite.need(len(photos.files) * sum(suite.seconds(entry, 1) for entry in suite.alive))
+    suite.setting.tell(f"accuracy on {len(photos.files)} images")
+    for entry in suite.alive:
+        out = suite.setting.scratch / f"{entry.name}-logits.npy"
+        files = {"uint8": str(arrays.uint8), "float32": str(arrays.float32), "out": str(out)}
+        size = batch if plan.takes(entry, batch) else 1
+        if suite.ask(entry.name, "predict", PREDICT_S, batch=size, **files):
+            logits[entry.name] = np.load(out)
+    suite.note_failures()
+    if not logits:
+        raise OutOfTimeError("no contender had the time to answer")
+    rows = {
+        name: accuracy_row(found, logits.get(BASELINE), photos, suite.model.labels)
+        for name, found in logits.items()
+    }
+    part = {"images": len(photos.files), "source": photos.source, "rows": rows}
+    return part | {"excluded": suite.excluded(), "model": suite.model.card()}
+
+
+def accuracy_row(
+    found: NDArray[np.float32],
+    expected: NDArray[np.float32] | None,
+    photos: Photos,
+    labels: tuple[str, ...],
+) -> Row:
+    """Return top-1, top-5, and the distance from the expected logits (images, labels)."""
+    classes = np.array(photos.classes)
+    order = np.argsort(-found, axis=1, kind="stable")
+    row: Row = {
+        "top1": float((order[:, 0] == classes).mean()),
+        "top5": float((order[:, :5] == classes[:, None]).any(1).mean()),
+    }
+    if expected is None:
+        return row
+    difference, theirs = np.abs(found - expected), expected.argmax(1)
+    return row | {
+        "agreement": float((order[:, 0] == theirs).mean()),
+        "max_diff": float(difference.max()),
+        "mean_diff": float(difference.mean()),
+        "logit_range": float(np.ptp(expected)),
+        "differs": [
+            {
+                "file": str(photos.files[i].relative_to(photos.folder)),
+                "true": labels[classes[i]],
+                "baseline": labels[theirs[i]],
+                "here": labels[order[i, 0]],
+            }
+            for i in np.flatnonzero(order[:, 0] != theirs)
+        ],
+    }
+
+
+def kernels(suite: Suite, batches: Iterable[int]) -> dict[str, Any]:
+    """Return where one contender's runs spend their time, by batch size.
+
+    The last that it is asked: a profiler that cannot work here does not cost it its row.
+    """
+    suite.need(KERNELS_S)
+    suite.setting.tell(f"kernels of {PROFILED}")
+    found = {}
+    for batch in batches:
+        if answer := suite.ask(PROFILED, "kernels", batch=batch, runs=10):
+            found[str(batch)] = answer["kernels"]
+    return {"contender": PROFILED, "batches": found, "excluded": suite.excluded()}
+
+
+def ceilings(suite: Suite) -> dict[str, Row]:
+    """Measure how many operations a second the machine has at most, by precision."""
+    suite.need(CEILINGS_S)
+    suite.setting.tell("the machine's ceilings")
+    suite.open(CEILINGS)
+    requests = {entry.name: {"batch": 1, "runs": 1} for entry in suite.alive}
+    rounds = suite.setting.plan.ceiling_rounds
+    answers = suite.take_turns("time", requests, rounds)
+    for name, row in suite.rows.items():
+        entry = suite.entries[name]
+        row.update(title=entry.title, precision=name.split("-")[1])
+        if name in answers:
+            fastest = min(min(turn["seconds"]) for turn in answers[name])
+            row["gflops"] = row["about"].pop("operations") / fastest / 1e9
+    return suite.rows

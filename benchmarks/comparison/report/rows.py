@@ -1,0 +1,182 @@
+"""A stored result read into rows: one for each contender, None where it has no number."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from comparison.contenders.entries import BASELINE, CONTENDERS
+
+Result = dict[str, Any]
+Rounds = Sequence[Sequence[float]]
+"""By round, the seconds of each run in one contender's turn."""
+
+TITLES = {entry.name: entry.title for entry in CONTENDERS}
+FAMILIES = {entry.name: entry.family for entry in CONTENDERS}
+
+FEWEST = {50: 1, 90: 10, 99: 100}
+"""Samples for which a percentile is more than the maximum under another name."""
+
+QUIET = 0.05
+"""Of the cores' time, for others than the contenders."""
+STEADY = 0.15
+"""Of the median ratio, between quartiles: 0.02 to 0.14 on quiet machines, over 0.4 on busy ones."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of ratios; `doubtful` if the machine was not quiet."""
+
+    median: float
+    low: float
+    high: float
+    doubtful: bool = False
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What others did to the contenders at one batch size; None where it was not recorded."""
+
+    others: float | None  # share of the cores' time that others took
+    switches: float | None
+    """Times a second that the kernel took a core from a contender that had more to do. None is too
+    many: a contender's own threads bring them about as well."""
+    spread: float | None  # between quartiles, relative to the median; of the middle contender
+
+    @property
+    def trusted(self) -> bool:
+        """Whether ratios of times mean something."""
+        return (self.others or 0) <= QUIET and (self.spread or 0) <= STEADY
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender's numbers, None where there are none; times in seconds, sizes in bytes."""
+
+    name: str
+    title: str
+    family: str
+    status: str  # "ok", "failed", "absent" or "skipped"
+    reason: str | None
+    about: dict[str, Any]
+    samples: Sequence[float]  # of batch 1
+    throughput: dict[int, float]  # images a second by batch size, from the median run
+    speedup: dict[int, Spread]  # against the baseline, pair by pair
+    share: float | None  # of its precision's ceiling, at its best batch size
+    load_s: float | None
+    memory_bytes: int | None
+    gpu_bytes: int | None
+    file_bytes: int | None
+
+    @property
+    def best(self) -> float:
+        """Return the highest throughput of any batch size, 0 where there is none."""
+        return max(self.throughput.values(), default=0.0)
+
+    def latency(self, percent: int) -> float | None:
+        """Return a percentile of the samples; None where they are too few to say."""
+        enough = len(self.samples) >= FEWEST[percent]
+        return float(np.quantile(self.samples, percent / 100)) if enough else None
+
+
+def rows_from_result(result: Result) -> list[Row]:
+    """Return the speed rows in the order of the report. A failed row has no numbers at all."""
+    doubtful = {b for b, found in disturbances(result).items() if not found.trusted}
+    return [
+        replace(
+            row, speedup={b: replace(s, doubtful=b in doubtful) for b, s in row.speedup.items()}
+        )
+        for row in _rows(result)
+    ]
+
+
+def ceilings(result: Result) -> dict[str, float]:
+    """Return the fastest matrix product of each precision, in GFLOP (or integer GOP) a second."""
+    best: dict[str, float] = {}
+    for row in result.get("ceilings", {}).values():
+        if "gflops" in row:
+            best[row["precision"]] = max(best.get(row["precision"], 0.0), row["gflops"])
+    return best
+
+
+def disturbances(result: Result) -> dict[int, Disturbance]:
+    """Return what others did to the contenders, by batch size."""
+    rows = _rows(result)
+    spreads: dict[int, list[float]] = {batch: [] for row in rows for batch in row.throughput}
+    for row in rows:
+        for batch, found in row.speedup.items() if row.name != BASELINE else ():
+            spreads[batch].append((found.high - found.low) / found.median)
+
+    def rate(what: str, batch: int) -> float | None:
+        """Add up what turns recorded: a number, and the seconds in which it came about."""
+        raw = result["speed"]["rows"].values()
+        turns = [turn for row in raw for turn in row.get(what, {}).get(str(batch), ()) if turn]
+        seconds = sum(turn[1] for turn in turns)
+        return max(0.0, sum(turn[0] for turn in turns)) / seconds if seconds else None
+
+    return {
+        batch: Disturbance(
+            rate("others", batch), rate("switches", batch), median(found) if found else None
+        )
+        for batch, found in sorted(spreads.items())
+    }
+
+
+def paired_speedup(baseline: Rounds, rounds: Rounds) -> Spread:
+    """Return how many times faster than the baseline, round by round.
+
+    A round's ratio is that of the medians of two turns taken within the same round, so that drift
+    of the machine cancels.
+    """
+    ratios = [median(b) / median(r) for b, r in zip(baseline, rounds, strict=False)]
+    low, middle, high = map(float, np.quantile(ratios, (0.25, 0.5, 0.75)))
+    return Spread(middle, low, high)
+
+
+def flat(rounds: Iterable[Sequence[float]]) -> list[float]:
+    """Return every sample of every round."""
+    return list(chain.from_iterable(rounds))
+
+
+def _rows(result: Result) -> list[Row]:
+    speed = result["speed"]
+    found, gflop, limits = speed["rows"], speed["model"]["gflop"], ceilings(result)
+    names = [n for n in TITLES if n in found] + [n for n in found if n not in TITLES]
+    return [_row(name, found[name], found.get(BASELINE, {}), limits, gflop) for name in names]
+
+
+def _row(
+    name: str, stored: Result, baseline: Result, limits: dict[str, float], gflop: float
+) -> Row:
+    numbers = stored if stored["status"] == "ok" else {}
+    rounds = dict(sorted((int(b), turns) for b, turns in numbers.get("rounds", {}).items()))
+    # a row of a later sitting brings the turns that the baseline took in that one
+    theirs = stored.get("against") or baseline.get("rounds", {})
+    if baseline.get("status") != "ok":
+        theirs = {}
+    throughput = {b: b / median(flat(turns)) for b, turns in rounds.items()}
+    about = stored.get("about", {})
+    limit = limits.get(about.get("compute", ""))
+    return Row(
+        name=name,
+        title=TITLES.get(name, name),
+        family=FAMILIES.get(name, "other"),
+        status=stored["status"],
+        reason=stored["reason"],
+        about=about,
+        samples=() if about.get("pipelined") else flat(rounds.get(1, ())),
+        throughput=throughput,
+        speedup={
+            b: paired_speedup(theirs[str(b)], turns)
+            for b, turns in rounds.items()
+            if str(b) in theirs
+        },
+        share=max(throughput.values()) * gflop / limit if limit and throughput else None,
+        load_s=numbers.get("load_s"),
+        memory_bytes=numbers.get("memory_bytes"),
+        gpu_bytes=numbers.get("gpu_bytes"),
+        file_bytes=numbers.get("file_bytes"),
+    )

@@ -1,0 +1,87 @@
+"""A table as text, Markdown or HTML, and how numbers are written in its cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from comparison.report.rows import Spread
+
+DASH = "\u2013"
+MARK, MARK_WORDS = "†", "taken on a machine too busy for it to be trusted"
+"""What stands behind a ratio that is doubtful, and what it says."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text under a title and a note; all columns but the first are right-aligned."""
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+    words: bool = False  # words rather than numbers: left-aligned in HTML
+
+    def text(self) -> str:
+        """Return columns aligned by spaces."""
+        widths = [max(map(len, column)) for column in zip(self.head, *self.body, strict=True)]
+
+        def line(cells: Sequence[str]) -> str:
+            padded = [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
+            return "  ".join([cells[0].ljust(widths[0]), *padded]).rstrip()
+
+        return "\n".join(line(cells) for cells in (self.head, *self.body))
+
+    def markdown(self) -> str:
+        """Return a Markdown table."""
+        rule = ("---", *("---:" for _ in self.head[1:]))
+        lines = (
+            " | ".join(c.replace("|", r"\|") for c in r) for r in (self.head, rule, *self.body)
+        )
+        return "\n".join(f"| {line} |" for line in lines)
+
+    def html(self) -> str:
+        """Return a section of a page; rows of vit-engine have a class of their own."""
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
+        body = "".join(
+            f"<tr class='{'ours' if cells[0].startswith('vit-engine') else ''}'>"
+            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            + "</tr>"
+            for cells in self.body
+        )
+        return (
+            f"<section><h2>{escape(self.title)}</h2><p>{escape(self.note)}</p><div class='scroll'>"
+            f"<table class='{'words' if self.words else 'numbers'}'><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table></div></section>"
+        )
+
+
+def ms(seconds: float | None) -> str:
+    """Return milliseconds with three significant digits."""
+    return DASH if seconds is None else rate(seconds * 1e3)
+
+
+def rate(value: float | None) -> str:
+    """Return three significant digits, more before the point where there are more."""
+    if value is None:
+        return DASH
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """Return a share as percent."""
+    return DASH if share is None else f"{share:.{decimals}%}"
+
+
+def megabytes(size: int | None) -> str:
+    """Return a size in 1e6 bytes."""
+    return DASH if not size else f"{size / 1e6:,.0f}" if size >= 1e7 else f"{size / 1e6:.1f}"
+
+
+def ratio(found: Spread | None) -> str:
+    """Return the median and the quartiles."""
+    return f"{times(found)} ({found.low:.2f}{DASH}{found.high:.2f})" if found else DASH
+
+
+def times(found: Spread | None) -> str:
+    """Return the median, with a mark where it is not to be trusted."""
+    return f"{found.median:.2f}{MARK if found.doubtful else ''}" if found else DASH

@@ -1,0 +1,183 @@
+"""One child process: it is asked, it answers in time or not at all, and how it ended is told."""
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Self
+
+from vit_engine.errors import MachineError, limit_in_words
+
+START_LIMIT = 60.0
+"""Seconds for a child to import what it needs."""
+
+_SIZE = struct.Struct("<Q")  # before each message
+
+
+class EndedError(Exception):
+    """The child ended before it answered; the text is the signal's name or the exit code."""
+
+
+class Channel:
+    """The child's end: requests as they come, and the answers to them. Messages are bytes."""
+
+    def __init__(self, requests: int, answers: int) -> None:
+        self._requests, self._answers = os.fdopen(requests, "rb"), answers
+
+    def requests(self) -> Iterator[bytes]:
+        """Yield each request until the parent closes the pipe, or is gone."""
+        while len(head := self._requests.read(_SIZE.size)) == _SIZE.size:
+            (size,) = _SIZE.unpack(head)
+            message = self._requests.read(size)
+            if len(message) < size:
+                return
+            yield message
+
+    def answer(self, message: bytes = b"") -> None:
+        """Send one message; BrokenPipeError where the parent is gone."""
+        _write(self._answers, message)
+
+
+class Worker:
+    """A child process that runs `serve`, a function of a module; a context manager.
+
+    It has this process's import path, one BLAS thread and at most `memory` bytes of address space.
+    What it writes is thrown away, but for stderr where a file is given. A terminal's ^C does not
+    reach it: the parent ends its children in its own time. To start another in its place is the
+    caller's affair.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[[Channel], None],
+        *,
+        purpose: str,
+        memory: int | None = None,
+        pass_fds: Sequence[int] = (),
+        stderr: int | IO[bytes] = subprocess.DEVNULL,
+    ) -> None:
+        """Start it; MachineError where that cannot be. `purpose` follows "a process to"."""
+        self._purpose = purpose
+        requests, self._requests = os.pipe()
+        self._answers, answers = os.pipe()
+        self._pipes: tuple[int, ...] = (self._requests, self._answers)
+        code = (
+            "import sys; sys.path[:] = sys.argv[4:]; "
+            f"from {serve.__module__} import {serve.__qualname__} as serve; "
+            "from vit_engine.machine.worker import run; run(serve, *map(int, sys.argv[1:4]))"
+        )
+        arguments = (str(requests), str(answers), str(memory or 0), *filter(None, sys.path))
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", code, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                pass_fds=(requests, answers, *pass_fds),
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                process_group=0,
+            )
+        except OSError as e:
+            self._close_pipes()
+            words = limit_in_words(e) or e.strerror
+            raise MachineError(f"cannot start a process to {purpose}: {words}") from e
+        finally:
+            os.close(requests)
+            os.close(answers)
+
+    def wait_until_ready(self) -> None:
+        """Wait until `serve` begins; MachineError, with how it ended, where that does not come."""
+        try:
+            self.answer(START_LIMIT)
+        except (EndedError, TimeoutError) as e:
+            self.close()
+            ended = str(e) or f"not ready in {START_LIMIT:g} s"
+            raise MachineError(
+                f"a process to {self._purpose} did not start ({ended}); "
+                "is enough memory free, and allowed (ulimit -v)?"
+            ) from e
+
+    def ask(self, message: bytes) -> None:
+        """Send one message. To a child that has ended it does nothing: `answer` tells."""
+        with contextlib.suppress(BrokenPipeError):
+            _write(self._requests, message)
+
+    def answer(self, seconds: float) -> bytes:
+        """Return the next message.
+
+        TimeoutError where nothing comes for so long, EndedError where nothing can come any more.
+        """
+        (size,) = _SIZE.unpack(self._read(_SIZE.size, seconds))
+        return self._read(size, seconds)
+
+    def is_alive(self) -> bool:
+        """Tell whether the child has not ended."""
+        return self._child.poll() is None
+
+    def kill(self) -> None:
+        """End the child, from any thread: an `answer` that waits for it raises EndedError."""
+        self._child.kill()
+
+    def close(self) -> None:
+        """Kill and reap the child; one that a kill cannot end (a hung disk) is left behind."""
+        self._child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(1)
+        self._close_pipes()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _close_pipes(self) -> None:
+        for pipe in self._pipes:
+            os.close(pipe)
+        self._pipes = ()
+
+    def _read(self, size: int, seconds: float) -> bytes:
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        parts = []
+        while size:
+            if not poll.poll(seconds * 1000):
+                raise TimeoutError
+            part = os.read(self._answers, min(size, 2**20))
+            if not part:
+                raise EndedError(self._how_it_ended())
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _how_it_ended(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(1)  # it has closed its pipe, and may not be reaped yet
+        code = self._child.poll()
+        return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+
+
+def run(serve: Callable[[Channel], None], requests: int, answers: int, memory: int) -> None:
+    """Say that all is ready and serve; the life of the child."""
+    if memory:
+        _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+        limit = memory if allowed == resource.RLIM_INFINITY else min(memory, allowed)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    channel = Channel(requests, answers)
+    channel.answer()
+    serve(channel)
+
+
+def _write(descriptor: int, message: bytes) -> None:
+    head = _SIZE.pack(len(message))
+    written = os.writev(descriptor, (head, message))
+    for part in (head, message):
+        left = memoryview(part)[written:]
+        written = max(0, written - len(part))
+        while left:
+            left = left[os.write(descriptor, left) :]

@@ -1,0 +1,58 @@
+"""Compiled models of OpenVINO's, kept for the next opening."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vit_engine.errors import WriteError, one_line
+from vit_engine.machine import processor
+from vit_engine.machine.atomic import write_whole
+from vit_engine.providers.engine_cache import EngineCache, NoCacheError
+from vit_engine.providers.provider import Request
+
+log = logging.getLogger(__name__)
+
+BLOB = "model.blob"
+
+
+def cache_key(request: Request, settings: Mapping[str, Any], version: str) -> dict[str, str]:
+    """Return all that a compiled model depends on."""
+    digest = request.contract.content_sha256  # the engine has held the file against it
+    if digest is None:
+        with request.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    cpu = processor.cpu()
+    return {
+        "artefact": digest,
+        "openvino": version,
+        "cpu": f"{cpu.name}: {' '.join(cpu.features)}",
+        **{name: str(value) for name, value in settings.items()},
+    }
+
+
+def kept_model(
+    compiled: Callable[[], Any], loaded: Callable[[Path], Any], key: Mapping[str, str]
+) -> Any:
+    """Return the compiled model, from where it is kept or else kept from now on."""
+    try:
+        cache = EngineCache.of(key, "OpenVINO")
+    except NoCacheError as e:
+        log.warning("%s; until then each start compiles the model anew", e)
+        return compiled()
+    with cache.locked():
+        if not cache.sound():
+            cache.clear()
+            model = compiled()
+            try:
+                write_whole(cache.folder / BLOB, model.export_model().getvalue())
+                cache.seal()
+            except WriteError as e:
+                log.warning("the compiled model is not kept: %s", e)
+            return model
+    try:
+        return loaded(cache.folder / BLOB)
+    except RuntimeError as e:
+        log.warning("the stored OpenVINO model does not load (%s); compiling it", one_line(e))
+        return compiled()

@@ -1,0 +1,174 @@
+"""The OpenVINO provider: x86 CPUs, in f32, bf16, or with 8-bit weights."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vit_engine.artefact.integrity import check_state, state_of
+from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, narrowest_input
+from vit_engine.artefact.rewrites.openvino_heads import bring_heads_forward
+from vit_engine.errors import (
+    ArtefactError,
+    MachineError,
+    ProviderError,
+    UsageError,
+    limit_in_words,
+    one_line,
+)
+from vit_engine.machine import processor
+from vit_engine.machine.installation import pip_install
+from vit_engine.options import EngineOptions
+from vit_engine.providers.openvino.compiled_cache import cache_key, kept_model
+from vit_engine.providers.openvino.stream_session import StreamSession
+from vit_engine.providers.provider import Obstacle, Provider, Request
+from vit_engine.providers.tensors import Tensor, check_tensors
+
+BATCH = 8
+"""Images at once that keep a few cores busy."""
+
+MOST_STREAMS = 32
+"""More would start for long, and each needs room for its activations [est]."""
+
+MODULE, TELEMETRY = "openvino", "openvino_telemetry"
+CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+
+
+def import_openvino() -> ModuleType:
+    """Return the openvino module, or raise ProviderError with the extra to install.
+
+    Without its telemetry, which tells its maker of the import and leaves an id in the user's home:
+    an empty module in its place makes OpenVINO do as where that is not installed. One that was
+    imported before, by others, stays as it is.
+    """
+    silence = MODULE not in sys.modules and TELEMETRY not in sys.modules
+    if silence:
+        sys.modules[TELEMETRY] = ModuleType(TELEMETRY)
+    try:
+        import openvino
+    except ModuleNotFoundError as e:
+        raise ProviderError(f"OpenVINO is not installed; {pip_install('openvino')}") from e
+    except ImportError as e:
+        words = limit_in_words(e) or one_line(e)
+        raise ProviderError(f"OpenVINO is installed, and cannot be loaded: {words}") from e
+    finally:
+        if silence:
+            del sys.modules[TELEMETRY]
+    module: ModuleType = openvino
+    return module
+
+
+def streams_for(threads: int, largest: int) -> int:
+    """Return how many streams to make of the threads, for batches of up to `largest` images.
+
+    A thread is busiest alone: two of one stream wait for each other at each product. An image for
+    each stream is the least.
+    """
+    return max(1, min(threads, largest, MOST_STREAMS))
+
+
+def properties(request: Request, streams: int) -> dict[str, Any]:
+    """Return what OpenVINO compiles the model with."""
+    return {
+        "INFERENCE_NUM_THREADS": request.options.compute_threads,
+        "NUM_STREAMS": streams,
+        # Its own default is bf16 wherever the CPU has it.
+        "INFERENCE_PRECISION_HINT": request.options.compute or "f32",
+    }
+
+
+def open_on_openvino(request: Request, largest: int) -> StreamSession:
+    """Compile the artefact for batches of up to `largest`, or load it as it was compiled before."""
+    openvino = import_openvino()
+    core = openvino.Core()
+    before = state_of(request.path)
+    channels = None
+    if request.contract.identity.precision == "int8":
+        if not processor.cpu().int8:
+            raise UsageError(
+                f"{request.path} is int8, which OpenVINO computes in float on a CPU without VNNI, "
+                "as this one is; use --provider cpu"
+            )
+        channels = narrowest_input(request.path)
+
+    def compiled(settings: Mapping[str, Any]) -> Any:
+        try:
+            model = core.read_model(_source(request))
+            check_tensors(_tensors(model), request)
+            bring_heads_forward(model)
+            return core.compile_model(model, "CPU", settings)
+        except RuntimeError as e:
+            if limit := limit_in_words(e):
+                raise MachineError(f"{request.path} cannot be opened: {limit}") from e
+            words = one_line(e, 1000)
+            raise ArtefactError(f"{request.path}: OpenVINO cannot open it: {words}") from e
+
+    def loaded(settings: Mapping[str, Any], blob: Path) -> Any:
+        return core.import_model(openvino.tensor_from_file(str(blob)), "CPU", settings)
+
+    def opened(streams: int) -> Any:
+        check_state(request.path, before)
+        settings = properties(request, streams)
+        if channels:
+            # A step for each token, as in the file; in a wider product, for each so many channels
+            # of it. OpenVINO's own default, a step for every 32 channels, takes a third longer.
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = channels
+        if not request.options.keep:
+            return compiled(settings)
+        key = cache_key(request, settings, openvino.__version__)
+        return kept_model(lambda: compiled(settings), lambda blob: loaded(settings, blob), key)
+
+    streams = streams_for(request.options.compute_threads, largest)
+    return StreamSession(opened, request.contract, largest, streams)
+
+
+def _source(request: Request) -> str | bytes:
+    """Return what OpenVINO reads."""
+    if request.contract.identity.precision == "int8":
+        return dynamic_int8(request.path.read_bytes())
+    try:
+        str(request.path).encode()
+    except UnicodeEncodeError:  # OpenVINO takes names in UTF-8 alone
+        return request.path.read_bytes()
+    return str(request.path)
+
+
+def _tensors(model: Any) -> list[Tensor]:
+    """Return the inputs and outputs of a model."""
+    return [
+        (
+            tensor.get_any_name(),
+            tensor.element_type.to_dtype().name,
+            [n.get_length() if n.is_static else None for n in list(tensor.partial_shape)[1:]],
+        )
+        for tensor in (*model.inputs, *model.outputs)
+    ]
+
+
+def _obstacle(options: EngineOptions) -> Obstacle | None:
+    try:
+        openvino = import_openvino()
+    except ProviderError as e:
+        reason, _, cure = str(e).partition("; ")
+        return Obstacle(reason, cure or pip_install("openvino"))
+    core = openvino.Core()
+    if "CPU" not in core.available_devices:
+        words = f"OpenVINO offers no CPU here, only {core.available_devices}"
+        return Obstacle(words, "use --provider cpu")
+    if options.compute == "bf16" and "BF16" not in core.get_property("CPU", CAPABILITIES):
+        reason = "this CPU has no bf16 instructions (AVX-512 BF16 or AMX)"
+        return Obstacle(reason, "use --compute f32")
+    return None
+
+
+OPENVINO = Provider(
+    name="openvino",
+    kind="cpu",
+    precisions=("fp16", "fp32", "int8"),
+    computes=("f32", "bf16"),
+    default_batch=lambda options: max(BATCH, options.compute_threads),
+    in_flight=1,
+    obstacle=_obstacle,
+    open=open_on_openvino,
+)

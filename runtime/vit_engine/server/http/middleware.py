@@ -1,0 +1,114 @@
+"""What stands before every route: keys, one count a request, the access log, plain ASGI."""
+
+import hashlib
+import hmac
+import json
+import sys
+import time
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vit_engine.server.core.metrics import Metrics
+from vit_engine.server.core.settings import Settings
+from vit_engine.server.http.body import CountingReceive
+from vit_engine.server.http.responses import CLIENT_LEFT, error_response
+
+_LATE = 408
+
+_OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
+"""Paths that ask for no key: probes, the page without its answers, and what can be asked."""
+
+
+class AccessMiddleware:
+    """Lets requests in, and counts each of them once when it has ended, however it ends."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the life span of the application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        headers = Headers(scope=scope)
+        body = CountingReceive(receive)
+        has_body = "content-length" in headers or "transfer-encoding" in headers
+        status = CLIENT_LEFT
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if has_body and not body.ended:
+                    # Whoever sends all before he reads is to get the answer; whoever waits to be
+                    # asked for the body is not asked, and whoever was late is not waited for.
+                    if "expect" not in headers and status != _LATE:
+                        await body.discard(self._settings)
+                    if not body.ended:
+                        message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        try:
+            await self._app(scope, body, answer)
+        finally:
+            route = getattr(scope.get("endpoint"), "__name__", "none")
+            seconds = time.monotonic() - start
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._metrics.body_bytes.inc(body.size)
+            if self._settings.log_requests:
+                _log(scope, status, seconds, body.size)
+
+
+class ApiKeyMiddleware:
+    """Refuses requests without one of the keys, where there are any."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._keys = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] != "http" or self._passes(scope):
+            await self._app(scope, receive, send)
+            return
+        self._metrics.refusals.labels("key").inc()
+        response = error_response(401, "key", "a key is needed: Authorization: Bearer KEY")
+        await response(scope, receive, send)
+
+    def _passes(self, scope: Scope) -> bool:
+        if not self._keys or not needs_key(scope["method"], scope["path"]):
+            return True
+        headers = Headers(scope=scope)
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = _digest(given.encode())
+        # Every key is looked at, so that the time tells nothing.
+        return bool(sum(hmac.compare_digest(digest, known) for known in self._keys))
+
+
+def needs_key(method: str, path: str) -> bool:
+    """Return whether a request is refused without a key, where keys are asked for."""
+    return path not in _OPEN or method not in ("GET", "HEAD")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _log(scope: Scope, status: int, seconds: float, size: int) -> None:
+    """Write one line of JSON to stdout: no body, no query, no key."""
+    client = scope.get("client")
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "client": client[0] if client else None,
+        "method": scope["method"],
+        "path": scope["path"][:200],
+        "status": status,
+        "ms": round(seconds * 1e3, 2),
+        "bytes": size,
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,220 @@
+"""What each path answers."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+import vit_engine
+from vit_engine.server.core.admission import MemoryReservation
+from vit_engine.server.core.refusal import ClientLeftError, RefusalError
+from vit_engine.server.core.scheduler import Scheduler
+from vit_engine.server.core.service import Service
+from vit_engine.server.http.body import read_body
+from vit_engine.server.http.codecs import classification, open_inference
+from vit_engine.server.http.codecs.open_inference_models import (
+    EXTENSIONS,
+    config_of,
+    metadata_of,
+    stats_of,
+)
+from vit_engine.server.http.codecs.openapi import BINARY, JSON, Operation, document
+from vit_engine.server.http.middleware import needs_key
+from vit_engine.server.http.page import page_and_policy
+from vit_engine.server.http.responses import CLIENT_LEFT, error_response, refusal_response
+
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Routes:
+    """The endpoints of a service, which are described by their docstrings."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._page, self._policy = page_and_policy()
+        self._openapi = document(self._operations(), service.settings, service.names)
+
+    def _operations(self) -> Iterable[Operation]:
+        def get(
+            path: str, endpoint: Any, *statuses: int, media: tuple[str, ...] = (JSON,)
+        ) -> Operation:
+            model = (404,) if "{name}" in path else ()
+            key = (401,) if needs_key("GET", path) else ()
+            return Operation("GET", path, endpoint, (*key, *model, *statuses), media)
+
+        yield get("/", self.root, media=(JSON, "text/html"))
+        yield Operation("POST", "/", self.root)
+        yield Operation("POST", "/v1/classify", self.classify)
+        yield Operation("POST", "/invocations", self.classify)
+        yield get("/health", self.health, 503)
+        yield get("/ping", self.health, 503)
+        yield get("/info", self.info)
+        yield get("/metrics", self.metrics, media=("text/plain",))
+        yield get("/openapi.json", self.openapi)
+        yield get("/v2", self.server)
+        yield get("/v2/health/live", self.live, 503)
+        yield get("/v2/health/ready", self.health, 503)
+        yield get("/v2/models/stats", self.all_stats)
+        for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+            yield get(path, self.metadata)
+            yield get(f"{path}/config", self.config)
+            yield get(f"{path}/stats", self.stats)
+            yield get(f"{path}/ready", self.model_ready, 503)
+            yield Operation("POST", f"{path}/infer", self.infer, media=(JSON, BINARY))
+
+    def routes(self) -> list[Route]:
+        """Return the routes for Starlette, each with all its methods."""
+        methods: dict[tuple[str, Any], list[str]] = defaultdict(list)
+        for operation in self._operations():
+            methods[operation.path, operation.endpoint].append(operation.method)
+        return [Route(path, endpoint, methods=m) for (path, endpoint), m in methods.items()]
+
+    # Errors
+
+    async def refuse(self, _: Request, error: Exception) -> Response:
+        """Answer what was refused."""
+        assert isinstance(error, RefusalError)
+        self._service.metrics.refusals.labels(error.code).inc()
+        return refusal_response(error)
+
+    async def leave(self, _: Request, error: Exception) -> Response:
+        """Count a client that has left; the answer goes nowhere."""
+        assert isinstance(error, ClientLeftError)
+        self._service.metrics.refusals.labels("left").inc()
+        return Response(status_code=CLIENT_LEFT)
+
+    async def refuse_http(self, _: Request, error: Exception) -> Response:
+        """Answer what no route takes."""
+        assert isinstance(error, HTTPException)
+        status, words = error.status_code, error.detail
+        if status == 404:
+            words = "there is nothing at this path; /openapi.json lists what there is"
+        code = {404: "path", 405: "method"}.get(status, "http")
+        return error_response(status, code, words, error.headers)
+
+    async def fail(self, _: Request, __: Exception) -> Response:
+        """Answer what was not foreseen."""
+        words = "an error that was not foreseen; the server's log has it"
+        return error_response(500, "internal", words)
+
+    # Labels
+
+    async def root(self, request: Request) -> Response:
+        """Labels of images; the page for browsers; what there is, for others."""
+        if request.method == "POST":
+            return await self.classify(request)
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+        return JSONResponse(
+            {
+                "name": "vit-engine",
+                "version": vit_engine.__version__,
+                "models": self._service.names,
+                "routes": sorted(self._openapi["paths"]),
+            }
+        )
+
+    async def classify(self, request: Request) -> Response:
+        """Labels of an image, or rows of several."""
+        service = self._service
+        scheduler = service.find(request.query_params.get("model"))
+        with MemoryReservation(service.memory) as reservation:
+            body = await read_body(request, reservation, service.settings)
+            kind = request.headers.get("content-type", "")
+            asked = classification.parse_request(body, kind, request.query_params, service.settings)
+            del body
+            asked.selection(scheduler.engine.output)  # refused before there is work to do
+            done = await service.infer(scheduler, asked.images, request.receive)
+        return classification.answer(asked, done, scheduler.engine.output)
+
+    # What there is
+
+    async def health(self, _: Request) -> Response:
+        """Whether requests are wanted."""
+        state = self._service.state
+        if state == "ready":
+            return JSONResponse({"status": state})
+        return error_response(503, state, f"this server is {state}")
+
+    async def live(self, _: Request) -> Response:
+        """Whether a new process is needed."""
+        if self._service.alive:
+            return JSONResponse({"status": "live"})
+        return error_response(503, "dead", "this server cannot answer any more: start a new one")
+
+    async def info(self, _: Request) -> Response:
+        """The contract of each model."""
+        models = [
+            {
+                "name": name,
+                "provider": scheduler.engine.provider,
+                "max_batch": scheduler.engine.max_batch,
+                "contract": asdict(scheduler.engine.contract),
+            }
+            for name, scheduler in self._service.schedulers.items()
+        ]
+        return JSONResponse({"version": vit_engine.__version__, "models": models})
+
+    async def metrics(self, _: Request) -> Response:
+        """What is counted, in Prometheus' text format."""
+        return PlainTextResponse(self._service.metrics.text(), headers={"content-type": PROMETHEUS})
+
+    async def openapi(self, _: Request) -> Response:
+        """This document."""
+        return JSONResponse(self._openapi)
+
+    # The inference protocol
+
+    async def server(self, _: Request) -> Response:
+        """The server, and which extensions of the protocol it has."""
+        version = vit_engine.__version__
+        return JSONResponse({"name": "vit-engine", "version": version, "extensions": EXTENSIONS})
+
+    async def metadata(self, request: Request) -> Response:
+        """Inputs and outputs."""
+        return JSONResponse(metadata_of(self._find(request)))
+
+    async def model_ready(self, request: Request) -> Response:
+        """Whether requests to this model are wanted."""
+        scheduler, state = self._find(request), self._service.state
+        if scheduler.ready and not self._service.draining:
+            return JSONResponse({"name": scheduler.name, "ready": True})
+        return error_response(503, state, f"{scheduler.name} is {state}")
+
+    async def config(self, request: Request) -> Response:
+        """The configuration."""
+        return JSONResponse(config_of(self._find(request)))
+
+    async def stats(self, request: Request) -> Response:
+        """What has gone through."""
+        return self._stats([self._find(request)])
+
+    async def all_stats(self, _: Request) -> Response:
+        """What has gone through every model."""
+        return self._stats(self._service.schedulers.values())
+
+    def _stats(self, schedulers: Iterable[Scheduler]) -> Response:
+        metrics = self._service.metrics
+        stats = [stats_of(scheduler, metrics) for scheduler in schedulers]
+        return JSONResponse({"model_stats": stats})
+
+    async def infer(self, request: Request) -> Response:
+        """Logits of tensors, or their labels."""
+        service, scheduler = self._service, self._find(request)
+        with MemoryReservation(service.memory) as reservation:
+            body = await read_body(request, reservation, service.settings, compressed=True)
+            asked = open_inference.parse_request(
+                body, request.headers, scheduler.engine.contract, service.settings
+            )
+            del body
+            done = await service.infer(scheduler, asked.images, request.receive)
+        headers = {"server-timing": classification.timing(done)}
+        return open_inference.answer(asked, done, scheduler, headers)
+
+    def _find(self, request: Request) -> Scheduler:
+        return self._service.find(**request.path_params)

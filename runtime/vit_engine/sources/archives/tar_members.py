@@ -1,0 +1,162 @@
+"""The members of a tar, plain or gzipped, as tarfile reads them."""
+
+import io
+import os
+import posixpath
+import tarfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from vit_engine.errors import ImageError, one_line, printable
+from vit_engine.sources.archives.gunzipped import MAGIC, Gunzipped
+from vit_engine.sources.archives.tar_archive import TarArchive
+from vit_engine.sources.files import open_regular, too_many_bytes
+from vit_engine.sources.folders import by_name, why_passed_over
+from vit_engine.sources.item import Item, Limits, Span
+from vit_engine.sources.signatures import HEAD, is_image, unread_format
+
+MAX_NAME = 4096
+"""Characters of the longest name of a member, as of the longest path that Linux opens."""
+
+REMEMBERED = 2**16
+"""Members of late that a link may name: some megabytes of names."""
+
+READ_AGAIN = 2**32
+"""Bytes that are unpacked again, in all, for the links of one gzipped tar: ten seconds or so."""
+
+_NO_MEMBERS = (tarfile.DIRTYPE, b"D", b"V", b"N", b"A")  # GNU's and Solaris' lists, labels, rights
+_SPECIAL = {
+    tarfile.CHRTYPE: "a character device",
+    tarfile.BLKTYPE: "a block device",
+    tarfile.FIFOTYPE: "a FIFO",
+}
+_CONTINUED = b"M"  # GNU's: the rest of a member that began in another volume
+
+
+def tar_members(
+    path: str, all_files: bool, limits: Limits, report_progress: Callable[[], None]
+) -> Iterator[Item | str]:
+    """Yield the images as items, `path`/member, and why a member is passed over as a string.
+
+    A member of a plain tar is a span of it; those of a gzipped one come with their bytes. Damage
+    that is followed by a sound header is an item `path` with an error. ImageError and OSError, at
+    the end, where there is more amiss.
+    """
+    with open_regular(path) as file:
+        if os.pread(file.fileno(), len(MAGIC), 0) != MAGIC:
+            yield from _Tar(path, file, report_progress, all_files, limits).members()
+            return
+        stream = Gunzipped(file, report_progress)
+        try:
+            yield from _Tar(path, stream, report_progress, all_files, limits).members()
+            stream.read_to_end()
+        except ImageError as e:
+            raise stream.fault or e from None
+        if stream.fault is not None:
+            raise stream.fault
+
+
+class _Place(NamedTuple):
+    """Where the bytes of a member are, and what is thought of them where they were looked at."""
+
+    start: int
+    size: int
+    verdict: tuple[bool, str | None] | None  # `is_image`, `unread_format`
+
+
+class _Tar:
+    """The images of a tar, by name or by content."""
+
+    def __init__(
+        self,
+        path: str,
+        stream: io.FileIO | Gunzipped,
+        report_progress: Callable[[], None],
+        all_files: bool,
+        limits: Limits,
+    ) -> None:
+        self._path, self._stream, self._report_progress = path, stream, report_progress
+        self._all_files, self._limits = all_files, limits
+        self._places: OrderedDict[str, _Place] = OrderedDict()  # by name, for links
+        self._head = b""  # of the member that comes now, where it has been read
+        self._read_again = 0
+
+    def members(self) -> Iterator[Item | str]:
+        """Yield what `tar_members` does."""
+        for member in TarArchive(self._stream, self._report_progress).headers():
+            if isinstance(member, ImageError):
+                yield Item(self._path, error=member)
+            elif max(len(member.name), len(member.linkname)) > MAX_NAME:
+                words = f"has a name of more than {MAX_NAME} characters at byte {member.offset}"
+                yield Item(self._path, error=ImageError("too_large", words))
+            elif not member.name:
+                words = f"has a member without a name at byte {member.offset}"
+                yield Item(self._path, error=ImageError("decode", words))
+            elif member.type not in _NO_MEMBERS and (found := self._found(member)) is not None:
+                yield found
+
+    def _found(self, member: tarfile.TarInfo) -> Item | str | None:
+        """Return an item, why it is passed over, or None for what is no image."""
+        name = f"{self._path}/{member.name}"
+        place = self._place(member)
+        wanted, unread = by_name(name)
+        if isinstance(place, _Place):
+            self._places[posixpath.normpath(member.name)] = place
+            if len(self._places) > REMEMBERED:
+                self._places.popitem(last=False)
+            wanted, unread = place.verdict or (wanted, unread)
+        if reason := why_passed_over(member.name, wanted=wanted, unread=unread):
+            return reason
+        if not wanted:
+            return None
+        if isinstance(place, ImageError):
+            return Item(name, error=place)
+        if place.size > self._limits.max_bytes:
+            return Item(name, error=too_many_bytes(place.size, self._limits))
+        if isinstance(self._stream, Gunzipped):
+            return self._unpacked(name, place, self._stream)
+        return Item(name, span=Span(self._path, place.start, place.size))
+
+    def _place(self, member: tarfile.TarInfo) -> _Place | ImageError:
+        """Return where the bytes of a member are, or why there are none as they are."""
+        self._head = b""
+        if member.islnk() or member.issym():
+            kind, target = "hard", member.linkname
+            if member.issym():
+                kind = "symbolic"
+                target = posixpath.join(posixpath.dirname(member.name), target)
+            words = f"is a {kind} link to {one_line(printable(member.linkname))}, "
+            words += "which is not before it in the tar"
+            return self._places.get(posixpath.normpath(target)) or ImageError("missing", words)
+        if member.issparse():
+            words = "is stored as a sparse file, which is not read; make the tar without --sparse"
+            return ImageError("format", words)
+        if member.type == _CONTINUED:
+            words = "began in another volume of the tar, which is not read; join the volumes"
+            return ImageError("format", words)
+        if kind := _SPECIAL.get(member.type, ""):
+            return ImageError("not_regular", f"is {kind}, not a regular file")
+        verdict = None
+        if self._all_files:
+            self._head = self._stream.read(min(HEAD, member.size))
+            verdict = is_image(self._head), unread_format(self._head)
+        return _Place(member.offset_data, member.size, verdict)
+
+    def _unpacked(self, name: str, place: _Place, stream: Gunzipped) -> Item:
+        """Return an item with the bytes of the member that comes now, or that a link names."""
+        if place.start + len(self._head) == stream.tell():
+            data = self._head + stream.read(place.size - len(self._head))
+        else:
+            self._read_again += place.start + place.size
+            if self._read_again > READ_AGAIN:
+                words = "is one link too many: a gzipped tar is read again for each; unpack it"
+                return Item(name, error=ImageError("too_large", words))
+            with open_regular(self._path) as file:
+                again = Gunzipped(file, self._report_progress)
+                again.seek(place.start)
+                data = again.read(place.size)
+        if len(data) < place.size:
+            words = f"is cut short: {len(data)} of {place.size} bytes are there"
+            return Item(name, error=ImageError("truncated", words))
+        return Item(name, data=data)

@@ -1,0 +1,104 @@
+"""Images in tars, read in a child process: one that is made to take memory or time takes little.
+
+The child walks the tar with the standard library and tells of each image: its name, and where its
+bytes are, or the bytes themselves.
+"""
+
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from vit_engine.errors import ImageError, one_line, printable
+from vit_engine.machine.worker import Channel, EndedError, Worker
+from vit_engine.sources.archives.tar_members import tar_members
+from vit_engine.sources.files import read_error
+from vit_engine.sources.item import LIMITS, Item, Limits
+
+MEMORY = 2**30
+"""Bytes of address space of the child: a few times the largest member's."""
+
+TIME_LIMIT = 30.0
+"""Seconds without a sign of life; the time that one image has, too."""
+
+_SIGN_OF_LIFE = 1.0  # seconds between two, where there is nothing else to tell
+
+
+def items_from_tar(
+    path: str, *, all_files: bool, passed_over: Counter[str] | None = None
+) -> Iterator[Item]:
+    """Yield a tar's images in its order, by extension or signature, as `path`/member.
+
+    A member of a plain tar is a span of it. Those of a gzipped one come with their bytes, up to the
+    limit. What is wrong with the tar is an item `path` with an error, in its place among the
+    members. `passed_over` is that of `folders.walked`. MachineError where no child can be started.
+    """
+    counts = Counter[str]() if passed_over is None else passed_over
+    with Worker(serve, purpose="read a tar in", memory=MEMORY) as worker:
+        worker.wait_until_ready()
+        worker.ask(pickle.dumps((path, all_files, LIMITS)))
+        try:
+            for found in _answers(worker):
+                if isinstance(found, str):
+                    counts[found] += 1
+                else:
+                    yield found
+        except EndedError as e:
+            yield Item(path, error=ImageError("crash", f"ended the process that reads it ({e})"))
+        except TimeoutError:
+            words = f"could not be read: nothing came for {TIME_LIMIT:g} s"
+            yield Item(path, error=ImageError("timeout", words))
+
+
+def _answers(worker: Worker) -> Iterator[Item | str]:
+    """Yield what `serve` tells of one tar."""
+    while True:
+        message = worker.answer(TIME_LIMIT)
+        if not message:  # a sign of life
+            continue
+        found = pickle.loads(message)
+        if found is None:
+            return
+        if isinstance(found, Item) and found.data is not None:
+            found = replace(found, data=worker.answer(TIME_LIMIT))
+        yield found
+
+
+def serve(channel: Channel) -> None:
+    """Read each tar that is asked for; the life of the child."""
+    told = time.monotonic()
+
+    def report_progress() -> None:
+        nonlocal told
+        if (now := time.monotonic()) > told + _SIGN_OF_LIFE:
+            channel.answer()
+            told = now
+
+    for request in channel.requests():
+        path, all_files, limits = pickle.loads(request)
+        for found in members_of(path, all_files, limits, report_progress):
+            if isinstance(found, Item) and found.data is not None:  # its bytes follow as they are
+                channel.answer(pickle.dumps(replace(found, data=b"")))
+                channel.answer(found.data)
+            else:
+                channel.answer(pickle.dumps(found))
+        channel.answer(pickle.dumps(None))
+
+
+def members_of(
+    path: str, all_files: bool, limits: Limits, report_progress: Callable[[], None]
+) -> Iterator[Item | str]:
+    """Yield a tar's images, why others are passed over, and an item for whatever ends it."""
+    try:
+        yield from tar_members(path, all_files, limits, report_progress)
+    except ImageError as e:
+        yield Item(path, error=e)
+    except OSError as e:
+        yield Item(path, error=read_error(e))
+    except MemoryError:
+        words = "needs more memory than reading a tar may use"
+        yield Item(path, error=ImageError("too_large", words))
+    except Exception as e:  # noqa: BLE001  what the libraries make of damage cannot be foreseen
+        words = f"cannot be read further: {printable(one_line(e))}"
+        yield Item(path, error=ImageError("decode", words))
