@@ -83,6 +83,36 @@ def sending(data: bytes) -> Answer:
     return lambda connection, _: connection.sendall(data)
 
 
+def replying(reply: Callable[[bytes], bytes], requests: list[bytes]) -> Answer:
+    """Keep each request, and send what the reply to it is."""
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        requests.append(request)
+        connection.sendall(reply(request))
+
+    return answer
+
+
+def moved(to: str, status: str = "302 Found") -> bytes:
+    return head(f"Location: {to}", status=status)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
+    """Names of hosts, with the addresses that they have each time they are looked up."""
+    real, known = socket.getaddrinfo, dict[str, list[list[str]]]()
+
+    def look_up(host, port, *rest, flags=0, **options):
+        if host not in known:
+            return real(host, port, *rest, flags=flags, **options)
+        if flags:
+            raise socket.gaierror
+        return [found for ip in known[host].pop(0) for found in real(ip, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return known
+
+
 def trickling(data: bytes, pause: float) -> Answer:
     def answer(connection: socket.socket, _: bytes) -> None:
         for i in range(len(data)):
@@ -205,13 +235,8 @@ def test_urls_that_lead_nowhere_are_told(url: str, words: str) -> None:
 
 def asked(url: str, **options) -> list[bytes]:
     """What is sent to a server at the URL, whose PORT is put in."""
-    requests = []
-
-    def answer(connection: socket.socket, request: bytes) -> None:
-        requests.append(request)
-        connection.sendall(sized())
-
-    with serving(answer) as port:
+    requests: list[bytes] = []
+    with serving(replying(lambda _: sized(), requests)) as port:
         assert bytes_from_url(url.replace("PORT", str(port)), **options) == PNG
     return requests
 
@@ -242,14 +267,13 @@ def test_a_url_cannot_write_headers() -> None:
 def test_credentials_of_a_url_are_sent_to_its_host_alone() -> None:
     (request,) = asked("http://us%40er:p%3Aw@127.0.0.1:PORT/")
     assert b"\r\nAuthorization: Basic dXNAZXI6cDp3\r\n" in request
-    requests = []
+    requests: list[bytes] = []
+    there = moved("http://127.0.0.1:PORT/there")
 
-    def answer(connection: socket.socket, request: bytes) -> None:
-        requests.append(request)
-        moved = head(f"Location: http://127.0.0.1:{port}/there", status="302 Found")
-        connection.sendall(sized() if b"/there" in request else moved)
+    def reply(request: bytes) -> bytes:
+        return sized() if b"/there" in request else there.replace(b"PORT", str(port).encode())
 
-    with serving(answer) as port:
+    with serving(replying(reply, requests)) as port:
         bytes_from_url(f"http://u:p@127.0.0.1:{port}/here")
     assert [b"Authorization" in request for request in requests] == [True, False]
 
@@ -290,7 +314,7 @@ def test_the_deadline_is_for_the_whole_download(scheme: str, answer: Answer) -> 
 def test_the_deadline_is_for_redirects_in_all() -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         time.sleep(0.2)
-        connection.sendall(head("Location: /again", status="302 Found"))
+        connection.sendall(moved("/again"))
 
     with serving(answer) as port:
         assert refusal(f"http://127.0.0.1:{port}/", timeout=0.5).code == "timeout"
@@ -326,17 +350,8 @@ def test_the_deadline_is_for_connecting_too() -> None:
             one.close()
 
 
-def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = socket.getaddrinfo
-
-    def two(host, port, *rest, flags=0, **options):
-        if host != "two.example":
-            return real(host, port, *rest, flags=flags, **options)
-        if flags:
-            raise socket.gaierror
-        return [*real("127.0.0.9", port, **options), *real("127.0.0.1", port, **options)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", two)
+def test_the_next_address_is_tried(names: dict[str, list[list[str]]]) -> None:
+    names["two.example"] = [["127.0.0.9", "127.0.0.1"]]
     with serving(sending(sized())) as port:
         assert bytes_from_url(f"http://two.example:{port}/") == PNG
 
@@ -360,33 +375,32 @@ def test_a_reset_is_truncated_once_the_headers_are_there() -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("location", ["/image", "image?a b", "http://127.0.0.1:PORT/image"])
 def test_redirects_are_followed_on_the_host(status: int, location: str) -> None:
-    def answer(connection: socket.socket, request: bytes) -> None:
-        to = location.replace("PORT", str(port))
-        moved = head(f"Location: {to}", status=f"{status} Moved")
-        connection.sendall(sized() if b"GET /image" in request else moved)
+    def reply(request: bytes) -> bytes:
+        there = location.replace("PORT", str(port))
+        return sized() if b"GET /image" in request else moved(there, f"{status} Moved")
 
-    with serving(answer) as port:
+    with serving(replying(reply, [])) as port:
         assert bytes_from_url(f"http://127.0.0.1:{port}/start") == PNG
 
 
 def test_five_redirects_are_followed() -> None:
-    def answer(connection: socket.socket, request: bytes) -> None:
+    def reply(request: bytes) -> bytes:
         n = int(request.split()[1][1:])
-        moved = head(f"Location: /{n + 1}", status="302 Found")
-        connection.sendall(sized() if n == 5 else moved)
+        return sized() if n == 5 else moved(f"/{n + 1}")
 
-    with serving(answer) as port:
+    with serving(replying(reply, [])) as port:
         assert bytes_from_url(f"http://127.0.0.1:{port}/0") == PNG
         error = refusal(f"http://127.0.0.1:{port}/-1")
     assert "more than 5 times" in str(error)
 
 
 def test_locations_are_utf8() -> None:
-    def answer(connection: socket.socket, request: bytes) -> None:
-        moved = "HTTP/1.1 302 Found\r\nLocation: /caf\u00e9 1\r\n\r\n".encode()
-        connection.sendall(sized() if b"GET /caf%C3%A9%201 " in request else moved)
+    there = "HTTP/1.1 302 Found\r\nLocation: /caf\u00e9 1\r\n\r\n".encode()
 
-    with serving(answer) as port:
+    def reply(request: bytes) -> bytes:
+        return sized() if b"GET /caf%C3%A9%201 " in request else there
+
+    with serving(replying(reply, [])) as port:
         assert bytes_from_url(f"http://127.0.0.1:{port}/") == PNG
 
 
@@ -401,10 +415,11 @@ def public(monkeypatch: pytest.MonkeyPatch) -> str:
 @contextmanager
 def redirecting(to: str, host: str) -> Iterator[str]:
     """The URL of a server that redirects to another, whose PORT gives an image."""
-    with serving(sending(sized())) as port:
-        moved = head(f"Location: {to.replace('PORT', str(port))}", status="302 Found")
-        with serving(sending(moved), host) as first:
-            yield f"http://{host}:{first}/"
+    with (
+        serving(sending(sized())) as port,
+        serving(sending(moved(to.replace("PORT", str(port)))), host) as first,
+    ):
+        yield f"http://{host}:{first}/"
 
 
 @pytest.mark.parametrize(
@@ -451,41 +466,31 @@ def test_a_private_url_may_redirect_to_its_own_host_alone() -> None:
 
 
 def test_a_name_that_changes_its_address_is_refused(
-    public: str, monkeypatch: pytest.MonkeyPatch
+    public: str, names: dict[str, list[list[str]]]
 ) -> None:
     """DNS rebinding: the address that is judged is the one that is connected to."""
-    real, answers = socket.getaddrinfo, [public, "127.0.0.1"]
-
-    def rebinding(host, port, *rest, flags=0, **options):
-        if host != "evil.example":
-            return real(host, port, *rest, flags=flags, **options)
-        if flags:
-            raise socket.gaierror
-        return real(answers.pop(0), port, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
-    with serving(sending(head("Location: /next", status="302 Found")), public) as port:
+    names["evil.example"] = [[public], ["127.0.0.1"]]
+    with serving(sending(moved("/next")), public) as port:
         assert refusal(f"http://evil.example:{port}/").code == "permission"
-    assert answers == []
+    assert names["evil.example"] == []
 
 
 def test_a_name_with_a_public_and_a_private_address_leads_to_the_public_one(
-    public: str, monkeypatch: pytest.MonkeyPatch
+    public: str, names: dict[str, list[list[str]]]
 ) -> None:
-    real = socket.getaddrinfo
-
-    def both(host, port, *rest, flags=0, **options):
-        if host != "both.example":
-            return real(host, port, *rest, flags=flags, **options)
-        if flags:
-            raise socket.gaierror
-        return [*real("127.0.0.1", port, **options), *real(public, port, **options)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", both)
+    names["both.example"] = [["127.0.0.1", public]]
     with serving(sending(sized()), public) as port:
-        moved = head(f"Location: http://both.example:{port}/", status="302 Found")
-        with serving(sending(moved), public) as first:
+        there = moved(f"http://both.example:{port}/")
+        with serving(sending(there), public) as first:
             assert bytes_from_url(f"http://{public}:{first}/") == PNG
+
+
+def test_a_private_address_beside_a_public_one_opens_no_door(
+    public: str, names: dict[str, list[list[str]]]
+) -> None:
+    names["evil.example"] = [[public, "127.0.0.1"]]
+    with redirecting("http://127.0.0.1:PORT/", public) as url:
+        assert refusal(url.replace(public, "evil.example")).code == "permission"
 
 
 @pytest.mark.parametrize(
@@ -509,13 +514,8 @@ def test_which_addresses_are_public(ip: str, public: bool) -> None:
 
 
 def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = []
-
-    def answer(connection: socket.socket, request: bytes) -> None:
-        requests.append(request)
-        connection.sendall(sized())
-
-    with serving(answer) as port:
+    requests: list[bytes] = []
+    with serving(replying(lambda _: sized(), requests)) as port:
         monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{port}")
         assert bytes_from_url("http://nowhere.example/a b") == PNG
         monkeypatch.setenv("no_proxy", "nowhere.example")
@@ -539,13 +539,8 @@ def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_proxy_is_asked_for_a_tunnel(
     answer: bytes, code: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = []
-
-    def proxy(connection: socket.socket, request: bytes) -> None:
-        requests.append(request)
-        connection.sendall(answer)
-
-    with serving(proxy) as port:
+    requests: list[bytes] = []
+    with serving(replying(lambda _: answer, requests)) as port:
         monkeypatch.setenv("https_proxy", f"127.0.0.1:{port}")
         error = refusal("https://nowhere.example/a")
     assert requests[0].startswith(b"CONNECT nowhere.example:443 HTTP/1.")
@@ -553,8 +548,7 @@ def test_a_proxy_is_asked_for_a_tunnel(
 
 
 def test_a_proxy_is_no_way_to_private_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = head("Location: http://169.254.169.254/", status="302 Found")
-    with serving(sending(moved)) as port:
+    with serving(sending(moved("http://169.254.169.254/"))) as port:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
         assert refusal("http://nowhere.example/").code == "permission"
         assert "5 times" in str(refusal("http://nowhere.example/", private_redirects=True))

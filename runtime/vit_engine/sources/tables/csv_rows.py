@@ -4,7 +4,6 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from vit_engine.errors import ImageError, one_line
@@ -66,11 +65,10 @@ def _separator(header: str, column: str) -> str:
 
 
 class _Text(io.TextIOWrapper):
-    """Leaves the file open when it goes: to close it is the caller's business."""
+    """The text of a file, which is its opener's to close."""
 
-    def __del__(self) -> None:
-        with suppress(ValueError):
-            self.detach()
+    def close(self) -> None:
+        """Leave the file open."""
 
 
 class _Lines:
