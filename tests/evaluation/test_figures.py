@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.classifier import LabelledBatch
 from vit_engine.evaluation import free_labels
+from vit_engine.evaluation.against import Against
 from vit_engine.evaluation.evaluation import Evaluation
 from vit_engine.evaluation.free_labels import average_precision
 from vit_engine.evaluation.truth import Fact, Truth
@@ -152,3 +153,19 @@ def test_a_model_and_its_opposite_never_agree(part: int) -> None:
     assert opposite.max_abs_diff == pytest.approx(2 * np.abs(logits).max())
     constant = compared("none", logits * 0 + 1)
     assert constant.r2 is not None and constant.r2 < 0
+
+
+def test_what_another_model_cannot_tell_is_said() -> None:
+    output = Scores(("a", "b"), "softmax")
+    theirs = np.array([[1, 2], [np.nan, 0], [3, 1]], np.float32)
+    found = Against("x", lambda _: theirs, output, threshold=0.5, thumbnails=False)
+    rows = [Prediction(f"{i}.jpg") for i in range(4)]
+    ours = [*np.array([[1, 2], [1, 2], [1, 2]], np.float32), None]
+    found.add(LabelledBatch(rows, [BLANK] * 4, 0, ours))
+    assert (found.images, found.nonfinite, found.failed) == (2, 1, 2)
+    first, second = found.lines()
+    assert first == "against x: NaN or Inf on 1 of 3 images"
+    assert "the same label on 50.0% of 2 images" in second
+    (flip,) = found.report()["flips"]
+    assert flip["path"] == "2.jpg"
+    assert [label["label"] for label in flip["labels"]] == ["b", "a"]

@@ -170,4 +170,5 @@ def _evaluate(
     for name, part in parts.items():
         if not part.images + part.failed:
             raise UsageError(f"--{name}: no image could be judged")
-    return ImageError.exit_code if progress.failed else 0
+    has_failed = progress.failed or any(part.failed for part in parts.values())
+    return ImageError.exit_code if has_failed else 0

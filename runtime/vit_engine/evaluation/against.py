@@ -43,7 +43,7 @@ class Against:
     ) -> None:
         self._name, self._run, self._output, self._threshold = name, run, output, threshold
         self._compared = Comparison(output, threshold)
-        self.failed = 0
+        self.failed = self.nonfinite = 0  # images without a result, and of them by the other model
         self._flips: list[dict[str, Any]] = []
         self._examples = Examples("Images that differ most", thumbnails=thumbnails)
 
@@ -64,8 +64,14 @@ class Against:
         self.failed += len(labelled.predictions) - len(those)
         if not those:
             return
-        ours = np.stack([image.logits for image in those])
         theirs = self._run(np.stack([image.pixels for image in those]))
+        finite = np.isfinite(theirs).all(1)
+        those = [image for image, is_finite in zip(those, finite, strict=True) if is_finite]
+        self.nonfinite += len(finite) - len(those)
+        self.failed += len(finite) - len(those)
+        if not those:
+            return
+        ours, theirs = np.stack([image.logits for image in those]), theirs[finite]
         same = self._compared.add(ours, theirs)
         apart = np.abs(theirs - ours).max(1)
         for i in np.flatnonzero(~same if same.size else apart > 0).tolist():
@@ -88,6 +94,7 @@ class Against:
             "model": self._name,
             "images": self.images,
             "agreement": found.agreement,
+            "nonfinite": self.nonfinite,
             "flipped": None if some and found.agreement is None else found.different,
             "max_abs_diff": found.max_abs_diff if some else None,
             "mean_abs_diff": found.mean_abs_diff if some else None,
@@ -100,8 +107,11 @@ class Against:
     def lines(self) -> Iterator[str]:
         """Yield what is printed at the end of the run."""
         found = self._compared
+        if self.nonfinite:
+            both = self.nonfinite + self.images
+            yield f"against {self._name}: NaN or Inf on {self.nonfinite:,} of {both:,} images"
         if not self.images:
-            yield f"against {self._name}: no image has a result"
+            yield f"against {self._name}: no image has a result of both"
             return
         yield (
             f"against {self._name}: {found}; |logit difference| at most {found.max_abs_diff:.3g}, "
