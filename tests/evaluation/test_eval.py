@@ -226,9 +226,7 @@ def test_values_of_a_regression(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_doctor_asks_the_kind(
-    models: Callable[[str], tuple[Path, Path]], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_asks_the_kind(models: Callable[[str], tuple[Path, Path]], kind: str) -> None:
     pytest.importorskip("openvino")
     trial = try_provider(str(models(kind)[0]), EngineOptions("openvino"))
     assert trial.state == "works"
