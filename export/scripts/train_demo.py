@@ -151,11 +151,8 @@ def main() -> None:
     count = whole_number("a whole number", least=1)
     parser.add_argument("--out", type=Path, default=DEMO)
     parser.add_argument("--seed", type=whole_number("a whole number", least=0), default=0)
-    parser.add_argument("--images", type=count, default=IMAGES, help="default: %(default)s")
-    parser.add_argument("--epochs", type=count, default=EPOCHS, help="default: %(default)s")
-    parser.add_argument(
-        "--held-out", type=count, default=HELD_OUT_IMAGES, help="default: %(default)s"
-    )
+    for name, default in (("images", IMAGES), ("epochs", EPOCHS), ("held-out", HELD_OUT_IMAGES)):
+        parser.add_argument(f"--{name}", type=count, default=default, help="default: %(default)s")
     options = parser.parse_args()
     model = train(seed=options.seed, images=options.images, epochs=options.epochs)
     held_out = accuracy(model, images=options.held_out)

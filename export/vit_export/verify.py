@@ -71,11 +71,7 @@ def parity_of(
                 raise
             tell(f"not compared on {provider}: {e}")
             continue
-        name = (
-            f"the {precision} graph on {provider}"
-            if precision == "int8"
-            else f"the {precision} graph"
-        )
+        name = f"the {precision} graph" + (f" on {provider}" if precision == "int8" else "")
         check_parity(
             found,
             expected,
