@@ -251,7 +251,7 @@ def rows_of(names: list[str]) -> list[Prediction]:
 
 
 def test_what_we_write_as_csv_is_read_back(table: Path) -> None:
-    form = format_from_name("csv")
+    form = format_from_name("csv", SCORES)
     write(table, form.header + b"".join(map(form.line, rows_of(_HOSTILE))))
     assert read(table) == [(name, None) for name in _HOSTILE]
     text = table.read_bytes().decode("utf-8", "surrogateescape")
@@ -271,7 +271,7 @@ def test_a_row_of_csv_that_another_wrote_keeps_its_apostrophe(table: Path) -> No
 
 def test_what_we_write_as_parquet_is_read_back(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    form = format_from_name("parquet")
+    form = format_from_name("parquet", SCORES)
     lines = write(tmp_path / "t.jsonl", b"".join(map(form.line, rows_of(_HOSTILE))))
     assert form.convert is not None
     form.convert(lines, tmp_path / "t.parquet")
