@@ -31,7 +31,7 @@ from comparison.inputs.random_vit import SIZES
 from comparison.measure import PARTS, Comparison
 from comparison.report import html_page, report_text, result_tables
 from comparison.report.result_rows import Result, rows_from_result
-from vit_engine.cli.arguments import number, whole_number
+from vit_engine.cli.parser import number, whole_number
 from vit_engine.errors import UsageError, VitError
 from vit_engine.machine.atomic import write_whole
 from vit_engine.machine.installation import pip_install

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from vit_engine.artefact.contract import Parity, Precision
-from vit_engine.artefact.description import SATURATION
+from vit_engine.artefact.contract import Precision
+from vit_engine.artefact.description import SATURATION, parity_in_words
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.cli import ending
-from vit_engine.cli.arguments import Parser, local_path, number, whole_number
-from vit_engine.errors import ArtefactError, MachineError, UsageError, printable
+from vit_engine.cli import exit_codes
+from vit_engine.cli.parser import Parser, local_path, number, whole_number
+from vit_engine.errors import ArtefactError, MachineError, UsageError
 from vit_engine.machine.installation import pip_install
+from vit_engine.machine.output_file import OutputFile, check_apart, output_file
 from vit_engine.outputs.parity import BOUNDS
 from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import (
@@ -29,7 +30,7 @@ from vit_export.checkpoints.checkpoint import (
 from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 from vit_export.hf_folder import CONFIGS, write_configs
 from vit_export.quantization.calibration import calibration_items
-from vit_export.samples import items_for
+from vit_export.samples.images import items_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -58,26 +59,22 @@ def main() -> int:
     arguments = _parser().parse()
     # Read as PyTorch is loaded: its threads would spin at barriers, for cores that others want.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-    def body() -> int:
+    try:
         with _stdout_on_stderr():
-            try:
-                return _export(arguments)
-            except ModuleNotFoundError as e:
-                raise MachineError(
-                    f"vit-export needs {e.name}, which is not installed: {pip_install('export')}"
-                ) from e
-
-    return ending.run("vit-export", body)
+            return _export(arguments)
+    except ModuleNotFoundError as e:
+        raise MachineError(
+            f"vit-export needs {e.name}, which is not installed: {pip_install('export')}"
+        ) from e
 
 
 def _parser() -> Parser:
     parser = Parser(
         "vit-export",
         description="Turn a ViT classifier into one verified, self-describing ONNX file.",
-        epilog="exit codes: 0 done, 2 bad usage or checkpoint, 4 output cannot be written, or a "
-        "package is missing, 5 differs from PyTorch by more than the precision allows, 130/143 "
-        "interrupted",
+        epilog="exit codes: 0 done, 1 unforeseen, 2 bad usage or checkpoint, 4 output cannot be "
+        "written, or a package is missing, 5 differs from PyTorch by more than the precision "
+        "allows, 130/143 interrupted",
     )
     add = parser.add_argument
     add(
@@ -114,7 +111,7 @@ def _parser() -> Parser:
     add(
         "--overwrite",
         action="store_true",
-        help="replace files that are in the way even where they are not artefacts of vit-export",
+        help="replace what is there, whatever it is (default: only what vit-export wrote)",
     )
     add(
         "--image-size",
@@ -168,10 +165,6 @@ def _parser() -> Parser:
 def _export(arguments: argparse.Namespace) -> int:
     hf = arguments.io == "hf"
     output = arguments.output or Path("vit" if hf else DEFAULT_OUTPUT)
-    if not hf and output.is_dir():
-        raise UsageError(
-            f"{output} is a folder; -o takes a file, such as {output / DEFAULT_OUTPUT}"
-        )
     if hf and output.is_file():
         raise UsageError(f"{output} is a file; with --io hf -o takes a folder")
     if arguments.triton_tensorrt and not arguments.triton:
@@ -180,11 +173,10 @@ def _export(arguments: argparse.Namespace) -> int:
         for option in ("calibrate", "min_agreement"):
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
-    path = output / "onnx" / HF_FILES[arguments.precision] if hf else output
-    written = [path, *(output / name for name in CONFIGS)] if hf else [path]
+    outputs = _output_files(output, arguments)
+    path = outputs[0].path
     if folder := folder_on_this_machine(arguments.model):
-        _spare_checkpoint(written, folder)
-    _spare_others(written, overwrite=arguments.overwrite)
+        check_apart(outputs, _files_of_checkpoint(folder))
     # Before the checkpoint, which may have to come from a hub.
     given, shown = arguments.calibrate, arguments.verify_images
     calibrating = None if given is None else calibration_items(given)
@@ -195,7 +187,7 @@ def _export(arguments: argparse.Namespace) -> int:
         offline=arguments.offline,
         image_size=arguments.image_size,
     )
-    _spare_checkpoint(written, checkpoint.folder)
+    check_apart(outputs, _files_of_checkpoint(checkpoint.folder))
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
     # or the checkpoint is reported before.
@@ -222,7 +214,7 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     if hf:
         write_configs(checkpoint, output, image_size=arguments.image_size)
-    say(_verdict(contract.parity))
+    say(f"{'verified: ' if contract.parity else ''}{parity_in_words(contract.parity)}")
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - start
     say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, {seconds:.1f} s)")
     if arguments.precision == "int8":
@@ -235,34 +227,26 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _spare_checkpoint(written: list[Path], folder: Path) -> None:
-    """Refuse to write over the files of the checkpoint in `folder`; UsageError."""
-    own = [path for path in folder.iterdir() if path.suffix in CHECKPOINT_FILES]
-    for path in filter(os.path.exists, written):
-        for file in filter(os.path.exists, own):
-            if path.samefile(file):
-                raise UsageError(
-                    f"{printable(str(path))} is a file of the checkpoint itself; -o must name "
-                    "another place"
-                )
+def _output_files(output: Path, arguments: argparse.Namespace) -> list[OutputFile]:
+    """Return the files to be written, the artefact first; UsageError if one there must stay.
 
-
-def _spare_others(written: list[Path], *, overwrite: bool) -> None:
-    """Refuse to write over files that no export has made, unless `overwrite`; UsageError.
-
-    The first of `written` is an artefact, others are configs that lie beside the folder of it and
-    are an export's where any artefact is in that folder.
+    Configs beside the artefact's folder are an earlier export's where it has left an artefact.
     """
-    artefacts = [written[0], *(written[0].with_name(name) for name in HF_FILES.values())]
-    for path in filter(os.path.exists, written):
-        if not path.is_file():
-            raise UsageError(f"{printable(str(path))} is not a regular file; -o must name another")
-        candidates = artefacts if path.name in CONFIGS else [path]
-        if not overwrite and not any(map(_is_artefact, candidates)):
-            raise UsageError(
-                f"{printable(str(path))} is there already, and is not an artefact of vit-export; "
-                "name another file with -o, or add --overwrite"
-            )
+    artefact, configs = output, []
+    if arguments.io == "hf":
+        artefact = output / "onnx" / HF_FILES[arguments.precision]
+        exported = any(_is_artefact(artefact.with_name(name)) for name in HF_FILES.values())
+        configs = [(output / name, lambda _: exported) for name in CONFIGS]
+    return [
+        output_file(path, "-o", is_ours, overwrite=arguments.overwrite)
+        for path, is_ours in [(artefact, _is_artefact), *configs]
+    ]
+
+
+def _files_of_checkpoint(folder: Path) -> Iterator[tuple[Path, str]]:
+    for path in folder.iterdir():
+        if path.suffix in CHECKPOINT_FILES:
+            yield path, "a file of the checkpoint itself"
 
 
 def _is_artefact(path: Path) -> bool:
@@ -312,16 +296,6 @@ def _summary(checkpoint: Checkpoint) -> str:
     )
 
 
-def _verdict(parity: Parity | None) -> str:
-    if parity is None:
-        return "not verified against PyTorch (--no-verify)"
-    agreement = "" if parity.agreement is None else f"agreement {parity.agreement:.1%}, "
-    return (
-        f"verified on {parity.images} images against eager PyTorch: {agreement}max |logit "
-        f"difference| {parity.max_abs_diff:.2g} in a range of {parity.logit_range:.3g}"
-    )
-
-
 def say(text: str) -> None:
     """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
@@ -349,4 +323,4 @@ def _stdout_on_stderr() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_codes.start("vit-export", "vit_export.cli"))

@@ -7,14 +7,15 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.errors import UsageError, printable
+from vit_engine.outputs.kinds import OutputKind
 from vit_export.checkpoints.checkpoint import load
 from vit_export.eager import BATCH, eager_model
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
-def opened(name: str, contract: Contract) -> tuple[Run, tuple[str, ...]]:
-    """Return what turns pixels (N, H, W, 3) into a checkpoint's logits (N, labels), and its labels.
+def opened(name: str, contract: Contract) -> tuple[Run, OutputKind]:
+    """Return what turns pixels (N, H, W, 3) into a checkpoint's outputs (N, ...), and their kind.
 
     UsageError where its pixels are others than those of `contract`.
     """
@@ -29,7 +30,7 @@ def opened(name: str, contract: Contract) -> tuple[Run, tuple[str, ...]]:
                 f"--against pytorch:{printable(name)}: its {name_of_part} is {b}, the model's is "
                 f"{a}; two models are compared on the same pixels"
             )
-    model, _ = eager_model(checkpoint)
+    model = eager_model(checkpoint)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (pre.mean, pre.std))
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -38,7 +39,7 @@ def opened(name: str, contract: Contract) -> tuple[Run, tuple[str, ...]]:
             for i in range(0, len(pixels), BATCH):
                 part = torch.from_numpy(pixels[i : i + BATCH].astype(np.float32))
                 values = (part.permute(0, 3, 1, 2) / 255 - mean) / std
-                found.append(model(pixel_values=values).logits.numpy())
+                found.append(model(values).numpy())
         return np.concatenate(found)
 
-    return run, checkpoint.labels
+    return run, checkpoint.output

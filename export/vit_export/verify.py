@@ -18,13 +18,12 @@ from vit_engine.outputs.parity import Bounds, check_parity
 from vit_engine.outputs.scores import Logits
 from vit_engine.sources.item import Item
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.demo import draw
 from vit_export.eager import eager_logits, eager_pixels, eager_versions
-from vit_export.families.family import Package
+from vit_export.files.utf8_path import in_utf8
 from vit_export.quantization.agreement import agreement_of
 from vit_export.quantization.calibration import view_count, views_of
-from vit_export.samples import drawn_samples, drawn_shapes, sample_from_item
-from vit_export.utf8_path import in_utf8
+from vit_export.samples import draw
+from vit_export.samples.images import drawn_samples, drawn_shapes, sample_from_item
 
 INT8_PROVIDERS = ("cpu", "openvino")
 """Who runs int8 artefacts, each with kernels of its own for the rounding."""
@@ -93,7 +92,7 @@ def parity_of(
             if doubt := agreement.doubt(bounds.min_agreement):
                 tell(f"on {provider}: {doubt}")
         parity = parity or parity_from_logits(
-            found[::views], expected[::views], output, package=checkpoint.family.package
+            found[::views], expected[::views], output, package=checkpoint.package.name
         )
     assert parity is not None  # the cpu provider comes first
     return parity
@@ -126,7 +125,7 @@ def check_preprocessing(checkpoint: Checkpoint) -> None:
 
 
 def parity_from_logits(
-    found: Logits, expected: Logits, output: OutputKind, *, package: Package = "transformers"
+    found: Logits, expected: Logits, output: OutputKind, *, package: str = "transformers"
 ) -> Parity:
     """Compare two sets of outputs (N, ...), one image at least, of a kind.
 

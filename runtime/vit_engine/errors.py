@@ -71,6 +71,12 @@ class ImageError(VitError):
         return ImageError, (self.code, str(self))
 
 
+class FailedImagesError(VitError):
+    """More images have failed than the run may have."""
+
+    exit_code = 3
+
+
 def printable(path: str) -> str:
     """Return a path fit for a terminal line: undecodable bytes and control characters escaped."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

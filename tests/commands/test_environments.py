@@ -179,7 +179,11 @@ def test_a_signal_while_a_command_starts_is_no_traceback(tmp_path: Path) -> None
     (tmp_path / "slow.py").write_text(
         "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
     )
-    line = [sys.executable, "-c", "from vit_engine.cli import ending; ending.start('slow')"]
+    line = [
+        sys.executable,
+        "-c",
+        "from vit_engine.cli.exit_codes import start; start('slow', 'slow')",
+    ]
     for number in (signal.SIGINT, signal.SIGTERM):
         with subprocess.Popen(
             line,
@@ -222,7 +226,7 @@ def test_a_model_that_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -
 
 def test_run_from_a_zip(tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "app"), "zip", ROOT / "runtime", "vit_engine")
-    code = "from vit_engine.commands.infer import main; raise SystemExit(main())"
+    code = "from vit_engine.commands import start_infer; raise SystemExit(start_infer())"
     images = IMAGES.split()
     done = subprocess.run(
         [sys.executable, "-c", code, *images, "-m", "demo", "-q"],

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from support import ROOT, wait_until
-from vit_engine.cli import ending
-from vit_engine.cli.interrupt import interrupts
+from vit_engine.cli import exit_codes, signals
+from vit_engine.cli.signals import interrupts
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -21,10 +22,11 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_child_and_group_ends_a_run_in_order(
     number: int, group: bool, tmp_path: Path
 ) -> None:
-    """As timeout(1) sends it: the rows are kept, and no process is cut off."""
+    """As timeout(1) sends it: the rows are kept and can be resumed, and no process is cut off."""
     program = Path(sys.executable).with_name("vit-infer")
     out = tmp_path / "r.jsonl"
     line = [str(program), "-m", "demo", "--provider", "cpu", "-b", "1", "-", "-o", str(out)]
+    names = []
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as run:
@@ -32,7 +34,8 @@ def test_a_signal_to_child_and_group_ends_a_run_in_order(
         partial = tmp_path / "r.jsonl.partial"
 
         def is_synced() -> bool:  # which rows are once they are old enough, with a later one
-            run.stdin.write(f"{ROOT / 'examples/arrow-01.jpg'}\n")
+            names.append(f"{ROOT / 'examples/arrow-01.jpg'}\n")
+            run.stdin.write(names[-1])
             run.stdin.flush()
             time.sleep(0.1)
             return partial.exists() and partial.stat().st_size > 0
@@ -47,13 +50,14 @@ def test_a_signal_to_child_and_group_ends_a_run_in_order(
         told = run.stderr.read()
     assert "interrupted after " in told and "continue with --resume" in told
     assert "Traceback" not in told
+    subprocess.run([*line, "--resume"], input="".join(names), text=True, check=True)
+    assert len(out.read_bytes().splitlines()) == len(names)
 
 
 def test_a_second_press_ends_at_once() -> None:
     script = """
 import os, signal, time
-from vit_engine.cli.interrupt import interrupts
-from vit_engine.cli.ending import ONE_PRESS
+from vit_engine.cli.signals import ONE_PRESS, interrupts
 with interrupts() as interrupt:
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
@@ -72,11 +76,11 @@ with interrupts() as interrupt:
 def test_cleaning_up_is_not_interrupted_by_the_same_press(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ending, "_last_signal", [float("-inf")])
+    monkeypatch.setattr(signals, "_last_signal", [float("-inf")])
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     cleaned = []
 
-    def body() -> int:
+    def main() -> int:
         try:
             os.kill(os.getpid(), number)
             time.sleep(5)
@@ -85,17 +89,20 @@ def test_cleaning_up_is_not_interrupted_by_the_same_press(
             cleaned.append(True)
         return 0
 
+    monkeypatch.setitem(sys.modules, "a_command", SimpleNamespace(main=main))
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # which the command wraps
     try:
-        assert ending.run("vit-export", body) == 128 + number
+        assert exit_codes.start("vit-export", "a_command") == 128 + number
     finally:
         for n, handler in before.items():
             signal.signal(n, handler)
     assert cleaned == [True]
-    assert capsys.readouterr().err.startswith("vit-export: ")
+    words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    assert capsys.readouterr().err == f"vit-export: {words[number]}\n"
 
 
 def test_the_flag_is_the_first_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "_last_signal", [float("-inf")])
+    monkeypatch.setattr(signals, "_last_signal", [float("-inf")])
     with interrupts() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,22 +1,24 @@
 """The demo: drawn images, the checkpoint trained on them, and the examples."""
 
-import subprocess
+import runpy
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
 from transformers import ViTForImageClassification, ViTImageProcessorPil
 
-import vit_export.demo
-from vit_export.demo import draw
+from support import ROOT
+from vit_export.checkpoints.checkpoint import DEMO
+from vit_export.samples import draw
 
-DEMO = Path(vit_export.demo.__file__).parent
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").iterdir())
+SCRIPTS = ROOT / "export/scripts"
+EXAMPLES = sorted((ROOT / "examples").iterdir())
 
 
 def labels_of(images: Iterable[Image.Image], *, checkpoint: Path = DEMO) -> list[str]:
@@ -43,7 +45,7 @@ def test_samples_take_the_classes_in_turn_at_many_sizes() -> None:
 
 
 def test_checkpoint_knows_held_out_images() -> None:
-    images, indices = zip(*draw.samples(208), strict=True)
+    images, indices = zip(*draw.samples(96), strict=True)
     found = labels_of(images)
     right = sum(a == draw.LABELS[b] for a, b in zip(found, indices, strict=True))
     assert right >= 0.95 * len(images)
@@ -66,7 +68,7 @@ def test_examples_and_checkpoint_stay_small() -> None:
 
 
 def test_examples_are_written_again_as_they_are(tmp_path: Path) -> None:
-    written = sorted(draw.write_examples(tmp_path))
+    written = sorted(runpy.run_path(str(SCRIPTS / "draw_examples.py"))["write_examples"](tmp_path))
     assert [path.name for path in written] == [path.name for path in EXAMPLES]
     for new, old in zip(written, EXAMPLES, strict=True):
         with Image.open(new) as a, Image.open(old) as b:
@@ -76,11 +78,13 @@ def test_examples_are_written_again_as_they_are(tmp_path: Path) -> None:
             assert np.abs(difference).mean() < 0.5
 
 
-def test_training_writes_a_checkpoint_that_loads(tmp_path: Path) -> None:
+def test_training_writes_a_checkpoint_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = ["--images", "64", "--epochs", "1", "--held-out", "32", "--seed", "5"]
-    command = [sys.executable, "-m", "vit_export.demo.train", "--out", str(tmp_path), *few]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert done.stdout.startswith("held-out accuracy ")
+    monkeypatch.setattr(sys, "argv", ["train_demo.py", "--out", str(tmp_path), *few])
+    runpy.run_path(str(SCRIPTS / "train_demo.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("held-out accuracy ")
     assert {path.name for path in tmp_path.iterdir()} == {
         "README.md",
         "config.json",

@@ -10,15 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from onnxscript import OpBuilder, ir, nn
 from safetensors.torch import load_file, save_file
 
 from support import TINY, write_checkpoint
+from support.graphs import (
+    Floats,
+    Pixels,
+    assert_products_are_as_said,
+    drawn_images,
+    faults,
+    layers,
+    logits_of,
+    noise,
+    read_by_products,
+)
 from vit_engine.artefact.contract import Precision
 from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
@@ -30,21 +39,15 @@ from vit_engine.providers.provider import Request
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.eager import eager_logits, eager_model
+from vit_export.eager import eager_logits
 from vit_export.families.family import Family
 from vit_export.families.form import Form
 from vit_export.families.known import FAMILIES
 from vit_export.families.transformers.config import ACTIVATIONS
 from vit_export.graph.choices import Io
-from vit_export.graph.layers import Linear
-from vit_export.graph.model import model_from_checkpoint
-from vit_export.graph.product import Product
-from vit_export.graph.weights import Weights
 from vit_export.quantization.calibration import pixels_of
-from vit_export.quantization.operators import GELU_MIN
 from vit_export.quantization.recipe import quantized
 from vit_export.quantization.rotation import rotated
-from vit_export.samples import drawn_samples
 
 VISION: dict[str, Any] = {"vision_config": {k: v for k, v in TINY.items() if k != "num_labels"}}
 
@@ -67,9 +70,6 @@ CASES: dict[str, dict[str, Any]] = {
     "IJepaForImageClassification": {},
 }
 """By architecture, what a tiny model's config needs besides conftest.TINY."""
-
-Floats = NDArray[np.float32]
-
 
 # What a few tokens and heads do to the logits shows only where attention is far from a mean.
 SPREAD = 1.5
@@ -98,19 +98,34 @@ def checkpoint(
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("io", ["uint8", "hf"])
+CALIBRATING, JUDGED = slice(8), slice(8, 16)
+"""Of the drawn images: those that int8 is calibrated on, and those that all are judged on."""
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Checkpoint) -> Floats:
+    """What eager PyTorch says of the images to judge on."""
+    return eager_logits(checkpoint, list(drawn_images()[JUDGED]))
+
+
+@pytest.fixture(scope="module")
+def pixels(checkpoint: Checkpoint) -> Pixels:
+    """All images, as the runtime feeds them."""
+    return pixels_of(list(drawn_images()), checkpoint.preprocessing)
+
+
+INPUTS: dict[Precision, Io] = {"fp32": "uint8", "fp16": "hf"}
+
+
+@pytest.mark.parametrize("precision", INPUTS)
 def test_logits_are_those_of_transformers(
-    checkpoint: Checkpoint, tmp_path: Path, precision: Precision, io: Io
+    checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path, precision: Precision
 ) -> None:
     """In each form in which a provider runs a file: as it is, and as each of them rewrites it."""
-    path = tmp_path / "vit.onnx"
-    export(checkpoint, path, precision=precision, io=io, images=None)
-    images = list(drawn_samples(5))
-    expected = eager_logits(checkpoint, images)
+    path, pixels = tmp_path / "vit.onnx", pixels[JUDGED]
+    export(checkpoint, path, precision=precision, io=INPUTS[precision], images=None)
     with Engine.open(path, provider="cpu") as engine:
         contract = engine.contract
-        pixels = pixels_of(images, checkpoint.preprocessing)
         adapted = engine.run(pixels)
     given = feed_from_pixels(pixels, contract)
     request = Request(path, contract)
@@ -128,30 +143,27 @@ def test_logits_are_those_of_transformers(
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
-def test_openvino_computes_the_same(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_openvino_computes_the_same(
+    checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path
+) -> None:
     path = tmp_path / "vit.onnx"
     export(checkpoint, path, precision="fp32", images=None)
-    images = list(drawn_samples(5))
-    expected = eager_logits(checkpoint, images)
     with Engine.open(path, provider="openvino", keep=False) as engine:
-        found = engine.run(pixels_of(images, checkpoint.preprocessing))
+        found = engine.run(pixels[JUDGED])
     np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * float(np.ptp(expected)))
 
 
 @pytest.mark.skipif(bool(CUDA.obstacle(DEFAULTS)), reason="no GPU that ONNX Runtime can use here")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_cuda_computes_the_same(
-    checkpoint: Checkpoint, tmp_path: Path, precision: Precision
+    checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path, precision: Precision
 ) -> None:
     path = tmp_path / "vit.onnx"
     export(checkpoint, path, precision=precision, images=None)
-    images = list(drawn_samples(5))
-    expected = eager_logits(checkpoint, images)
-    pixels = pixels_of(images, checkpoint.preprocessing)
     bound = {"fp32": FP32, "fp16": FP16}[precision] * float(np.ptp(expected))
     with Engine.open(path, provider="cuda", max_batch=4) as engine:
         for _ in range(3):  # the run that captures a graph, and those that replay it
-            np.testing.assert_allclose(engine.run(pixels), expected, rtol=0, atol=bound)
+            np.testing.assert_allclose(engine.run(pixels[JUDGED]), expected, rtol=0, atol=bound)
 
 
 @st.composite
@@ -195,11 +207,9 @@ def test_any_config(drawn: tuple[str, dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), architecture=architecture, spread=SPREAD, **config)
         checkpoint = load(folder)
-        images = list(drawn_samples(3))
+        images = list(drawn_images()[-6:])
         expected = eager_logits(checkpoint, images)
-        given = pixels_of(images, checkpoint.preprocessing)
-        model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
-        found = session(model).run(["logits"], {"pixels": given})[0]
+        found = logits_of(checkpoint, pixels_of(images, checkpoint.preprocessing))
     extent = max(float(np.abs(expected).max()), 1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5 * FP32 * extent)
 
@@ -207,40 +217,52 @@ def test_any_config(drawn: tuple[str, dict[str, Any]]) -> None:
 OTHER_SIZE = 48
 
 
-@pytest.mark.parametrize("processor", ["ViTImageProcessor", "CLIPImageProcessor"])
-def test_another_image_size(checkpoint: Checkpoint, tmp_path: Path, processor: str) -> None:
+def test_another_image_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Where the preprocessor squashes, and for the first family also where it crops."""
     shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
     small, crop = TINY["image_size"], checkpoint.form.image_size
-    size = {"shortest_edge": 40} if processor.startswith("CLIP") else small
-    config = {"image_processor_type": processor, "size": size, "crop_size": crop}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
-    found = load(str(tmp_path), image_size=OTHER_SIZE)
-    assert found.form.image_size == OTHER_SIZE
-    assert found.preprocessing.resize == ((60, 60) if isinstance(size, dict) else (48, 48))
-    assert_as_eager(found)
+    processors = {"ViT": (small, (48, 48))}
+    if checkpoint.family is FAMILIES[0]:
+        processors["CLIP"] = {"shortest_edge": 40}, (60, 60)
+    for kind, (size, resized) in processors.items():
+        config = {"image_processor_type": f"{kind}ImageProcessor", "size": size, "crop_size": crop}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+        found = load(str(tmp_path), image_size=OTHER_SIZE)
+        assert (found.form.image_size, found.preprocessing.resize) == (OTHER_SIZE, resized)
+        assert_as_eager(found)
     own = load(str(tmp_path), image_size=small)
     for name, tensor in checkpoint.tensors.items():
         np.testing.assert_array_equal(own.tensors[name], tensor)
 
 
-def test_position_tables_fit_the_preprocessor_where_the_model_fits_them(tmp_path: Path) -> None:
+def test_one_more_pixel_than_patches_fill(tmp_path: Path) -> None:
+    """As many patches, so the tables stay; transformers must be told of the size all the same."""
+    write_checkpoint(tmp_path, spread=SPREAD)
+    assert_as_eager(load(str(tmp_path), image_size=TINY["image_size"] + 1))
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [f for f in FAMILIES if f.takes_any_size],
+    indirect=True,
+    ids=lambda f: f.model_type,
+)
+def test_position_tables_fit_the_preprocessor_where_the_model_fits_them(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     """DINOv2's checkpoints: trained at 518 pixels, with a preprocessor for 224."""
-    for architecture in (f.architecture for f in FAMILIES if f.takes_any_size):
-        folder = tmp_path / architecture
-        write_checkpoint(folder, architecture=architecture, spread=SPREAD, **CASES[architecture])
-        config = {"image_processor_type": "ViTImageProcessor", "size": OTHER_SIZE}
-        (folder / "preprocessor_config.json").write_text(json.dumps(config))
-        found = load(str(folder))
-        assert found.form.image_size == OTHER_SIZE
-        assert_as_eager(found)
+    shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
+    config = {"image_processor_type": "ViTImageProcessor", "size": OTHER_SIZE}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    found = load(str(tmp_path))
+    assert found.form.image_size == OTHER_SIZE
+    assert_as_eager(found)
 
 
 def assert_as_eager(checkpoint: Checkpoint) -> None:
-    images = list(drawn_samples(3))
+    images = list(drawn_images()[-6:])
     expected = eager_logits(checkpoint, images)
-    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
-    given = {"pixels": pixels_of(images, checkpoint.preprocessing)}
-    found = session(model).run(["logits"], given)[0]
+    found = logits_of(checkpoint, pixels_of(images, checkpoint.preprocessing))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2 * FP32 * float(np.ptp(expected)))
 
 
@@ -269,32 +291,33 @@ def wrong_forms(checkpoint: Checkpoint) -> Iterator[tuple[Form, dict[str, Any]]]
 
 def test_the_bound_sees_a_wrong_form(checkpoint: Checkpoint) -> None:
     """So that the test before this one can fail."""
-    expected = logits(checkpoint)
+    pixels = noise(checkpoint)
+    expected = logits_of(checkpoint, pixels)
     for form, tensors in wrong_forms(checkpoint):
-        found = logits(replace(checkpoint, form=form, tensors=tensors))
+        found = logits_of(replace(checkpoint, form=form, tensors=tensors), pixels)
         assert np.abs(found - expected).max() > 2 * FP32 * np.ptp(expected), form
 
 
 def test_a_rotated_basis_changes_nothing(checkpoint: Checkpoint) -> None:
     """But the weights: a norm at the start of the stream, or before `out`, keeps those it has."""
     form, turned = checkpoint.form, rotated(checkpoint.form, checkpoint.tensors)
-    expected = logits(checkpoint)
-    found = logits(replace(checkpoint, tensors=turned))
+    pixels = noise(checkpoint)
+    expected = logits_of(checkpoint, pixels)
+    found = logits_of(replace(checkpoint, tensors=turned), pixels)
     np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * np.ptp(expected))
     for layer, kept in (("fc2", form.pre_norm), ("out", form.pre_norm and form.inner_norm)):
         before, after = (t[f"blocks.0.{layer}.weight"] for t in (checkpoint.tensors, turned))
         assert np.allclose(before, after) == kept
 
 
-def test_int8_stays_close(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    images = list(drawn_samples(13))
-    pixels = pixels_of(images, checkpoint.preprocessing)
-    rounded = quantized(checkpoint, pixels[:8])
+def test_int8_stays_close(
+    checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path
+) -> None:
+    rounded = quantized(checkpoint, pixels[CALIBRATING])
     assert rounded.products
     export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, rounded=rounded)
-    expected = eager_logits(checkpoint, images[8:])
     with Engine.open(tmp_path / "vit.onnx", provider="cpu") as engine:
-        found = engine.run(pixels[8:])
+        found = engine.run(pixels[JUDGED])
     assert np.abs(found - expected).mean() < 0.01 * np.ptp(expected)
 
 
@@ -303,7 +326,8 @@ def test_names_in_memory_mean_the_same_as_names_on_disk(
 ) -> None:
     shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "model.safetensors"
-    in_memory = eager_model(checkpoint)[0].state_dict()
+    model = getattr(transformers, checkpoint.family.architecture).from_pretrained(tmp_path)
+    in_memory = model.state_dict()
     if in_memory.keys() == load_file(weights).keys():
         pytest.skip("transformers stores this family under the names that it has in memory")
     save_file(in_memory, weights)
@@ -314,9 +338,7 @@ def test_names_in_memory_mean_the_same_as_names_on_disk(
 
 
 def test_products_are_what_the_graph_says(checkpoint: Checkpoint) -> None:
-    products, inputs = read_by_products(checkpoint)
-    assert list(faults(checkpoint, products, inputs)) == []
-    assert {name for p in products for name in p.layers} == matrices(checkpoint)
+    assert_products_are_as_said(checkpoint)
 
 
 DISTINCT = {
@@ -346,74 +368,3 @@ def test_what_a_product_is_not_is_found(checkpoint: Checkpoint) -> None:
         for other in wrong:
             claimed = [*products[:i], other, *products[i + 1 :]]
             assert next(faults(checkpoint, claimed, inputs), None), f"{product} passes as {other}"
-
-
-def layers(checkpoint: Checkpoint) -> list[str]:
-    return [n.removesuffix(".weight") for n in checkpoint.tensors if n.endswith(".weight")]
-
-
-def matrices(checkpoint: Checkpoint) -> set[str]:
-    return {n for n in layers(checkpoint) if checkpoint.tensors[f"{n}.weight"].ndim == 2}
-
-
-class Tap(Linear):
-    input: ir.Value
-
-    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        self.input = x
-        return super().forward(op, x)
-
-
-def read_by_products(checkpoint: Checkpoint) -> tuple[list[Product], list[Floats]]:
-    """The products of the float graph, and what each of them reads."""
-    taps: dict[Product, Tap] = {}
-
-    def tap(weights: Weights, product: Product) -> nn.Module:
-        taps[product] = Tap(weights, product)
-        return taps[product]
-
-    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8", linear=tap)
-    values = [module.input for module in taps.values()]
-    for value in dict.fromkeys(values):
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-        model.graph.outputs.append(value)
-    names = [str(value.name) for value in values]
-    return list(taps), session(model).run(names, {"pixels": pixels(checkpoint)})
-
-
-def faults(checkpoint: Checkpoint, products: list[Product], inputs: list[Floats]) -> Iterator[str]:
-    """Hold what is said of the products against what they read, and against the logits."""
-    for product, x in zip(products, inputs, strict=True):
-        if product.tokens != (x.shape[1] if x.ndim == 3 else 1):
-            yield f"{product} reads {x.shape}"
-        if product.after_gelu != (x.min() >= -GELU_MIN):
-            yield f"{product} reads {x.min()}"
-    expected = logits(checkpoint)
-    for producer in dict.fromkeys(p.reads for p in products if p.reads):
-        tensors = {name: tensor.astype(np.float64) for name, tensor in checkpoint.tensors.items()}
-        made = tensors[f"{producer}.weight"]
-        scale = np.random.default_rng(0).uniform(0.5, 2, len(made))
-        tensors[f"{producer}.weight"] = (made.T / scale).T
-        if f"{producer}.bias" in tensors:
-            tensors[f"{producer}.bias"] /= scale
-        for name in (n for p in products if p.reads == producer for n in p.layers):
-            tensors[f"{name}.weight"] *= scale
-        if np.abs(logits(replace(checkpoint, tensors=tensors)) - expected).max() > 1e-3:
-            yield f"the channels of {producer} are read by others"
-
-
-def pixels(checkpoint: Checkpoint) -> NDArray[np.uint8]:
-    size = checkpoint.form.image_size
-    return np.random.default_rng(1).integers(0, 256, (4, size, size, 3), np.uint8)
-
-
-def logits(checkpoint: Checkpoint) -> Floats:
-    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
-    found: Floats = session(model).run(["logits"], {"pixels": pixels(checkpoint)})[0]
-    return found
-
-
-def session(model: ir.Model) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(
-        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )

@@ -4,19 +4,20 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import transformers
-from numpy.typing import NDArray
-from onnxscript import ir
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_families import faults, matrices, read_by_products
 
+from support.graphs import (
+    Floats,
+    assert_products_are_as_said,
+    drawn_images,
+    logits_of,
+)
 from vit_engine.artefact.contract import Precision
 from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
@@ -25,23 +26,17 @@ from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import Request
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
+from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.checkpoints.configs.pretrained_cfg import preprocessing_from_pretrained_cfg
-from vit_export.checkpoints.json_file import read_json
-from vit_export.checkpoints.tensors.canonical import canonical
-from vit_export.checkpoints.tensors.folding import folded
-from vit_export.checkpoints.tensors.resampling import resampled
-from vit_export.checkpoints.tensors.weight_files import tensors_from_files, weight_files
 from vit_export.eager import eager_logits
 from vit_export.families.form import Form
-from vit_export.families.known import family_from_config
 from vit_export.families.timm.architectures import ARCHITECTURES
-from vit_export.families.timm.label_names import IMAGENET, labels_from_timm
+from vit_export.families.timm.vision_transformer import family_from_timm
+from vit_export.files.json_file import read_json
 from vit_export.graph.choices import Io
-from vit_export.graph.model import model_from_checkpoint
+from vit_export.packages.timm import IMAGENET, labels_from_timm
 from vit_export.quantization.calibration import pixels_of
 from vit_export.quantization.recipe import quantized
-from vit_export.samples import drawn_samples
 
 timm = pytest.importorskip("timm")
 
@@ -159,39 +154,51 @@ def checkpoint(
     return load(str(write_timm(folder, request.param, **CASES[request.param])))
 
 
-def test_logits_are_those_of_timm(checkpoint: Checkpoint) -> None:
-    images = list(drawn_samples(5))
-    expected = eager_logits(checkpoint, images)
+IMAGES = list(drawn_images()[-8:])
+
+
+def logits(checkpoint: Checkpoint) -> Floats:
+    return logits_of(checkpoint, pixels_of(IMAGES, checkpoint.preprocessing))
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Checkpoint) -> Floats:
+    """What timm says of the images."""
+    return eager_logits(checkpoint, IMAGES)
+
+
+def test_logits_are_those_of_timm(checkpoint: Checkpoint, expected: Floats) -> None:
     across = np.ptp(expected, axis=0).max()
     assert across > 0.05 * np.ptp(expected)
-    found = logits(checkpoint, images)
+    found = logits(checkpoint)
     np.testing.assert_allclose(found, expected, rtol=0, atol=BOUND * across)
 
 
 def test_what_leaves_no_tensor_is_seen(checkpoint: Checkpoint) -> None:
     """So that the test before this one can fail: another value of each trait moves the logits."""
-    images = list(drawn_samples(5))
-    expected = logits(checkpoint, images)
+    expected = logits(checkpoint)
     for change in other_traits(checkpoint.form):
-        found = logits(replace(checkpoint, form=replace(checkpoint.form, **change)), images)
+        found = logits(replace(checkpoint, form=replace(checkpoint.form, **change)))
         moved = np.abs(found - expected).max() / np.ptp(expected, axis=0).max()
         assert moved > 2 * BOUND, change
 
 
-@pytest.mark.parametrize("io", get_args(Io))
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+INPUTS: dict[Precision, Io] = {"fp32": "uint8", "fp16": "hf"}
+
+
+@pytest.mark.parametrize("precision", INPUTS)
 def test_an_export_is_verified(
-    checkpoint: Checkpoint, tmp_path: Path, precision: Precision, io: Io
+    checkpoint: Checkpoint, tmp_path: Path, precision: Precision
 ) -> None:
     """As the CPU runs it, and then in the forms in which TensorRT and CUDA do."""
-    path, images = tmp_path / "vit.onnx", list(drawn_samples(3))
-    contract = export(checkpoint, path, precision=precision, io=io, images=images)
+    path = tmp_path / "vit.onnx"
+    contract = export(checkpoint, path, precision=precision, io=INPUTS[precision], images=IMAGES)
     bound = {"fp32": 1e-5, "fp16": 1e-2}[precision]
     assert contract.parity
     assert contract.parity.reference.startswith(f"timm {timm.__version__}, torch ")
     assert contract.parity.max_abs_diff < bound * contract.parity.logit_range
-    given = feed_from_pixels(pixels_of(images, checkpoint.preprocessing), contract)
-    expected = logits(checkpoint, images)
+    given = feed_from_pixels(pixels_of(IMAGES, checkpoint.preprocessing), contract)
+    expected = logits(checkpoint)
     models = [replace_attention(path.read_bytes(), primitive)]
     if precision == "fp32":  # the CPU has no half Attention of ONNX Runtime's own
         models.append(graph_for_cuda(path))
@@ -202,13 +209,12 @@ def test_an_export_is_verified(
 
 
 @pytest.mark.parametrize("checkpoint", UNLIKE_TRANSFORMERS, indirect=True)
-def test_int8_stays_close(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    path, images = tmp_path / "vit.onnx", list(drawn_samples(13))
-    pixels = pixels_of(images, checkpoint.preprocessing)
+def test_int8_stays_close(checkpoint: Checkpoint, expected: Floats, tmp_path: Path) -> None:
+    path = tmp_path / "vit.onnx"
+    pixels = pixels_of(list(drawn_images()), checkpoint.preprocessing)
     rounded = quantized(checkpoint, pixels[:8])
     assert rounded.products
     export(checkpoint, path, precision="int8", images=None, rounded=rounded)
-    expected = eager_logits(checkpoint, images[8:])
     with Engine.open(path, provider="cpu") as engine:
         found = engine.run(pixels[8:])
     assert np.abs(found - expected).mean() < 0.02 * np.ptp(expected, axis=0).max()
@@ -216,9 +222,7 @@ def test_int8_stays_close(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("checkpoint", UNLIKE_TRANSFORMERS, indirect=True)
 def test_products_are_what_the_graph_says(checkpoint: Checkpoint) -> None:
-    products, inputs = read_by_products(checkpoint)
-    assert list(faults(checkpoint, products, inputs)) == []
-    assert {name for p in products for name in p.layers} == matrices(checkpoint)
+    assert_products_are_as_said(checkpoint)
 
 
 @pytest.mark.parametrize("architecture", ["test_vit", "eva02_tiny_patch14_224"])
@@ -235,9 +239,8 @@ def test_what_transformers_saves_of_it(tmp_path: Path, architecture: str) -> Non
     save_file({f"timm_model.{k}": v for k, v in state.items()}, folder / "model.safetensors")
     wrapped = load(str(folder))
     assert (wrapped.form, wrapped.labels) == (plain.form, plain.labels)
-    images = list(drawn_samples(3))
-    np.testing.assert_array_equal(logits(wrapped, images), logits(plain, images))
-    np.testing.assert_array_equal(eager_logits(wrapped, images), eager_logits(plain, images))
+    np.testing.assert_array_equal(logits(wrapped), logits(plain))
+    np.testing.assert_array_equal(eager_logits(wrapped, IMAGES), eager_logits(plain, IMAGES))
 
 
 def test_labels_of_imagenet() -> None:
@@ -250,18 +253,11 @@ def test_labels_of_imagenet() -> None:
 @pytest.mark.parametrize("grid", [3, 7])
 def test_images_of_another_size(checkpoint: Checkpoint, grid: int) -> None:
     """Tables are resampled and turns computed anew as timm does it."""
-    config = read_json(checkpoint.folder / "config.json")
     size = grid * checkpoint.form.patch_size
-    stored = tensors_from_files(weight_files(checkpoint.folder), checkpoint.family.reads)
-    form = checkpoint.family.form(config, lambda: {k: v.shape for k, v in stored.items()})
-    tensors = canonical(stored, checkpoint.family, form, len(checkpoint.labels))
-    form, tensors = folded(*resampled(form.at(size), tensors))
-    preprocessing = preprocessing_from_pretrained_cfg(config["pretrained_cfg"], size)
-    resized = replace(checkpoint, form=form, tensors=tensors, preprocessing=preprocessing)
-    images = list(drawn_samples(5))
-    expected = eager_logits(resized, images)
+    resized = load(str(checkpoint.folder), image_size=size)
+    expected = eager_logits(resized, IMAGES)
     across = np.ptp(expected, axis=0).max()
-    np.testing.assert_allclose(logits(resized, images), expected, rtol=0, atol=BOUND * across)
+    np.testing.assert_allclose(logits(resized), expected, rtol=0, atol=BOUND * across)
 
 
 def other_traits(form: Form) -> Iterator[dict[str, Any]]:
@@ -291,7 +287,7 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     size = model.patch_embed.img_size[0]
     config = {"architecture": architecture, "pretrained_cfg": {"input_size": [3, size, size]}}
-    family = family_from_config(config)
+    family = family_from_timm(config)
     form = family.form(config, lambda: shapes)
     block = model.blocks[0]
     acts = {type(m) for m in block.modules() if type(m) in ACTIVATIONS}
@@ -325,16 +321,6 @@ def of_shapes(architecture: str) -> Any:
     return model
 
 
-def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
+def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
     """Arrays of these shapes that take no memory."""
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
-
-
-def logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[np.float32]:
-    model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
-    session = onnxruntime.InferenceSession(
-        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    pixels = pixels_of(images, checkpoint.preprocessing)
-    found: NDArray[np.float32] = session.run(["logits"], {"pixels": pixels})[0]
-    return found

@@ -1,58 +1,17 @@
 """What is read of a timm checkpoint without timm: its architecture, its labels, its words."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
+from support.timm_folder import CONFIG, SHAPES, write_timm_folder
 from vit_engine.errors import CheckpointError
 from vit_export.checkpoints.checkpoint import load
 from vit_export.eager import eager_logits
-from vit_export.families.known import family_from_config
-from vit_export.families.timm.label_names import labels_from_timm
-
-CONFIG: dict[str, Any] = {
-    "architecture": "vit_tiny_patch16_224",
-    "num_classes": 3,
-    "model_args": {"img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2},
-    "pretrained_cfg": {"input_size": [3, 32, 32], "num_classes": 3},
-}
-SHAPES: dict[str, tuple[int, ...]] = {
-    "cls_token": (1, 1, 16),
-    "pos_embed": (1, 5, 16),
-    "patch_embed.proj.weight": (16, 3, 16, 16),
-    "patch_embed.proj.bias": (16,),
-    "blocks.0.norm1.weight": (16,),
-    "blocks.0.norm1.bias": (16,),
-    "blocks.0.attn.qkv.weight": (48, 16),
-    "blocks.0.attn.qkv.bias": (48,),
-    "blocks.0.attn.proj.weight": (16, 16),
-    "blocks.0.attn.proj.bias": (16,),
-    "blocks.0.norm2.weight": (16,),
-    "blocks.0.norm2.bias": (16,),
-    "blocks.0.mlp.fc1.weight": (64, 16),
-    "blocks.0.mlp.fc1.bias": (64,),
-    "blocks.0.mlp.fc2.weight": (16, 64),
-    "blocks.0.mlp.fc2.bias": (16,),
-    "norm.weight": (16,),
-    "norm.bias": (16,),
-    "head.weight": (3, 16),
-    "head.bias": (3,),
-}
-
-
-def write(
-    folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]], prefix: str = ""
-) -> str:
-    rng = np.random.default_rng(0)
-    tensors = {prefix + k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "model.safetensors")
-    return str(folder)
+from vit_export.families.timm.vision_transformer import family_from_timm
+from vit_export.packages.timm import labels_from_timm
 
 
 def without(name: str) -> dict[str, tuple[int, ...]]:
@@ -60,15 +19,13 @@ def without(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def test_a_model_as_either_library_saves_it(tmp_path: Path) -> None:
-    (tmp_path / "timm").mkdir()
-    (tmp_path / "wrapper").mkdir()
-    plain = load(write(tmp_path / "timm", CONFIG, SHAPES))
+    plain = load(write_timm_folder(tmp_path / "timm"))
     wrapper = CONFIG | {
         "model_type": "timm_wrapper",
         "architectures": ["TimmWrapperForImageClassification"],
         "label_names": ["LABEL_0", "LABEL_1", "LABEL_2"],
     }
-    wrapped = load(write(tmp_path / "wrapper", wrapper, SHAPES, "timm_model."))
+    wrapped = load(write_timm_folder(tmp_path / "wrapper", wrapper, SHAPES, "timm_model."))
     assert plain.form == wrapped.form
     assert plain.labels == wrapped.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert plain.tensors.keys() == wrapped.tensors.keys()
@@ -111,7 +68,7 @@ def test_what_is_refused(
     tmp_path: Path, change: dict[str, Any], shapes: dict[str, tuple[int, ...]], words: list[str]
 ) -> None:
     with pytest.raises(CheckpointError) as refusal:
-        load(write(tmp_path, CONFIG | change, shapes))
+        load(write_timm_folder(tmp_path, CONFIG | change, shapes))
     for word in words:
         assert word in str(refusal.value)
 
@@ -152,7 +109,7 @@ def test_labels_that_are_refused(change: dict[str, Any], words: str) -> None:
 def test_without_timm_there_is_a_line_to_paste(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = load(write(tmp_path, CONFIG, SHAPES))
+    checkpoint = load(write_timm_folder(tmp_path))
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(CheckpointError, match=r"pip install .*\[timm\]'.*--no-verify"):
         eager_logits(checkpoint, [])
@@ -162,5 +119,5 @@ def test_without_timm_there_is_a_line_to_paste(
 
 
 def test_a_tag_behind_the_architecture_says_how_it_was_trained() -> None:
-    family = family_from_config(CONFIG | {"architecture": "vit_tiny_patch16_224.augreg_in21k"})
+    family = family_from_timm(CONFIG | {"architecture": "vit_tiny_patch16_224.augreg_in21k"})
     assert family.architecture == "vit_tiny_patch16_224"

@@ -90,9 +90,9 @@ def test_int8_is_for_the_cpu(tiny_artefact: Path, tmp_path: Path, provider: str)
 def test_no_onnxruntime_names_the_extra(tiny_artefact: Path) -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
-        "from vit_engine.commands.infer import main\n"
+        "from vit_engine.commands import start_infer\n"
         "sys.argv = ['vit-infer', '.', '-m', sys.argv[1], '--build-only']\n"
-        "sys.exit(main())"
+        "sys.exit(start_infer())"
     )
     rc, out, err = python(code, tiny_artefact)
     assert (rc, out) == (4, "")

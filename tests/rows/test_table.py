@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from test_infer import EXAMPLES, on_a_terminal
 
+from support import ROOT
+from support.terminal import on_a_terminal
 from vit_engine.artefact.description import description_of, short_labels
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.outputs.prediction import Prediction, Score
@@ -68,9 +69,9 @@ def test_colours_take_no_room() -> None:
 
 @pytest.mark.parametrize("columns", [60, 132])
 def test_a_terminal_has_its_width(columns: int) -> None:
-    shown = on_a_terminal(EXAMPLES[0].parent, "-q", COLUMNS=str(columns), NO_COLOR="1")
+    shown = on_a_terminal(ROOT / "examples", "-q", COLUMNS=str(columns), NO_COLOR="1")
     rows = shown.splitlines()
-    assert len(rows) == len(EXAMPLES)
+    assert len(rows) == len(list((ROOT / "examples").iterdir()))
     assert max(map(len, rows)) <= columns
     assert len({line.index("%") for line in rows}) == 1
     described = on_a_terminal("--describe", COLUMNS=str(columns)).splitlines()

@@ -1,11 +1,11 @@
 """Whatever a server does, a download is an image's bytes or an error in words, and in time."""
 
 import contextlib
-import datetime
 import gzip
 import io
 import os
 import random
+import shutil
 import socket
 import ssl
 import subprocess
@@ -43,35 +43,35 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def serving(answer: Answer, host: str = "127.0.0.1") -> Iterator[int]:
+def serving(
+    answer: Answer, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> Iterator[int]:
     """A server that answers each connection as told, on a thread of its own; gives the port."""
 
-    def work(connection: socket.socket) -> None:
-        with connection:
-            try:
-                request = b""
-                while b"\r\n\r\n" not in request and (part := connection.recv(4096)):
-                    request += part
-                answer(connection, request)
-                connection.shutdown(socket.SHUT_WR)
-                connection.settimeout(1)
-                while connection.recv(4096):  # no reset before the client has read
-                    pass
-            except OSError:
+    def work(plain: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            tls.wrap_socket(plain, server_side=True) if tls else plain as connection,
+        ):
+            request = b""
+            while b"\r\n\r\n" not in request and (part := connection.recv(4096)):
+                request += part
+            answer(connection, request)
+            if isinstance(connection, ssl.SSLSocket):
+                connection.unwrap()
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(1)
+            while connection.recv(4096):  # no reset before the client has read
                 pass
 
     def accept() -> None:
-        while True:
-            try:
+        with contextlib.suppress(OSError):
+            while True:
                 connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=work, args=(connection,), daemon=True).start()
+                threading.Thread(target=work, args=(connection,), daemon=True).start()
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.bind((host, 0))
-        listener.listen()
+    with socket.create_server((host, 0), family=family) as listener:
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         yield listener.getsockname()[1]
@@ -565,75 +565,48 @@ def test_other_proxies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "has to be http://" in str(refusal("http://nowhere.example/"))
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of 127.0.0.1, signed by itself, and its key, in one file."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from ipaddress import ip_address
-
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vit-engine's tests")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    encoding = serialization.Encoding.PEM
-    path.write_bytes(
-        made.public_bytes(encoding)
-        + key.private_bytes(
-            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return path
-
-
-@contextmanager
-def serving_tls(certificate: Path, answer: bytes) -> Iterator[int]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-
-    def work() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with (
-                contextlib.suppress(OSError),
-                context.wrap_socket(connection, server_side=True) as secure,
-            ):
-                secure.recv(4096)
-                secure.sendall(answer)
-                secure.unwrap()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=work, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def test_https(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    downloads._tls.cache_clear()
-    with serving_tls(certificate, sized()) as port:
+def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tests",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.load_cert_chain(certificate, key)
+    with serving(sending(sized()), tls=own) as port:
         assert "certificate" in str(refusal(f"https://127.0.0.1:{port}/"))  # signed by nobody
         trusting = ssl.create_default_context(cafile=certificate)
         monkeypatch.setattr(downloads, "_tls", lambda: trusting)
         assert bytes_from_url(f"https://127.0.0.1:{port}/") == PNG
         assert "mismatch" in str(refusal(f"https://localhost:{port}/"))
+        with serving(tunnelling(port)) as proxy:
+            monkeypatch.setenv("https_proxy", f"http://me:secret@127.0.0.1:{proxy}")
+            assert bytes_from_url("https://127.0.0.1:1/") == PNG
+
+
+def tunnelling(port: int) -> Answer:
+    """A proxy that connects whoever asks for a tunnel to one port."""
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        assert request.startswith(b"CONNECT 127.0.0.1:1 ")
+        assert b"\r\nProxy-Authorization: Basic bWU6c2VjcmV0\r\n" in request
+        connection.sendall(head())
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            back = threading.Thread(target=copy, args=(server, connection))
+            back.start()
+            copy(connection, server)
+            back.join()
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    return answer
 
 
 # --- fuzzing ---------------------------------------------------------------------------------

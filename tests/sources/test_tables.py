@@ -15,13 +15,15 @@ import pytest
 
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.machine.installation import pip_install
+from vit_engine.outputs.csv_dialect import unescaped
 from vit_engine.outputs.prediction import Prediction, failed
-from vit_engine.rows.formats import COLUMNS, format_from_name
+from vit_engine.rows.formats import columns_of, format_from_name
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.tables import paths
-from vit_engine.sources.tables.csv_rows import FORMULA, LONGEST_ROW, OUR_CSV
+from vit_engine.sources.tables.csv_rows import LONGEST_ROW
 from vit_engine.sources.tables.paths import LONGEST
 
+SCORES = Scores(("cat",), "softmax")
 Found = list[tuple[str, str | None]]
 
 
@@ -242,10 +244,6 @@ _HOSTILE = [
 ]
 
 
-def test_our_header_is_known() -> None:
-    assert OUR_CSV == COLUMNS
-
-
 def rows_of(names: list[str]) -> list[Prediction]:
     """A row each, every other with an error, whose words are hostile too."""
     return [failed(name, ImageError("decode", printable(name))) for name in names]
@@ -257,7 +255,7 @@ def test_what_we_write_as_csv_is_read_back(table: Path) -> None:
     assert read(table) == [(name, None) for name in _HOSTILE]
     text = table.read_bytes().decode("utf-8", "surrogateescape")
     cells = [row["path"] for row in csv.DictReader(io.StringIO(text, newline=""))]
-    assert [c.removeprefix("'") if FORMULA.match(c) else c for c in cells] == _HOSTILE
+    assert [unescaped(cell) for cell in cells] == _HOSTILE
     assert not [c for c in cells if c.startswith(tuple("=+-@\t\r\n"))]
     pandas = pytest.importorskip("pandas")
     found = pandas.read_csv(table, dtype=str, keep_default_na=False, encoding="latin-1")
@@ -266,7 +264,7 @@ def test_what_we_write_as_csv_is_read_back(table: Path) -> None:
 
 def test_a_row_of_csv_that_another_wrote_keeps_its_apostrophe(table: Path) -> None:
     assert read(write(table, "path,label\n'=1.png,\n")) == [("'=1.png", None)]
-    data = ",".join(OUR_CSV) + "\n'=1.png,,,,,,\n=2.png,,,,,,\n'x.png,,,,,,\n"
+    data = ",".join(columns_of(SCORES)) + "\n'=1.png,,,,,,\n=2.png,,,,,,\n'x.png,,,,,,\n"
     assert read(write(table, data)) == [("=1.png", None), ("=2.png", None), ("'x.png", None)]
 
 

@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import csv
 import json
 import subprocess
 import time
@@ -76,3 +77,11 @@ def wait_until(so: Callable[[], bool]) -> None:
     while not so():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.001)
+
+
+def write_csv(path: Path, *rows: tuple[object, ...]) -> Path:
+    """Write rows, and the folders that the file lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path

@@ -19,7 +19,7 @@ from comparison.inputs.arrays import Arrays
 from comparison.inputs.models import Model
 from comparison.job import Job
 from vit_engine.machine import processor
-from vit_export.checkpoints.tensors.weight_files import weight_files
+from vit_export.files.weight_files import weight_files
 
 CONVERT_S, LOAD_S, WARM_S, TURN_S = 1800.0, 900.0, 900.0, 300.0
 """Limits in seconds, beyond which a contender has hung; compiling may take minutes."""

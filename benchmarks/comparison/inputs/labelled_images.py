@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vit_engine.errors import UsageError
 from vit_engine.sources.signatures import EXTENSIONS
-from vit_export.demo import draw
+from vit_export.samples import draw
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from contextlib import redirect_stdout
 from pathlib import Path, PurePosixPath
 
 from vit_engine.errors import CheckpointError
-from vit_export.checkpoints.configs.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.checkpoints.hub_failure import HUGGING_FACE_HUB, MODELSCOPE, reason_in_words
-from vit_export.checkpoints.other_kinds import PICKLE, SAFETENSORS, no_weights, refuse_other_kinds
-from vit_export.checkpoints.tensors.weight_files import INDEX, sha256_of
-
-CONFIG = "config.json"
+from vit_export.files.other_kinds import PICKLE, SAFETENSORS, no_weights, refuse_other_kinds
+from vit_export.files.weight_files import INDEX, sha256_of
+from vit_export.packages.package import CONFIG
+from vit_export.packages.preprocessor import PREPROCESSOR, PROCESSOR
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUGGING_FACE = "hf:"
@@ -42,6 +41,8 @@ def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, 
             found = fetch(name, revision, why_offline is not None)
     except CheckpointError as e:
         raise CheckpointError(f"{model}: {e}") from e
+    except ModuleNotFoundError:  # which vit-export tells how to install
+        raise
     except Exception as e:  # the clients' errors have no common base
         reason = reason_in_words(e, MODELSCOPE if on_modelscope else HUGGING_FACE_HUB)
         raise CheckpointError(f"{model}: {reason}") from e

@@ -3,12 +3,9 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from vit_export.families.form import Form
-
-Package = Literal["transformers", "timm"]
-"""Whose model a checkpoint is."""
 
 Config = Mapping[str, Any]
 """A config.json, as it is read."""
@@ -42,7 +39,6 @@ class Family:
     image_processor: str  # in transformers, of a preprocessor config that names none
     takes_any_size: bool = False
     """Whether the library's model fits its position tables to the image without being told."""
-    package: Package = "transformers"
 
     def stored(self, form: Form, labels: int) -> list[dict[str, Part]]:
         """Return, for each convention, where on disk every tensor is by its canonical name."""

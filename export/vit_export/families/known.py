@@ -1,8 +1,7 @@
-"""The families that an export knows: those of transformers by name, timm's by a table."""
+"""The families of transformers' classifiers, by the names in config.json."""
 
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family
-from vit_export.families.timm.vision_transformer import family_from_timm, is_timm
 from vit_export.families.transformers.beit import BEIT, DATA2VEC_VISION
 from vit_export.families.transformers.clip import CLIP, METACLIP_2
 from vit_export.families.transformers.deit import DEIT, DEIT_WITH_TEACHER
@@ -28,15 +27,12 @@ FAMILIES = (
 )
 """Where a config.json names no class, the first of its model_type is meant."""
 
-
 HEADLESS = ("Model", "Backbone", "ForPreTraining", "ForMaskedImageModeling", "WithProjection")
 """How the names of classes end that have no classifier's head."""
 
 
 def family_from_config(config: Config) -> Family:
     """Return the family that a config.json is of; CheckpointError if it is of none."""
-    if is_timm(config):
-        return family_from_timm(config)
     for family in FAMILIES:
         found = config.get("architectures") or [family.architecture]
         if config.get("model_type") == family.model_type and found == [family.architecture]:

@@ -10,8 +10,8 @@ from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import UsageError, printable
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.sources.item import Item
-from vit_export.demo import draw
-from vit_export.samples import drawn_samples, items_for, sample_from_item
+from vit_export.samples import draw
+from vit_export.samples.images import drawn_samples, items_for, sample_from_item
 
 MOST = 40
 """Images to calibrate on: 7,880 tokens of ViT-B/16."""

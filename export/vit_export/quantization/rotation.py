@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from vit_export.checkpoints.tensors.weight_files import Tensor
 from vit_export.families.form import Form
+from vit_export.files.weight_files import Tensor
 from vit_export.graph.weights import Array
 
 SEED = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from vit_export.checkpoints.tensors.weight_files import Tensor
+from vit_export.files.weight_files import Tensor
 from vit_export.graph.product import Product
 from vit_export.graph.weights import Array, matrix_of
 from vit_export.quantization.activations import Activations, Statistics

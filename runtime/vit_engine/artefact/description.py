@@ -70,7 +70,7 @@ def description_of(contract: Contract, form: str, width: int | None = None) -> s
         "output": f"{contract.output.name}: float32, {len(labels)} labels "
         f"({', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''})",
         "score": _SCORE[contract.output.score],
-        "parity": _parity(contract.parity),
+        "parity": parity_in_words(contract.parity),
     }
     if identity.precision == "int8":
         lines["int8 sessions"] = SATURATION
@@ -92,7 +92,8 @@ def _preprocessing(pre: Preprocessing) -> str:
     return f"resize {resize}, {pre.filter}{crop}{fill}, mean {pre.mean}, std {pre.std}"
 
 
-def _parity(parity: Parity | None) -> str:
+def parity_in_words(parity: Parity | None) -> str:
+    """Say how near an artefact came to its reference."""
     if parity is None:
         return "not verified"
     agreement = "" if parity.agreement is None else f"agreement {parity.agreement:.1%}, "

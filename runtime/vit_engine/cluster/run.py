@@ -18,7 +18,7 @@ from vit_engine.artefact import metadata
 from vit_engine.cluster import connection, manifest
 from vit_engine.cluster.connection import Capacity, Workers
 from vit_engine.cluster.tasks import Decoding, Labeller, Labelling, decoded
-from vit_engine.errors import UsageError, VitError
+from vit_engine.errors import UsageError
 from vit_engine.images.decoder_process import TIME_LIMIT, Task
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import ScoreOptions
@@ -83,8 +83,8 @@ def label(
 
     `address` is that of `connection.connected`, `top_k` and `threshold` are those of
     `Classifier.classify`, `timeout`, `fast` and `private_redirects` those of `Task`.
-    UsageError where `output` has another run in it, VitError where the cluster failed for good:
-    what is written stays, for `resume`.
+    UsageError where `output` has another run in it, or a row_id is not there exactly once; VitError
+    where the cluster failed for good: what is written stays, for `resume`.
     """
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}, it must be at least 1")
@@ -132,7 +132,7 @@ def label(
         )
     rows = _count(out)
     if rows != total:
-        raise VitError(
+        raise UsageError(
             f"{output}: {rows} rows for {total} images; "
             "check that every row_id is there exactly once"
         )

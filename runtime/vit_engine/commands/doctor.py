@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from vit_engine.artefact import metadata
-from vit_engine.cli import ending
-from vit_engine.cli.arguments import Parser, whole_number
+from vit_engine.cli import exit_codes
+from vit_engine.cli.parser import Parser, whole_number
 from vit_engine.commands.diagnosis import Report, examine
 from vit_engine.errors import MachineError
 from vit_engine.machine import processor
@@ -19,8 +19,8 @@ def main() -> int:
     parser = Parser(
         "vit-doctor",
         description="Tell what this machine can run, and how to fix what it cannot.",
-        epilog="exit codes: 0 done, nothing is wrong; 2 bad usage, or no artefact; 4 a part of the "
-        "machine or the artefact does not work; 130/143 interrupted",
+        epilog="exit codes: 0 done, nothing is wrong; 1 unforeseen; 2 bad usage, or no artefact; 4 "
+        "a part of the machine or the artefact does not work; 130/143 interrupted",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
@@ -34,17 +34,13 @@ def main() -> int:
         help="GPU to try (default %(default)s)",
     )
     arguments = parser.parse()
-
-    def body() -> int:
-        metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
-        report = examine(arguments.model, arguments.device)
-        if arguments.json:
-            sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
-        else:
-            sys.stdout.write("\n".join(text(report)) + "\n")
-        return MachineError.exit_code if report.problems else 0
-
-    return ending.run("vit-doctor", body)
+    metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
+    report = examine(arguments.model, arguments.device)
+    if arguments.json:
+        sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+    else:
+        sys.stdout.write("\n".join(text(report)) + "\n")
+    return MachineError.exit_code if report.problems else 0
 
 
 def text(report: Report) -> Iterator[str]:
@@ -105,4 +101,4 @@ def _gib(size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_codes.start("vit-doctor", "vit_engine.commands.doctor"))

@@ -3,7 +3,7 @@
 import argparse
 from typing import get_args
 
-from vit_engine.cli.arguments import whole_number
+from vit_engine.cli.parser import whole_number
 from vit_engine.options import CHOICES, DEFAULT_PROVIDER, Compute, EngineOptions
 
 

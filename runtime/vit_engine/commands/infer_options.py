@@ -1,20 +1,58 @@
 """The options of vit-infer."""
 
+import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vit_engine.artefact.metadata import DEFAULT_MODEL
-from vit_engine.cli.arguments import Parser, local_path, number, whole_number
+from vit_engine.cli.parser import Parser, local_path, number, whole_number
 from vit_engine.commands.engine_options import add_engine_options
-from vit_engine.commands.error_limit import ErrorLimit
-from vit_engine.images.decoder_process import TIME_LIMIT
+from vit_engine.commands.progress import number_of_images
+from vit_engine.commands.source_options import add_source_options
+from vit_engine.errors import FailedImagesError
 from vit_engine.outputs.scores import DEFAULT_TOP_K
 from vit_engine.rows.formats import FORMATS
-from vit_engine.sources.find import DEFAULT_COLUMN
+from vit_engine.rows.output import Output
 from vit_engine.sources.stores import is_store
 
-LONGEST = 1_000_000
-"""Seconds that --timeout takes at most: poll(2) counts milliseconds in 32 bits."""
+LEAST = 100
+"""Rows before a percentage is looked at while a run goes on: of fewer it says little."""
+
+
+@dataclass(frozen=True)
+class ErrorLimit:
+    """A number of images, or a percentage of them; `text` is how the user wrote it."""
+
+    text: str
+    most: float
+    is_percentage: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "ErrorLimit":
+        """Return the limit that "20" or "1.5%" stands for; argparse's error for anything else."""
+        is_percentage = text.endswith("%")
+        try:
+            most = float(text[:-1]) if is_percentage else int(text)
+        except ValueError:
+            most = math.nan
+        if not 0 <= most <= (100 if is_percentage else math.inf):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number of images such as 20, or a percentage such as 5%"
+            )
+        return cls(text, most, is_percentage)
+
+    def check(self, output: Output, *, at_end: bool = False) -> None:
+        """Raise FailedImagesError if too many of the images so far have failed."""
+        most = self.most
+        if self.is_percentage:
+            most = output.done * self.most / 100 if at_end or output.done >= LEAST else math.inf
+        if output.failed > most:
+            raise FailedImagesError(
+                f"stopped after {number_of_images(output.done)}: {output.failed:,} failed, "
+                f"--max-errors is {self.text}{output.how_to_resume}"
+            )
 
 
 def command_line() -> Parser:
@@ -22,44 +60,10 @@ def command_line() -> Parser:
     parser = Parser(
         "vit-infer",
         description="Label images with a model that vit-export wrote.",
-        epilog="exit codes: 0 done, 1 too many errors, 2 bad usage or artefact, 3 done but some "
-        "images failed, 4 provider or disk not available, 130/143 interrupted",
+        epilog="exit codes: 0 done, 1 unforeseen, 2 bad usage or artefact, 3 some images "
+        "failed, or more than --max-errors, 4 provider or disk not available, 130/143 interrupted",
     )
-    add = parser.add_argument_group("images").add_argument
-    add(
-        "sources",
-        nargs="*",
-        metavar="SOURCE",
-        help="file, folder, 'glob', http(s) URL, .tar[.gz] or .zip of images, .csv or .parquet "
-        "with a column of paths, or - for a list on stdin",
-    )
-    add("-0", "--null", action="store_true", help="the list on stdin is NUL-separated")
-    add(
-        "--column",
-        default=DEFAULT_COLUMN,
-        help="the column of a .csv or .parquet that has the paths (default %(default)s)",
-    )
-    add("--all-files", action="store_true", help="find images by content, not by extension")
-    add("--follow-links", action="store_true", help="search linked folders too, each once")
-    add(
-        "--allow-private-redirects",
-        action="store_true",
-        help="follow redirects of URLs to addresses that are not public, such as 10.0.0.1",
-    )
-    add(
-        "--fast-decode",
-        action="store_true",
-        help="decode large JPEGs at a reduced size: faster, and a few labels may differ",
-    )
-    add(
-        "--timeout",
-        type=number(
-            f"a number of seconds above 0, {LONGEST:,} at most", accepts=lambda s: 0 < s <= LONGEST
-        ),
-        default=TIME_LIMIT,
-        metavar="S",
-        help="seconds to decode one image (default %(default)g)",
-    )
+    add_source_options(parser.add_argument_group("images"))
     group = parser.add_argument_group("model")
     add = group.add_argument
     add(
@@ -118,36 +122,20 @@ def command_line() -> Parser:
     add(
         "--overwrite",
         action="store_true",
-        help="replace what FILE of -o or --html holds, whatever it is (default: only what "
-        "vit-infer wrote, and only if an image gets a label)",
+        help="replace what FILE of -o or --html holds, and the rows of an interrupted run "
+        "(default: only what vit-infer wrote, and only if an image gets a label)",
     )
     add(
         "--max-errors",
         type=ErrorLimit.parse,
         metavar="N|P%",
-        help="stop with exit code 1 once more than N images have failed, or more than P percent "
+        help="stop with exit code 3 once more than N images have failed, or more than P percent "
         "of 100 or more",
     )
     add("--html", type=local_path, metavar="FILE", help="write a contact sheet to look at as well")
-    add(
-        "--truth",
-        metavar="FILE|folders",
-        help="hold the labels against the true ones: a CSV with the columns path, and label or "
-        "index; or 'folders', where each image's folder is its class",
-    )
-    add(
-        "--against",
-        metavar="MODEL",
-        help="run another artefact, or pytorch:CHECKPOINT, on the same pixels, and tell how far "
-        "the two agree",
-    )
-    add(
-        "--report",
-        type=local_path,
-        metavar="FILE",
-        help="write what --truth and --against found as JSON",
-    )
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
+    for option in ("--truth", "--against", "--report"):
+        add(option, action=_Moved, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add = parser.add_argument_group(
         "past one machine",
         "With --ray, SOURCE may also be a Parquet manifest, and -o names a folder; both may be in "
@@ -181,3 +169,14 @@ def command_line() -> Parser:
 
 def _output_path(text: str) -> Path | str:
     return text if is_store(text) else local_path(text)
+
+
+class _Moved(argparse.Action):
+    """Refuses an option of vit-eval."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *found: Any) -> None:
+        option = found[-1]
+        parser.error(
+            f"{option} is an option of vit-eval: vit-eval SOURCE... -m MODEL {option} "
+            f"{'MODEL' if option == '--against' else 'FILE'}"
+        )

@@ -1,11 +1,10 @@
 """vit-serve: labels images over HTTP."""
 
-import argparse
 import logging
 import os
 import sys
 
-from vit_engine.cli import ending
+from vit_engine.cli import exit_codes
 from vit_engine.commands import serve_options
 from vit_engine.commands.engine_options import engine_settings
 from vit_engine.errors import MachineError
@@ -16,10 +15,6 @@ def main() -> int:
     """Run vit-serve; returns the exit code."""
     parser = serve_options.command_line()
     arguments = serve_options.parsed(parser, os.environ)
-    return ending.run("vit-serve", lambda: _serve(arguments))
-
-
-def _serve(arguments: argparse.Namespace) -> int:
     try:
         from vit_engine.server.http import listener
         from vit_engine.server.http.app import application
@@ -48,4 +43,4 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_codes.start("vit-serve", "vit_engine.commands.serve"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vit_engine.artefact.metadata import DEFAULT_MODEL
-from vit_engine.cli.arguments import Parser, number, whole_number
+from vit_engine.cli.parser import Parser, number, whole_number
 from vit_engine.commands.engine_options import add_engine_options
 from vit_engine.errors import UsageError, printable
 from vit_engine.server.core.settings import SETTINGS, Settings

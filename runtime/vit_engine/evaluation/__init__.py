@@ -1,1 +1,1 @@
-"""How right the labels of a run are, and how far another model is from them."""
+"""How right a model is on images whose truth is known, and how far another model is from it."""

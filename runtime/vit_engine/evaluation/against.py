@@ -1,8 +1,9 @@
-"""Another model on the same pixels: where its labels differ, and how far its logits drift."""
+"""Another model on the same pixels: where its results differ, and how far its numbers stray."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from functools import partial
+from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
@@ -12,129 +13,147 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.classifier import LabelledBatch
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
-from vit_engine.evaluation.evaluation import MOST_SHOWN
-from vit_engine.options import DEFAULTS, EngineOptions
-from vit_engine.outputs.kinds import output_from_contract
-from vit_engine.rows.contact_sheet import thumbnail
+from vit_engine.evaluation.examples import Example, Examples, JudgedImage
+from vit_engine.machine.installation import pip_install
+from vit_engine.options import EngineOptions
+from vit_engine.outputs.comparison import Comparison
+from vit_engine.outputs.kinds import OutputKind, output_from_contract
+from vit_engine.rows.contact_sheet import Section
 
-PYTORCH = "pytorch:"
-"""Before the name of a checkpoint that is run by PyTorch itself."""
+REFERENCES = "vit_engine.references"
+"""The entry points, by the name before a colon, that open a checkpoint to be compared with.
 
-_MOST_FLIPS = 10_000  # in the report
+Each is a function of the checkpoint's name and the model's contract; it returns what turns pixels
+(N, H, W, 3) into outputs (N, ...), and their kind.
+"""
 
-Other = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""From pixels (N, H, W, 3) to logits (N, labels)."""
+PYTORCH = "pytorch"
+"""The one that vit-export has."""
+
+_MAX_FLIPS = 10_000  # in the report
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class Against:
     """Takes a run's batches as they come, and gives their pixels to another model as well."""
 
-    def __init__(self, name: str, other: Other, contract: Contract, *, thumbnails: bool) -> None:
-        self.name, self._other, self._thumbnails = name, other, thumbnails
-        self._labels, self._kind = contract.output.labels, output_from_contract(contract.output)
-        self.images = self.same = 0
-        self._largest, self._sum, self._low, self._high = 0.0, 0.0, np.inf, -np.inf
-        self.flips: list[dict[str, Any]] = []
-        self.pictures: list[str] = []  # of the first flips
+    def __init__(
+        self, name: str, run: Run, output: OutputKind, *, threshold: float, thumbnails: bool
+    ) -> None:
+        self._name, self._run, self._output, self._threshold = name, run, output, threshold
+        self._compared = Comparison(output, threshold)
+        self.failed = 0
+        self._flips: list[dict[str, Any]] = []
+        self._examples = Examples("Images that differ most", thumbnails=thumbnails)
+
+    @property
+    def images(self) -> int:
+        """How many images were compared."""
+        return self._compared.images
 
     def add(self, labelled: LabelledBatch) -> None:
-        """Compare a batch; images without a label are passed over."""
+        """Compare a batch; images that failed are left out."""
         those = [
-            (prediction, pixels, logits)
+            JudgedImage(prediction.path, pixels, logits)
             for prediction, pixels, logits in zip(
                 labelled.predictions, labelled.pixels, labelled.logits, strict=True
             )
             if pixels is not None and logits is not None and prediction.error is None
         ]
+        self.failed += len(labelled.predictions) - len(those)
         if not those:
             return
-        ours = np.stack([logits for *_, logits in those])
-        theirs = self._other(np.stack([pixels for _, pixels, _ in those]))
-        drift = np.abs(theirs - ours)
-        self._largest = max(self._largest, float(drift.max()))
-        self._sum += float(drift.mean(axis=1).sum())
-        self._low, self._high = min(self._low, theirs.min()), max(self._high, theirs.max())
-        self.images += len(those)
-        for (prediction, pixels, our), their in zip(those, theirs, strict=True):
-            a, b = int(our.argmax()), int(their.argmax())
-            self.same += a == b
-            if a != b and len(self.flips) < _MOST_FLIPS:
-                self.flips.append(
-                    {
-                        "path": printable(prediction.path or "-"),
-                        "label": self._labels[a],
-                        "score": self._score(our, a),
-                        "other_label": self._labels[b],
-                        "other_score": self._score(their, b),
-                    }
-                )
-                if self._thumbnails and len(self.pictures) < MOST_SHOWN:
-                    self.pictures.append(thumbnail(pixels))
+        ours = np.stack([image.logits for image in those])
+        theirs = self._run(np.stack([image.pixels for image in those]))
+        same = self._compared.add(ours, theirs)
+        apart = np.abs(theirs - ours).max(1)
+        for i in np.flatnonzero(~same if same.size else apart > 0).tolist():
+            make = partial(self._example, ours[i], theirs[i])
+            if same.size and len(self._flips) < _MAX_FLIPS:
+                self._flips.append({"path": printable(those[i].path or "-")} | make().report)
+            self._examples.add(float(apart[i]), those[i], make)
 
-    def _score(self, logits: NDArray[np.float32], index: int) -> float:
-        return float(self._kind.scores(logits[None])[0, index])
+    def _example(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Example:
+        differing = self._output.differing(ours, theirs, self._threshold)
+        return Example(
+            {"labels": [{"label": a, "score": b, "other_score": c} for a, b, c in differing]},
+            [x for a, b, c in differing for x in ((a, b), (f"{a} (other)", c))],
+        )
 
     def report(self) -> dict[str, Any]:
         """Return all that was found, as it goes into JSON."""
-        some = self.images > 0
+        some, found = self.images > 0, self._compared
         return {
-            "model": self.name,
+            "model": self._name,
             "images": self.images,
-            "agreement": self.same / self.images if some else None,
-            "flipped": self.images - self.same,
-            "max_abs_diff": self._largest if some else None,
-            "mean_abs_diff": self._sum / self.images if some else None,
-            "logit_range": float(self._high - self._low) if some else None,
-            "flips": self.flips,
+            "agreement": found.agreement,
+            "flipped": None if some and found.agreement is None else found.different,
+            "max_abs_diff": found.max_abs_diff if some else None,
+            "mean_abs_diff": found.mean_abs_diff if some else None,
+            "logit_range": found.range if some else None,
+            "r2": found.r2,
+            "flips": self._flips,
+            "most_different": self._examples.report(),
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield what is told on stderr at the end of the run."""
+        """Yield what is printed at the end of the run."""
+        found = self._compared
         if not self.images:
-            yield f"against {self.name}: no image has a label"
+            yield f"against {self._name}: no image has a result"
             return
-        found = self.report()
         yield (
-            f"against {self.name}: {found['agreement']:.1%} agree, {found['flipped']:,} of "
-            f"{self.images:,} flipped; |logit difference| at most {found['max_abs_diff']:.3g}, "
-            f"{found['mean_abs_diff']:.3g} in the mean, in a range of {found['logit_range']:.3g}"
+            f"against {self._name}: {found}; |logit difference| at most {found.max_abs_diff:.3g}, "
+            f"{found.mean_abs_diff:.3g} in the mean, in a range of {found.range:.3g}"
         )
+
+    def sections(self) -> list[Section]:
+        """Return what the page shows."""
+        lines = Section(f"Against {self._name}", list(self.lines()), [])
+        return [lines, *self._examples.sections()]
 
 
 @contextmanager
 def opened(
-    name: str, contract: Contract, *, thumbnails: bool, options: EngineOptions = DEFAULTS
+    name: str, contract: Contract, options: EngineOptions, *, threshold: float, thumbnails: bool
 ) -> Iterator[Against]:
     """Open the model that `--against` names, beside one of this contract.
 
-    UsageError where the two cannot be compared: their input or their labels differ. MachineError
-    where PyTorch is asked for and not installed.
+    It is an artefact, or "pytorch:" and a checkpoint. UsageError where the two cannot be compared:
+    their input or their kind of output differs. MachineError where the library that is asked for is
+    not installed.
     """
-    if name.startswith(PYTORCH):
+    output = output_from_contract(contract.output)
+
+    def beside(shown: str, run: Run, theirs: OutputKind) -> Against:
+        if reason := output.mismatch(theirs):
+            raise UsageError(f"--against {printable(name)}: {reason}")
+        return Against(shown, run, output, threshold=threshold, thumbnails=thumbnails)
+
+    scheme, _, checkpoint = name.partition(":")
+    references = list(entry_points(group=REFERENCES, name=scheme)) if checkpoint else []
+    if references or (checkpoint and scheme == PYTORCH):
         try:
-            # The one way from the runtime to the exporter, which need not be installed.
-            reference = import_module("vit_export.reference")
+            if not references:
+                raise ModuleNotFoundError(name="vit_export")
+            run, theirs = references[0].load()(checkpoint, contract)
         except ModuleNotFoundError as e:
             raise MachineError(
                 f"--against {printable(name)} needs PyTorch and vit-export (no module {e.name}); "
-                "install the extra export"
+                f"{pip_install('export')}"
             ) from e
-        run, labels = reference.opened(name.removeprefix(PYTORCH), contract)
-        _check_labels(name, labels, contract)
-        yield Against(name, run, contract, thumbnails=thumbnails)
+        yield beside(name, run, theirs)
         return
     with Engine.open(name, options) as engine:
-        theirs = engine.contract
-        if _geometry(theirs) != _geometry(contract):
+        if _geometry(engine.contract) != _geometry(contract):
             raise UsageError(
-                f"--against {printable(name)}: it takes images {_geometry(theirs)}, the model "
-                f"takes them {_geometry(contract)}; two models are compared on the same pixels"
+                f"--against {printable(name)}: it takes images {_geometry(engine.contract)}, the "
+                f"model takes them {_geometry(contract)}; two models are compared on the same "
+                "pixels"
             )
-        _check_labels(name, theirs.output.labels, contract)
-        identity = theirs.identity
-        yield Against(
-            f"{identity.model} {identity.precision}", engine.run, contract, thumbnails=thumbnails
-        )
+        identity = engine.contract.identity
+        yield beside(f"{identity.model} {identity.precision}", engine.run, engine.output)
 
 
 def _geometry(contract: Contract) -> str:
@@ -143,19 +162,3 @@ def _geometry(contract: Contract) -> str:
     crop = f", cropped to {pre.crop} ({pre.anchor}, {pre.fill})" if pre.crop else ""
     size = f"{given.height}x{given.width}"
     return f"of {size}, resized to {pre.resize} ({pre.rule}, {pre.filter}){crop}"
-
-
-def _check_labels(name: str, theirs: tuple[str, ...], contract: Contract) -> None:
-    ours = contract.output.labels
-    if theirs != ours:
-        first = next(
-            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None
-        )
-        words = (
-            f"it has {len(theirs)} labels, the model has {len(ours)}"
-            if first is None
-            else f"its label {first} is {theirs[first]!r}, the model's is {ours[first]!r}"
-        )
-        raise UsageError(
-            f"--against {printable(name)}: {words}; two models are compared on the same labels"
-        )

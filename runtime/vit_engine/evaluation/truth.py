@@ -1,177 +1,235 @@
-"""The true classes of images: from a CSV file, or from the folders that they lie in."""
+"""The truth about images: from a CSV file, or from the folders that they lie in."""
 
-import csv
+import io
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from vit_engine.artefact.description import short_labels
-from vit_engine.errors import UsageError, one_line, printable
+from vit_engine.errors import ImageError, UsageError, one_line, printable
 from vit_engine.machine.suggestions import did_you_mean
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.scores import Scores
 from vit_engine.sources.downloads import is_url
+from vit_engine.sources.files import open_regular
 from vit_engine.sources.stores import is_store
-from vit_engine.sources.tables.csv_rows import FORMULA, OUR_CSV
+from vit_engine.sources.tables.csv_rows import csv_rows
 from vit_engine.sources.tables.paths import resolved
 
 FOLDERS = "folders"
 """The word that stands for: each image's class is the folder that it lies in."""
 
+SEPARATOR = "|"
+"""Between several labels of an image."""
+
+NONE = "none"
+"""The label, or the folder, of an image that has no label of a model whose labels are free."""
+
 _SHOWN = 3  # examples of what is not known
 
 
-class Classes:
-    """Finds a class by what people write of it: label, first synonym, or index."""
+class Fact(NamedTuple):
+    """What is true of an image: the indices of its labels, or its values; None if not known.
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = labels
-        self._known: dict[str, set[int]] = {}
-        short = short_labels(labels)
-        for index, label in enumerate(labels):
-            for name in (label, short[label]):
-                self._known.setdefault(name, set()).add(index)
+    `unknown` are its labels that are none of the model's, or several of one name.
+    """
 
-    def index(self, text: str) -> int | None:
-        """Return the index of a class, None where it is none of the model's, or of several."""
-        found = self._known.get(text.strip(), set())
-        if not found and text.strip().isdecimal() and int(text) < len(self.labels):
-            return int(text)
-        return next(iter(found)) if len(found) == 1 else None
+    true: tuple[int, ...] | tuple[float, ...] | None
+    unknown: tuple[str, ...] = ()
 
 
 class Truth:
-    """True classes by path. `unknown` counts what names no class of the model, image by image."""
+    """What is true of images, by path; `unknown` counts labels that are not known, by image."""
 
-    def __init__(self, classes: Classes, by_path: dict[str, int | str] | None) -> None:
-        self._classes, self._by_path = classes, by_path
-        self._unmatched = set(by_path or ())
+    def __init__(self, facts: dict[str, Fact] | None, fact_of: Callable[[str], Fact]) -> None:
+        self._facts, self._fact_of = facts, fact_of
+        self._unmatched = set(facts or ())
         self.unknown: Counter[str] = Counter()
 
-    def index(self, path: str | None) -> int | None:
-        """Return the class of an image, None where nothing is known of it."""
+    def of(self, path: str | None) -> Fact:
+        """Return what is true of an image."""
         if path is None:
-            return None
-        if self._by_path is None:
-            text = os.path.basename(os.path.dirname(path))  # noqa: PTH119, PTH120
-            found: int | str | None = self._classes.index(text)
-            found = text if found is None else found
+            return Fact(None)
+        if self._facts is None:
+            fact = self._fact_of(os.path.basename(os.path.dirname(path)))  # noqa: PTH119, PTH120
         else:
-            key = _key(path)
-            found = self._by_path.get(key)
-            self._unmatched.discard(key)
-        if isinstance(found, str):
-            self.unknown[found] += 1
-            return None
-        return found
+            fact = self._facts.get(_key(path), Fact(None))
+            self._unmatched.discard(_key(path))
+        self.unknown.update(fact.unknown)
+        return fact
 
     @property
     def unmatched(self) -> int:
-        """How many rows of the file have been no image of the run so far."""
+        """How many images of the file have been none of the run so far."""
         return len(self._unmatched)
 
     def remarks(self) -> Iterator[str]:
-        """Yield what is to be told of truths that were not used."""
+        """Yield what is to be said of truths that were not used."""
         if self.unknown:
             names = ", ".join(printable(repr(name)) for name, _ in self.unknown.most_common(_SHOWN))
-            more = ", ..." if len(self.unknown) > _SHOWN else ""
-            total = self.unknown.total()
-            images = "1 image is" if total == 1 else f"{total:,} images are"
-            yield f"{images} of no class of the model, or of several of one name: {names}{more}"
-        if self.unmatched:
-            rows = (
-                "1 row of the truth is"
-                if self.unmatched == 1
-                else (f"{self.unmatched:,} rows of the truth are")
+            yield (
+                f"true labels that are none of the model's, or several of one name: "
+                f"{self.unknown.total():,} ({names}{', ...' * (len(self.unknown) > _SHOWN)})"
             )
-            yield f"{rows} no image of this run"
+        if self.unmatched:
+            yield f"images of the truth that are not in this run: {self.unmatched:,}"
 
 
-def truth_from_name(name: str, labels: Sequence[str]) -> Truth:
-    """Return the truth that `--truth` names: "folders", or a CSV with path and label or index.
+def truth_from_name(name: str, output: OutputKind) -> Truth:
+    """Return the truth that `--truth` names: "folders", or a CSV file with a column `path`.
 
-    A path is relative to the CSV, or else as it is given. UsageError for a file that cannot be
-    read, lacks the columns, names a path that is both, or no class of the model at all.
+    Beside it are the columns `label` or `index` or, for a regression, `value` or one column for
+    each of its labels. Where labels are free of each other an image may have several of them, in a
+    cell or in several rows, or none. A path is relative to the file, or else as it is given.
+    UsageError for a file that cannot be read, lacks the columns, contradicts itself or has no label
+    of the model at all.
     """
-    classes = Classes(labels)
     if name == FOLDERS:
-        return Truth(classes, None)
-    shown = printable(name)
-    by_path: dict[str, int | str] = {}
-    rows: dict[str, int] = {}
+        if output.function == "none":
+            raise UsageError(
+                f"--truth {FOLDERS} is for labels, and this model gives the values of a "
+                "regression; name a CSV file with the columns path and value"
+            )
+        return Truth(None, _Labels(output).fact)
     try:
-        for number, (path, truth) in enumerate(_rows(Path(name), classes), 1):
-            key = _key(path)
-            if by_path.setdefault(key, truth) != truth:
-                raise UsageError(
-                    f"row {number} gives {printable(path)} another class than row {rows[key]}; "
-                    "leave one of them"
-                )
-            rows.setdefault(key, number)
-    except UsageError as e:
-        raise UsageError(f"--truth {shown}: {e}") from e
+        facts = _facts(name, output)
     except FileNotFoundError as e:
         raise UsageError(
-            f"--truth {shown}: no such file{did_you_mean(name)}; name a CSV with the columns path "
-            f"and label, or write --truth {FOLDERS}, where each folder is a class"
+            f"--truth {printable(name)}: no such file{did_you_mean(name)}; name a CSV with the "
+            f"columns path and label, or write --truth {FOLDERS}, where each folder is a class"
         ) from e
-    except (OSError, csv.Error, UnicodeError) as e:
-        words = (e.strerror if isinstance(e, OSError) else None) or one_line(e)
-        raise UsageError(f"--truth {shown}: cannot be read as CSV ({words})") from e
-    if not by_path:
-        raise UsageError(f"--truth {shown}: has no rows")
-    if all(isinstance(truth, str) for truth in by_path.values()):
-        ours = ", ".join(map(repr, labels[:_SHOWN]))
-        first = next(iter(by_path.values()))
-        raise UsageError(
-            f"--truth {shown}: no row has a class of the model: the first has {first!r}, the "
-            f"model's are {ours}{', ...' if len(labels) > _SHOWN else ''}"
-        )
-    return Truth(classes, by_path)
+    except (OSError, ImageError, UsageError) as e:
+        words = (e.strerror if isinstance(e, OSError) else None) or one_line(e, 1000)
+        raise UsageError(f"--truth {printable(name)}: {words}") from e
+    return Truth(facts, lambda _: Fact(None))
 
 
-def _rows(path: Path, classes: Classes) -> Iterator[tuple[str, int | str]]:
-    """Yield the resolved path of each row, and its class, or the text that names none."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        first = file.readline()
-        separator = max(",;\t", key=first.count)
-        names = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
-        if names.count("path") != 1 or not {"label", "index"} & set(names):
-            raise UsageError(
-                f"its columns are {', '.join(map(repr, names)) or 'none'}; expected 'path', and "
-                "'label' or 'index'"
-            )
-        for number, row in enumerate(csv.DictReader(file, names, delimiter=separator), 1):
-            name = row["path"] or ""
-            if tuple(names) == OUR_CSV and FORMULA.match(name):
-                name = name.removeprefix("'")
-            if not name:
+def _facts(name: str, output: OutputKind) -> dict[str, Fact]:
+    """Return what a CSV file says, by the key of each path."""
+    facts: dict[str, Fact] = {}
+    first_rows: dict[str, int] = {}
+    with io.BufferedReader(open_regular(name)) as file:
+        names, rows = csv_rows(file, "path")
+        fact_of = _reader(names, output)
+        for number, cells in rows:
+            if isinstance(cells, ImageError):
+                raise UsageError(str(cells))
+            row = dict(zip(names, cells, strict=False))
+            if not row.get("path"):
                 raise UsageError(f"row {number} has no path")
-            yield _place(name, path, number), _truth(row, number, classes)
-
-
-def _truth(row: dict[str, str], number: int, classes: Classes) -> int | str:
-    label, index = (row.get("label") or "").strip(), (row.get("index") or "").strip()
-    by_label = classes.index(label) if label else None
-    if not index:
-        return label if by_label is None else by_label
-    if not index.isdecimal() or int(index) >= len(classes.labels):
+            try:
+                key, fact = _key(resolved(row["path"], name)), fact_of(row)
+            except UsageError as e:
+                raise UsageError(f"row {number}: {e}") from e
+            before = facts.setdefault(key, fact)
+            if output.function == "sigmoid":
+                facts[key] = _both(before, fact)
+            elif before != fact:
+                raise UsageError(
+                    f"row {number} says of {printable(row['path'])} something else than row "
+                    f"{first_rows[key]}; leave one of them"
+                )
+            first_rows.setdefault(key, number)
+    if not facts:
+        raise UsageError("has no rows")
+    if all(fact.true is None for fact in facts.values()):
+        ours = ", ".join(map(repr, output.labels[:_SHOWN]))
+        found = next(iter(facts.values())).unknown[0]
         raise UsageError(
-            f"row {number} has the index {index!r}; expected a whole number from 0 to "
-            f"{len(classes.labels) - 1}"
+            f"no row has a label of the model: the first has {found!r}, the model's are {ours}"
+            f"{', ...' if len(output.labels) > _SHOWN else ''}"
         )
-    if by_label not in (None, int(index)):
-        raise UsageError(
-            f"row {number} contradicts itself: {label!r} is index {by_label}, and its index is "
-            f"{index}; leave out one of the columns"
-        )
-    return int(index)
+    return facts
 
 
-def _place(name: str, table: Path, number: int) -> str:
+def _reader(names: Sequence[str], output: OutputKind) -> Callable[[dict[str, str]], Fact]:
+    """Return what makes a fact of a row with these columns."""
+    if output.function == "none":
+        one = len(output.labels) == 1 and "value" in names
+        wanted, expected = ("value",) if one else output.labels, "'value', or one for each label"
+        is_there = set(wanted) <= set(names)
+    else:
+        wanted, expected = (), "'label' or 'index'"
+        is_there = bool({"label", "index"} & set(names))
+    if names.count("path") != 1 or not is_there:
+        found = one_line(", ".join(map(repr, names)))
+        raise UsageError(f"its columns are {found}; expected 'path', and {expected}")
+    if wanted:
+        return lambda row: Fact(tuple(_value(row.get(column, "")) for column in wanted))
+    return _Labels(output).fact_of_row
+
+
+def _value(text: str) -> float:
     try:
-        return resolved(name, str(table))
-    except UsageError as e:
-        raise UsageError(f"row {number}: {e}") from e
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise UsageError(f"has {text!r:.40} where a number is expected")
+    return found
+
+
+class _Labels:
+    """Finds labels by what people write of them: the label, its first synonym, or its index."""
+
+    def __init__(self, output: Scores) -> None:
+        self._count, self._free = len(output.labels), output.function == "sigmoid"
+        self._known: dict[str, set[int]] = {}
+        for index, label in enumerate(output.labels):
+            for name in (label, output.short_labels[label]):
+                self._known.setdefault(name, set()).add(index)
+
+    def _number(self, text: str) -> int | None:
+        is_short = text.isdecimal() and len(text) < 10
+        return int(text) if is_short and int(text) < self._count else None
+
+    def _index(self, text: str) -> int | None:
+        found = self._known.get(text)
+        if not found:
+            return self._number(text)
+        return next(iter(found)) if len(found) == 1 else None
+
+    def fact(self, text: str) -> Fact:
+        """Return what a cell of labels, or the name of a folder, says."""
+        text = text.strip()
+        index = self._index(text)
+        if index is not None or not self._free:
+            return Fact((index,)) if index is not None else Fact(None, (text,))
+        if text in ("", NONE):
+            return Fact(())
+        parts = {part.strip(): self._index(part.strip()) for part in text.split(SEPARATOR)}
+        known = sorted({i for i in parts.values() if i is not None})
+        return Fact(tuple(known) or None, tuple(p for p, i in parts.items() if i is None))
+
+    def fact_of_row(self, row: dict[str, str]) -> Fact:
+        """Return what a row with `label`, `index` or both says."""
+        label, index = row.get("label", "").strip(), row.get("index", "").strip()
+        if not index:
+            return self.fact(label)
+        parts = [p.strip() for p in index.split(SEPARATOR)] if self._free else [index]
+        indices = {n for part in parts if (n := self._number(part)) is not None}
+        if len(indices) < len(set(parts)):
+            raise UsageError(
+                f"has the index {index!r:.40}; expected a whole number from 0 to {self._count - 1}"
+            )
+        by_index = Fact(tuple(sorted(indices)))
+        by_label = self.fact(label) if label else Fact(None)
+        if by_label.true not in (None, by_index.true):
+            raise UsageError(
+                f"contradicts itself: the label is {label!r}, and its index {index}; leave out one "
+                "of the columns"
+            )
+        return by_index
+
+
+def _both(one: Fact, other: Fact) -> Fact:
+    if one == other:
+        return one
+    known = {*(one.true or ()), *(other.true or ())}
+    unknown = tuple(dict.fromkeys((*one.unknown, *other.unknown)))
+    is_known = one.true is not None or other.true is not None
+    return Fact(tuple(sorted(known)) if is_known else None, unknown)
 
 
 def _key(path: str) -> str:

@@ -3,8 +3,8 @@
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vit_engine.errors import WriteError, printable
@@ -16,17 +16,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield an empty file beside `path` that takes its place at the end, or is removed on failure.
 
-    The folder is made where there is none, and stays only with a file in it. `WriteError` where
-    the file cannot be written; what stood at `path` is untouched then.
+    The folder is made where there is none. `WriteError` where the file cannot be written; what
+    stood at `path` is untouched then.
     """
     # A new random name, refused if it is there: a link planted beforehand is not followed.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}")
-    made: list[Path] = []
     try:
-        made = make_folders(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     except OSError as e:
-        remove_empty(made)
         raise _unwritten(path, e) from e
     try:
         try:
@@ -42,31 +40,6 @@ def replacing(path: Path) -> Iterator[Path]:
             raise _unwritten(path, e) from e
     finally:
         temporary.unlink(missing_ok=True)
-        remove_empty(made)
-
-
-def make_folders(folder: Path) -> list[Path]:
-    """Make a folder, and those above it that are missing; return what was made, innermost first."""
-    missing: list[Path] = []
-    while not folder.is_dir() and folder != folder.parent:
-        missing.append(folder)
-        folder = folder.parent
-    made: list[Path] = []
-    try:
-        for path in reversed(missing):
-            path.mkdir(exist_ok=True)
-            made.insert(0, path)
-    except OSError:
-        remove_empty(made)
-        raise
-    return made
-
-
-def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, innermost first, as far as nothing is in them."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -173,3 +173,31 @@ class Scores:
         runner_up, best = np.sort(expected, axis=1)[:, -2:].T
         same: NDArray[np.bool_] = (found.argmax(1) == expected.argmax(1))[best - runner_up > tie]
         return same
+
+    def differing(
+        self, ours: Logits, theirs: Logits, threshold: float
+    ) -> list[tuple[str, float, float]]:
+        """Return the labels on which two rows (labels,) differ, with the scores of both.
+
+        Softmax: the best of each. Sigmoid: those whose score reaches `threshold` in one alone.
+        None: the few that differ most.
+        """
+        a, b = self.scores(np.stack([ours, theirs]))
+        if self.function == "softmax":
+            indices = list(dict.fromkeys((int(a.argmax()), int(b.argmax()))))
+        elif self.function == "sigmoid":
+            indices = np.flatnonzero((a >= threshold) != (b >= threshold)).tolist()
+        else:
+            indices = np.argsort(-np.abs(a - b), kind="stable")[:DEFAULT_TOP_K].tolist()
+        return [(self.labels[i], float(a[i]), float(b[i])) for i in indices]
+
+    def mismatch(self, other: "Scores") -> str:
+        """Say why the outputs of two models cannot be compared; "" where they can."""
+        if self.function != other.function:
+            return f"its scores are {other.function}, the model's are {self.function}"
+        if len(self.labels) != len(other.labels):
+            return f"it has {len(other.labels)} labels, the model has {len(self.labels)}"
+        pairs = enumerate(zip(self.labels, other.labels, strict=True))
+        if different := next(((i, a, b) for i, (a, b) in pairs if a != b), None):
+            return "its label {0} is {2!r}, the model's is {1!r}".format(*different)
+        return ""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
+from vit_engine.outputs import csv_dialect
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.text_table import Table
-from vit_engine.sources.tables.csv_rows import FORMULA
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,8 +50,7 @@ def jsonl_line(prediction: Prediction) -> bytes:
 def csv_line(prediction: Prediction) -> bytes:
     """Return one CSV record: lists are JSON within their cell, a path has the bytes it has on disk.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe before it, and so does one
-    that already has some before a formula: the reader of our own rows takes one away.
+    A text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
     return _csv(_cell(value, prediction) for value in prediction.to_dict().values())
 
@@ -59,7 +58,7 @@ def csv_line(prediction: Prediction) -> bytes:
 def _cell(value: Any, prediction: Prediction) -> Any:
     if isinstance(value, list):
         return json.dumps(value) if prediction.error is None else None
-    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+    return csv_dialect.escaped(value) if isinstance(value, str) else value
 
 
 def parquet_from_jsonl(output: OutputKind, lines: Path, path: Path) -> None:
@@ -81,9 +80,10 @@ def arrow_path(path: str) -> dict[str, Any]:
     None.
     """
     raw = os.fsencode(path)
-    if _is_utf8(raw):
-        return {"path": path, "raw": None}
-    return {"path": printable(path), "raw": raw}
+    try:
+        return {"path": raw.decode("utf-8"), "raw": None}
+    except UnicodeDecodeError:
+        return {"path": printable(path), "raw": raw}
 
 
 def columns_of(output: OutputKind) -> tuple[str, ...]:
@@ -113,6 +113,17 @@ def format_from_name(
     return Format(jsonl_line, convert=partial(parquet_from_jsonl, output))
 
 
+def format_name(path: Path) -> str:
+    """Return the format that the name of a file asks for; UsageError where it is none of ours."""
+    name = path.suffix.removeprefix(".").lower() or "jsonl"
+    if name not in FORMATS:
+        raise UsageError(
+            f"cannot tell the format of the rows from the name {printable(str(path))}; add "
+            f"--format {'|'.join(FORMATS)}"
+        )
+    return name
+
+
 def arrow_schema(output: OutputKind) -> "pa.Schema":
     """Return the columns of Parquet: those of a row, and `raw`."""
     import pyarrow as pa
@@ -136,41 +147,22 @@ def arrow_schema(output: OutputKind) -> "pa.Schema":
 
 
 def are_rows(path: Path) -> bool:
-    """Tell by its beginning whether a file has rows of ours; a table to read is never known."""
-    with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+    """Tell by its first bytes whether a file has rows of ours; a table to read is never known."""
+    with (
+        suppress(OSError, ValueError, TypeError, RecursionError, ImportError),
+        path.open("rb") as file,
+    ):
         start = file.readline(_LONGEST_ROW)
         if start.startswith(b"PAR1"):
-            return _is_parquet(path)
-        if start.startswith(b"path,") and start.endswith(b",error,error_code\n"):
-            return True
-        first = json.loads(start)
-        return isinstance(first, dict) and _are_ours(list(first))
+            import pyarrow.parquet as pq
+
+            columns = pq.read_schema(path).names
+        elif start.startswith(b"path,"):
+            columns = start.decode().rstrip("\n").split(",")
+        else:
+            columns = list(json.loads(start))
+        return csv_dialect.are_ours(columns)
     return False
-
-
-def _are_ours(columns: list[str]) -> bool:
-    return columns[:1] == ["path"] and columns[-2:] == ["error", "error_code"]
-
-
-def _is_parquet(path: Path) -> bool:
-    """Tell whether a Parquet file has the columns of our rows; without pyarrow it is not known."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        return False
-    try:
-        return _are_ours(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError):
-        return False
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _csv(values: Iterable[Any]) -> bytes:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from vit_engine.errors import UsageError, WriteError, printable
+from vit_engine.machine.output_file import OutputFile
 from vit_engine.outputs.prediction import Prediction
-from vit_engine.rows.file_output import FileOutput
 from vit_engine.rows.formats import Format
-from vit_engine.rows.partial_state import Run
+from vit_engine.rows.resumable_output import ResumableOutput
+from vit_engine.rows.resume_state import Settings
 from vit_engine.rows.stream_output import StreamOutput
-from vit_engine.rows.target import Target
 from vit_engine.sources.item import Item
 
 
@@ -24,14 +24,14 @@ class Output(Protocol):
     done: int
     failed: int
 
-    def begin(self, items: Iterator[Item], run: Callable[[], Run], /) -> Iterator[Item]:
-        """Start; return the items whose rows are still to come. `run` is called if it matters."""
+    def begin(self, items: Iterator[Item], settings: Callable[[], Settings], /) -> Iterator[Item]:
+        """Start; return the items whose rows are still to come. `settings` is called if needed."""
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Add the rows of a batch."""
 
     def finish(self) -> str:
-        """All rows have been written; return what is to be told of where they are, mostly ""."""
+        """All rows have been written; return why they are not where they should be, mostly ""."""
 
     @property
     def how_to_resume(self) -> str:
@@ -42,13 +42,13 @@ class Output(Protocol):
     def __exit__(self, exception: type[BaseException] | None, *_: object) -> None: ...
 
 
-def output_to(place: Target | Path | None, form: Format, *, resume: bool) -> Output:
-    """Open the output to a file (a target), or to a device or stdout (None), never resumed.
+def output_to(place: OutputFile | Path | None, form: Format, *, resume: bool) -> Output:
+    """Open the output to a file, or to a device or stdout (None), never resumed.
 
     UsageError or WriteError where nothing can be written there.
     """
-    if isinstance(place, Target):
-        return FileOutput(place, form, resume=resume)
+    if isinstance(place, OutputFile):
+        return ResumableOutput(place, form, resume=resume)
     if resume:
         raise UsageError("--resume needs the rows in a file; name it with -o")
     if form.convert is not None:

@@ -6,7 +6,7 @@ from typing import BinaryIO, Self
 from vit_engine.errors import WriteError
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.formats import Format
-from vit_engine.rows.partial_state import Run
+from vit_engine.rows.resume_state import Settings
 from vit_engine.sources.item import Item
 
 
@@ -17,7 +17,7 @@ class StreamOutput:
         self._stream, self._name, self._form = stream, name, form
         self.done = self.failed = 0
 
-    def begin(self, items: Iterator[Item], _run: Callable[[], Run], /) -> Iterator[Item]:
+    def begin(self, items: Iterator[Item], _: Callable[[], Settings], /) -> Iterator[Item]:
         """Write the header and return the items: a stream has no rows of them yet."""
         self._put(self._form.header)
         return items
@@ -32,7 +32,7 @@ class StreamOutput:
         self._put(b"".join(lines))
 
     def finish(self) -> str:
-        """Nothing is left to do, or to tell."""
+        """Return "": nothing is left to do, or to tell."""
         return ""
 
     @property

@@ -4,13 +4,13 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, Names, Part, StoredShapes, renamed
 from vit_export.families.form import Form, HiddenAct
 from vit_export.families.timm.architectures import ARCHITECTURES, HEAD_CHANNELS, Traits
-from vit_export.families.transformers.config import count, section
+from vit_export.families.values import choice, count, section
 
 WRAPPER = "timm_wrapper"
 """What transformers calls a timm model that it has saved; its tensors begin with `timm_model.`."""
@@ -78,45 +78,16 @@ ACTIVATIONS: Mapping[str, HiddenAct] = {
 
 READ = {"act_layer", "global_pool", "img_size", "num_heads"}
 SHOWN = {
-    "class_token",
-    "depth",
-    "embed_dim",
-    "fc_norm",
-    "final_norm",
-    "in_chans",
-    "init_values",
-    "mlp_ratio",
-    "no_embed_class",
-    "num_classes",
-    "num_reg_tokens",
-    "patch_size",
-    "pos_embed",
-    "pre_norm",
-    "proj_bias",
-    "qkv_bias",
-    "qkv_fused",
-    "reg_tokens",
-    "scale_attn_inner",
-    "scale_attn_norm",
-    "scale_mlp_norm",
-    "use_abs_pos_emb",
-    "use_fc_norm",
-    "use_pre_transformer_norm",
-    "use_rel_pos_bias",
-    "use_shared_rel_pos_bias",
+    *("class_token", "depth", "embed_dim", "fc_norm", "final_norm", "in_chans", "init_values"),
+    *("mlp_ratio", "no_embed_class", "num_classes", "num_reg_tokens", "patch_size", "pos_embed"),
+    *("pre_norm", "proj_bias", "qkv_bias", "qkv_fused", "reg_tokens", "scale_attn_inner"),
+    *("scale_attn_norm", "scale_mlp_norm", "use_abs_pos_emb", "use_fc_norm"),
+    *("use_pre_transformer_norm", "use_rel_pos_bias", "use_shared_rel_pos_bias"),
 }
 """Arguments of a model whose effect its tensors show."""
 WITHOUT_EFFECT = {
-    "attn_drop_rate",
-    "drop_path_rate",
-    "drop_rate",
-    "dynamic_img_size",
-    "fix_init",
-    "head_init_scale",
-    "patch_drop_rate",
-    "pos_drop_rate",
-    "proj_drop_rate",
-    "weight_init",
+    *("attn_drop_rate", "drop_path_rate", "drop_rate", "dynamic_img_size", "fix_init"),
+    *("head_init_scale", "patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "weight_init"),
 }
 """Arguments that a trained model, given images of one size, computes the same with."""
 
@@ -149,7 +120,6 @@ def family_from_timm(config: Config) -> Family:
             )
         ),
         image_processor="TimmWrapperImageProcessor",
-        package="timm",
     )
 
 
@@ -230,9 +200,8 @@ def form_from_config(config: Config, shapes: StoredShapes) -> Form:
 
 
 def _architecture(config: Config) -> tuple[str, Traits]:
-    name = str(config.get("architecture")).partition(".")[
-        0
-    ]  # what follows tells how it was trained
+    # What follows a dot tells how it was trained.
+    name = str(config.get("architecture")).partition(".")[0]
     if traits := ARCHITECTURES.get(name):
         return name, traits
     near = difflib.get_close_matches(name, ARCHITECTURES, n=3)
@@ -316,9 +285,6 @@ def _heads(name: str, arguments: Config, traits: Traits, hidden: int) -> int:
 
 
 def _activation(arguments: Config, traits: Traits) -> HiddenAct:
-    name: Any = arguments.get("act_layer")
-    if name is None:
+    if arguments.get("act_layer") is None:
         return traits.hidden_act
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise CheckpointError(f"act_layer is {name!r}; supported are {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+    return choice(arguments, "act_layer", "", ACTIVATIONS)

@@ -3,8 +3,9 @@
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, Names, StoredShapes, renamed
 from vit_export.families.form import Form
-from vit_export.families.transformers.config import flag, number, vit_numbers
+from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
+from vit_export.families.values import flag, number
 
 TABLE = "relative_position_bias_table"
 POOLED: Names = {"norm": "beit.pooler.layernorm"}

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from vit_export.families.family import Config, Family, Names, Part, StoredShapes, renamed
 from vit_export.families.form import Form
-from vit_export.families.transformers.config import count, flag, number, vit_numbers
+from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import CLASSIC
+from vit_export.families.values import count, flag, number
 
 ON_DISK: Names = {
     **renamed(CLASSIC, r"^vit\.", "dinov2."),

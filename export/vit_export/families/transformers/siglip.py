@@ -3,8 +3,9 @@
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, StoredShapes
 from vit_export.families.form import Form
-from vit_export.families.transformers.config import section, vit_numbers
+from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import VISION_TOWER
+from vit_export.families.values import section
 
 
 def form_from_config(config: Config, _: StoredShapes) -> Form:

@@ -2,20 +2,13 @@
 
 import csv
 import io
-import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 from vit_engine.errors import ImageError, one_line
-
-OUR_CSV = ("path", "label", "index", "score", "topk", "error", "error_code")
-"""The header of the rows that are written as CSV, by which they are known when read again."""
-
-FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-"""What a spreadsheet would run, OWASP's list, however many apostrophes are before it.
-
-Written, such a cell gets one more; read, it has one less.
-"""
+from vit_engine.outputs.csv_dialect import are_ours, unescaped
 
 LONGEST_ROW = 2**20
 """Characters of the longest row that is read."""
@@ -27,7 +20,7 @@ Row = tuple[int, list[str] | ImageError]
 """A row's number, from 1 after the header, and its cells, or why it cannot be read."""
 
 
-def csv_rows(file: io.BufferedReader, column: str) -> tuple[list[str], Iterator[Row]]:
+def csv_rows(file: "io.BufferedReader[Any]", column: str) -> tuple[list[str], Iterator[Row]]:
     """Return the names of the columns of a CSV file, and its rows as they are read.
 
     The separator is the first of comma, semicolon and tab by which the header has `column` once, or
@@ -44,9 +37,9 @@ def csv_rows(file: io.BufferedReader, column: str) -> tuple[list[str], Iterator[
     quotes that are not closed is given up, at one of them.
     """
     if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = io.TextIOWrapper(file, "utf-16", "replace", newline="")
+        text = _Text(file, "utf-16", "replace", newline="")
     else:
-        text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+        text = _Text(file, "utf-8-sig", "surrogateescape", newline="")
     lines = _Lines(text)
     try:
         first = next((line for line in lines if line.strip("\r\n")), None)
@@ -61,7 +54,7 @@ def csv_rows(file: io.BufferedReader, column: str) -> tuple[list[str], Iterator[
     except csv.Error as e:
         raise ImageError("format", f"is not CSV: {_reason(e, lines)}") from e
     rows = _rows(reader, lines, len(names))
-    return names, _without_apostrophes(rows) if tuple(names) == OUR_CSV else rows
+    return names, _unescaped(rows) if are_ours(names) else rows
 
 
 def _separator(header: str, column: str) -> str:
@@ -72,6 +65,14 @@ def _separator(header: str, column: str) -> str:
     return max(_SEPARATORS, key=fit)
 
 
+class _Text(io.TextIOWrapper):
+    """Leaves the file open when it goes: to close it is the caller's business."""
+
+    def __del__(self) -> None:
+        with suppress(ValueError):
+            self.detach()
+
+
 class _Lines:
     """The lines of a file: those of the row that is being read are kept, and can come again."""
 
@@ -80,9 +81,9 @@ class _Lines:
         self._again: deque[str] = deque()
         self.start_row()
 
-    def start_row(self, again: list[str] | None = None) -> None:
-        """Forget the lines of a row, or of one that was damaged have some come `again`."""
-        self._again.extendleft(reversed(again or []))
+    def start_row(self, again: Sequence[str] = ()) -> None:
+        """Forget the lines of the last row, but for those of a damaged one that come `again`."""
+        self._again.extendleft(reversed(again))
         self.row: list[str] = []
         self._size = 0
 
@@ -107,9 +108,10 @@ class _Lines:
 
 def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[Row]:
     number = reparsed = 0
+    again: list[str] = []
     while True:
-        lines.start_row()
-        again: list[str] = []
+        lines.start_row(again)
+        again = []
         try:
             cells = next(reader, None)
             if cells and len(cells) > columns and len(lines.row) > 1:
@@ -123,7 +125,6 @@ def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[
                 yield number, ImageError("format", words)
                 return
             yield number, ImageError("format", f"row {number} is not CSV: {_reason(e, lines)}")
-            lines.start_row(again)
         else:
             if cells is None:
                 return
@@ -138,9 +139,9 @@ def _reason(error: csv.Error, lines: _Lines) -> str:
     return "a quote is not closed" if is_open else one_line(error)
 
 
-def _without_apostrophes(rows: Iterator[Row]) -> Iterator[Row]:
+def _unescaped(rows: Iterator[Row]) -> Iterator[Row]:
     for number, row in rows:
         if isinstance(row, ImageError):
             yield number, row
         else:
-            yield number, [c.removeprefix("'") if FORMULA.match(c) else c for c in row]
+            yield number, [unescaped(cell) for cell in row]

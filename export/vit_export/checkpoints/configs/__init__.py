@@ -1,1 +1,0 @@
-"""What a checkpoint's config files mean: its labels and scores, and its preprocessing."""

@@ -1,1 +1,0 @@
-"""A checkpoint's tensors: out of its files, under canonical names, as the graph takes them."""

@@ -1,0 +1,145 @@
+"""Weight files in a checkpoint folder, read into NumPy arrays under their names on disk."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_engine.errors import CheckpointError, one_line
+from vit_export.files.json_file import read_json
+from vit_export.files.other_kinds import (
+    PICKLE,
+    SAFETENSORS,
+    STATE_DICT,
+    no_weights,
+    refuse_pointer,
+)
+
+Tensor = NDArray[np.float32] | NDArray[np.float64]
+
+INDEX = ".index.json"  # after either name: a table of shards
+
+INNER = ("state_dict", "model", "model_state_dict", "module", "model_ema")
+"""Where training checkpoints keep the weights."""
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that hold the weights, sorted: safetensors if there are any, else `.bin`."""
+    for name in (SAFETENSORS, PICKLE):
+        if (folder / name).is_file():
+            return (folder / name,)
+        if (folder / (name + INDEX)).is_file():
+            return _shards(folder / (name + INDEX))
+    raise CheckpointError(no_weights([path.name for path in folder.iterdir()]))
+
+
+def sha256_of(files: tuple[Path, ...]) -> str:
+    """Return the sha256 of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def tensors_from_files(files: tuple[Path, ...], wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Read the tensors `wanted` by name, float64 as it is and narrower floats widened to float32.
+
+    `CheckpointError` for an unreadable file, a tensor that is not floating point, or two of a name.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        refuse_pointer(path)
+        pickled = path.suffix == ".bin"
+        for name, tensor in (_pickled if pickled else _safetensors)(path, wanted):
+            if name in tensors:
+                raise CheckpointError(f"{path.name} holds {name} a second time")
+            tensors[name] = tensor
+    return tensors
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{index.name} has no weight_map")
+    names = sorted({str(name) for name in table.values()})
+    suffix = ".safetensors" if index.name.startswith(SAFETENSORS) else ".bin"
+    for name in names:
+        # A name with a folder in it could point anywhere on the machine.
+        if Path(name).name != name or not name.endswith(suffix):
+            raise CheckpointError(f"{index.name} names {name!r}, expected a {suffix} beside it")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{name} is missing; {index.name} names it")
+    return tuple(index.parent / name for name in names)
+
+
+def _safetensors(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+    import ml_dtypes  # noqa: F401 - gives NumPy the bfloat16 that safetensors asks for
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in filter(wanted, file.keys()):
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in FLOATS:
+                    raise _not_floating(name, dtype)
+                tensor = file.get_tensor(name)
+                yield name, tensor if dtype == "F64" else tensor.astype(np.float32)
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{path.name} is truncated or corrupt ({one_line(e)})") from e
+
+
+def _pickled(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    wide = {torch.float64: torch.float64, torch.float32: torch.float32}
+    floats = wide | {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # a broken or hostile pickle raises almost anything
+        raise CheckpointError(f"{path.name} {_unread(e)}") from e
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path.name} holds a {type(state).__name__}, not a table of weights")
+    inner = [name for name, value in state.items() if isinstance(value, dict)]
+    if inner:
+        weights = next((name for name in INNER if name in inner), inner[0])
+        keys = one_line(", ".join(map(repr, state)), 100)
+        raise CheckpointError(
+            f"{path.name} is a training checkpoint, with {keys}; keep its weights alone: "
+            f"torch.save(torch.load('{path.name}')[{weights!r}], '{path.name}')"
+        )
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(
+                f"{path.name} holds {name!r}, which is not a tensor with a name; save the weights "
+                f"alone: {STATE_DICT}"
+            )
+        if not wanted(name):
+            continue
+        if tensor.dtype not in floats or tensor.layout != torch.strided:
+            raise _not_floating(name, f"{tensor.layout} {tensor.dtype}")
+        yield name, tensor.to(floats[tensor.dtype]).numpy()
+
+
+def _unread(error: Exception) -> str:
+    """Say of a file what PyTorch's error, which advises to run whatever is in it, says of it."""
+    text = str(error)
+    if found := re.search(r"GLOBAL (\S+)", text):
+        return (
+            f"holds more than weights: a whole model, or other objects ({found[1]}), which cannot "
+            f"be read without running their code; save the weights alone: {STATE_DICT}"
+        )
+    if "TorchScript" in text:
+        return f"holds a TorchScript program; save the model's weights: {STATE_DICT}"
+    reason = text.rpartition("WeightsUnpickler error:")[2]
+    return f"is corrupt, or holds more than weights ({one_line(reason or error)})"
+
+
+def _not_floating(name: str, dtype: str) -> CheckpointError:
+    return CheckpointError(f"tensor {name} is {dtype}; supported are {', '.join(FLOATS)}")

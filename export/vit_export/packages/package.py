@@ -1,0 +1,42 @@
+"""What an export asks of the library whose model a checkpoint is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vit_engine.artefact.contract import Preprocessing
+from vit_export.families.family import Config, Family
+from vit_export.families.form import Form
+
+CONFIG = "config.json"
+
+Model = Callable[[Any], Any]
+"""From pixels, a float32 tensor (N, 3, H, W), to logits (N, labels)."""
+
+Processor = Callable[[list[Image.Image]], Any]
+"""From RGB images to the tensor (N, 3, H, W) that the model takes."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A library whose checkpoints are exported, and whose own model is the reference.
+
+    All that it reads is config.json and what lies beside it; CheckpointError for what it cannot be.
+    """
+
+    name: str
+    owns: Callable[[Config], bool]
+    family: Callable[[Config], Family]
+    labels: Callable[[Config], tuple[str, ...]]  # of each logit, in order
+    preprocessing: Callable[[Path, Family, Form, int | None], tuple[Preprocessing, float]]
+    """Of a folder's images; for a size in pixels other than the checkpoint's own, also the factor
+    that its sizes were multiplied by."""
+    resized_configs: Callable[[Path, Family, int, float], dict[str, Any]]
+    """By file name, a folder's configs as they are for images of that size and factor."""
+    model: Callable[[Path, Family, int], Model]
+    """In fp32, eager, on the CPU, for images of that size."""
+    processor: Callable[[Path, Preprocessing, float], Processor]
+    """The library's own preprocessing, its sizes multiplied by that factor."""

@@ -1,0 +1,104 @@
+"""transformers: preprocessing by an image processor's config, models by the names of classes."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vit_engine.artefact.contract import Preprocessing
+from vit_export.families.family import Family
+from vit_export.families.form import Form
+from vit_export.families.known import family_from_config
+from vit_export.files.json_file import read_json
+from vit_export.packages.labels import labels_from_config
+from vit_export.packages.package import CONFIG, Model, Package, Processor
+from vit_export.packages.preprocessor import (
+    PREPROCESSOR,
+    PROCESSOR,
+    SIZES,
+    fitted_sizes,
+    preprocessing_from_config,
+    processor_config,
+    scaled,
+)
+
+
+def _preprocessing(
+    folder: Path, family: Family, form: Form, image_size: int | None
+) -> tuple[Preprocessing, float]:
+    resolve = partial(
+        preprocessing_from_config,
+        processor_config(folder),
+        default_processor=_default_processor(folder, family),
+    )
+    any_size = family.takes_any_size or image_size
+    own = resolve(None if any_size else form.image_size)
+    if not image_size:
+        return own, 1.0
+    scale = image_size / own.shape[0]
+    return resolve(image_size, scale=scale), scale
+
+
+def _default_processor(folder: Path, family: Family) -> str:
+    return read_json(folder / CONFIG).get("image_processor_type") or family.image_processor
+
+
+def _resized_configs(folder: Path, family: Family, size: int, scale: float) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
+    config.get("vision_config", config)["image_size"] = size
+    resized = {CONFIG: config}
+    for name in (PREPROCESSOR, PROCESSOR):
+        if (folder / name).exists():
+            resized[name] = options = read_json(folder / name)
+            if isinstance(nested := options.get("image_processor"), dict):
+                options = nested
+            options |= fitted_sizes(options, _default_processor(folder, family), scale)
+    return resized
+
+
+def _model(folder: Path, family: Family, image_size: int) -> Model:
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    model = getattr(transformers, family.architecture).from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
+    )
+    model.eval()
+    own = getattr(model.config, "vision_config", model.config).image_size
+    another = image_size != (own if isinstance(own, int) else own[0])
+    told = {"interpolate_pos_encoding": True} if another and not family.takes_any_size else {}
+    return lambda pixels: model(pixel_values=pixels, **told).logits
+
+
+def _processor(folder: Path, preprocessing: Preprocessing, scale: float) -> Processor:
+    """Return the processor on PIL images.
+
+    One that resizes an edge and is not told whether to crop is told to, as the export is.
+    """
+    import transformers
+
+    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
+    processor = transformers.AutoImageProcessor.from_pretrained(
+        folder, local_files_only=True, **pil
+    )
+    if scale != 1:
+        for key in SIZES:
+            if size := getattr(processor, key, None):
+                setattr(processor, key, type(size)(**scaled(dict(size), scale)))
+    crop = preprocessing.crop
+    if crop and not processor.do_pad and getattr(processor, "do_center_crop", None) is None:
+        processor.do_center_crop = True
+        processor.crop_size = processor.size.__class__(height=crop[0], width=crop[1])
+    return lambda images: processor(images=images, return_tensors="pt")["pixel_values"]
+
+
+TRANSFORMERS = Package(
+    name="transformers",
+    owns=lambda _: True,
+    family=family_from_config,
+    labels=labels_from_config,
+    preprocessing=_preprocessing,
+    resized_configs=_resized_configs,
+    model=_model,
+    processor=_processor,
+)

@@ -1,0 +1,90 @@
+"""Command lines: a parser that refuses a mistake in one line, and numbers that have bounds."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import vit_engine
+from vit_engine.errors import UsageError
+
+LARGEST = 2**31 - 1
+"""The largest whole number an option takes: what a C int holds, which it may become."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_Number = TypeVar("_Number", int, float)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser with --version; a mistake ends the command with one line and exit code 2."""
+
+    def __init__(self, prog: str, *, description: str, epilog: str) -> None:
+        super().__init__(prog=prog, description=description, epilog=epilog)
+        self.add_argument(
+            "--version",
+            action=_ShowVersion,
+            nargs=0,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            help="print the version and stop",
+        )
+
+    def parse(self, before: Iterable[str] = ()) -> argparse.Namespace:
+        """Return the arguments that this process was started with, after some `before` them."""
+        # Of options like -0 argparse concludes that the -3 in "--threads -3" must be one, too.
+        self._has_negative_number_optionals.clear()
+        return self.parse_args([*before, *sys.argv[1:]])
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with the message on stderr."""
+        self.exit(
+            UsageError.exit_code,
+            f"{self.prog}: {message}; '{self.prog} --help' lists the options\n",
+        )
+
+
+def number(expected: str, *, accepts: Callable[[float], bool]) -> Callable[[str], float]:
+    """Return the type of an option that takes a number; `expected` describes which."""
+    return _bounded(float, expected, accepts)
+
+
+def whole_number(what: str, *, least: int) -> Callable[[str], int]:
+    """Return the type of an option that takes "a whole number of images", `least` or more."""
+    expected = f"{what}, {least} or more, {LARGEST:,} at most"
+    return _bounded(int, expected, lambda found: least <= found <= LARGEST)
+
+
+def local_path(text: str) -> Path:
+    """Return the path that an option takes; argparse's error for a URL."""
+    if _URL.match(text):
+        raise _refused(text, "a path on this machine, but a URL")
+    return Path(text)
+
+
+def _bounded(
+    kind: Callable[[str], _Number], expected: str, accepts: Callable[[_Number], bool]
+) -> Callable[[str], _Number]:
+    def parsed(text: str) -> _Number:
+        try:
+            found = kind(text)
+        except ValueError:
+            raise _refused(text, expected) from None
+        if not accepts(found):
+            raise _refused(text, expected)
+        return found
+
+    return parsed
+
+
+class _ShowVersion(argparse.Action):
+    """Prints "vit-infer 0.2.0"; looks the version up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        sys.stdout.write(f"{parser.prog} {vit_engine.__version__}\n")
+        parser.exit()
+
+
+def _refused(text: str, expected: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"{text!r} is not {expected}")

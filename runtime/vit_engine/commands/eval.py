@@ -1,0 +1,173 @@
+"""vit-eval: how right a model is on images whose truth is known, or how far two models agree."""
+
+import argparse
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+from vit_engine.artefact import metadata
+from vit_engine.classifier import Classifier
+from vit_engine.cli.parser import Parser, local_path, number
+from vit_engine.cli.signals import interrupts
+from vit_engine.commands.engine_options import add_engine_options, engine_settings
+from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
+from vit_engine.commands.source_options import (
+    add_source_options,
+    check_inputs,
+    finder_of,
+    task_of,
+)
+from vit_engine.errors import ImageError, UsageError
+from vit_engine.evaluation.against import Against, opened
+from vit_engine.evaluation.evaluation import Evaluation
+from vit_engine.evaluation.report import is_report, write_report
+from vit_engine.evaluation.truth import truth_from_name
+from vit_engine.images.preprocess import narrowed_in_words
+from vit_engine.machine.output_file import OutputFile, output_file
+from vit_engine.outputs.kinds import output_from_contract
+from vit_engine.outputs.scores import DEFAULT_THRESHOLD
+from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
+from vit_engine.sources.find import check_present
+
+
+def command_line() -> Parser:
+    """Return the parser of vit-eval's command line."""
+    parser = Parser(
+        "vit-eval",
+        description="Measure how right a model's results are, or how far two models agree.",
+        epilog="exit codes: 0 done, 2 bad usage or artefact, or no image could be judged, 3 done "
+        "but some images failed, 4 provider, library or disk not available, 130/143 interrupted",
+    )
+    add_source_options(parser.add_argument_group("images"))
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-m",
+        "--model",
+        default=metadata.DEFAULT_MODEL,
+        help="artefact, or 'demo' for the bundled one (default %(default)s)",
+    )
+    add_engine_options(group)
+    add = parser.add_argument_group("evaluation").add_argument
+    add(
+        "--truth",
+        metavar="FILE|folders",
+        help="hold the results against the truth: a CSV with the columns path, and label, index or "
+        "value; or 'folders', where each image's folder is its label",
+    )
+    add(
+        "--against",
+        metavar="MODEL",
+        help="run another artefact, or pytorch:CHECKPOINT, on the same pixels",
+    )
+    add(
+        "--threshold",
+        type=number("a number from 0 to 1", accepts=lambda t: 0 <= t <= 1),
+        default=DEFAULT_THRESHOLD,
+        metavar="S",
+        help="score from which on a label is given, where labels do not exclude each other "
+        "(default %(default)g)",
+    )
+    add("--report", type=local_path, metavar="FILE", help="write all that was found as JSON")
+    add("--html", type=local_path, metavar="FILE", help="write a page with the worst mistakes")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace what FILE of --report or --html holds, whatever it is (default: only what an "
+        "earlier run wrote)",
+    )
+    add("-q", "--quiet", action="store_true", help="no progress and no summary on stderr")
+    return parser
+
+
+def main() -> int:
+    """Run vit-eval; returns the exit code."""
+    arguments = command_line().parse()
+    if not (arguments.truth or arguments.against):
+        raise UsageError("there is nothing to judge by; add --truth or --against")
+    check_present(arguments.sources)
+    overwrite = arguments.overwrite
+
+    def named(option: str, path: Path | None) -> OutputFile | None:
+        is_ours = is_sheet if option == "--html" else is_report
+        return output_file(path, option, is_ours, overwrite=overwrite) if path else None
+
+    report, page = named("--report", arguments.report), named("--html", arguments.html)
+    if overwrite and not (report or page):
+        raise UsageError("--overwrite needs a file; name it with --report or --html")
+    read = {arguments.model: "the model", arguments.against: "the other model"}
+    read |= {arguments.truth: "the truth"}
+    read.pop(None, None)
+    check_inputs([file for file in (report, page) if file], read, arguments.sources)
+    return _evaluate(arguments, report, page)
+
+
+def _evaluate(
+    arguments: argparse.Namespace, report: OutputFile | None, page: OutputFile | None
+) -> int:
+    parts: dict[str, Evaluation | Against] = {}
+    threshold, thumbnails = arguments.threshold, page is not None
+    contract = metadata.read_contract(metadata.path_from_name(arguments.model))
+    if arguments.truth:  # read before the model is opened, which takes seconds
+        output = output_from_contract(contract.output)
+        truth = truth_from_name(arguments.truth, output)
+        parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
+    passed_over, progress, narrowed = Counter[str](), Progress(), 0
+    watched = sys.stderr.isatty() and not arguments.quiet
+    with interrupts() as interrupt, ExitStack() as models:
+        options = engine_settings(arguments)
+        vit = models.enter_context(Classifier.load(arguments.model, options))
+        if arguments.against:
+            parts["against"] = models.enter_context(
+                opened(
+                    arguments.against,
+                    contract,
+                    options,
+                    threshold=threshold,
+                    thumbnails=thumbnails,
+                )
+            )
+        if watched and "-" not in arguments.sources:  # stdin can be read only once
+            progress.count(lambda: finder_of(arguments)(arguments.sources))
+        sheet = ContactSheet(contract)
+        for labelled in vit.stream(
+            finder_of(arguments, passed_over)(arguments.sources),
+            task=task_of(arguments, contract.preprocessing),
+            stopped=interrupt,
+        ):
+            for part in parts.values():
+                part.add(labelled)
+            if page:
+                sheet.add(labelled)
+            narrowed += labelled.narrowed
+            progress.done += len(labelled.predictions)
+            progress.failed += sum(p.error is not None for p in labelled.predictions)
+            if watched:
+                progress.show(sys.stderr)
+        identity, provider = contract.identity, vit.engine.provider
+    if watched:
+        progress.clear(sys.stderr)
+    for part in parts.values():
+        sys.stdout.writelines(f"{line}\n" for line in part.lines())
+    if not arguments.quiet:
+        sys.stderr.write(
+            f"{progress.line()}, {identity.model} {identity.precision} on {provider}"
+            f"{passed_over_in_words(passed_over)}\n"
+        )
+        if narrowed:
+            sys.stderr.write(f"vit-eval: warning: {narrowed_in_words(narrowed)}\n")
+    if interrupt():
+        done = number_of_images(progress.done)
+        sys.stderr.write(f"vit-eval: interrupted after {done}; no file is written\n")
+        return interrupt.exit_code
+    if report:
+        report.check()  # it may have come there since
+        found = {name: part.report() for name, part in parts.items()}
+        write_report(report.path, f"{identity.model} {identity.precision}", found)
+    if page:
+        page.check()
+        sheet.write(page.path, [section for part in parts.values() for section in part.sections()])
+    for name, part in parts.items():
+        if not part.images + part.failed:
+            raise UsageError(f"--{name}: no image could be judged")
+    return ImageError.exit_code if progress.failed else 0

@@ -1,0 +1,115 @@
+"""The images of a run: the options that name them, and that none of them is written over."""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from vit_engine.artefact.contract import Preprocessing
+from vit_engine.artefact.metadata import path_from_name
+from vit_engine.cli.parser import number
+from vit_engine.errors import UsageError, printable
+from vit_engine.images.decoder_process import TIME_LIMIT, Task
+from vit_engine.machine.output_file import OutputFile, check_apart
+from vit_engine.sources import folders, signatures
+from vit_engine.sources.find import DEFAULT_COLUMN, is_local, items_from_sources
+from vit_engine.sources.item import Item
+
+LONGEST = 1_000_000
+"""Seconds that --timeout takes at most: poll(2) counts milliseconds in 32 bits."""
+
+
+def add_source_options(group: argparse._ArgumentGroup) -> None:
+    """Add SOURCE and the options of how images are found and decoded."""
+    add = group.add_argument
+    add(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="file, folder, 'glob', http(s) URL, .tar[.gz] or .zip of images, .csv or .parquet "
+        "with a column of paths, or - for a list on stdin",
+    )
+    add("-0", "--null", action="store_true", help="the list on stdin is NUL-separated")
+    add(
+        "--column",
+        default=DEFAULT_COLUMN,
+        help="the column of a .csv or .parquet that has the paths (default %(default)s)",
+    )
+    add("--all-files", action="store_true", help="find images by content, not by extension")
+    add("--follow-links", action="store_true", help="search linked folders too, each once")
+    add(
+        "--allow-private-redirects",
+        action="store_true",
+        help="follow redirects of URLs to addresses that are not public, such as 10.0.0.1",
+    )
+    add(
+        "--fast-decode",
+        action="store_true",
+        help="decode large JPEGs at a reduced size: faster, and a few labels may differ",
+    )
+    add(
+        "--timeout",
+        type=number(
+            f"a number of seconds above 0, {LONGEST:,} at most", accepts=lambda s: 0 < s <= LONGEST
+        ),
+        default=TIME_LIMIT,
+        metavar="S",
+        help="seconds to decode one image (default %(default)g)",
+    )
+
+
+def finder_of(
+    arguments: argparse.Namespace, passed_over: Counter[str] | None = None
+) -> Callable[[Sequence[str]], Iterator[Item]]:
+    """Return what turns sources into images; it counts in `passed_over` what is none."""
+    return partial(
+        items_from_sources,
+        all_files=arguments.all_files,
+        follow_links=arguments.follow_links,
+        null=arguments.null,
+        column=arguments.column,
+        passed_over=passed_over,
+    )
+
+
+def task_of(arguments: argparse.Namespace, preprocessing: Preprocessing) -> Task:
+    """Return by which rules images are decoded."""
+    return Task(
+        preprocessing,
+        time_limit=arguments.timeout,
+        fast=arguments.fast_decode,
+        private_redirects=arguments.allow_private_redirects,
+    )
+
+
+def check_inputs(
+    outputs: Sequence[OutputFile], read: Mapping[str, str], sources: Sequence[str]
+) -> None:
+    """Raise UsageError if an output is an input, an image, or another output.
+
+    `read` are the files that are read besides the sources, and what each is: "the model".
+    """
+    check_apart(outputs, _inputs(read, sources))
+    for output in outputs:
+        head = b""
+        with suppress(OSError), output.path.open("rb") as file:
+            head = file.read(signatures.HEAD)
+        if signatures.is_image(head) or signatures.unread_format(head):
+            raise UsageError(
+                f"{output.option} {printable(str(output.path))} would write over an image; name "
+                "another file"
+            )
+
+
+def _inputs(read: Mapping[str, str], sources: Sequence[str]) -> Iterator[tuple[str | Path, str]]:
+    for file, what in read.items():
+        yield path_from_name(file), what
+    for source in sources:
+        if source == "-":
+            yield "/dev/stdin", "the list on stdin"
+        elif is_local(source) and folders.is_pattern(source):
+            yield from ((path, "a source") for path, _ in folders.globbed(source))
+        elif is_local(source):
+            yield source, "a source"
