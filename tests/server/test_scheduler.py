@@ -214,7 +214,7 @@ def test_decoders_that_do_not_start_are_death_and_no_images_fault(
         async with working() as scheduler:
             with monkeypatch.context() as patched:
                 patched.setattr(decoder_process, "serve", lambda channel: None)  # not to be found
-                for decoder in list(scheduler.decoders._decoders.values()):
+                for decoder in list(scheduler.decoders.processes.values()):
                     decoder._worker.kill()
                     while decoder._worker.is_alive():
                         await asyncio.sleep(0.01)

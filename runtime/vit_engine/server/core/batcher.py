@@ -130,12 +130,12 @@ class Batcher:
             for image in images:
                 image.timings.queue += now - image.since
             batch = _Batch(images, now)
-            self._running.append(batch)
             try:
                 result = self._engine.submit(inputs)
             except VitError as e:
-                self._settle(batch, e)
+                self._settle(batch, 0.0, e)
             else:
+                self._running.append(batch)
                 result.add_done_callback(partial(self._post, batch))
 
     def _next_images(self) -> list[PendingImage]:
@@ -157,15 +157,17 @@ class Batcher:
             self._loop.call_soon_threadsafe(self._ended, batch, result)
 
     def _ended(self, batch: _Batch, result: "Future[NDArray[np.float32]]") -> None:
-        error = result.exception()
-        self._settle(batch, result.result() if error is None else error)
-        self._dispatch()
-
-    def _settle(self, batch: _Batch, result: NDArray[np.float32] | BaseException) -> None:
-        now, size = time.monotonic(), len(batch.images)
-        seconds = now - batch.since
+        now, waiting = time.monotonic(), bool(self.ready or self._decoders.waiting)
+        self.rate.add(now, len(batch.images), waiting=waiting)
         self._running.remove(batch)
-        self.rate.add(now, size, waiting=bool(self.ready or self._decoders.waiting))
+        self._dispatch()  # the engine first, then those who wait
+        error = result.exception()
+        self._settle(batch, now - batch.since, result.result() if error is None else error)
+
+    def _settle(
+        self, batch: _Batch, seconds: float, result: NDArray[np.float32] | BaseException
+    ) -> None:
+        size = len(batch.images)
         runs = self.stats.batches.setdefault(size, [0, 0.0])
         runs[0] += 1
         runs[1] += seconds

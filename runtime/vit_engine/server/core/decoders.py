@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vit_engine.artefact.contract import Contract
 from vit_engine.errors import ImageError, MachineError
 from vit_engine.images.decode_pool import Job
@@ -66,11 +63,12 @@ class Decoders:
         self._shared = SharedPixels(
             slots + self._ahead, contract.input.height, contract.input.width
         )
+        self.pixels = self._shared.array  # by their slots
         self._slots = list(range(slots + self._ahead))
         self._waiting: deque[PendingImage] = deque()
         self._handed_out: dict[PendingImage, None] = {}  # in order; the first are begun
         self._jobs: queue.SimpleQueue[PendingImage | None] = queue.SimpleQueue()
-        self._decoders: dict[int, DecoderProcess] = {}
+        self.processes: dict[int, DecoderProcess] = {}
         self._unstarted = set(range(self._workers))  # those that have not tried to start yet
         self._failed: dict[int, str] = {}  # those that do not start, and why
         self._closing = threading.Event()
@@ -90,7 +88,7 @@ class Decoders:
         """Have every decoder end; return the images that none of them has begun."""
         self._closing.set()
         waiting = self._withdraw()
-        for decoder in self._decoders.values():
+        for decoder in self.processes.values():
             decoder.cancel()
         for _ in self._threads:
             self._jobs.put(None)
@@ -106,11 +104,6 @@ class Decoders:
         self._shared.__exit__()
 
     @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """The decoded images, by their slots."""
-        return self._shared.array
-
-    @property
     def loaded(self) -> bool:
         """Whether each decoder has tried to start."""
         return not self._unstarted
@@ -121,14 +114,9 @@ class Decoders:
         return next(iter(self._failed.values())) if len(self._failed) == self._workers else None
 
     @property
-    def alive(self) -> int:
-        """How many decoders there are."""
-        return len(self._decoders)
-
-    @property
     def decoding(self) -> int:
         """How many images are being decoded."""
-        return min(len(self._handed_out), len(self._decoders))
+        return min(len(self._handed_out), len(self.processes))
 
     @property
     def waiting(self) -> list[PendingImage]:
@@ -176,11 +164,11 @@ class Decoders:
     def _decoder_started(self, number: int, decoder: DecoderProcess) -> None:
         self._unstarted.discard(number)
         self._failed.pop(number, None)
-        self._decoders[number] = decoder
+        self.processes[number] = decoder
 
     def _decoder_failed(self, number: int, reason: str) -> None:
         self._unstarted.discard(number)
-        self._decoders.pop(number, None)
+        self.processes.pop(number, None)
         self._failed[number] = reason
         if self.unhealthy_reason is not None and not self._closing.is_set():
             for image in self._withdraw():

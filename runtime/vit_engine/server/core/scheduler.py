@@ -175,4 +175,4 @@ class Scheduler:
             metrics.queue_images.labels(self.name, stage).set_function(depth)
         metrics.oldest_seconds.labels(self.name).set_function(self._oldest)
         metrics.wait_seconds.labels(self.name).set_function(self.wait)
-        metrics.decoders.labels(self.name).set_function(lambda: self.decoders.alive)
+        metrics.decoders.labels(self.name).set_function(lambda: len(self.decoders.processes))

@@ -8,9 +8,10 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -193,14 +194,19 @@ def _from_json(data: msgspec.Raw, shape: list[int], expected: Input) -> NDArray[
         raise bad_request(
             f"data of {expected.name} has {len(found)} entries, it must have {length}"
         )
-    return np.asarray(found, expected.dtype).reshape(shape)
+    numbers: Iterable[Any] = found
+    for _ in expected.image_shape if is_nested else ():
+        numbers = chain.from_iterable(numbers)
+    return np.fromiter(numbers, expected.dtype, math.prod(shape)).reshape(shape)
 
 
 @lru_cache
 def _numbers(dtype: str, shape: tuple[int, ...]) -> msgspec.json.Decoder[list[Any]]:
     """Return what decodes numbers of a type: a list of such arrays as the shape says."""
     numbers: Any = Annotated[int, Meta(ge=0, le=255)] if dtype == "uint8" else float
-    for length in reversed(shape):
+    if shape:  # the innermost as tuples, which garbage collection does not look through
+        numbers = tuple[(numbers,) * shape[-1]]  # type: ignore[misc]
+    for length in reversed(shape[:-1]):
         numbers = Annotated[list[numbers], Meta(min_length=length, max_length=length)]
     return msgspec.json.Decoder(list[numbers])
 
