@@ -26,23 +26,9 @@ def main() -> None:
         sys.exit("there is no chromium to render the page with (apt-get install chromium)")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "sheet.html"
-        infer = [sys.executable, "-m", "vit_engine.commands.infer"]
-        subprocess.run(
-            [
-                *infer,
-                "examples/",
-                "-m",
-                "demo",
-                "-k",
-                "3",
-                "--html",
-                str(page),
-                "-o",
-                f"{page}.csv",
-            ],
-            cwd=ROOT,
-            check=True,
-        )
+        infer = [sys.executable, "-m", "vit_engine.commands.infer", "examples/", "-m", "demo"]
+        options = ["-k", "3", "--html", str(page), "-o", f"{page}.csv"]
+        subprocess.run([*infer, *options], cwd=ROOT, check=True)
         taken = Path(folder) / "sheet.png"
         options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={WINDOW}"]
         subprocess.run(

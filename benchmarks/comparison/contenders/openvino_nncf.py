@@ -28,12 +28,10 @@ def convert(job: Job, folder: Path) -> None:
     from transformers import AutoModelForImageClassification
 
     torch.set_num_threads(job.threads)
-    model = AutoModelForImageClassification.from_pretrained(
-        job.model, local_files_only=True, return_dict=False
-    )
+    model = AutoModelForImageClassification.from_pretrained(job.model, local_files_only=True)
     size = np.load(job.float32, mmap_mode="r").shape[-1]
     example = torch.zeros(2, 3, size, size)
-    converted = openvino.convert_model(model.eval(), example_input=example)
+    converted = openvino.convert_model(_logits_of(model.eval()), example_input=example)
     converted.reshape([-1, 3, size, size])
     if job.options.get("quantize"):
         import nncf
@@ -99,3 +97,18 @@ def load(job: Job) -> Contender:
         return answers
 
     return Contender("float32", run, about, run_pipelined=run_pipelined)
+
+
+def _logits_of(model: Any) -> Any:
+    """Return the model as a module with one output."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values: Any) -> Any:
+            return self.model(pixel_values).logits
+
+    return Logits().eval()
