@@ -17,6 +17,7 @@ from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.machine.installation import pip_install
 from vit_engine.outputs.csv_dialect import unescaped
 from vit_engine.outputs.prediction import Prediction, failed
+from vit_engine.outputs.scores import Scores
 from vit_engine.rows.formats import columns_of, format_from_name
 from vit_engine.sources.find import items_from_sources
 from vit_engine.sources.tables import paths
