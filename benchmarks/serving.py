@@ -237,7 +237,7 @@ def without_http(model: str, paths: list[Path], seconds: float) -> tuple[float, 
     bodies = [path.read_bytes() for path in paths]
     with Classifier.load(model, provider="cpu") as vit:
         before, images, counted, begun = sum(os.times()[:4]), 0, 0, 0.0
-        stream = vit.stream(Item("", data=body) for body in cycle(bodies))
+        stream: Any = vit.stream(Item("", data=body) for body in cycle(bodies))
         with contextlib.closing(stream):
             while not begun or time.monotonic() - begun < seconds:
                 images += len(next(stream).predictions)

@@ -22,17 +22,18 @@ def labels_of(data: bytes) -> list[dict[str, Any]]:
     return [{"label": score.label, "score": score.score} for score in found.topk]
 
 
-@app.post("/")
 async def classify(request: Request) -> Any:
     """Label one image."""
     return await run_in_threadpool(labels_of, await request.body())
 
 
-@app.get("/health")
 async def health() -> Any:
     """Tell that it is there."""
     return {"status": "ready"}
 
+
+app.add_api_route("/", classify, methods=["POST"])
+app.add_api_route("/health", health)
 
 if __name__ == "__main__":
     uvicorn.run(app, port=int(sys.argv[3]), log_level="error", access_log=False)

@@ -178,7 +178,10 @@ def differences(result: Result) -> Table:
             said.setdefault(differs["file"], (true, expected, []))[2].append(
                 f"{TITLES[name]}: {here}"
             )
-    body = tuple((file, *pair, "; ".join(others)) for file, (*pair, others) in sorted(said.items()))
+    body = tuple(
+        (file, true, expected, "; ".join(others))
+        for file, (true, expected, others) in sorted(said.items())
+    )
     note = f"{len(body)} images have a label that is not the baseline's."
     head = ("Image", "true class", TITLES[BASELINE], "others")
     return Table("Where the labels differ", note, head, body, words=True)
