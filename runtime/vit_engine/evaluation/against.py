@@ -65,7 +65,7 @@ class Against:
         if not those:
             return
         theirs = self._run(np.stack([image.pixels for image in those]))
-        finite = np.isfinite(theirs).all(axis=1, keepdims=True)[:, 0]
+        finite = np.isfinite(np.abs(theirs).max(axis=1))
         those = [image for image, is_finite in zip(those, finite, strict=True) if is_finite]
         self.nonfinite += len(finite) - len(those)
         self.failed += len(finite) - len(those)
