@@ -5,6 +5,7 @@ import io
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def run_command(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
                 contextlib.chdir(options.get("cwd", ".")),
                 contextlib.redirect_stdout(out),
                 contextlib.redirect_stderr(err),
+                warnings.catch_warnings(action="default"),  # told, as in a process of its own
             ):
                 code = exit_codes.start(name, "vit_export.cli")
         except SystemExit as e:
