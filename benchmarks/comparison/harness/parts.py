@@ -63,7 +63,7 @@ def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
     suite.setting.tell(f"accuracy on {len(photos.files)} images")
     for entry in suite.alive:
         out = suite.setting.scratch / f"{entry.name}-logits.npy"
-        files = {"uint8": str(arrays.uint8), "float32": str(arrays.float32), "out": str(out)}
+        files: Any = {"uint8": str(arrays.uint8), "float32": str(arrays.float32), "out": str(out)}
         size = batch if plan.takes(entry, batch) else 1
         if suite.ask(entry.name, "predict", PREDICT_S, batch=size, **files):
             logits[entry.name] = np.load(out)
