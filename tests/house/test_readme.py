@@ -31,7 +31,7 @@ OTHERS = {
     *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url"),
 }
 """Options of Docker, Triton, Ray, curl and pip."""
-COMMANDS = ("infer", "serve", "doctor")
+COMMANDS = ("infer", "eval", "serve", "doctor")
 Sandbox = tuple[Path, dict[str, str]]
 """A folder and the environment of what runs there."""
 SERVED = "http://127.0.0.1:8000"
