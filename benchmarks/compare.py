@@ -38,8 +38,8 @@ from vit_engine.machine.installation import pip_install
 
 OUTPUT = Path(__file__).resolve().parent / "out"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vit-engine/compare")
-IMAGES = whole_number("a whole number of images", least=1)
-THREADS = whole_number("a whole number of threads", least=1)
+IMAGES = whole_number("a whole number of images", minimum=1)
+THREADS = whole_number("a whole number of threads", minimum=1)
 SECONDS = number("a number of seconds above 0", accepts=lambda seconds: seconds > 0)
 QUICK_S = 120.0
 """The budget of --quick where none is given: on a busy machine something is left out."""

@@ -34,7 +34,7 @@ from typing import Any
 from comparison.report.table import Table
 from vit_engine import Classifier
 from vit_engine.machine.processor import cpu, usable_cores
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
 HERE = Path(__file__).parent
 CLIENTS = (1, 8, 64, 256)
@@ -237,7 +237,7 @@ def without_http(model: str, paths: list[Path], seconds: float) -> tuple[float, 
     bodies = [path.read_bytes() for path in paths]
     with Classifier.load(model, provider="cpu") as vit:
         before, images, counted, begun = sum(os.times()[:4]), 0, 0, 0.0
-        stream: Any = vit.stream(Item("", data=body) for body in cycle(bodies))
+        stream: Any = vit.stream(Sample("", data=body) for body in cycle(bodies))
         with contextlib.closing(stream):
             while not begun or time.monotonic() - begun < seconds:
                 images += len(next(stream).predictions)

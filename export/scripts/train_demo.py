@@ -148,9 +148,9 @@ def _optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 def main() -> None:
     """Train, measure and write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
-    count = whole_number("a whole number", least=1)
+    count = whole_number("a whole number", minimum=1)
     parser.add_argument("--out", type=Path, default=DEMO)
-    parser.add_argument("--seed", type=whole_number("a whole number", least=0), default=0)
+    parser.add_argument("--seed", type=whole_number("a whole number", minimum=0), default=0)
     for name, default in (("images", IMAGES), ("epochs", EPOCHS), ("held-out", HELD_OUT_IMAGES)):
         parser.add_argument(f"--{name}", type=count, default=default, help="default: %(default)s")
     options = parser.parse_args()

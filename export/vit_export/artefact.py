@@ -21,7 +21,7 @@ from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.choices import DEFAULT_IO, Io, input_from_io
 from vit_export.graph.layers import Linear
 from vit_export.graph.model import OUTPUT, model_from_checkpoint
-from vit_export.quantization.recipe import Quantized
+from vit_export.quantization.pipeline import Quantized
 from vit_export.verify import parity_of
 
 MAX_BYTES = 2**31 - 1
@@ -36,40 +36,43 @@ def export(
     io: Io = DEFAULT_IO,
     images: Iterable[Image.Image] | None,
     bounds: Bounds | None = None,
-    rounded: Quantized | None = None,
-    tell: Callable[[str], None] = lambda _words: None,
+    quantized: Quantized | None = None,
+    report: Callable[[str], None] = lambda _words: None,
 ) -> Contract:
     """Write a checkpoint's artefact to `path` and return its contract.
 
     It is held against eager PyTorch on `images` first, within `bounds` or else the precision's own,
-    and ParityError leaves nothing behind; with None it is not, and the contract says so. `rounded`
-    is the checkpoint quantised, for int8 and for it alone; `tell` is told what labels it keeps.
+    and ParityError leaves nothing behind; with None it is not, and the contract says so.
+    `quantized` is the checkpoint quantised, for int8 and for it alone; `report` is told what labels
+    it keeps.
     """
-    assert (rounded is not None) == (precision == "int8")
+    assert (quantized is not None) == (precision == "int8")
     model = model_from_checkpoint(
-        rounded.checkpoint if rounded else checkpoint,
+        quantized.checkpoint if quantized else checkpoint,
         precision=precision,
         io=io,
-        linear=rounded.linear if rounded else Linear,
+        linear=quantized.linear if quantized else Linear,
     )
     contract = contract_from_checkpoint(checkpoint, precision=precision, io=io)
-    if rounded:
-        contract = replace(contract, calibration=rounded.calibration)
+    if quantized:
+        contract = replace(contract, calibration=quantized.calibration)
     with replacing(path) as temporary:
         write(model, contract.identity.precision, temporary)
         bare = temporary.stat().st_size
-        stamp(temporary, contract, bare)
+        write_metadata(temporary, contract, bare)
         # Of the bytes: given a path, the checker takes only one that is UTF-8.
         onnx.checker.check_model(temporary.read_bytes(), full_check=True)
         if images is not None:
             try:
-                parity = parity_of(temporary, checkpoint, images, bounds or BOUNDS[precision], tell)
+                parity = parity_of(
+                    temporary, checkpoint, images, bounds or BOUNDS[precision], report
+                )
             except ParityError as e:
-                if rounded is None:
+                if quantized is None:
                     raise
-                raise ParityError(f"{e}; {rounded.most_sensitive()}") from e
+                raise ParityError(f"{e}; {quantized.most_sensitive()}") from e
             contract = replace(contract, parity=parity)
-        return stamp(temporary, contract, bare)
+        return write_metadata(temporary, contract, bare)
 
 
 def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io: Io) -> Contract:
@@ -82,7 +85,7 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io
             precision=precision,
             exporter=f"vit-engine {vit_engine.__version__}",
         ),
-        input=input_from_io(io, checkpoint.form.image_size),
+        input=input_from_io(io, checkpoint.model_config.image_size),
         preprocessing=checkpoint.preprocessing,
         output=Output(OUTPUT, checkpoint.labels, checkpoint.score),
         parity=None,
@@ -93,15 +96,15 @@ def write(model: ir.Model, precision: Precision, path: Path) -> None:
     """Write the model without a contract; CheckpointError if one ONNX file cannot hold it."""
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if size > MAX_BYTES:
-        cure = "; export with --fp16" if precision == "fp32" else ""
+        fix = "; export with --fp16" if precision == "fp32" else ""
         raise CheckpointError(
             f"the {precision} weights take {size / 2**30:.1f} GiB, an ONNX file holds at most "
-            f"2 GiB{cure}"
+            f"2 GiB{fix}"
         )
     ir.save(model, path)
 
 
-def stamp(path: Path, contract: Contract, size: int) -> Contract:
+def write_metadata(path: Path, contract: Contract, size: int) -> Contract:
     """Put a contract behind the model's `size` bytes, in place of any other; return it whole."""
     with path.open("r+b") as file:
         file.truncate(size)  # fields of a protobuf message may stand in any order
@@ -112,7 +115,7 @@ def stamp(path: Path, contract: Contract, size: int) -> Contract:
     return contract
 
 
-def restamp(path: Path) -> None:
+def rewrite_metadata(path: Path) -> None:
     """Have the contract in a file vouch for the file as it is now, after a change to its graph.
 
     A contract without a sha256, as older exporters wrote them, stays as it is.
@@ -127,4 +130,4 @@ def restamp(path: Path) -> None:
             bare.append(model[position:end])
         position = end
     path.write_bytes(b"".join(bare))
-    stamp(path, contract, path.stat().st_size)
+    write_metadata(path, contract, path.stat().st_size)

@@ -20,7 +20,7 @@ from vit_engine.errors import ArtefactError, MachineError, UsageError
 from vit_engine.machine.installation import pip_install
 from vit_engine.machine.output_file import OutputFile, check_apart, output_file
 from vit_engine.outputs.parity import BOUNDS
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 from vit_export.checkpoints.checkpoint import (
     DEFAULT_MODEL,
     Checkpoint,
@@ -35,7 +35,7 @@ from vit_export.samples.images import items_for
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vit_export.quantization.recipe import Quantized
+    from vit_export.quantization.pipeline import Quantized
 
 HF_FILES: dict[Precision, str] = {
     "fp16": "model_fp16.onnx",
@@ -85,14 +85,14 @@ def _parser() -> Parser:
         help="ModelScope id, hf:owner/name, folder, or 'demo' (default %(default)s)",
     )
     precision = parser.add_mutually_exclusive_group()
-    for name, words in PRECISIONS.items():
+    for name, message in PRECISIONS.items():
         precision.add_argument(
             f"--{name}",
             dest="precision",
             action="store_const",
             const=name,
             default=DEFAULT_PRECISION,
-            help=words,
+            help=message,
         )
     add(
         "--io",
@@ -115,7 +115,7 @@ def _parser() -> Parser:
     )
     add(
         "--image-size",
-        type=whole_number("a whole number of pixels", least=1),
+        type=whole_number("a whole number of pixels", minimum=1),
         metavar="PIXELS",
         help="take images of this size, square, in place of the checkpoint's own; the position "
         "tables are interpolated as the reference does it",
@@ -195,9 +195,9 @@ def _export(arguments: argparse.Namespace) -> int:
     from vit_export.verify import verification_images
 
     start = time.monotonic()
-    bounds, rounded, images = BOUNDS[arguments.precision], None, None
+    bounds, quantized, images = BOUNDS[arguments.precision], None, None
     if arguments.precision == "int8":
-        rounded, images = _rounded(checkpoint, calibrating)
+        quantized, images = _rounded(checkpoint, calibrating)
         if arguments.min_agreement is not None:
             bounds = replace(bounds, min_agreement=arguments.min_agreement)
     if verifying or images is None:
@@ -209,8 +209,8 @@ def _export(arguments: argparse.Namespace) -> int:
         io=arguments.io,
         images=None if arguments.no_verify else images,
         bounds=bounds,
-        rounded=rounded,
-        tell=say,
+        quantized=quantized,
+        report=say,
     )
     if hf:
         write_configs(checkpoint, output, image_size=arguments.image_size)
@@ -258,11 +258,11 @@ def _is_artefact(path: Path) -> bool:
 
 
 def _rounded(
-    checkpoint: Checkpoint, items: list[Item] | None
+    checkpoint: Checkpoint, items: list[Sample] | None
 ) -> "tuple[Quantized, Iterator[Image]]":
     """Round the checkpoint to int8; return it and the images to compare it with PyTorch on."""
     from vit_export.quantization import calibration
-    from vit_export.quantization.recipe import quantized
+    from vit_export.quantization.pipeline import quantize
 
     if items is None:
         say(
@@ -275,20 +275,20 @@ def _rounded(
     views = calibration.view_count(len(images))
     samples = [view for image in images for view in calibration.views_of(image, views)]
     pixels = calibration.pixels_of(samples, checkpoint.preprocessing)
-    rounded = quantized(checkpoint, pixels, progress, views=views)
+    quantized = quantize(checkpoint, pixels, progress, views=views)
     progress("")
-    in_float = rounded.in_float
+    in_float = quantized.in_float
     found = "" if in_float.divergence is None else f", divergence {in_float.divergence:.1e} on them"
     say(
-        f"calibrated on {len(images)} images: {len(rounded.products)} matrix products in int8, "
-        f"the {len(in_float.products)} most sensitive in float ({in_float.share:.0%} of the "
+        f"calibrated on {len(images)} images: {len(quantized.matmuls)} matrix products in int8, "
+        f"the {len(in_float.matmuls)} most sensitive in float ({in_float.share:.0%} of the "
         f"multiply-adds{found})"
     )
-    return rounded, judged
+    return quantized, judged
 
 
 def _summary(checkpoint: Checkpoint) -> str:
-    a = checkpoint.form
+    a = checkpoint.model_config
     return (
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
         f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels, scores by "

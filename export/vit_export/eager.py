@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_engine.errors import CheckpointError, limit_in_words, one_line
+from vit_engine.errors import CheckpointError, format_limit, one_line
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.files.utf8_path import in_utf8
 from vit_export.packages.package import Model, Processor
@@ -32,7 +32,9 @@ def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[n
 def eager_model(checkpoint: Checkpoint) -> Model:
     """Return the library's own model; CheckpointError where it does not load."""
     with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
-        return checkpoint.package.model(folder, checkpoint.family, checkpoint.form.image_size)
+        return checkpoint.package.model(
+            folder, checkpoint.family, checkpoint.model_config.image_size
+        )
 
 
 def eager_processor(checkpoint: Checkpoint) -> Processor:
@@ -61,7 +63,7 @@ def _told(checkpoint: Checkpoint, verb: str) -> Iterator[None]:
     except CheckpointError as e:
         raise CheckpointError(f"{checkpoint.model}: {e}") from e
     except Exception as e:  # the errors have no common base
-        if limit_in_words(e):
+        if format_limit(e):
             raise
         raise CheckpointError(
             f"{checkpoint.model}: {package} cannot {verb} it "

@@ -16,7 +16,7 @@ from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.machine.atomic import replacing
 from vit_engine.options import DEFAULTS
 from vit_engine.providers import tensorrt
-from vit_export.artefact import restamp
+from vit_export.artefact import rewrite_metadata
 
 NAME = "vit"
 """Of the model, as clients ask for it."""
@@ -55,7 +55,7 @@ def write(artefact: Path, folder: Path, *, with_tensorrt: bool = False) -> Path:
         with replacing(folder / NAME / name) as temporary:
             temporary.write_bytes(content)
             if with_tensorrt and content is model:
-                restamp(temporary)
+                rewrite_metadata(temporary)
     return folder / NAME
 
 

@@ -16,7 +16,7 @@ from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.parity import Bounds, check_parity
 from vit_engine.outputs.scores import Logits
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.eager import eager_logits, eager_pixels, eager_versions
 from vit_export.files.utf8_path import in_utf8
@@ -34,7 +34,7 @@ MOST_LEVELS = 0.05
 """By how much a pixel may differ from the reference's, in 255ths: rounding in float32 alone."""
 
 
-def verification_images(items: Iterable[Item] | None) -> Iterator[Image.Image]:
+def verification_images(items: Iterable[Sample] | None) -> Iterator[Image.Image]:
     """Yield a user's images, then drawn ones; UsageError where one cannot be read."""
     for item in items or ():
         yield sample_from_item(item, "--verify-images")
@@ -46,7 +46,7 @@ def parity_of(
     checkpoint: Checkpoint,
     images: Iterable[Image.Image],
     bounds: Bounds,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Parity:
     """Measure the artefact at `path` against eager fp32 PyTorch; ParityError beyond its bounds.
 
@@ -54,7 +54,7 @@ def parity_of(
     difference of either shows; what they make of drawn shapes is compared first, which shows one
     whatever the images. An FP16 artefact rounds between operators, as on a GPU. An int8 one is
     judged by its margins, on several views of each image where there are few, on the CPU and on
-    OpenVINO where that is installed; `tell` is told what they keep.
+    OpenVINO where that is installed; `report` is told what they keep.
     """
     check_preprocessing(checkpoint)
     rgb = [rgb_from_image(image) for image in images]
@@ -69,7 +69,7 @@ def parity_of(
         except (ProviderError, UsageError) as e:
             if provider == "cpu":
                 raise
-            tell(f"not compared on {provider}: {e}")
+            report(f"not compared on {provider}: {e}")
             continue
         name = f"the {precision} graph" + (f" on {provider}" if precision == "int8" else "")
         check_parity(
@@ -79,14 +79,14 @@ def parity_of(
             output=output,
             name=name,
             reference="eager PyTorch",
-            cure=CURE,
+            fix=CURE,
         )
         if precision == "int8" and output.function != "none":
             agreement = agreement_of(found, expected, output, views)
-            agreement.check(bounds.min_agreement, name=name, cure=CURE)
-            tell(f"on {provider}: {agreement}")
-            if doubt := agreement.doubt(bounds.min_agreement):
-                tell(f"on {provider}: {doubt}")
+            agreement.check(bounds.min_agreement, name=name, fix=CURE)
+            report(f"on {provider}: {agreement}")
+            if confidence := agreement.confidence(bounds.min_agreement):
+                report(f"on {provider}: {confidence}")
         parity = parity or parity_from_logits(
             found[::views], expected[::views], output, package=checkpoint.package.name
         )
@@ -97,7 +97,9 @@ def parity_of(
 def _logits_on(provider: str, path: Path, rgb: list[Image.Image]) -> Logits:
     with (
         in_utf8(path) as readable,
-        Engine.open(readable, provider=provider, adapt=False, keep=False) as engine,
+        Engine.open(
+            readable, provider=provider, optimize_graph=False, cache_compiled=False
+        ) as engine,
     ):
         pixels = [pixels_from_image(i, engine.contract.preprocessing) for i in rgb]
         return engine.run(np.stack(pixels))

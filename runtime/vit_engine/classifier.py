@@ -17,18 +17,29 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.images.decode_pool import Batch, DecodePool, Job, slots_for
-from vit_engine.images.decoder_process import TIME_LIMIT, DecoderProcess, SharedPixels, Task
-from vit_engine.images.given import Given, ImageLike, given_from, images_from, taken
+from vit_engine.images.decode_pool import Batch, DecodeJob, DecodePool, slots_for
+from vit_engine.images.decoder_process import (
+    TIME_LIMIT,
+    DecodeOptions,
+    DecoderProcess,
+    SharedPixels,
+)
+from vit_engine.images.image_input import (
+    ImageInput,
+    ImageLike,
+    as_inputs,
+    images_from,
+    input_from_image,
+)
 from vit_engine.images.input_decoder import InputDecoder
-from vit_engine.images.preprocess import narrowed_in_words
+from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.machine.processor import usable_cores
 from vit_engine.machine.threads import ahead, check_process, never
 from vit_engine.options import DEFAULTS, EngineOptions, checked_int
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.outputs.scores import ScoreOptions, Selection
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +49,13 @@ class LabelledBatch:
     """Images in order of input: `pixels[i]` (H, W, 3) is what `predictions[i]` was made from.
 
     It is None for an image that could not be decoded. Pixels are views of a buffer that is used
-    again: valid until the next batch is asked for. `narrowed` counts the images that had greys of
-    more than 8 bits. `logits[i]` (labels,) are those of an image that was decoded.
+    again: valid until the next batch is asked for. `clipped_to_8bit` counts the images that had
+    greys of more than 8 bits. `logits[i]` (labels,) are those of an image that was decoded.
     """
 
     predictions: list[Prediction]
     pixels: list[NDArray[np.uint8] | None]
-    narrowed: int = 0
+    clipped_to_8bit: int = 0
     logits: list[NDArray[np.float32] | None] = field(default_factory=list)
 
 
@@ -98,7 +109,7 @@ class Classifier:
 
         An image is a path, with `urls` also a URL (http, https or an object store's), the bytes of
         an image file, such a file opened with 'rb' (read from its start, as Pillow does), a PIL
-        image, an Item, or a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose
+        image, a Sample, or a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose
         alpha is dropped; an array (N, H, W, 3) is a batch. One image alone counts as a list of one.
         What is none, or cannot be read, becomes a prediction with its error.
 
@@ -120,34 +131,40 @@ class Classifier:
         that a forked child goes on with. ProviderError where the provider fails.
         """
         selection, batch = self._checked(top_k, threshold, batch)
-        task = None
+        decode_options = None
         if isolated:
-            task = Task(self.contract.preprocessing, time_limit=_seconds(timeout))
+            decode_options = DecodeOptions(
+                self.contract.preprocessing, time_limit=_seconds(timeout)
+            )
         elif timeout is not None:
             raise UsageError("a timeout needs isolated=True: this process cannot end a decoder")
-        taking = taken(images_from(images), urls=urls)
-        return self._classified(self._batches(taking, selection, batch, task))
+        taking = as_inputs(images_from(images), urls=urls)
+        return self._classified(self._batches(taking, selection, batch, decode_options))
 
     def _classified(self, batches: Iterator[LabelledBatch]) -> Iterator[Prediction]:
-        pid, narrowed = os.getpid(), 0
+        pid, clipped_to_8bit = os.getpid(), 0
         with contextlib.closing(cast(Generator[LabelledBatch], batches)):
             for labelled in batches:
-                narrowed += labelled.narrowed
+                clipped_to_8bit += labelled.clipped_to_8bit
                 for prediction in labelled.predictions:
                     check_process(pid)
                     yield prediction
-        if narrowed:
-            log.warning("%s", narrowed_in_words(narrowed))
+        if clipped_to_8bit:
+            log.warning("%s", format_clipped_to_8bit(clipped_to_8bit))
 
     def _batches(
-        self, images: Iterator[Given], selection: Selection, batch: int, task: Task | None
+        self,
+        images: Iterator[ImageInput],
+        selection: Selection,
+        batch: int,
+        decode_options: DecodeOptions | None,
     ) -> Generator[LabelledBatch]:
         """Label images here, or with a task in other processes."""
-        given, workers = self.contract.input, usable_cores()
-        with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
+        input_spec, workers = self.contract.input, usable_cores()
+        with SharedPixels(slots_for(batch, workers), input_spec.height, input_spec.width) as shared:
 
             def decoder() -> InputDecoder:
-                process = None if task is None else DecoderProcess(shared, task)
+                process = None if decode_options is None else DecoderProcess(shared, decode_options)
                 return InputDecoder(shared.array, self.contract.preprocessing, process)
 
             pool = DecodePool(
@@ -172,7 +189,7 @@ class Classifier:
         """
         selection, batch = self._checked(1, None, batch)
         rows: list[NDArray[np.float32]] = []
-        batches = self._batches(taken(images_from(images), urls=urls), selection, batch, None)
+        batches = self._batches(as_inputs(images_from(images), urls=urls), selection, batch, None)
         with contextlib.closing(batches):
             for labelled in batches:
                 for prediction, row in zip(labelled.predictions, labelled.logits, strict=True):
@@ -225,36 +242,40 @@ class Classifier:
 
     def stream(
         self,
-        items: Iterable[Item],
+        samples: Iterable[Sample],
         *,
         top_k: int | None = None,
         threshold: float | None = None,
         batch: int | None = None,
-        task: Task | None = None,
-        linger: float | None = None,
+        decode_options: DecodeOptions | None = None,
+        batch_timeout: float | None = None,
         stopped: Callable[[], bool] = never,
     ) -> Iterator[LabelledBatch]:
         """Label a long run of items, in order, batch by batch, each decoded in another process.
 
-        What crashes or hangs its decoder there costs its own row. `task` says by which rules images
-        are decoded, `batch` is by default the engine's; `linger` and `stopped` are those of
-        `DecodePool.batches`. Raises what `classify` raises, MachineError where no process or
-        memory is to be had.
+        What crashes or hangs its decoder there costs its own row. `decode_options` says by which
+        rules images are decoded, `batch` is by default the engine's; `batch_timeout` and `stopped`
+        are those of `DecodePool.batches`. Raises what `classify` raises, MachineError where no
+        process or memory is to be had.
         """
         selection, batch = self._checked(top_k, threshold, batch)
-        task = task or Task(self.contract.preprocessing)
-        given, workers = self.contract.input, usable_cores()
+        decode_options = decode_options or DecodeOptions(self.contract.preprocessing)
+        input_spec, workers = self.contract.input, usable_cores()
 
         def streamed() -> Iterator[LabelledBatch]:
-            with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
+            with SharedPixels(
+                slots_for(batch, workers), input_spec.height, input_spec.width
+            ) as shared:
                 pool = DecodePool(
                     shared.array,
-                    lambda: DecoderProcess(shared, task),
+                    lambda: DecoderProcess(shared, decode_options),
                     batch=batch,
                     workers=workers,
                     size_of=lambda item: len(item.data or b""),
                 )
-                yield from self._labelled(pool, items, selection, linger=linger, stopped=stopped)
+                yield from self._labelled(
+                    pool, samples, selection, batch_timeout=batch_timeout, stopped=stopped
+                )
 
         return streamed()
 
@@ -264,13 +285,13 @@ class Classifier:
         images: Iterable[Any],
         selection: Selection,
         *,
-        linger: float | None = None,
+        batch_timeout: float | None = None,
         stopped: Callable[[], bool] = never,
     ) -> Iterator[LabelledBatch]:
         """Run the engine ahead of the caller, who turns logits into rows meanwhile."""
 
         def running() -> Iterator[tuple[Batch[Any], Future[NDArray[np.float32]]]]:
-            for batch in pool.batches(images, linger=linger, stopped=stopped):
+            for batch in pool.batches(images, batch_timeout=batch_timeout, stopped=stopped):
                 yield batch, self.engine.submit(batch.pixels)
 
         # The pool ends first: what runs ahead waits for it.
@@ -293,7 +314,7 @@ class Classifier:
                 yield LabelledBatch(
                     [p for p, _ in pairs],
                     [pixels for _, pixels in pairs],
-                    sum(job.is_narrowed for job in batch.jobs),
+                    sum(job.is_clipped_to_8bit for job in batch.jobs),
                     [None if job.error else next(rows) for job in batch.jobs],
                 )
                 pool.free(batch)
@@ -303,9 +324,9 @@ class Classifier:
 
         An image is what it is for `classify`; ImageError for what is none, or cannot be read.
         """
-        given = self.contract.input
-        pixels = np.empty((1, given.height, given.width, 3), np.uint8)
-        job = Job(given_from(image, "the image", urls=urls), 0)
+        input_spec = self.contract.input
+        pixels = np.empty((1, input_spec.height, input_spec.width, 3), np.uint8)
+        job = DecodeJob(input_from_image(image, "the image", urls=urls), 0)
         with contextlib.closing(InputDecoder(pixels, self.contract.preprocessing)) as decoder:
             decoder.decode([job])
         if job.error is not None:

@@ -21,14 +21,14 @@ from vit_engine.errors import (
     MachineError,
     ProviderError,
     UsageError,
-    limit_in_words,
+    format_limit,
     one_line,
 )
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.options import DEFAULTS, EngineOptions
 from vit_engine.outputs.kinds import output_from_contract
-from vit_engine.providers.provider import Provider, Request, RetiredError, Runner
-from vit_engine.providers.table import candidates, tell_passed_over
+from vit_engine.providers.provider import Provider, Session, SessionClosedError, SessionSpec
+from vit_engine.providers.table import candidates, log_fallback
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Engine:
         self,
         contract: Contract,
         provider: str,
-        open_runner: Callable[[int], Runner],
+        open_runner: Callable[[int], Session],
         *,
         max_batch: int,
         in_flight: int,
@@ -66,7 +66,7 @@ class Engine:
         self.max_batch, self.in_flight = max_batch, in_flight
         self._survives_fork = survives_fork
         self._open_runner = open_runner
-        self._runner: Runner | None = open_runner(max_batch)
+        self._runner: Session | None = open_runner(max_batch)
         self._exhausted = ""  # why there is no session any more
         self._closed = self._forked = False
         self._start()
@@ -98,12 +98,12 @@ class Engine:
         before = state_of(path)
         contract = metadata.read_contract(path)
         # Absolute: a forked child may open it again after a change of folder.
-        request = Request(path.absolute(), contract, options)
+        spec = SessionSpec(path.absolute(), contract, options)
 
         def on(chosen: Provider) -> Engine:
-            def open_runner(largest: int) -> Runner:
-                check_state(request.path, before)
-                return chosen.open(request, largest)
+            def open_runner(largest: int) -> Session:
+                check_state(spec.path, before)
+                return chosen.open(spec, largest)
 
             return cls(
                 contract,
@@ -114,14 +114,14 @@ class Engine:
                 survives_fork=chosen.kind == "cpu",
             )
 
-        first, *rest = candidates(request)
+        first, *rest = candidates(spec)
         check_integrity(path, contract)
         try:
             return on(first)
         except ProviderError as e:
             if not rest:
                 raise
-            tell_passed_over(first, e)
+            log_fallback(first, e)
         return on(rest[0])
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
@@ -132,33 +132,37 @@ class Engine:
         ProviderError where memory does not suffice for one image, or in a forked child where the
         provider does not survive that.
         """
-        given = self.contract.input
-        is_feed = batch.dtype == given.dtype and batch.shape[1:] == given.image_shape
-        is_images = batch.dtype == np.uint8 and batch.shape[1:] == (given.height, given.width, 3)
+        input_spec = self.contract.input
+        is_feed = batch.dtype == input_spec.dtype and batch.shape[1:] == input_spec.image_shape
+        is_images = batch.dtype == np.uint8 and batch.shape[1:] == (
+            input_spec.height,
+            input_spec.width,
+            3,
+        )
         if not (is_feed or is_images):
             raise UsageError(
                 f"the batch is {batch.dtype} {batch.shape}, the model takes "
-                f"uint8 (N, {given.height}, {given.width}, 3)"
+                f"uint8 (N, {input_spec.height}, {input_spec.width}, 3)"
             )
         parts: list[NDArray[np.float32]] = []
         done = 0
         while done < len(batch):
-            runner = self._open()
-            part = batch[done : done + runner.largest]
+            session = self._open()
+            part = batch[done : done + session.largest]
             try:
-                feed = part if is_feed else feed_from_pixels(part, self.contract)
-                parts.append(runner.run(feed))
-            except RetiredError:
+                inputs = part if is_feed else feed_from_pixels(part, self.contract)
+                parts.append(session.run(inputs))
+            except SessionClosedError:
                 continue
             except Exception as e:
                 if not is_out_of_memory(e):
                     raise
-                words = str(e)
+                message = str(e)
             else:
                 done += len(part)
                 continue
             # Not within the handler: the traceback of its exception keeps the session alive.
-            self._shrink(runner, words)
+            self._shrink(session, message)
         if len(parts) == 1:
             return parts[0]
         empty = np.empty((0, *self.output.shape), np.float32)
@@ -172,17 +176,17 @@ class Engine:
         except RuntimeError as e:
             self.check_open()  # it may have been closed since
             raise MachineError(
-                f"cannot start a thread to run a batch: {limit_in_words(e) or e}"
+                f"cannot start a thread to run a batch: {format_limit(e) or e}"
             ) from e
 
     def close(self) -> None:
         """Free the session, after what it runs; batches that wait, and later ones, are refused."""
         with self._lock:
             self._closed = True
-            runner, self._runner = self._runner, None
+            session, self._runner = self._runner, None
         self._callers.shutdown()
-        if runner is not None:
-            runner.close()
+        if session is not None:
+            session.close()
 
     def check_open(self) -> None:
         """Raise what `run` would: UsageError once closed, ProviderError where a fork is in the way.
@@ -210,7 +214,7 @@ class Engine:
             "with Classifier.load or Engine.open"
         )
 
-    def _open(self) -> Runner:
+    def _open(self) -> Session:
         with self._lock:  # held while a session is opened anew
             if self._runner is not None:
                 return self._runner
@@ -231,7 +235,7 @@ class Engine:
             self._runner, self._forked = None, True
         self._start()
 
-    def _shrink(self, failed: Runner, words: str) -> None:
+    def _shrink(self, failed: Session, message: str) -> None:
         """Open the model anew for batches of half the size, unless another thread has.
 
         A session that has run out of device memory often stays broken, so it is dropped.
@@ -257,7 +261,7 @@ class Engine:
                     return
             self._exhausted = (
                 f"{self.provider} has too little memory for even one image; free some, "
-                f"or choose another --device or --provider ({one_line(words, 1000)})"
+                f"or choose another --device or --provider ({one_line(message, 1000)})"
             )
 
 

@@ -89,7 +89,7 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def limit_in_words(error: BaseException) -> str | None:
+def format_limit(error: BaseException) -> str | None:
     """Say which limit of the machine or the user an error comes from, None if from none."""
     if isinstance(error, MemoryError):
         return "not enough memory"

@@ -30,9 +30,9 @@ class EngineOptions:
     that has it, and a label in some hundred differs. Without `cuda_graphs` kernels are launched
     one by one.
 
-    An x86 CPU computes an FP16 artefact in FP32, and CUDA fuses operators; without `adapt` the
-    graph is run as it is written, and rounds to FP16 between operators. Without `keep` OpenVINO's
-    compiled model is not stored for the next opening.
+    An x86 CPU computes an FP16 artefact in FP32, and CUDA fuses operators; without `optimize_graph`
+    the graph is run as it is written, and rounds to FP16 between operators. Without
+    `cache_compiled` OpenVINO's compiled model is not stored for the next opening.
     """
 
     provider: str = DEFAULT_PROVIDER
@@ -41,14 +41,14 @@ class EngineOptions:
     max_batch: int | None = None
     compute: Compute | None = None
     cuda_graphs: bool = True
-    adapt: bool = True
-    keep: bool = True
+    optimize_graph: bool = True
+    cache_compiled: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("device", 0), ("threads", 1), ("max_batch", 1)):
+        for name, minimum in (("device", 0), ("threads", 1), ("max_batch", 1)):
             value = getattr(self, name)
             if value is not None or name == "device":
-                object.__setattr__(self, name, checked_int(name, value, least=least))
+                object.__setattr__(self, name, checked_int(name, value, minimum=minimum))
 
     @property
     def compute_threads(self) -> int:
@@ -56,7 +56,7 @@ class EngineOptions:
         return self.threads or usable_cores()
 
 
-def checked_int(name: str, value: Any, *, least: int = 1) -> int:
+def checked_int(name: str, value: Any, *, minimum: int = 1) -> int:
     """Return an argument as an int; TypeError if it is none, UsageError if it is too small."""
     try:
         number = operator.index(value)
@@ -64,8 +64,8 @@ def checked_int(name: str, value: Any, *, least: int = 1) -> int:
         raise TypeError(
             f"{name} is {value!r} ({type(value).__name__}), it must be a whole number"
         ) from None
-    if number < least:
-        raise UsageError(f"{name} is {number}, it must be at least {least}")
+    if number < minimum:
+        raise UsageError(f"{name} is {number}, it must be at least {minimum}")
     return number
 
 

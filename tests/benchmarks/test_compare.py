@@ -197,8 +197,8 @@ def test_the_command_does_not_tell_where_things_lie(tmp_path: Path) -> None:
 def test_gflop_of_vit_b(demo: Model) -> None:
     """35.1 GFLOP is what is published for ViT-B/16 at 224 pixels (2 x 17.56 G multiply-adds)."""
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "image_size": 224, "patch_size": 16}
-    base = replace(demo.form, layers=12, heads=12, **sizes)
-    model = replace(demo, form=base, labels=("",) * 1000)
+    base = replace(demo.model_config, layers=12, heads=12, **sizes)
+    model = replace(demo, model_config=base, labels=("",) * 1000)
     assert model.gflop == pytest.approx(35.1, abs=0.1)
 
 
@@ -208,7 +208,7 @@ def test_drawn_photos_and_their_arrays(demo: Model, tmp_path: Path) -> None:
     assert photos.classes[:3] == (0, 1, 2)
     written = arrays.arrays_from_photos(photos, demo, tmp_path)
     raw, floats = np.load(written.uint8), np.load(written.float32)
-    size = demo.form.image_size
+    size = demo.model_config.image_size
     assert (raw.dtype, raw.shape) == (np.uint8, (18, size, size, 3))
     expected = (raw.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
     assert np.allclose(floats, expected, atol=1e-6)

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from vit_engine.cluster import manifest  # noqa: E402
 from vit_engine.errors import ImageError, UsageError  # noqa: E402
-from vit_engine.sources.find import items_from_sources  # noqa: E402
-from vit_engine.sources.item import Item, Limits  # noqa: E402
+from vit_engine.sources.find import samples_from_sources  # noqa: E402
+from vit_engine.sources.sample import Limits, Sample  # noqa: E402
 from vit_engine.sources.stores import bytes_from_store, folder_from_path  # noqa: E402
 
 
@@ -45,15 +45,15 @@ def test_items_survive_the_round_trip(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         tar.add(tmp_path / "images/a.png", "a.png")
     sources = [str(tmp_path / "images"), str(tmp_path / "shard.tar"), str(tmp_path / "gone.png")]
-    items = list(items_from_sources(sources))
-    items.append(Item("closed/", error=ImageError("permission", "cannot be listed: denied")))
-    total = manifest.write(items, folder_from_path(str(tmp_path / "manifest")))
+    samples = list(samples_from_sources(sources))
+    samples.append(Sample("closed/", error=ImageError("permission", "cannot be listed: denied")))
+    total = manifest.write(samples, folder_from_path(str(tmp_path / "manifest")))
     table = read(tmp_path / "manifest")
-    assert total == len(items) == table.num_rows == 6
+    assert total == len(samples) == table.num_rows == 6
     assert table["row_id"].to_pylist() == list(range(6))
     assert table.schema.field("row_id").type == pa.int64()
     found = manifest.items_from_table(table)
-    assert [(i.path, i.span) for i in found] == [(i.path, i.span) for i in items]
+    assert [(i.path, i.span) for i in found] == [(i.path, i.span) for i in samples]
     assert found[3].span is not None
     assert found[-1].error is not None
     assert (found[-1].error.code, str(found[-1].error)) == (
@@ -64,8 +64,8 @@ def test_items_survive_the_round_trip(tmp_path: Path) -> None:
 
 def test_files_are_cut_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "ROWS_A_FILE", 10)
-    items = (Item(f"{i}.jpg") for i in range(25))
-    assert manifest.write(items, folder_from_path(str(tmp_path / "m"))) == 25
+    samples = (Sample(f"{i}.jpg") for i in range(25))
+    assert manifest.write(samples, folder_from_path(str(tmp_path / "m"))) == 25
     files = sorted((tmp_path / "m").iterdir())
     assert [pq.read_metadata(f).num_rows for f in files] == [10, 10, 5]
     assert manifest.count(folder_from_path(str(tmp_path / "m"))) == 25
@@ -73,7 +73,7 @@ def test_files_are_cut_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_compressed_members_are_refused(tmp_path: Path) -> None:
-    item = Item("shard.tar.gz/a.jpg", b"...")
+    item = Sample("shard.tar.gz/a.jpg", b"...")
     with pytest.raises(UsageError, match="unpack it to use --ray"):
         manifest.write([item], folder_from_path(str(tmp_path)))
 
@@ -101,7 +101,7 @@ def test_stores_are_searched_in_order(store: Any, tmp_path: Path) -> None:
     for name in ("b/2.jpg", "b/1.JPG", "b/x.txt", "a.png", "c/d/3.webp"):
         store.pipe(f"/bucket/{name}", b"data")
     local = str(tmp_path / "local.png")
-    found = [i.path for i in items_from_sources(["memory://bucket", local, "memory://one.jpg"])]
+    found = [i.path for i in samples_from_sources(["memory://bucket", local, "memory://one.jpg"])]
     assert found == [
         "memory:///bucket/a.png",
         "memory:///bucket/b/1.JPG",
@@ -110,12 +110,12 @@ def test_stores_are_searched_in_order(store: Any, tmp_path: Path) -> None:
         local,
         "memory://one.jpg",
     ]
-    globbed = [i.path for i in items_from_sources(["memory://bucket/b/*.jpg"])]
+    globbed = [i.path for i in samples_from_sources(["memory://bucket/b/*.jpg"])]
     assert globbed == ["memory:///bucket/b/2.jpg"]
     with pytest.raises(UsageError, match="no object matches"):
-        items_from_sources(["memory://bucket/*.gif"])
+        samples_from_sources(["memory://bucket/*.gif"])
     with pytest.raises(UsageError, match="no image below"):
-        list(items_from_sources(["memory://bucket/nothing/"]))
+        list(samples_from_sources(["memory://bucket/nothing/"]))
 
 
 def test_objects_are_read_under_limits(store: Any) -> None:
@@ -134,7 +134,7 @@ def test_objects_are_read_under_limits(store: Any) -> None:
 
 def test_unknown_schemes_are_refused() -> None:
     with pytest.raises(UsageError, match="nowhere://x"):
-        items_from_sources(["nowhere://x/y.jpg"])
+        samples_from_sources(["nowhere://x/y.jpg"])
     with pytest.raises(UsageError, match="nowhere://x"):
         folder_from_path("nowhere://x")
 

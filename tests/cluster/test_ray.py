@@ -28,7 +28,7 @@ from vit_engine.cluster.connection import Workers
 from vit_engine.errors import MachineError, ProviderError, UsageError, VitError
 from vit_engine.options import EngineOptions
 from vit_engine.rows.formats import arrow_path
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.find import samples_from_sources
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,8 +78,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(images: Path) -> Rows:
     """The rows of one machine."""
     with Classifier.load("demo", provider="cpu") as vit:
-        items = items_from_sources([str(images)])
-        predictions = [p for labelled in vit.stream(items) for p in labelled.predictions]
+        samples = samples_from_sources([str(images)])
+        predictions = [p for labelled in vit.stream(samples) for p in labelled.predictions]
     rows = [p.to_dict() for p in predictions]
     assert {"truncated", "empty", "format", "missing", "not_regular"} <= {
         row["error_code"] for row in rows

@@ -16,7 +16,7 @@ from support import ROOT, children
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.images import decoder_process
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 
@@ -98,7 +98,7 @@ def test_strings_are_paths_unless_urls_are_asked_for(vit: Classifier, url: str) 
     for isolated in (False, True):
         (prediction,) = vit.classify(url, urls=True, isolated=isolated)
         assert (prediction.path, prediction.label) == (url, label)
-    assert next(vit.classify(Item(url))).label == label  # who makes an item has said so
+    assert next(vit.classify(Sample(url))).label == label  # who makes an item has said so
     assert vit.logits(url, urls=True).argmax() == vit.probabilities(url, urls=True).argmax()
     assert vit.pixels(url, urls=True).shape == (64, 64, 3)
 

@@ -14,7 +14,7 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine, is_out_of_memory
 from vit_engine.errors import ArtefactError, UsageError
 from vit_engine.providers.buckets import BucketSession, buckets_up_to, smallest_that_fits
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 
 Pixels = NDArray[np.uint8]
@@ -28,10 +28,10 @@ def images(count: int, size: int = 32, seed: int = 0) -> Pixels:
 
 def bucketed(path: Path, largest: int) -> BucketSession:
     """The runner of the GPU providers, on the CPU's."""
-    request = Request(path, read_contract(path))
+    spec = SessionSpec(path, read_contract(path))
     return BucketSession(
-        open_session(request, {"cpu": {}}),
-        request.contract,
+        open_session(spec, {"cpu": {}}),
+        spec.contract,
         device=("cpu", 0),
         buckets=buckets_up_to(largest),
         graphs=True,  # the CPU provider ignores the graphs' numbers
@@ -145,8 +145,8 @@ def test_what_an_engine_refuses(tiny_artefact: Path, tmp_path: Path) -> None:
         engine.run(images(1))
     with pytest.raises(UsageError, match="closed"):
         engine.submit(images(1))
-    for name, least in (("max_batch", 1), ("threads", 1), ("device", 0)):
-        with pytest.raises(UsageError, match=f"{name} is -1, it must be at least {least}"):
+    for name, minimum in (("max_batch", 1), ("threads", 1), ("device", 0)):
+        with pytest.raises(UsageError, match=f"{name} is -1, it must be at least {minimum}"):
             Engine.open(tiny_artefact, provider="cpu", **{name: -1})
         with pytest.raises(TypeError, match=rf"{name} is 1.0 \(float\), it must be a whole number"):
             Engine.open(tiny_artefact, provider="cpu", **{name: 1.0})

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
+import urllib.spec
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from support import ROOT, wait_until
 from vit_engine.classifier import Classifier
 from vit_engine.errors import UsageError
 from vit_engine.images.decode_pool import DecodePool
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
 in_process = pytest.mark.usefixtures("bounded")
 
@@ -117,7 +117,7 @@ assert labels(vit) == want
 def test_an_iteration_of_the_parent_is_refused_in_the_child() -> None:
     found = hosted("""
 from vit_engine.errors import UsageError
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Item
 
 vit = Classifier.load("demo", provider="cpu")
 want = labels(vit)
@@ -366,7 +366,7 @@ def test_gunicorn_with_preload(tmp_path: Path) -> None:
         wait_until(lambda: log.read_text().count("Booting worker") == 2)
         address = log.read_text().partition("Listening at: ")[2].split()[0]
         for _ in range(4):
-            with urllib.request.urlopen(address, timeout=30) as answer:
+            with urllib.spec.urlopen(address, timeout=30) as answer:
                 worker, right = json.load(answer)
             assert worker != server.pid
             assert right
@@ -452,7 +452,7 @@ def test_what_ends_in_the_middle_leaves_nothing(
 ) -> None:
     def used() -> None:
         vit = Classifier.load("demo", provider="cpu")
-        images = [Item(str(path)) for path in EXAMPLES * 4]
+        images = [Sample(str(path)) for path in EXAMPLES * 4]
         iteration = vit.classify(images) if call == "classify" else vit.stream(images)
         next(iteration)
         end(vit, iteration)
@@ -606,7 +606,7 @@ while threading.active_count() > 1:
 @pytest.mark.parametrize("call", ["classify", "stream"])
 def test_a_program_that_ends_in_the_middle_ends(call: str) -> None:
     hosted(f"""
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Item
 vit = Classifier.load("demo", provider="cpu")
 iteration = vit.{call}([Item(str(path)) for path in EXAMPLES * 100])
 next(iteration)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.classifier import LabelledBatch
 from vit_engine.evaluation import free_labels
-from vit_engine.evaluation.against import Against
+from vit_engine.evaluation.against import ModelComparison
 from vit_engine.evaluation.evaluation import Evaluation
 from vit_engine.evaluation.free_labels import average_precision
-from vit_engine.evaluation.truth import Fact, Truth
+from vit_engine.evaluation.truth import Fact, GroundTruth
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.outputs.scores import Scores
@@ -28,7 +28,7 @@ def evaluated(
     threshold: float = 0.5,
 ) -> Evaluation:
     output = Scores(tuple(f"c{i}" for i in range(logits.shape[1])), function)
-    truth = Truth(None, lambda name: Fact(truths[int(name)]))
+    truth = GroundTruth(None, lambda name: Fact(truths[int(name)]))
     found = Evaluation(truth, output, threshold=threshold, thumbnails=False)
     for part in np.array_split(np.arange(len(logits)), 7):
         rows = [Prediction(f"{i}/x.jpg") for i in part]
@@ -158,7 +158,7 @@ def test_a_model_and_its_opposite_never_agree(part: int) -> None:
 def test_what_another_model_cannot_tell_is_said() -> None:
     output = Scores(("a", "b"), "softmax")
     theirs = np.array([[1, 2], [np.nan, 0], [3, 1]], np.float32)
-    found = Against("x", lambda _: theirs, output, threshold=0.5, thumbnails=False)
+    found = ModelComparison("x", lambda _: theirs, output, threshold=0.5, thumbnails=False)
     rows = [Prediction(f"{i}.jpg") for i in range(4)]
     ours = [*np.array([[1, 2], [1, 2], [1, 2]], np.float32), None]
     found.add(LabelledBatch(rows, [BLANK] * 4, 0, ours))

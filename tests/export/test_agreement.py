@@ -15,7 +15,7 @@ Logits = NDArray[np.float32]
 SOFTMAX, SIGMOID = Scores(tuple(map(str, range(50))), "softmax"), Scores(("a", "b"), "sigmoid")
 
 
-def rounded(count: int, noise: float, seed: int = 0) -> tuple[Logits, Logits]:
+def logits_pair(count: int, noise: float, seed: int = 0) -> tuple[Logits, Logits]:
     """Logits of 50 labels as rounding leaves them, and as they were."""
     rng = np.random.default_rng(seed)
     expected = rng.normal(size=(count, 50)) + 4 * np.eye(50)[rng.integers(0, 50, count)]
@@ -25,7 +25,7 @@ def rounded(count: int, noise: float, seed: int = 0) -> tuple[Logits, Logits]:
 
 @pytest.mark.parametrize("noise", [0.02, 0.05, 0.2])
 def test_the_estimate_is_that_of_counting_many(noise: float) -> None:
-    found = agreement_of(*rounded(20_000, noise), output=SOFTMAX, views=1)
+    found = agreement_of(*logits_pair(20_000, noise), output=SOFTMAX, views=1)
     assert found.expected == pytest.approx(found.counted, abs=0.003)
     assert found.low < found.expected < found.high
     assert found.high - found.low < 0.01
@@ -33,17 +33,17 @@ def test_the_estimate_is_that_of_counting_many(noise: float) -> None:
 
 def test_few_images_tell_more_than_by_counting() -> None:
     samples = [
-        agreement_of(*rounded(20, 0.05, seed), output=SOFTMAX, views=1) for seed in range(200)
+        agreement_of(*logits_pair(20, 0.05, seed), output=SOFTMAX, views=1) for seed in range(200)
     ]
     counted, expected = ([getattr(s, n) for s in samples] for n in ("counted", "expected"))
     assert np.std(expected) < 0.6 * np.std(counted)
     assert np.mean(expected) == pytest.approx(np.mean(counted), abs=0.005)
-    true = agreement_of(*rounded(20_000, 0.05), output=SOFTMAX, views=1).expected
+    true = agreement_of(*logits_pair(20_000, 0.05), output=SOFTMAX, views=1).expected
     assert np.mean([s.low <= true <= s.high for s in samples]) > 0.75
 
 
 def test_the_views_of_an_image_count_as_one() -> None:
-    found, expected = rounded(40, 0.1)
+    found, expected = logits_pair(40, 0.1)
     alone = agreement_of(found, expected, output=SOFTMAX, views=1)
     repeated = agreement_of(
         np.repeat(found, 4, 0), np.repeat(expected, 4, 0), output=SOFTMAX, views=4
@@ -52,21 +52,21 @@ def test_the_views_of_an_image_count_as_one() -> None:
 
 
 def test_what_is_decided_and_what_is_not() -> None:
-    found = agreement_of(*rounded(60, 0.05), output=SOFTMAX, views=1)
+    found = agreement_of(*logits_pair(60, 0.05), output=SOFTMAX, views=1)
     with pytest.raises(ParityError, match=r"int8 keeps too few labels: .* \(allowed 100.0%\); do"):
-        found.check(1.0, name="int8", cure="do")
-    found.check(0.9, name="int8", cure="do")
-    assert found.doubt(0.5) is None
+        found.check(1.0, name="int8", fix="do")
+    found.check(0.9, name="int8", fix="do")
+    assert found.confidence(0.5) is None
     near = (found.low + found.expected) / 2
-    doubt = found.doubt(near)
-    assert doubt is not None and doubt.startswith("60 images do not tell surely whether")
+    confidence = found.confidence(near)
+    assert confidence is not None and confidence.startswith("60 images do not tell surely whether")
     assert found.images_to_decide(near) == pytest.approx(60 * 4, abs=2)
 
 
 def test_the_same_logits_are_no_difference() -> None:
-    _, expected = rounded(10, 1)
+    _, expected = logits_pair(10, 1)
     found = agreement_of(expected, expected, output=SOFTMAX, views=1)
-    assert (found.counted, found.divergence, found.turned) == (1, 0, 0)
+    assert (found.counted, found.divergence, found.flipped) == (1, 0, 0)
     assert found.expected > 0.999
     single = agreement_of(expected[:, :1], expected[:, :1], output=SIGMOID, views=1)
     assert single.counted == 1
@@ -77,7 +77,7 @@ def test_a_label_on_the_other_side_of_a_half_is_turned() -> None:
     found = np.array([[3.1, -2.1], [-0.1, -4.0]], np.float32)
     agreement = agreement_of(found, expected, output=SIGMOID, views=1)
     assert agreement.counted == 0.5
-    assert agreement.turned == pytest.approx(0.1)
+    assert agreement.flipped == pytest.approx(0.1)
 
 
 def test_views() -> None:

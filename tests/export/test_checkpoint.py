@@ -14,7 +14,7 @@ from transformers import ImageClassificationPipeline, ViTConfig, ViTForImageClas
 from vit_engine.errors import CheckpointError, UsageError
 from vit_engine.outputs.scores import ScoreOptions, Scores
 from vit_export.checkpoints.checkpoint import load
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.packages.labels import labels_from_config, score_from_config
 
 SIZE = 24
@@ -58,8 +58,8 @@ def folder(saved, tmp_path):
 def edit(folder, file, **changes):
     path = folder / file
     document = json.loads(path.read_text()) | changes
-    kept = {key: value for key, value in document.items() if value is not ...}
-    path.write_text(json.dumps(kept))
+    num_output_tokens = {key: value for key, value in document.items() if value is not ...}
+    path.write_text(json.dumps(num_output_tokens))
 
 
 def tensors_of(folder):
@@ -70,7 +70,7 @@ def tensors_of(folder):
 
 def test_the_numbers_and_names_of_a_saved_model(saved, model):
     checkpoint = load(str(saved))
-    assert checkpoint.form == Form(
+    assert checkpoint.model_config == ModelConfig(
         hidden_size=12,
         layers=2,
         heads=3,
@@ -176,8 +176,10 @@ def test_a_pooler_is_passed_over(folder):
 
 def test_query_key_and_value_without_bias(folder):
     tensors, expected = tensors_of(folder), load(str(folder)).tensors
-    kept = {n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))}
-    save_file(kept, folder / "model.safetensors")
+    num_output_tokens = {
+        n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))
+    }
+    save_file(num_output_tokens, folder / "model.safetensors")
     refused(folder, f"tensor {QUERY}.bias", "missing")
     edit(folder, "config.json", qkv_bias=False)
     biases = {f"blocks.{i}.{part}.bias" for i in (0, 1) for part in "qkv"}
@@ -291,7 +293,7 @@ def test_configs_that_are_refused(folder, change, words):
 
 def test_a_square_given_as_two_numbers(folder):
     edit(folder, "config.json", image_size=[SIZE, SIZE], patch_size=[8, 8])
-    assert load(str(folder)).form.image_size == SIZE
+    assert load(str(folder)).model_config.image_size == SIZE
 
 
 @pytest.mark.parametrize(
@@ -338,10 +340,10 @@ def test_configs_that_are_absent_or_broken(folder, file):
     refused(folder, f"{file} is missing")
 
 
-@pytest.mark.parametrize("kept", [0, 7, 200, -1])
-def test_weights_that_are_absent_or_broken(folder, kept):
+@pytest.mark.parametrize("num_output_tokens", [0, 7, 200, -1])
+def test_weights_that_are_absent_or_broken(folder, num_output_tokens):
     path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:num_output_tokens])
     refused(folder, "model.safetensors is truncated or corrupt")
     path.rename(folder / "pytorch_model.bin")
     refused(folder, "pytorch_model.bin is corrupt")

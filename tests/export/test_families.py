@@ -35,18 +35,18 @@ from vit_engine.engine import Engine
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.options import DEFAULTS
 from vit_engine.providers.cuda import CUDA
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_logits
 from vit_export.families.family import Family
-from vit_export.families.form import Form
 from vit_export.families.known import FAMILIES
+from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import ACTIVATIONS
 from vit_export.graph.choices import Io
 from vit_export.quantization.calibration import pixels_of
-from vit_export.quantization.recipe import quantized
+from vit_export.quantization.pipeline import quantize
 from vit_export.quantization.rotation import rotated
 
 VISION: dict[str, Any] = {"vision_config": {k: v for k, v in TINY.items() if k != "num_labels"}}
@@ -81,10 +81,8 @@ FP16 = 2e-2
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.architecture)
-def checkpoint(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Checkpoint:
-    family: Family = request.param
+def checkpoint(spec: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    family: Family = spec.param
     folder = tmp_path_factory.mktemp("family")
     write_checkpoint(
         folder,
@@ -128,13 +126,13 @@ def test_logits_are_those_of_transformers(
         contract = engine.contract
         adapted = engine.run(pixels)
     given = feed_from_pixels(pixels, contract)
-    request = Request(path, contract)
+    spec = SessionSpec(path, contract)
     rewritten = replace_attention(path.read_bytes(), primitive)
     models = [None, rewritten]
     if precision == "fp32":  # the CPU has no half Attention of ONNX Runtime's own
         models.append(graph_for_cuda(path))
     others = [
-        open_session(request, {"cpu": {}}, model=model).run(None, {contract.input.name: given})[0]
+        open_session(spec, {"cpu": {}}, model=model).run(None, {contract.input.name: given})[0]
         for model in models
     ]
     bound = {"fp32": FP32, "fp16": FP16}[precision] * float(np.ptp(expected))
@@ -148,12 +146,14 @@ def test_openvino_computes_the_same(
 ) -> None:
     path = tmp_path / "vit.onnx"
     export(checkpoint, path, precision="fp32", images=None)
-    with Engine.open(path, provider="openvino", keep=False) as engine:
+    with Engine.open(path, provider="openvino", cache_compiled=False) as engine:
         found = engine.run(pixels[JUDGED])
     np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * float(np.ptp(expected)))
 
 
-@pytest.mark.skipif(bool(CUDA.obstacle(DEFAULTS)), reason="no GPU that ONNX Runtime can use here")
+@pytest.mark.skipif(
+    bool(CUDA.unavailable_reason(DEFAULTS)), reason="no GPU that ONNX Runtime can use here"
+)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_cuda_computes_the_same(
     checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path, precision: Precision
@@ -220,7 +220,7 @@ OTHER_SIZE = 48
 def test_another_image_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Where the preprocessor squashes, and for the first family also where it crops."""
     shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
-    small, crop = TINY["image_size"], checkpoint.form.image_size
+    small, crop = TINY["image_size"], checkpoint.model_config.image_size
     processors = {"ViT": (small, (48, 48))}
     if checkpoint.family is FAMILIES[0]:
         processors["CLIP"] = {"shortest_edge": 40}, (60, 60)
@@ -228,7 +228,7 @@ def test_another_image_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
         config = {"image_processor_type": f"{kind}ImageProcessor", "size": size, "crop_size": crop}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
         found = load(str(tmp_path), image_size=OTHER_SIZE)
-        assert (found.form.image_size, found.preprocessing.resize) == (OTHER_SIZE, resized)
+        assert (found.model_config.image_size, found.preprocessing.resize) == (OTHER_SIZE, resized)
         assert_as_eager(found)
     own = load(str(tmp_path), image_size=small)
     for name, tensor in checkpoint.tensors.items():
@@ -255,7 +255,7 @@ def test_position_tables_fit_the_preprocessor_where_the_model_fits_them(
     config = {"image_processor_type": "ViTImageProcessor", "size": OTHER_SIZE}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     found = load(str(tmp_path))
-    assert found.form.image_size == OTHER_SIZE
+    assert found.model_config.image_size == OTHER_SIZE
     assert_as_eager(found)
 
 
@@ -266,56 +266,64 @@ def assert_as_eager(checkpoint: Checkpoint) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=2 * FP32 * float(np.ptp(expected)))
 
 
-def wrong_forms(checkpoint: Checkpoint) -> Iterator[tuple[Form, dict[str, Any]]]:
+def wrong_forms(checkpoint: Checkpoint) -> Iterator[tuple[ModelConfig, dict[str, Any]]]:
     """One wrong word in the form, and the tensors as it wants them."""
-    form, tensors = checkpoint.form, dict(checkpoint.tensors)
+    model_config, tensors = checkpoint.model_config, dict(checkpoint.tensors)
     changes: list[dict[str, Any]] = [
-        {"hidden_act": "gelu" if form.hidden_act != "gelu" else "gelu_new"},
-        {"layer_norm_eps": 1e-9 if form.layer_norm_eps > 1e-7 else 1e-6},
+        {"hidden_act": "gelu" if model_config.hidden_act != "gelu" else "gelu_new"},
+        {"layer_norm_eps": 1e-9 if model_config.layer_norm_eps > 1e-7 else 1e-6},
     ]
-    if form.relative:
+    if model_config.relative:
         changes.append({"relative": False})
-    if form.pooled == ("patches",) and form.norm != "none":
-        changes.append({"norm": "pooled" if form.norm == "tokens" else "tokens"})
-    if form.pooled == ("patches",) and form.prefix:
+    if model_config.pooled == ("patches",) and model_config.norm != "none":
+        changes.append({"norm": "pooled" if model_config.norm == "tokens" else "tokens"})
+    if model_config.pooled == ("patches",) and model_config.prefix:
         changes.append({"pooled": ("cls",)})
-    if form.pooled == ("cls",):
+    if model_config.pooled == ("cls",):
         changes.append({"pooled": ("patches",)})
     for change in changes:
-        yield replace(form, **change), tensors
-    if len(form.pooled) > 1:
+        yield replace(model_config, **change), tensors
+    if len(model_config.pooled) > 1:
         head = tensors["head.weight"]
         swapped = np.roll(head, head.shape[1] // 2, axis=1)
-        yield form, {**tensors, "head.weight": swapped}
+        yield model_config, {**tensors, "head.weight": swapped}
 
 
 def test_the_bound_sees_a_wrong_form(checkpoint: Checkpoint) -> None:
     """So that the test before this one can fail."""
     pixels = noise(checkpoint)
     expected = logits_of(checkpoint, pixels)
-    for form, tensors in wrong_forms(checkpoint):
-        found = logits_of(replace(checkpoint, form=form, tensors=tensors), pixels)
-        assert np.abs(found - expected).max() > 2 * FP32 * np.ptp(expected), form
+    for model_config, tensors in wrong_forms(checkpoint):
+        found = logits_of(replace(checkpoint, model_config=model_config, tensors=tensors), pixels)
+        assert np.abs(found - expected).max() > 2 * FP32 * np.ptp(expected), model_config
 
 
 def test_a_rotated_basis_changes_nothing(checkpoint: Checkpoint) -> None:
     """But the weights: a norm at the start of the stream, or before `out`, keeps those it has."""
-    form, turned = checkpoint.form, rotated(checkpoint.form, checkpoint.tensors)
+    model_config, turned = (
+        checkpoint.model_config,
+        rotated(checkpoint.model_config, checkpoint.tensors),
+    )
     pixels = noise(checkpoint)
     expected = logits_of(checkpoint, pixels)
     found = logits_of(replace(checkpoint, tensors=turned), pixels)
     np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * np.ptp(expected))
-    for layer, kept in (("fc2", form.pre_norm), ("out", form.pre_norm and form.inner_norm)):
-        before, after = (t[f"blocks.0.{layer}.weight"] for t in (checkpoint.tensors, turned))
-        assert np.allclose(before, after) == kept
+    for layer, num_output_tokens in (
+        ("fc2", model_config.pre_norm),
+        ("out", model_config.pre_norm and model_config.inner_norm),
+    ):
+        num_prefix_tokens, after = (
+            t[f"blocks.0.{layer}.weight"] for t in (checkpoint.tensors, turned)
+        )
+        assert np.allclose(num_prefix_tokens, after) == num_output_tokens
 
 
 def test_int8_stays_close(
     checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path
 ) -> None:
-    rounded = quantized(checkpoint, pixels[CALIBRATING])
-    assert rounded.products
-    export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, rounded=rounded)
+    quantized = quantize(checkpoint, pixels[CALIBRATING])
+    assert quantized.matmuls
+    export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, quantized=quantized)
     with Engine.open(tmp_path / "vit.onnx", provider="cpu") as engine:
         found = engine.run(pixels[JUDGED])
     assert np.abs(found - expected).mean() < 0.01 * np.ptp(expected)
@@ -354,17 +362,17 @@ def test_what_a_product_is_not_is_found(checkpoint: Checkpoint) -> None:
     """So that the test before this one can fail: a wrong word about any product."""
     if checkpoint.family.architecture not in DISTINCT:
         pytest.skip("another family has the same kinds of products")
-    products, inputs = read_by_products(checkpoint)
+    matmuls, inputs = read_by_products(checkpoint)
     width = {name: len(checkpoint.tensors[f"{name}.weight"]) for name in layers(checkpoint)}
-    for i, product in enumerate(products):
+    for i, matmul in enumerate(matmuls):
         channels = inputs[i].shape[-1]
-        own = {product.reads, *product.layers}
+        own = {matmul.input_layer, *matmul.layers}
         others = [name for name in width if width[name] == channels and name not in own]
         wrong = [
-            replace(product, tokens=product.tokens + 1),
-            replace(product, after_gelu=not product.after_gelu),
-            *(replace(product, reads=name) for name in others[:1] + others[-1:]),
+            replace(matmul, tokens=matmul.tokens + 1),
+            replace(matmul, after_gelu=not matmul.after_gelu),
+            *(replace(matmul, input_layer=name) for name in others[:1] + others[-1:]),
         ]
         for other in wrong:
-            claimed = [*products[:i], other, *products[i + 1 :]]
-            assert next(faults(checkpoint, claimed, inputs), None), f"{product} passes as {other}"
+            claimed = [*matmuls[:i], other, *matmuls[i + 1 :]]
+            assert next(faults(checkpoint, claimed, inputs), None), f"{matmul} passes as {other}"

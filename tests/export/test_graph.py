@@ -16,8 +16,8 @@ from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
 from vit_export.eager import eager_model
 from vit_export.graph.layers import Linear
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.model import model_from_checkpoint
-from vit_export.graph.product import Product
 from vit_export.graph.weights import Weights
 
 
@@ -53,7 +53,7 @@ def test_logits_are_those_of_transformers(
     checkpoint = load(str(folder))
     path = folder / "vit.onnx"
     export(checkpoint, path, precision=precision, io=io, images=None)
-    size = checkpoint.form.image_size
+    size = checkpoint.model_config.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     with Engine.open(path, provider="cpu") as engine:
         found = engine.run(pixels)
@@ -96,28 +96,28 @@ def test_the_products_of_two_blocks(tiny_folder: Path) -> None:
     """16 patches and CLS; the last block computes CLS alone."""
     found = []
 
-    def remember(weights: Weights, product: Product) -> Linear:
-        found.append(product)
-        return Linear(weights, product)
+    def remember(weights: Weights, matmul: MatMul) -> Linear:
+        found.append(matmul)
+        return Linear(weights, matmul)
 
     checkpoint = load(str(tiny_folder))
     model_from_checkpoint(checkpoint, precision="fp32", io="uint8", linear=remember)
     q, k, v = (f"blocks.0.{name}" for name in "qkv")
     first = [
-        Product("qkv", 0, (q, k, v), tokens=17, reads="blocks.0.norm1"),
-        Product("out", 0, ("blocks.0.out",), tokens=17, reads=v),
-        Product("fc1", 0, ("blocks.0.fc1",), tokens=17, reads="blocks.0.norm2"),
-        Product("fc2", 0, ("blocks.0.fc2",), tokens=17, reads=None, after_gelu=True),
+        MatMul("qkv", 0, (q, k, v), tokens=17, input_layer="blocks.0.norm1"),
+        MatMul("out", 0, ("blocks.0.out",), tokens=17, input_layer=v),
+        MatMul("fc1", 0, ("blocks.0.fc1",), tokens=17, input_layer="blocks.0.norm2"),
+        MatMul("fc2", 0, ("blocks.0.fc2",), tokens=17, input_layer=None, after_gelu=True),
     ]
     q, k, v = (f"blocks.1.{name}" for name in "qkv")
     last = [
-        Product("q", 1, (q,), tokens=1, reads="blocks.1.norm1"),
-        Product("kv", 1, (k, v), tokens=17, reads="blocks.1.norm1"),
-        Product("out", 1, ("blocks.1.out",), tokens=1, reads=v),
-        Product("fc1", 1, ("blocks.1.fc1",), tokens=1, reads="blocks.1.norm2"),
-        Product("fc2", 1, ("blocks.1.fc2",), tokens=1, reads=None, after_gelu=True),
+        MatMul("q", 1, (q,), tokens=1, input_layer="blocks.1.norm1"),
+        MatMul("kv", 1, (k, v), tokens=17, input_layer="blocks.1.norm1"),
+        MatMul("out", 1, ("blocks.1.out",), tokens=1, input_layer=v),
+        MatMul("fc1", 1, ("blocks.1.fc1",), tokens=1, input_layer="blocks.1.norm2"),
+        MatMul("fc2", 1, ("blocks.1.fc2",), tokens=1, input_layer=None, after_gelu=True),
     ]
-    head = Product("head", None, ("head",), tokens=1, reads="norm")
+    head = MatMul("head", None, ("head",), tokens=1, input_layer="norm")
     assert found == [*first, *last, head]
     assert [str(p) for p in (first[3], head)] == ["block 0 fc2", "head"]
 

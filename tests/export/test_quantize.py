@@ -24,16 +24,16 @@ from vit_engine.providers.sessions import keep_int8_exact
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_logits
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.model import IR_VERSION, OPSET
-from vit_export.graph.product import Product
 from vit_export.quantization import calibration, sensitivity
 from vit_export.quantization.activations import Statistics, activations_of
 from vit_export.quantization.gptq import int8_from_matrix
+from vit_export.quantization.model_session import open_model_session
 from vit_export.quantization.operators import DOMAIN, Int8Linear, Int8Weights
-from vit_export.quantization.recipe import Quantized, quantized
-from vit_export.quantization.sensitivity import AIM, SHARES, float_share, worth_float
+from vit_export.quantization.pipeline import Quantized, quantize
+from vit_export.quantization.sensitivity import AIM, SHARES, choose_float_layers, float_share
 from vit_export.quantization.smoothquant import smoothed
-from vit_export.quantization.trial import trial_session
 from vit_export.verify import parity_from_logits
 
 
@@ -42,16 +42,14 @@ def demo() -> tuple[Checkpoint, Quantized]:
     """The demo checkpoint, rounded after the drawn images."""
     checkpoint = load("demo")
     images, _ = calibration.split(None)
-    return checkpoint, quantized(
-        checkpoint, calibration.pixels_of(images, checkpoint.preprocessing)
-    )
+    return checkpoint, quantize(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
 
 
 @pytest.fixture(scope="module")
 def demo_int8(demo: tuple[Checkpoint, Quantized], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo as an int8 artefact."""
     path = tmp_path_factory.mktemp("int8") / "vit.onnx"
-    export(demo[0], path, precision="int8", images=None, rounded=demo[1])
+    export(demo[0], path, precision="int8", images=None, quantized=demo[1])
     return path
 
 
@@ -67,8 +65,8 @@ def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     assert (len(images), len(rest)) == (40, 160)
     preprocessing = checkpoint.preprocessing
     path = tmp_path / "vit.onnx"
-    rounded = quantized(checkpoint, calibration.pixels_of(images, preprocessing))
-    export(checkpoint, path, precision="int8", images=None, rounded=rounded)
+    quantized = quantize(checkpoint, calibration.pixels_of(images, preprocessing))
+    export(checkpoint, path, precision="int8", images=None, quantized=quantized)
     pixels, expected = calibration.pixels_of(rest, preprocessing), eager_logits(checkpoint, rest)
     with Engine.open(path, provider="cpu") as engine:
         found = engine.run(pixels)
@@ -88,8 +86,8 @@ def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
 def test_the_same_images_give_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     checkpoint = load(str(tiny_folder))
     for name in ("a", "b"):
-        rounded = quantized(checkpoint, noise(checkpoint))
-        export(checkpoint, tmp_path / name, precision="int8", images=None, rounded=rounded)
+        quantized = quantize(checkpoint, noise(checkpoint))
+        export(checkpoint, tmp_path / name, precision="int8", images=None, quantized=quantized)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -114,14 +112,14 @@ def test_onnx_runtime_runs_the_int8_kernel_for_every_rounded_product(
     onnxruntime.InferenceSession(demo_int8, options, providers=["CPUExecutionProvider"])
     graph = onnx.load(options.optimized_model_filepath).graph
     kernels = Counter(node.op_type for node in graph.node)
-    assert kernels["MatMulIntegerToFloat"] == kernels["QuantizeLinear"] == len(demo[1].products)
+    assert kernels["MatMulIntegerToFloat"] == kernels["QuantizeLinear"] == len(demo[1].matmuls)
     assert not kernels["DequantizeLinear"]
 
 
 def test_scales_that_are_folded_in_change_nothing(demo: tuple[Checkpoint, Quantized]) -> None:
-    checkpoint, rounded = demo
+    checkpoint, quantized = demo
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    before, after = (logits_of(c, pixels) for c in (checkpoint, rounded.checkpoint))
+    before, after = (logits_of(c, pixels) for c in (checkpoint, quantized.checkpoint))
     np.testing.assert_allclose(after, before, atol=1e-4)
 
 
@@ -134,11 +132,11 @@ def test_statistics_after_the_scales_are_those_of_the_scaled_graph(
     tensors, after = smoothed(checkpoint.tensors, before)
     measured = activations_of(replace(checkpoint, tensors=tensors), pixels).statistics
     assert after.keys() == measured.keys()
-    for product, found in after.items():
-        np.testing.assert_allclose(found.size(), measured[product].size(), rtol=1e-3)
-        np.testing.assert_allclose(found.mean(), measured[product].mean(), rtol=1e-2, atol=1e-4)
-        moved = not np.allclose(found.size(), before.statistics[product].size(), rtol=0.1)
-        assert moved == (product.reads is not None)
+    for matmul, found in after.items():
+        np.testing.assert_allclose(found.size(), measured[matmul].size(), rtol=1e-3)
+        np.testing.assert_allclose(found.mean(), measured[matmul].mean(), rtol=1e-2, atol=1e-4)
+        moved = not np.allclose(found.size(), before.statistics[matmul].size(), rtol=0.1)
+        assert moved == (matmul.input_layer is not None)
 
 
 def test_after_a_gelu_the_steps_are_finer() -> None:
@@ -148,8 +146,8 @@ def test_after_a_gelu_the_steps_are_finer() -> None:
     weights = Int8Weights(np.eye(64, dtype=np.int8), np.ones(64), np.zeros(64))
     largest = x.max(-1, keepdims=True)
     for after_gelu, steps in ((True, 227), (False, 127)):
-        product = Product("fc2", 0, ("fc2",), tokens=3, reads=None, after_gelu=after_gelu)
-        wrong = np.abs(run_alone(Int8Linear(weights, product), x) - x) / largest
+        matmul = MatMul("fc2", 0, ("fc2",), tokens=3, input_layer=None, after_gelu=after_gelu)
+        wrong = np.abs(run_alone(Int8Linear(weights, matmul), x) - x) / largest
         assert 0.4 / steps < wrong.max() < 0.505 / steps
 
 
@@ -159,7 +157,7 @@ def run_alone(module: Int8Linear, x: NDArray[np.float32]) -> NDArray[np.float32]
     y = module(builder.op, builder.input("x", ir.DataType.FLOAT, list(x.shape)))
     y.type = ir.TensorType(ir.DataType.FLOAT)
     builder.add_output(y, "y")
-    session = trial_session(ir.Model(graph, ir_version=IR_VERSION))
+    session = open_model_session(ir.Model(graph, ir_version=IR_VERSION))
     found: NDArray[np.float32] = session.run(["y"], {"x": x})[0]
     return found
 
@@ -167,20 +165,20 @@ def run_alone(module: Int8Linear, x: NDArray[np.float32]) -> NDArray[np.float32]
 def test_the_most_sensitive_come_first_and_the_dearest_go_to_float(
     demo: tuple[Checkpoint, Quantized],
 ) -> None:
-    _, rounded = demo
-    felt = rounded.sensitivity
+    _, quantized = demo
+    felt = quantized.sensitivity
     assert list(felt.values()) == sorted(felt.values(), reverse=True)
-    assert felt.keys() > rounded.products.keys()
-    worst = max(rounded.products, key=lambda product: felt[product])
-    assert rounded.most_sensitive().startswith(f"most sensitive to int8: {worst}, ")
-    rest = {product: w for product, w in rounded.products.items() if product != worst}
-    assert str(worst) not in replace(rounded, products=rest).most_sensitive()
+    assert felt.keys() > quantized.matmuls.keys()
+    worst = max(quantized.matmuls, key=lambda matmul: felt[matmul])
+    assert quantized.most_sensitive().startswith(f"most sensitive to int8: {worst}, ")
+    rest = {matmul: w for matmul, w in quantized.matmuls.items() if matmul != worst}
+    assert str(worst) not in replace(quantized, matmuls=rest).most_sensitive()
 
 
-def rounded_rows(*sizes: int) -> dict[Product, Int8Weights]:
+def rounded_rows(*sizes: int) -> dict[MatMul, Int8Weights]:
     """Products of so many multiply-adds, times ten, a token."""
     return {
-        Product("fc1", block, ("fc1",), tokens=2, reads=None): Int8Weights(
+        MatMul("fc1", block, ("fc1",), tokens=2, input_layer=None): Int8Weights(
             np.zeros((size, 10), np.int8), np.ones(10), np.zeros(10)
         )
         for block, size in enumerate(sizes)
@@ -189,10 +187,10 @@ def rounded_rows(*sizes: int) -> dict[Product, Int8Weights]:
 
 def test_float_goes_where_it_buys_most() -> None:
     # 6 % of 100 rows are 6: not the one of 4 that gains most, but three that gain more together.
-    rounded = rounded_rows(90, 4, 2, 2, 2)
-    felt = dict(zip(rounded, (9.0, 0.5, 0.4, 0.3, 0.2), strict=True))
-    chosen, share = worth_float(rounded, felt, 0.06)
-    assert {product.block for product in chosen} == {2, 3, 4}
+    quantized = rounded_rows(90, 4, 2, 2, 2)
+    felt = dict(zip(quantized, (9.0, 0.5, 0.4, 0.3, 0.2), strict=True))
+    chosen, share = choose_float_layers(quantized, felt, 0.06)
+    assert {matmul.block for matmul in chosen} == {2, 3, 4}
     assert share == pytest.approx(0.06)
 
 
@@ -201,20 +199,20 @@ def test_no_more_stays_in_float_than_the_aim_takes(
     demo: tuple[Checkpoint, Quantized], monkeypatch: pytest.MonkeyPatch, noise: float, rung: int
 ) -> None:
     """Where each product in int8 beyond 88 % of them adds to the noise, or all of it stays."""
-    rounded = rounded_rows(*[10] * 100)
-    felt = {product: 1.0 + product.block for product in rounded if product.block is not None}
+    quantized = rounded_rows(*[10] * 100)
+    felt = {matmul: 1.0 + matmul.block for matmul in quantized if matmul.block is not None}
     rng = np.random.default_rng(0)
     true = rng.normal(size=(40, 8))
 
-    def logits(_: Checkpoint, products: dict[Product, Int8Weights], _pixels: Any) -> Any:
-        wrong = noise * max(0, len(products) - 88) if noise < 1 else noise * bool(products)
+    def logits(_: Checkpoint, matmuls: dict[MatMul, Int8Weights], _pixels: Any) -> Any:
+        wrong = noise * max(0, len(matmuls) - 88) if noise < 1 else noise * bool(matmuls)
         return true + wrong * rng.normal(size=true.shape)
 
     monkeypatch.setattr(sensitivity, "logits_of", logits)
     pixels = np.zeros((40, 64, 64, 3), np.uint8)
-    found = float_share(demo[0], rounded, felt, pixels, lambda _: None)
+    found = float_share(demo[0], quantized, felt, pixels, lambda _: None)
     assert found.share == pytest.approx(SHARES[rung])
-    assert {p.block for p in found.products} == set(range(100 - len(found.products), 100))
+    assert {p.block for p in found.matmuls} == set(range(100 - len(found.matmuls), 100))
     assert found.divergence is not None
     assert (found.divergence <= AIM) == (noise < 1)
 
@@ -222,11 +220,11 @@ def test_no_more_stays_in_float_than_the_aim_takes(
 def test_of_a_regression_no_more_than_the_least_stays_in_float(
     demo: tuple[Checkpoint, Quantized],
 ) -> None:
-    rounded = rounded_rows(*[10] * 100)
-    felt = dict.fromkeys(rounded, 1.0)
+    quantized = rounded_rows(*[10] * 100)
+    felt = dict.fromkeys(quantized, 1.0)
     values = replace(demo[0], score="none")
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
-    found = float_share(values, rounded, felt, pixels, lambda _: None)
+    found = float_share(values, quantized, felt, pixels, lambda _: None)
     assert (found.divergence, found.share) == (None, pytest.approx(SHARES[0]))
 
 
@@ -235,8 +233,8 @@ def test_any_vit_stays_close(tmp_path: Path, hidden_act: str, qkv_bias: bool) ->
     folder = write_checkpoint(tmp_path / "model", hidden_act=hidden_act, qkv_bias=qkv_bias)
     checkpoint = load(str(folder))
     pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
-    rounded = quantized(checkpoint, pixels[:6])
-    export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, rounded=rounded)
+    quantized = quantize(checkpoint, pixels[:6])
+    export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, quantized=quantized)
     expected = logits_of(checkpoint, pixels)
     with Engine.open(tmp_path / "vit.onnx", provider="cpu") as engine:
         found = engine.run(pixels)
@@ -250,10 +248,10 @@ def test_gptq_errs_less_where_the_inputs_are_than_rounding_does() -> None:
     matrix = rng.normal(size=(64, 32))
     found = Statistics.empty(64)
     found.add(x, np.ones(x.shape[1]))
-    rounded = int8_from_matrix(matrix, np.zeros(32), found)
-    nearest = np.rint(matrix / rounded.scale) * rounded.scale
-    clever = rounded.matrix * rounded.scale
-    assert np.abs(rounded.matrix.astype(int)).max() <= 127
+    quantized = int8_from_matrix(matrix, np.zeros(32), found)
+    nearest = np.rint(matrix / quantized.scale) * quantized.scale
+    clever = quantized.matrix * quantized.scale
+    assert np.abs(quantized.matrix.astype(int)).max() <= 127
     flat = x.reshape(-1, 64)
     wrong = ((flat @ (nearest - matrix)) ** 2).sum()
     assert ((flat @ (clever - matrix)) ** 2).sum() < 0.6 * wrong

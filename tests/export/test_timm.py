@@ -23,20 +23,20 @@ from vit_engine.artefact.rewrites.attention import primitive, replace_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import feed_from_pixels
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_logits
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.families.timm.architectures import ARCHITECTURES
 from vit_export.families.timm.vision_transformer import family_from_timm
 from vit_export.files.json_file import read_json
 from vit_export.graph.choices import Io
 from vit_export.packages.timm import IMAGENET, labels_from_timm
 from vit_export.quantization.calibration import pixels_of
-from vit_export.quantization.recipe import quantized
+from vit_export.quantization.pipeline import quantize
 
 timm = pytest.importorskip("timm")
 
@@ -147,11 +147,9 @@ def randomise(model: torch.nn.Module) -> None:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def checkpoint(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Checkpoint:
+def checkpoint(spec: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("timm")
-    return load(str(write_timm(folder, request.param, **CASES[request.param])))
+    return load(str(write_timm(folder, spec.param, **CASES[spec.param])))
 
 
 IMAGES = list(drawn_images()[-8:])
@@ -177,8 +175,8 @@ def test_logits_are_those_of_timm(checkpoint: Checkpoint, expected: Floats) -> N
 def test_what_leaves_no_tensor_is_seen(checkpoint: Checkpoint) -> None:
     """So that the test before this one can fail: another value of each trait moves the logits."""
     expected = logits(checkpoint)
-    for change in other_traits(checkpoint.form):
-        found = logits(replace(checkpoint, form=replace(checkpoint.form, **change)))
+    for change in other_traits(checkpoint.our_config):
+        found = logits(replace(checkpoint, our_config=replace(checkpoint.our_config, **change)))
         moved = np.abs(found - expected).max() / np.ptp(expected, axis=0).max()
         assert moved > 2 * BOUND, change
 
@@ -203,7 +201,7 @@ def test_an_export_is_verified(
     if precision == "fp32":  # the CPU has no half Attention of ONNX Runtime's own
         models.append(graph_for_cuda(path))
     for model in models:
-        session = open_session(Request(path, contract), {"cpu": {}}, model=model)
+        session = open_session(SessionSpec(path, contract), {"cpu": {}}, model=model)
         (found,) = session.run(None, {contract.input.name: given})
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound * np.ptp(expected))
 
@@ -212,9 +210,9 @@ def test_an_export_is_verified(
 def test_int8_stays_close(checkpoint: Checkpoint, expected: Floats, tmp_path: Path) -> None:
     path = tmp_path / "vit.onnx"
     pixels = pixels_of(list(drawn_images()), checkpoint.preprocessing)
-    rounded = quantized(checkpoint, pixels[:8])
-    assert rounded.products
-    export(checkpoint, path, precision="int8", images=None, rounded=rounded)
+    quantized = quantize(checkpoint, pixels[:8])
+    assert quantized.matmuls
+    export(checkpoint, path, precision="int8", images=None, quantized=quantized)
     with Engine.open(path, provider="cpu") as engine:
         found = engine.run(pixels[8:])
     assert np.abs(found - expected).mean() < 0.02 * np.ptp(expected, axis=0).max()
@@ -238,7 +236,7 @@ def test_what_transformers_saves_of_it(tmp_path: Path, architecture: str) -> Non
     state = load_file(plain.folder / "model.safetensors")
     save_file({f"timm_model.{k}": v for k, v in state.items()}, folder / "model.safetensors")
     wrapped = load(str(folder))
-    assert (wrapped.form, wrapped.labels) == (plain.form, plain.labels)
+    assert (wrapped.our_config, wrapped.labels) == (plain.our_config, plain.labels)
     np.testing.assert_array_equal(logits(wrapped), logits(plain))
     np.testing.assert_array_equal(eager_logits(wrapped, IMAGES), eager_logits(plain, IMAGES))
 
@@ -253,31 +251,31 @@ def test_labels_of_imagenet() -> None:
 @pytest.mark.parametrize("grid", [3, 7])
 def test_images_of_another_size(checkpoint: Checkpoint, grid: int) -> None:
     """Tables are resampled and turns computed anew as timm does it."""
-    size = grid * checkpoint.form.patch_size
+    size = grid * checkpoint.our_config.patch_size
     resized = load(str(checkpoint.folder), image_size=size)
     expected = eager_logits(resized, IMAGES)
     across = np.ptp(expected, axis=0).max()
     np.testing.assert_allclose(logits(resized), expected, rtol=0, atol=BOUND * across)
 
 
-def other_traits(form: Form) -> Iterator[dict[str, Any]]:
-    if not form.relative:  # whose tables show them
-        yield {"heads": 2 * form.heads}
-    yield {"layer_norm_eps": 1e-5 if form.layer_norm_eps == 1e-6 else 1e-6}
+def other_traits(our_config: ModelConfig) -> Iterator[dict[str, Any]]:
+    if not our_config.relative:  # whose tables show them
+        yield {"heads": 2 * our_config.heads}
+    yield {"layer_norm_eps": 1e-5 if our_config.layer_norm_eps == 1e-6 else 1e-6}
     acts = {"gelu": "gelu_new", "gelu_new": "gelu", "quick_gelu": "gelu", "silu": "gelu"}
-    yield {"hidden_act": acts[form.hidden_act]}
-    if form.pooled == ("patches",):
-        if form.prefix[:1] == (("cls", 1),):
+    yield {"hidden_act": acts[our_config.hidden_act]}
+    if our_config.pooled == ("patches",):
+        if our_config.prefix[:1] == (("cls", 1),):
             yield {"pooled": ("cls",)}
     else:
-        yield {"pooled": ("patches",) * len(form.pooled)}
-    if form.norm == "pooled" and "patches" in form.pooled:
+        yield {"pooled": ("patches",) * len(our_config.pooled)}
+    if our_config.norm == "pooled" and "patches" in our_config.pooled:
         yield {"norm": "tokens"}
-    if rotary := form.rotary:
+    if rotary := our_config.rotary:
         yield {"rotary": None}
         yield {"rotary": replace(rotary, theta=rotary.theta / 2)}
         yield {"rotary": replace(rotary, columns_first=not rotary.columns_first)}
-        yield {"rotary": replace(rotary, reference_grid=form.grid + 1)}
+        yield {"rotary": replace(rotary, reference_grid=our_config.grid + 1)}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -288,26 +286,28 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
     size = model.patch_embed.img_size[0]
     config = {"architecture": architecture, "pretrained_cfg": {"input_size": [3, size, size]}}
     family = family_from_timm(config)
-    form = family.form(config, lambda: shapes)
+    our_config = family.our_config(config, lambda: shapes)
     block = model.blocks[0]
     acts = {type(m) for m in block.modules() if type(m) in ACTIVATIONS}
-    assert form.heads == block.attn.num_heads
-    assert {m.eps for m in model.modules() if hasattr(m, "eps")} == {form.layer_norm_eps}
-    assert {ACTIVATIONS[act] for act in acts} == {form.hidden_act}
-    assert ("avg" if form.pooled == ("patches",) else "token") == model.global_pool
+    assert our_config.heads == block.attn.num_heads
+    assert {m.eps for m in model.modules() if hasattr(m, "eps")} == {our_config.layer_norm_eps}
+    assert {ACTIVATIONS[act] for act in acts} == {our_config.hidden_act}
+    assert ("avg" if our_config.pooled == ("patches",) else "token") == model.global_pool
     assert not getattr(model, "pool_include_prefix", False)
     assert type(block) in BLOCKS
     assert {type(m) for m in model.modules() if "Norm" in type(m).__name__} == {
         timm.layers.LayerNorm
     }
     rope = getattr(model, "rope", None)
-    assert (rope is None) == (form.rotary is None)
-    if form.rotary:
+    assert (rope is None) == (our_config.rotary is None)
+    if our_config.rotary:
         turned = rope.get_embed()[:, : rope.dim].double()
-        angles = form.rotary.angles(form.grid, form.hidden_size // form.heads)
+        angles = our_config.rotary.angles(
+            our_config.grid, our_config.hidden_size // our_config.heads
+        )
         np.testing.assert_allclose(turned, np.sin(angles).repeat(2, axis=1), atol=1e-5)
-    found = canonical(zeros(shapes), family, form, 7)
-    assert found.keys() == {name for name, _ in form.shapes(7)}
+    found = canonical(zeros(shapes), family, our_config, 7)
+    assert found.keys() == {name for name, _ in our_config.shapes(7)}
 
 
 def of_shapes(architecture: str) -> Any:

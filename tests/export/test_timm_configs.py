@@ -26,10 +26,14 @@ def test_a_model_as_either_library_saves_it(tmp_path: Path) -> None:
         "label_names": ["LABEL_0", "LABEL_1", "LABEL_2"],
     }
     wrapped = load(write_timm_folder(tmp_path / "wrapper", wrapper, SHAPES, "timm_model."))
-    assert plain.form == wrapped.form
+    assert plain.model_config == wrapped.model_config
     assert plain.labels == wrapped.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert plain.tensors.keys() == wrapped.tensors.keys()
-    assert (plain.form.heads, plain.form.tokens, plain.form.kept) == (2, 5, 1)
+    assert (
+        plain.model_config.heads,
+        plain.model_config.tokens,
+        plain.model_config.num_output_tokens,
+    ) == (2, 5, 1)
 
 
 @pytest.mark.parametrize(

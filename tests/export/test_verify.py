@@ -48,25 +48,25 @@ def photographs(test_data: Path) -> Photographs:
     )
 
 
-@pytest.mark.parametrize("adapt", [True, False], ids=["adapted", "as written"])
+@pytest.mark.parametrize("optimize_graph", [True, False], ids=["adapted", "as written"])
 @pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])
 def test_deit_tiny_on_two_hundred_photographs(
     photographs: Photographs,
     tmp_path: Path,
     precision: str,
-    adapt: bool,
+    optimize_graph: bool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pixels, expected, truth = photographs.pixels, photographs.expected, photographs.truth
     path = tmp_path / "vit.onnx"
     export(photographs.checkpoint, path, precision=precision, images=None)
-    with Engine.open(path, provider="cpu", adapt=adapt) as engine:
+    with Engine.open(path, provider="cpu", optimize_graph=optimize_graph) as engine:
         found = engine.run(pixels)
         alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(16)])
     parity = parity_from_logits(found, expected, photographs.checkpoint.output)
     with capsys.disabled():
         print(
-            f"\nDeiT-Tiny {precision}{', adapted' if adapt else ''}: "
+            f"\nDeiT-Tiny {precision}{', adapted' if optimize_graph else ''}: "
             f"max |logit difference| {parity.max_abs_diff:.1e}, "
             f"agreement {parity.agreement:.1%}, top-1 {(found.argmax(1) == truth).mean():.1%} "
             f"(PyTorch {(expected.argmax(1) == truth).mean():.1%})"

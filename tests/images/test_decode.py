@@ -20,7 +20,7 @@ from vit_engine.errors import ImageError
 from vit_engine.images.decode import image_from_bytes, image_from_path
 from vit_engine.images.preprocess import rgb_from_image
 from vit_engine.sources.files import bytes_from_path
-from vit_engine.sources.item import MAX_PIXELS, Limits
+from vit_engine.sources.sample import MAX_PIXELS, Limits
 from vit_engine.sources.signatures import is_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's, of odd files

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from support import wait_until
 from support.threads import PATIENCE, Block, wait_for
 from vit_engine.errors import ImageError
-from vit_engine.images.decode_pool import HELD, Batch, DecodePool, Job, slots_for
+from vit_engine.images.decode_pool import MAX_PENDING_BYTES, Batch, DecodeJob, DecodePool, slots_for
 from vit_engine.machine.threads import ahead
 
 SHAPE = (2, 2, 3)
@@ -87,7 +87,7 @@ class Decoder:
         self.owner, self.cancelled = owner, threading.Event()
         self.started, self.closed = False, 0
 
-    def decode(self, jobs: Sequence[Job[int]]) -> None:
+    def decode(self, jobs: Sequence[DecodeJob[int]]) -> None:
         for job in jobs:
             if self.cancelled.is_set() and not self.owner.heedless:
                 return
@@ -174,7 +174,7 @@ class Reader:
     spare=st.integers(0, 16),
     held=st.integers(0, 2),
     bad=st.sets(st.integers(0, 149)),
-    linger=st.sampled_from([None, None, 0.0, 0.001]),
+    batch_timeout=st.sampled_from([None, None, 0.0, 0.001]),
     sized=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -186,7 +186,7 @@ def test_every_image_comes_once_in_order_and_keeps_its_slot(
     spare: int,
     held: int,
     bad: set[int],
-    linger: float | None,
+    batch_timeout: float | None,
     sized: bool,
     seed: int,
 ) -> None:
@@ -199,15 +199,23 @@ def test_every_image_comes_once_in_order_and_keeps_its_slot(
         time.sleep(one_of((0, 0, 0, 1e-4, 1e-3), number))
 
     def size_of(number: int) -> int:
-        return int(one_of((0, 1, HELD // 3, HELD, 2 * HELD), number)) if sized else 0
+        return (
+            int(
+                one_of(
+                    (0, 1, MAX_PENDING_BYTES // 3, MAX_PENDING_BYTES, 2 * MAX_PENDING_BYTES), number
+                )
+            )
+            if sized
+            else 0
+        )
 
     decoders = Decoders(slots_for(batch, workers) + spare, each=delay, bad=bad)
     reader = Reader(decoders, count)
     with decoders.pool(batch, workers, size_of=size_of) as pool:
-        found = reader.consume(pool, held=held, linger=linger)
+        found = reader.consume(pool, held=held, batch_timeout=batch_timeout)
     assert [number for numbers in found for number in numbers] == list(range(count))
     assert sorted(decoders.decoded) == list(range(count))
-    if linger is None:
+    if batch_timeout is None:
         assert [len(numbers) for numbers in found[:-1]] == [batch] * (len(found) - 1)
     assert all(1 <= len(numbers) <= batch for numbers in found)
     assert len(decoders.made) <= min(workers, count)
@@ -261,19 +269,23 @@ def test_no_more_decoders_start_than_images_need(count: int) -> None:
 def test_a_consumer_that_frees_nothing_gets_no_more_than_there_are_slots() -> None:
     decoders = Decoders(slots := slots_for(4, 2))
     reader = Reader(decoders, 200)
-    taken: list[Batch[int]] = []
+    as_inputs: list[Batch[int]] = []
     with decoders.pool(4, 2) as pool:
-        thread = threading.Thread(target=lambda: taken.extend(pool.batches(reader.images())))
+        thread = threading.Thread(target=lambda: as_inputs.extend(pool.batches(reader.images())))
         thread.start()
-        wait_until(lambda: len(taken) == slots // 4 and reader.read == slots + 1)
+        wait_until(lambda: len(as_inputs) == slots // 4 and reader.read == slots + 1)
         time.sleep(0.3)  # nothing more happens, however long
-        assert (len(taken), len(decoders.decoded), reader.read) == (slots // 4, slots, slots + 1)
+        assert (len(as_inputs), len(decoders.decoded), reader.read) == (
+            slots // 4,
+            slots,
+            slots + 1,
+        )
         for at in range(50):
-            wait_until(lambda at=at: len(taken) > at)
-            reader.hold(taken[at])
+            wait_until(lambda at=at: len(as_inputs) > at)
+            reader.hold(as_inputs[at])
             reader.free(pool)
         thread.join()
-    assert numbers(taken) == list(range(200))
+    assert numbers(as_inputs) == list(range(200))
 
 
 class Slow:
@@ -296,7 +308,7 @@ def test_a_batch_is_not_kept_waiting_for_an_image_to_come() -> None:
     images = Slow(3, 20, PATIENCE)
     decoders = Decoders(slots_for(8, 2))
     with decoders.pool(8, 2) as pool:
-        batches = pool.batches(images, linger=0.05)
+        batches = pool.batches(images, batch_timeout=0.05)
         found = numbers([next(batches)])
         while len(found) < 3:  # on a slow machine they may be batches of their own
             found += numbers([next(batches)])
@@ -306,11 +318,11 @@ def test_a_batch_is_not_kept_waiting_for_an_image_to_come() -> None:
 
 
 def test_a_batch_is_not_kept_waiting_by_images_that_drip() -> None:
-    """Each comes so soon after the one before that `linger` is never over between two."""
+    """Each comes so soon after the one before that `batch_timeout` is never over between two."""
     images = Slow(1, 300, 0.05)
     decoders = Decoders(slots_for(300, 2))
     with decoders.pool(300, 2) as pool:
-        batches = pool.batches(images, linger=0.5)
+        batches = pool.batches(images, batch_timeout=0.5)
         first = next(batches)
         images.enough.set()
         assert len(first.jobs) < 300
@@ -327,7 +339,7 @@ def test_a_batch_is_not_kept_waiting_for_an_image_to_be_decoded() -> None:
 
     decoders = Decoders(slots_for(8, 2), each=each)
     with decoders.pool(8, 2) as pool:
-        batches = pool.batches(range(6), linger=0.05)
+        batches = pool.batches(range(6), batch_timeout=0.05)
         found = numbers([next(batches)])
         received.set()
         found += numbers(batches)
@@ -348,9 +360,9 @@ def test_no_batch_comes_once_stopped(images: int) -> None:
     decoders.assert_closed()
 
 
-@pytest.mark.parametrize("linger", [None, 1000.0])
+@pytest.mark.parametrize("batch_timeout", [None, 1000.0])
 @pytest.mark.parametrize("stuck", ["images", "decoder", "start"])
-def test_stopping_waits_for_nothing(stuck: str, linger: float | None) -> None:
+def test_stopping_waits_for_nothing(stuck: str, batch_timeout: float | None) -> None:
     block, stop = Block(), threading.Event()
 
     def images() -> Iterator[int]:
@@ -369,7 +381,7 @@ def test_stopping_waits_for_nothing(stuck: str, linger: float | None) -> None:
 
     decoders = Decoders(slots_for(4, 2), each=each, start=start)
     with decoders.pool(4, 2) as pool:
-        batches = pool.batches(images(), linger=linger, stopped=stop.is_set)
+        batches = pool.batches(images(), batch_timeout=batch_timeout, stopped=stop.is_set)
         if stuck != "start":
             assert numbers([next(batches)]) == [0, 1, 2, 3]
         stopping = threading.Timer(0.2, stop.set)  # when the next batch is waited for
@@ -591,7 +603,12 @@ def test_slots_are_whole_batches_for_the_engine_and_the_workers(batch: int, work
 def test_bytes_that_come_with_images_are_bounded() -> None:
     """HELD wait to be decoded, or one image of more; those that come with none never wait."""
     mib = 2**20
-    sizes = [20 * mib] * 30 + [200 * mib, 0] * 5 + [0] * 50 + [1, HELD, HELD + 1] * 5
+    sizes = (
+        [20 * mib] * 30
+        + [200 * mib, 0] * 5
+        + [0] * 50
+        + [1, MAX_PENDING_BYTES, MAX_PENDING_BYTES + 1] * 5
+    )
     decoders = Decoders(400)
 
     def images() -> Iterator[int]:
@@ -599,7 +616,7 @@ def test_bytes_that_come_with_images_are_bounded() -> None:
             yield number
             decoded = set(decoders.decoded)
             held = [sizes[i] for i in range(number + 1) if sizes[i] and i not in decoded]
-            assert sum(held) <= HELD or len(held) == 1
+            assert sum(held) <= MAX_PENDING_BYTES or len(held) == 1
 
     with decoders.pool(batch=32, workers=3, size_of=sizes.__getitem__) as pool:
         found = []
@@ -618,7 +635,12 @@ def test_leaving_while_bytes_are_waited_for() -> None:
             wait_until(decoders.made[0].cancelled.is_set)
 
     decoders.each = each
-    sizes = [0, HELD // 2, HELD // 2, HELD]  # the second is at a decoder, which the third awaits
+    sizes = [
+        0,
+        MAX_PENDING_BYTES // 2,
+        MAX_PENDING_BYTES // 2,
+        MAX_PENDING_BYTES,
+    ]  # the second is at a decoder, which the third awaits
     pool = decoders.pool(1, 1, size_of=sizes.__getitem__)
     leave(pool, reader.images(), lambda: wait_until(lambda: reader.read == 4))
     wait_for(reader.closed)

@@ -17,12 +17,12 @@ from support import ROOT, wait_until
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import MachineError
 from vit_engine.images import decoder_process
-from vit_engine.images.decode_pool import Job
-from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+from vit_engine.images.decode_pool import DecodeJob
+from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
 from vit_engine.machine import worker
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
-EXAMPLES = [Item(str(path)) for path in sorted((ROOT / "examples").iterdir())[:4]]
+EXAMPLES = [Sample(str(path)) for path in sorted((ROOT / "examples").iterdir())[:4]]
 PRE = Preprocessing(
     (64, 64), "squash", "bilinear", None, "centre", (0, 0, 0), (0.5,) * 3, (0.5,) * 3
 )
@@ -35,22 +35,22 @@ def square(side: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def slow() -> Item:
+def slow() -> Sample:
     """A real image that takes a second or more to decode."""
-    return Item("slow.png", data=square(9400))
+    return Sample("slow.png", data=square(9400))
 
 
-def decoded(items, task=None, meanwhile=None):
+def decoded(samples, decode_options=None, meanwhile=None):
     """Decode in one process; return the jobs and the pixels."""
-    task = task or Task(PRE)
-    with SharedPixels(len(items), 64, 64) as shared:
-        decoder = DecoderProcess(shared, task)
+    decode_options = decode_options or DecodeOptions(PRE)
+    with SharedPixels(len(samples), 64, 64) as shared:
+        decoder = DecoderProcess(shared, decode_options)
         try:
-            jobs = [Job(item, slot) for slot, item in enumerate(items)]
+            jobs = [DecodeJob(item, slot) for slot, item in enumerate(samples)]
             if meanwhile:
                 threading.Thread(target=meanwhile, args=(decoder,)).start()
             decoder.decode(jobs)
-            decoder.decode([again := Job(EXAMPLES[0], 0)])
+            decoder.decode([again := DecodeJob(EXAMPLES[0], 0)])
             assert again.error is None
             return jobs, shared.array.copy()
         finally:
@@ -65,20 +65,20 @@ def test_pixels_are_those_of_this_process():
     jobs, pixels = decoded(EXAMPLES)
     assert codes(jobs) == [None] * 4
     for job in jobs:
-        np.testing.assert_array_equal(pixels[job.slot], Task(PRE).pixels(job.image)[0])
+        np.testing.assert_array_equal(pixels[job.slot], DecodeOptions(PRE).pixels(job.image)[0])
 
 
 def test_errors_keep_their_code_and_words():
-    jobs, _ = decoded([EXAMPLES[0], Item("absent.jpg"), Item("x", data=b"text"), EXAMPLES[1]])
+    jobs, _ = decoded([EXAMPLES[0], Sample("absent.jpg"), Sample("x", data=b"text"), EXAMPLES[1]])
     assert codes(jobs) == [None, "missing", "format", None]
     assert "No such file" in str(jobs[1].error)
 
 
 def test_a_decoder_that_takes_too_long_is_ended(slow):
-    items = [EXAMPLES[0], slow, slow, EXAMPLES[1]]
-    jobs, pixels = decoded(items, Task(PRE, time_limit=0.3))
+    samples = [EXAMPLES[0], slow, slow, EXAMPLES[1]]
+    jobs, pixels = decoded(samples, DecodeOptions(PRE, time_limit=0.3))
     assert codes(jobs) == [None, "timeout", "timeout", None]
-    np.testing.assert_array_equal(pixels[3], Task(PRE).pixels(EXAMPLES[1])[0])
+    np.testing.assert_array_equal(pixels[3], DecodeOptions(PRE).pixels(EXAMPLES[1])[0])
 
 
 def test_a_decoder_that_dies_is_replaced(slow):
@@ -90,26 +90,28 @@ def test_a_decoder_that_dies_is_replaced(slow):
     jobs, pixels = decoded([EXAMPLES[0], slow, EXAMPLES[1]], meanwhile=kill)
     assert codes(jobs) == [None, "crash", None]
     assert "SIGSEGV" in str(jobs[1].error)
-    np.testing.assert_array_equal(pixels[2], Task(PRE).pixels(EXAMPLES[1])[0])
+    np.testing.assert_array_equal(pixels[2], DecodeOptions(PRE).pixels(EXAMPLES[1])[0])
 
 
 def test_a_decoder_that_dies_between_two_images_costs_none():
     with SharedPixels(2, 64, 64) as shared:
-        decoder = DecoderProcess(shared, Task(PRE))
+        decoder = DecoderProcess(shared, DecodeOptions(PRE))
         for _ in range(2):
             decoder._worker.kill()
             wait_until(lambda: not decoder._worker.is_alive())
-            jobs = [Job(EXAMPLES[0], 0), Job(EXAMPLES[1], 1)]
+            jobs = [DecodeJob(EXAMPLES[0], 0), DecodeJob(EXAMPLES[1], 1)]
             decoder.decode(jobs)
             assert codes(jobs) == [None, None]
         assert decoder.restarts == 2
         decoder.close()
-        decoder.decode([job := Job(EXAMPLES[0], 0)])  # closed: nothing is started
+        decoder.decode([job := DecodeJob(EXAMPLES[0], 0)])  # closed: nothing is started
         assert job.error is None and decoder.restarts == 2
 
 
 def test_memory_is_limited():
-    jobs, _ = decoded([Item("x.png", data=square(9400)), EXAMPLES[0]], Task(PRE, memory=3 * 10**8))
+    jobs, _ = decoded(
+        [Sample("x.png", data=square(9400)), EXAMPLES[0]], DecodeOptions(PRE, memory=3 * 10**8)
+    )
     assert codes(jobs) == ["too_large", None]
     assert "memory" in str(jobs[0].error)
 
@@ -120,9 +122,9 @@ def test_closing_ends_a_decode_under_way(slow):
         decoder.cancel()
 
     with SharedPixels(1, 64, 64) as shared:
-        decoder = DecoderProcess(shared, Task(PRE))
+        decoder = DecoderProcess(shared, DecodeOptions(PRE))
         threading.Thread(target=close, args=(decoder,)).start()
-        jobs = [Job(slow, 0) for _ in range(1000)]
+        jobs = [DecodeJob(slow, 0) for _ in range(1000)]
         decoder.decode(jobs)  # would take a quarter of an hour
         assert jobs[-1].error is None
         decoder.close()
@@ -167,8 +169,8 @@ def test_a_decoder_killed_while_it_starts_is_started_again(monkeypatch: pytest.M
 
     monkeypatch.setattr(worker.subprocess, "Popen", KilledAtFirst)
     with SharedPixels(1, 64, 64) as shared:
-        decoder = DecoderProcess(shared, Task(PRE))
-        job = Job(Item(str(ROOT / "examples/star-01.png")), 0)
+        decoder = DecoderProcess(shared, DecodeOptions(PRE))
+        job = DecodeJob(Sample(str(ROOT / "examples/star-01.png")), 0)
         decoder.decode([job])
         decoder.close()
     assert job.error is None
@@ -179,4 +181,4 @@ def test_a_decoder_that_never_starts_is_no_images_fault(monkeypatch: pytest.Monk
     monkeypatch.setattr(decoder_process, "serve", lambda channel: None)  # not to be imported
     words = r"a process to decode images in did not start \(exit code 1\)"
     with SharedPixels(1, 64, 64) as shared, pytest.raises(MachineError, match=words):
-        DecoderProcess(shared, Task(PRE))
+        DecoderProcess(shared, DecodeOptions(PRE))

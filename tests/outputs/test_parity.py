@@ -13,7 +13,7 @@ WORDS = {
     "output": Scores(("a", "b", "c"), "softmax"),
     "name": "the engine",
     "reference": "the CPU",
-    "cure": "use --provider cpu",
+    "fix": "use --provider cpu",
 }
 
 

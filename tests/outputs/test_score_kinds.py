@@ -16,13 +16,13 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ParityError, UsageError
 from vit_engine.outputs.parity import BOUNDS
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 from vit_export import verify
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
 from vit_export.graph.weights import Array
 from vit_export.quantization import calibration
-from vit_export.quantization.recipe import quantized
+from vit_export.quantization.pipeline import quantize
 from vit_export.quantization.sensitivity import divergence
 from vit_export.verify import check_preprocessing, verification_images
 
@@ -101,8 +101,8 @@ def test_a_threshold_gives_the_labels_that_reach_it(exported: Exported) -> None:
     with Classifier.load(exported("several labels"), provider="cpu") as vit:
         every = list(vit.classify(EXAMPLES, top_k=5))
         some = list(vit.classify(EXAMPLES, threshold=0.5))
-        least = sorted(s.score for row in every for s in row.topk)[-3]
-        few = list(vit.classify(EXAMPLES, threshold=least, top_k=1))
+        minimum = sorted(s.score for row in every for s in row.topk)[-3]
+        few = list(vit.classify(EXAMPLES, threshold=minimum, top_k=1))
         for options, error in (({"threshold": 2}, UsageError), ({"threshold": "0.5"}, TypeError)):
             with pytest.raises(error, match="threshold is "):
                 vit.classify(EXAMPLES, **options)
@@ -177,7 +177,7 @@ def test_a_crop_that_is_rounded_the_other_way_shows(tmp_path: Path) -> None:
 def test_the_drawn_images_are_always_among_the_users(tmp_path: Path) -> None:
     path = tmp_path / "square.png"
     Image.new("RGB", (64, 64)).save(path)
-    drawn, mine = list(verification_images(None)), list(verification_images([Item(str(path))]))
+    drawn, mine = list(verification_images(None)), list(verification_images([Sample(str(path))]))
     assert [image.size for image in mine] == [(64, 64)] + [image.size for image in drawn]
     assert len({round(i.width / i.height, 1) for i in drawn}) > 5
     shapes = list(verify.drawn_shapes())
@@ -191,13 +191,13 @@ def test_int8_feels_rounding_whatever_the_scores_are(
 ) -> None:
     checkpoint = load(str(exported(kind).parent / "model"))
     images, judged = calibration.split(None)
-    rounded = quantized(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
-    assert len(set(rounded.sensitivity.values())) > len(rounded.sensitivity) / 2
-    assert min(rounded.sensitivity.values()) > 0
+    quantized = quantize(checkpoint, calibration.pixels_of(images, checkpoint.preprocessing))
+    assert len(set(quantized.sensitivity.values())) > len(quantized.sensitivity) / 2
+    assert min(quantized.sensitivity.values()) > 0
     path = tmp_path / "vit.onnx"
     loose = replace(BOUNDS["int8"], min_agreement=0.8)  # of random weights
     contract = export(
-        checkpoint, path, precision="int8", images=judged, bounds=loose, rounded=rounded
+        checkpoint, path, precision="int8", images=judged, bounds=loose, quantized=quantized
     )
     agreement = parity_of(contract).agreement
     assert agreement is None if kind == "values" else agreement >= 0.8

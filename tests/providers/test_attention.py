@@ -10,7 +10,7 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.rewrites import attention
 from vit_engine.errors import ArtefactError
 from vit_engine.outputs.parity import sample_pixels
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 
 
@@ -22,8 +22,8 @@ def exported(folder: Path, path: Path, *, precision: str = "fp32", io: str = "ui
     return path
 
 
-def request_for(path: Path) -> Request:
-    return Request(path, read_contract(path))
+def request_for(path: Path) -> SessionSpec:
+    return SessionSpec(path, read_contract(path))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -32,16 +32,16 @@ def test_rewritten_attention_gives_the_same_logits(
     tiny_folder: Path, tmp_path: Path, precision: str, io: str
 ) -> None:
     path = exported(tiny_folder, tmp_path / "vit.onnx", precision=precision, io=io)
-    request = request_for(path)
+    spec = request_for(path)
     model = attention.replace_attention(path.read_bytes(), attention.primitive)
-    given = request.contract.input
+    given = spec.contract.input
     rng = np.random.default_rng(0)
-    feed = {
+    inputs = {
         "uint8": rng.integers(0, 256, (6, 32, 32, 3), np.uint8),
         "float32": rng.standard_normal((6, 3, 32, 32), np.float32),
     }[given.dtype]
-    (expected,) = open_session(request, {"cpu": {}}).run(None, {given.name: feed})
-    (found,) = open_session(request, {"cpu": {}}, model=model).run(None, {given.name: feed})
+    (expected,) = open_session(spec, {"cpu": {}}).run(None, {given.name: inputs})
+    (found,) = open_session(spec, {"cpu": {}}, model=model).run(None, {given.name: inputs})
     # The CPU provider computes both in fp32; in fp16 they round at other places.
     tolerance = {"fp32": 1e-5, "fp16": 5e-3}[precision] * np.ptp(expected)
     np.testing.assert_allclose(found, expected, atol=float(tolerance))
@@ -67,11 +67,11 @@ def test_the_rewritten_model_is_sound_and_only_its_attention_is_new(tiny_artefac
 
 def test_the_real_model_rewritten(test_data: Path, tmp_path: Path) -> None:
     path = exported(test_data / "deit-tiny-imagenet1k", tmp_path / "vit.onnx")
-    request = request_for(path)
+    spec = request_for(path)
     model = attention.replace_attention(path.read_bytes(), attention.primitive)
-    feed = {"pixels": sample_pixels(read_contract(path).input)}
-    (expected,) = open_session(request, {"cpu": {}}).run(None, feed)
-    (found,) = open_session(request, {"cpu": {}}, model=model).run(None, feed)
+    inputs = {"pixels": sample_pixels(read_contract(path).input)}
+    (expected,) = open_session(spec, {"cpu": {}}).run(None, inputs)
+    (found,) = open_session(spec, {"cpu": {}}, model=model).run(None, inputs)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

@@ -24,10 +24,10 @@ on_x86 = pytest.mark.skipif(not processor.is_x86(), reason="other processors run
 
 @pytest.fixture(scope="module", params=["uint8", "hf"])
 def half(
-    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    spec: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("half") / "vit.onnx"
-    export(load(str(tiny_folder)), path, precision="fp16", io=request.param, images=None)
+    export(load(str(tiny_folder)), path, precision="fp16", io=spec.param, images=None)
     return path
 
 
@@ -58,8 +58,8 @@ def test_weights_stay_half_and_all_else_is_single(half: Path) -> None:
 @on_x86
 def test_only_the_rounding_of_the_weights_is_left(half: Path, whole: Path) -> None:
     logits = []
-    for path, adapt in ((whole, True), (half, True), (half, False)):
-        with Engine.open(path, provider="cpu", adapt=adapt) as engine:
+    for path, optimize_graph in ((whole, True), (half, True), (half, False)):
+        with Engine.open(path, provider="cpu", optimize_graph=optimize_graph) as engine:
             logits.append(engine.run(noise()))
     exact, widely, narrowly = logits
     assert np.abs(widely - exact).max() < 2e-3 * np.ptp(exact)
@@ -74,7 +74,7 @@ def test_products_of_their_own_change_no_logit(tmp_path: Path, qkv_bias: bool) -
     export(load(str(folder)), path, precision="fp32", images=None)
     with Engine.open(path, provider="cpu") as engine:
         apart = engine.run(noise())
-    with Engine.open(path, provider="cpu", adapt=False) as engine:
+    with Engine.open(path, provider="cpu", optimize_graph=False) as engine:
         np.testing.assert_allclose(apart, engine.run(noise()), rtol=0, atol=1e-5)
     assert "Split" not in operators(path, tmp_path)
 

@@ -19,7 +19,7 @@ from support import TINY, write_checkpoint
 from support.standin import GpuBuild, build, gpu_build
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.providers import cuda, tensorrt
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,14 @@ def lacking(what: str) -> NoReturn:
 
 @pytest.fixture(scope="module", params=["fp16", "fp32", "hf"])
 def artefact(
-    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    spec: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The tiny checkpoint in each precision, and with normalised input."""
     from vit_export.artefact import export
     from vit_export.checkpoints.checkpoint import load
 
     path = tmp_path_factory.mktemp("cuda") / "vit.onnx"
-    precision, io = ("fp16", "hf") if request.param == "hf" else (request.param, "uint8")
+    precision, io = ("fp16", "hf") if spec.param == "hf" else (spec.param, "uint8")
     export(load(str(tiny_folder)), path, precision=precision, io=io, images=None)
     return path
 
@@ -77,10 +77,10 @@ with Engine.open(path, provider="cuda", **options) as engine:
 
 
 def test_every_provider_option_is_known_to_its_library(gpu: GpuBuild, tiny_artefact: Path) -> None:
-    request = Request(tiny_artefact, read_contract(tiny_artefact))
+    spec = SessionSpec(tiny_artefact, read_contract(tiny_artefact))
     passed = {
-        "cuda": cuda.options(request, graphs=True),
-        "tensorrt": tensorrt.options(request, 8, "/cache"),
+        "cuda": cuda.options(spec, graphs=True),
+        "tensorrt": tensorrt.options(spec, 8, "/cache"),
     }
     for provider, options in passed.items():
         library = gpu.folder / f"libonnxruntime_providers_{provider}.so"
@@ -134,13 +134,15 @@ def test_every_node_of_other_families_is_on_cuda(
 ) -> None:
     from vit_export.artefact import export
     from vit_export.checkpoints.checkpoint import load
-    from vit_export.families.form import Rotary
+    from vit_export.families.model_config import Rotary
 
     made = "ViTForImageClassification" if architecture == "rotary" else architecture
     config = FAMILIES.get(architecture, {})
     checkpoint = load(str(write_checkpoint(tmp_path / "model", architecture=made, **config)))
     if architecture == "rotary":
-        checkpoint = replace(checkpoint, form=replace(checkpoint.form, rotary=Rotary(100.0)))
+        checkpoint = replace(
+            checkpoint, model_config=replace(checkpoint.model_config, rotary=Rotary(100.0))
+        )
     path = tmp_path / "vit.onnx"
     export(checkpoint, path, precision="fp16", images=None)
     done = gpu.run("-c", RUN, json.dumps([str(path), 4, True, [1], 0]), LD_LIBRARY_PATH=libraries)

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from support import write_checkpoint
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
-from vit_export.families.form import Rotary
+from vit_export.families.model_config import Rotary
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
 def logits(path: Path, model: bytes | None = None) -> NDArray[np.float32]:
     """Those of the file's own graph, or of `model`, whose weights are in the file."""
-    session = open_session(Request(path, read_contract(path)), {"cpu": {}}, model=model)
+    session = open_session(SessionSpec(path, read_contract(path)), {"cpu": {}}, model=model)
     (found,) = session.run(None, {"pixels": PIXELS})
     return np.asarray(found)
 
@@ -72,7 +72,9 @@ def test_what_attention_cannot_take_stays_as_it_is(tmp_path: Path) -> None:
         folder = write_checkpoint(tmp_path / name, architecture=architecture, **config)
         checkpoint = load(str(folder))
         if name == "rotary":
-            checkpoint = replace(checkpoint, form=replace(checkpoint.form, rotary=Rotary(100.0)))
+            checkpoint = replace(
+                checkpoint, model_config=replace(checkpoint.model_config, rotary=Rotary(100.0))
+            )
         path = tmp_path / f"{name}.onnx"
         export(checkpoint, path, precision="fp32", images=None)
         model = graph_for_cuda(path)

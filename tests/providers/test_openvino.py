@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from support import ROOT, Run, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, narrowest_input
-from vit_engine.artefact.rewrites.openvino_heads import bring_heads_forward
+from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, min_input_channels
+from vit_engine.artefact.rewrites.openvino_heads import fuse_qkv_transpose
 from vit_engine.commands.diagnosis import Trial, fastest
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError, MachineError, ProviderError, UsageError
@@ -29,10 +29,10 @@ from vit_engine.machine.processor import Cpu
 from vit_engine.providers import engine_cache
 from vit_engine.providers.engine_cache import SEAL
 from vit_engine.providers.openvino import compiled_cache, openvino
-from vit_engine.providers.provider import Request, RetiredError
+from vit_engine.providers.provider import SessionClosedError, SessionSpec
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
-from vit_export.quantization.recipe import quantized
+from vit_export.quantization.pipeline import quantize
 
 if not find_spec("openvino"):
     pytest.skip("OpenVINO is not installed", allow_module_level=True)
@@ -66,9 +66,9 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def int8_artefact(wide_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "vit.onnx"
     checkpoint = load(str(wide_folder))
-    rounded = quantized(checkpoint, images(16))
-    assert len(rounded.products) > 4
-    export(checkpoint, path, precision="int8", images=None, rounded=rounded)
+    quantized = quantize(checkpoint, images(16))
+    assert len(quantized.matmuls) > 4
+    export(checkpoint, path, precision="int8", images=None, quantized=quantized)
     return path
 
 
@@ -97,11 +97,11 @@ def test_heads_come_forward_at_once(wide_folder: Path, tmp_path: Path) -> None:
     export(checkpoint, path, precision="fp32", images=None)
     core = engine_module.Core()
     before, after = core.read_model(str(path)), core.read_model(str(path))
-    bring_heads_forward(after)
+    fuse_qkv_transpose(after)
     counts = [
         [node.get_type_name() for node in m.get_ops()].count("Transpose") for m in (before, after)
     ]
-    assert counts[0] - counts[1] == checkpoint.form.layers - 1
+    assert counts[0] - counts[1] == checkpoint.model_config.layers - 1
     logits = []
     for model in (before, after):
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -112,8 +112,8 @@ def test_heads_come_forward_at_once(wide_folder: Path, tmp_path: Path) -> None:
 @needs_bf16
 def test_bf16_is_computed_where_it_is_asked_for_alone(tiny_artefact: Path) -> None:
     exact = logits_on("openvino", tiny_artefact, images(8))
-    rounded = logits_on("openvino", tiny_artefact, images(8), compute="bf16")
-    difference = np.abs(rounded - exact).max() / np.ptp(exact)
+    quantized = logits_on("openvino", tiny_artefact, images(8), compute="bf16")
+    difference = np.abs(quantized - exact).max() / np.ptp(exact)
     assert 1e-4 < difference < 5e-2
     assert np.array_equal(logits_on("openvino", tiny_artefact, images(8), compute="f32"), exact)
 
@@ -125,11 +125,11 @@ def test_the_plain_products_are_those_of_the_int8_file(int8_artefact: Path) -> N
     after = onnx.load_from_string(dynamic)
     onnx.checker.check_model(after, full_check=True)
     operators = [node.op_type for node in after.graph.node]
-    products = [n.op_type for n in before.graph.node].count("MatMulIntegerToFloat")
-    assert products > 4
-    assert operators.count("DequantizeLinear") == products
+    matmuls = [n.op_type for n in before.graph.node].count("MatMulIntegerToFloat")
+    assert matmuls > 4
+    assert operators.count("DequantizeLinear") == matmuls
     assert not {"MatMulIntegerToFloat", "QuantizeLinear", "ReduceMax", "Expand"} & set(operators)
-    assert narrowest_input(int8_artefact) == 64
+    assert min_input_channels(int8_artefact) == 64
     pixels = images(8)
     session = onnxruntime.InferenceSession(dynamic)
     float_activations = session.run(None, {"pixels": pixels})[0]
@@ -185,9 +185,9 @@ def test_few_images_have_all_threads_from_the_second_time_on(
     opened: list[int] = []
     properties = openvino.properties
 
-    def counted(request: Request, streams: int) -> dict[str, Any]:
+    def counted(spec: SessionSpec, streams: int) -> dict[str, Any]:
         opened.append(streams)
-        return properties(request, streams)
+        return properties(spec, streams)
 
     monkeypatch.setattr(openvino, "properties", counted)
     expected = logits_on("cpu", tiny_artefact, images(8))
@@ -206,10 +206,10 @@ def test_few_images_are_run_also_where_no_second_model_opens(
     expected = logits_on("cpu", path, images(1))
     properties = openvino.properties
 
-    def no_memory(request: Request, streams: int) -> dict[str, Any]:
+    def no_memory(spec: SessionSpec, streams: int) -> dict[str, Any]:
         if streams == 1:
             raise MachineError("no memory")
-        return properties(request, streams)
+        return properties(spec, streams)
 
     for change, words in (
         (lambda: monkeypatch.setattr(openvino, "properties", no_memory), "no memory"),
@@ -236,11 +236,11 @@ def test_callers_do_not_mix_their_batches(tiny_artefact: Path, bounded: None) ->
 
 
 def test_a_closed_session_refuses_batches(tiny_artefact: Path) -> None:
-    request = Request(tiny_artefact, read_contract(tiny_artefact))
-    session = openvino.open_on_openvino(request, 4)
+    spec = SessionSpec(tiny_artefact, read_contract(tiny_artefact))
+    session = openvino.open_on_openvino(spec, 4)
     session.close()
     session.close()
-    with pytest.raises(RetiredError):
+    with pytest.raises(SessionClosedError):
         session.run(images(1))
 
 
@@ -318,9 +318,9 @@ def test_a_name_that_is_not_utf8(tiny_artefact: Path, tmp_path: Path) -> None:
 def test_a_graph_at_odds_with_its_contract_is_refused(tiny_artefact: Path, tmp_path: Path) -> None:
     path = tmp_path / "vit.onnx"
     path.write_bytes(tiny_artefact.read_bytes().replace(b"logits", b"logitz"))
-    request = Request(path, read_contract(tiny_artefact))
+    spec = SessionSpec(path, read_contract(tiny_artefact))
     with pytest.raises(ArtefactError, match=r"its contract says .*export the model again"):
-        openvino.open_on_openvino(request, 1)
+        openvino.open_on_openvino(spec, 1)
 
 
 class Core:

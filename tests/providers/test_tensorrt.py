@@ -20,7 +20,7 @@ from vit_engine.options import EngineOptions
 from vit_engine.providers import engine_cache, tensorrt
 from vit_engine.providers.cpu import PlainSession, open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 
 GPU = nvidia.Gpu("NVIDIA H200", 150_000_000_000, (9, 0))
@@ -38,7 +38,7 @@ def built() -> EngineCache:
     (found.folder / "model.engine").write_bytes(b"code")
     (found.folder / "model.profile").write_bytes(b"shapes")
     (found.folder / "kernels.timing").write_bytes(b"times")
-    found.seal()
+    found.commit()
     return found
 
 
@@ -50,8 +50,8 @@ def exported(folder: Path, path: Path, *, precision: str = "fp32", io: str = "ui
     return path
 
 
-def request_for(path: Path, device: int = 0) -> Request:
-    return Request(path, read_contract(path), EngineOptions(device=device))
+def request_for(path: Path, device: int = 0) -> SessionSpec:
+    return SessionSpec(path, read_contract(path), EngineOptions(device=device))
 
 
 def key(path: Path, largest: int = 8, gpu: nvidia.Gpu = GPU, driver: str = "580.95") -> str:
@@ -107,7 +107,7 @@ def test_a_folder_that_others_can_write_to_is_refused(built: EngineCache, depth:
         with pytest.raises(ProviderError, match=r"others can write to this cache .*chmod 700"):
             EngineCache.of(built.key)
     folder.chmod(0o755)  # reading is no danger
-    assert EngineCache.of(built.key).sound()
+    assert EngineCache.of(built.key).is_valid()
 
 
 def test_a_link_in_the_place_of_a_folder_is_refused(built: EngineCache, tmp_path: Path) -> None:
@@ -133,39 +133,39 @@ def test_a_place_without_a_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_engines_are_used_as_they_were_built_or_not_at_all(
     built: EngineCache, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert built.sound()
+    assert built.is_valid()
     (built.folder / "kernels.timing").write_bytes(b"better times")
-    assert built.sound()
+    assert built.is_valid()
     engine = built.folder / "model.engine"
     for damage in (b"", b"cod", b"other code"):
         engine.write_bytes(damage)
-        assert not built.sound()
+        assert not built.is_valid()
         assert "is damaged; building it again" in caplog.text
     engine.write_bytes(b"code")
-    assert built.sound()
+    assert built.is_valid()
     (built.folder / "planted.engine").write_bytes(b"more code")
-    assert not built.sound()
+    assert not built.is_valid()
     built.clear()
     assert not list(built.folder.iterdir())
     assert built.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_seal_is_of_its_own_key_and_whole(built: EngineCache) -> None:
-    seal = built.folder / engine_cache.SEAL
-    text = seal.read_text()
+    commit = built.folder / engine_cache.SEAL
+    text = commit.read_text()
     for bad in (text[:-5], "[]", text.replace('"a"', '"b"')):
-        seal.write_text(bad)
-        assert not built.sound()
+        commit.write_text(bad)
+        assert not built.is_valid()
 
 
 def test_a_build_that_was_interrupted_counts_for_nothing(caplog: pytest.LogCaptureFixture) -> None:
     found = EngineCache.of({"artefact": "a"})
     (found.folder / "model.engine").write_bytes(b"half of it")
-    assert not found.sound()
+    assert not found.is_valid()
     assert not caplog.text  # nothing to tell: it was never finished
     found.clear()
     with pytest.raises(ProviderError, match="stored no engine"):
-        found.seal()
+        found.commit()
 
 
 def test_two_processes_do_not_build_at_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -191,14 +191,14 @@ def test_two_processes_do_not_build_at_once(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_a_built_engine_that_strays_is_refused(tiny_artefact: Path, tmp_path: Path) -> None:
-    request = request_for(tiny_artefact)
-    tensorrt.check_engine(open_on_cpu(request, 8), request, 8)
+    spec = request_for(tiny_artefact)
+    tensorrt.check_engine(open_on_cpu(spec, 8), spec, 8)
     write_checkpoint(tmp_path / "model", seed=1)
     other = request_for(exported(tmp_path / "model", tmp_path / "other.onnx"))
     with pytest.raises(
         ParityError, match=r"batch 1 differs too much from the CPU: .* --provider cuda"
     ):
-        tensorrt.check_engine(open_on_cpu(other, 8), request, 8)
+        tensorrt.check_engine(open_on_cpu(other, 8), spec, 8)
 
 
 def test_a_build_is_announced_and_its_progress_told(
@@ -217,14 +217,14 @@ class Machine:
     """A machine whose TensorRT is the CPU provider: it leaves an engine file behind, or fails."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.request, self.opened, self.broken = request_for(path), 0, 0
-        self.answers = self.request  # what the built engine computes
+        self.spec, self.opened, self.broken = request_for(path), 0, 0
+        self.answers = self.spec  # what the built engine computes
         monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver("580.95", (13, 0), (GPU,)))
         monkeypatch.setattr(libraries, "tensorrt_version", lambda: "10.14.1")
         monkeypatch.setattr(tensorrt, "open_session", self.session)
-        monkeypatch.setattr(tensorrt, "_runner", self.runner)
+        monkeypatch.setattr(tensorrt, "_bucket_session", self.bucket_session)
 
-    def session(self, request: Request, chain: dict[str, dict[str, str]], model: bytes) -> object:
+    def session(self, spec: SessionSpec, chain: dict[str, dict[str, str]], model: bytes) -> object:
         assert list(chain) == ["tensorrt", "cuda"]
         self.opened += 1
         if self.broken:
@@ -236,13 +236,13 @@ class Machine:
 
     @property
     def other(self) -> bool:
-        return self.answers is not self.request
+        return self.answers is not self.spec
 
-    def runner(self, session: object, request: Request, largest: int) -> PlainSession:
-        return PlainSession(session, request.contract, largest)
+    def bucket_session(self, session: object, spec: SessionSpec, largest: int) -> PlainSession:
+        return PlainSession(session, spec.contract, largest)
 
     def open(self) -> None:
-        tensorrt.open_on_tensorrt(self.request, 8).close()
+        tensorrt.open_on_tensorrt(self.spec, 8).close()
 
 
 def test_an_engine_is_built_once_and_then_loaded(
@@ -288,7 +288,7 @@ def test_a_built_engine_that_strays_is_not_kept(
         with pytest.raises(ParityError):
             here.open()
     assert not list(engine_cache.root().glob(f"*/{engine_cache.SEAL}"))
-    here.answers = here.request
+    here.answers = here.spec
     here.open()
     assert here.opened == 3
 

@@ -152,10 +152,10 @@ def test_the_page_filters_and_sorts(browser, run_command, tmp_path):
     (text,) = re.findall(r'<pre id="result">(.*?)</pre>', document, re.S)
     result = json.loads(text.replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
     names = [path.stem.partition("-")[0] for path in EXAMPLES]
-    given, up, down, by_label, star, spiral, least = result["seen"]
+    given, up, down, by_label, star, spiral, minimum = result["seen"]
     assert given == names
     assert up == down[::-1] and sorted(up) == names
     assert by_label == sorted(names)
-    assert star == ["star"] and "spiral" in spiral and len(least) < len(names)
+    assert star == ["star"] and "spiral" in spiral and len(minimum) < len(names)
     assert all(width > 0 for width in result["widths"])
     assert "1 could not be labelled" in result["errors"]

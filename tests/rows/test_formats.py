@@ -47,12 +47,12 @@ def predictions(draw) -> list[Prediction]:
     return rows
 
 
-def written(form: Format, rows: list[Prediction], folder: Path, suffix: str) -> Path:
+def written(format_name: Format, rows: list[Prediction], folder: Path, suffix: str) -> Path:
     path = folder / f"rows.{suffix}"
-    path.write_bytes(form.header + b"".join(map(form.line, rows)))
-    if form.convert:
+    path.write_bytes(format_name.header + b"".join(map(format_name.line, rows)))
+    if format_name.convert:
         lines, path = path, folder / f"converted.{suffix}"
-        form.convert(lines, path)
+        format_name.convert(lines, path)
     return path
 
 
@@ -136,9 +136,12 @@ def test_parquet_is_read_back_by_pyarrow_pandas_and_our_reader(folder, rows):
     [("softmax", b"12.3% cat"), ("sigmoid", b"12.3% cat"), ("none", b"0.123 cat")],
 )
 def test_a_table_shows_scores_as_what_they_are(function, text):
-    form = format_from_name("table", Scores(("cat",), function))
-    assert form.line(Prediction("a", (Score("cat", 0, 0.123),))).split(None, 1)[1] == text + b"\n"
-    assert form.line(Prediction("a")).split() == [b"a", b"-"]
+    format_name = format_from_name("table", Scores(("cat",), function))
+    assert (
+        format_name.line(Prediction("a", (Score("cat", 0, 0.123),))).split(None, 1)[1]
+        == text + b"\n"
+    )
+    assert format_name.line(Prediction("a")).split() == [b"a", b"-"]
 
 
 def test_lone_carriage_returns_are_quoted():

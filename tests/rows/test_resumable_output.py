@@ -24,10 +24,10 @@ from vit_engine.rows import resumable_output
 from vit_engine.rows.contact_sheet import ContactSheet
 from vit_engine.rows.formats import are_rows, format_from_name
 from vit_engine.rows.resumable_output import ResumableOutput
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
 SCORES = Scores(tuple(f"label {i}" for i in range(40)), "softmax")
-ITEMS = [Item(f"{i}.png") for i in range(40)]
+ITEMS = [Sample(f"{i}.png") for i in range(40)]
 ROWS = [
     Prediction(item.path, (Score(f"label {i}", i, 0.5),))
     if i % 4
@@ -43,29 +43,31 @@ def target(path: Path, *, overwrite: bool = False) -> OutputFile:
     return output_file(path, "-o", are_rows, overwrite=overwrite)
 
 
-def opened(place: OutputFile, form: str = "jsonl", *, resume: bool = False) -> ResumableOutput:
-    return ResumableOutput(place, format_from_name(form, SCORES), resume=resume)
+def opened(
+    place: OutputFile, format_name: str = "jsonl", *, resume: bool = False
+) -> ResumableOutput:
+    return ResumableOutput(place, format_from_name(format_name, SCORES), resume=resume)
 
 
-def rows_in(form: str) -> bytes:
+def rows_in(format_name: str) -> bytes:
     """The rows as they are written without an interruption."""
-    found = format_from_name(form, SCORES)
+    found = format_from_name(format_name, SCORES)
     return found.header + b"".join(map(found.line, ROWS))
 
 
-def labelled(place: OutputFile, form: str = "jsonl", *, resume: bool = False) -> bytes:
+def labelled(place: OutputFile, format_name: str = "jsonl", *, resume: bool = False) -> bytes:
     """Do a run, or the rest of one; return what is then in the file."""
-    with opened(place, form, resume=resume) as output:
+    with opened(place, format_name, resume=resume) as output:
         left = list(output.begin(iter(ITEMS), lambda: SETTINGS))
         output.write(ROWS[len(ROWS) - len(left) :])
         assert output.finish() == ""
     return place.path.read_bytes()
 
 
-def broken_off(path: Path, form: str = "jsonl", rows: int = KEPT) -> OutputFile:
+def broken_off(path: Path, format_name: str = "jsonl", rows: int = KEPT) -> OutputFile:
     """A run that ended after some rows."""
     place = target(path)
-    with opened(place, form) as output:
+    with opened(place, format_name) as output:
         output.begin(iter(ITEMS), lambda: SETTINGS)
         output.write(ROWS[:rows])
     return place
@@ -75,13 +77,15 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     return {p.name: p.read_bytes() if p.is_file() else None for p in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
+@pytest.mark.parametrize("format_name", ["jsonl", "csv", "table"])
 @pytest.mark.parametrize("rows", [1, KEPT, len(ROWS)])
-def test_a_resumed_run_has_the_rows_of_a_whole_one(tmp_path: Path, form: str, rows: int) -> None:
-    place = broken_off(tmp_path / "rows", form, rows)
+def test_a_resumed_run_has_the_rows_of_a_whole_one(
+    tmp_path: Path, format_name: str, rows: int
+) -> None:
+    place = broken_off(tmp_path / "rows", format_name, rows)
     with place.beside(".partial").open("ab") as file:
         file.write(b"a torn line")
-    assert labelled(place, form, resume=True) == rows_in(form)
+    assert labelled(place, format_name, resume=True) == rows_in(format_name)
     assert list(tmp_path.iterdir()) == [place.path]
 
 
@@ -329,11 +333,13 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [0, 100, 300, 1000])
-@pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_disk_full_from_the_beginning_keeps_nothing(tmp_path: Path, size: int, form: str) -> None:
+@pytest.mark.parametrize("format_name", ["jsonl", "csv"])
+def test_a_disk_full_from_the_beginning_keeps_nothing(
+    tmp_path: Path, size: int, format_name: str
+) -> None:
     place = target(tmp_path / "rows")
     with largest_file(size), pytest.raises(WriteError, match="cannot be written") as refusal:
-        labelled(place, form)
+        labelled(place, format_name)
     assert "--resume" not in str(refusal.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -167,7 +167,7 @@ def test_the_rate_counts_busy_time_alone() -> None:
 
 def test_a_wedged_batch_is_death_and_load_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
-        async with working(Settings(wedged=0.3)) as scheduler:
+        async with working(Settings(hang_timeout=0.3)) as scheduler:
             feed = np.zeros((64, 64, 3), np.uint8)
             scheduler.submit([feed] * 500)
             assert scheduler.alive

@@ -22,9 +22,9 @@ from PIL import Image
 from vit_engine.errors import ImageError
 from vit_engine.sources import downloads, urls
 from vit_engine.sources.downloads import bytes_from_url, is_url
-from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.item import Item, Limits
+from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.sample import Limits, Sample
 
 _FILE = io.BytesIO()
 Image.new("RGB", (9, 7), "teal").save(_FILE, "PNG")
@@ -156,7 +156,7 @@ def refusal(url: str, **options) -> ImageError:
 )  # fmt: skip
 def test_images_are_downloaded(answer: bytes) -> None:
     with serving(sending(answer)) as port:
-        (item,) = items_from_sources([f"http://127.0.0.1:{port}/a.png"])
+        (item,) = samples_from_sources([f"http://127.0.0.1:{port}/a.png"])
         assert bytes_from_item(item) == PNG
 
 
@@ -230,7 +230,7 @@ def test_urls_that_lead_nowhere_are_told(url: str, words: str) -> None:
     error = refusal(url)
     assert error.code == "missing" and words in str(error), str(error)
     with pytest.raises(ImageError):
-        bytes_from_item(Item(url))
+        bytes_from_item(Sample(url))
 
 
 def asked(url: str, **options) -> list[bytes]:
@@ -360,8 +360,8 @@ def test_a_reset_is_truncated_once_the_headers_are_there() -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(head("Content-Length: 5000") + b"x" * 100)
         time.sleep(0.1)
-        linger = b"\1\0\0\0\0\0\0\0"
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        batch_timeout = b"\1\0\0\0\0\0\0\0"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, batch_timeout)
         connection.close()
 
     with serving(answer) as port:

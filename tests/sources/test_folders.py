@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from vit_engine.errors import ImageError, UsageError
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.folders import globbed, in_words, is_pattern, walked
 from vit_engine.sources.read import bytes_from_item
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
 
 def paths(*sources, **options) -> list[str]:
-    return [item.path for item in items_from_sources(sources, **options)]
+    return [sample.path for sample in samples_from_sources(sources, **options)]
 
 
 def below(folder: Path, *sources, **options) -> list[str]:
@@ -90,9 +90,9 @@ def test_globs_give_files_in_order(tree, pattern, expected, monkeypatch):
 def test_a_bracket_that_is_not_closed_is_no_pattern(tree, pattern, monkeypatch):
     monkeypatch.chdir(tree)
     assert not is_pattern(pattern)
-    (item,) = items_from_sources([pattern])
+    (sample,) = samples_from_sources([pattern])
     with pytest.raises(ImageError, match="No such file"):
-        bytes_from_item(item)
+        bytes_from_item(sample)
     touch(tree, pattern)
     assert paths(pattern) == [pattern]
     assert paths(f"**/{pattern}") == [pattern]
@@ -101,7 +101,7 @@ def test_a_bracket_that_is_not_closed_is_no_pattern(tree, pattern, monkeypatch):
 @pytest.mark.parametrize("pattern", ["*\0", "a/\0/*", "\0*/x", "**/" + "x" * 256, "x" * 5000 + "*"])
 def test_patterns_that_no_name_can_match_are_refused(tree, pattern):
     with pytest.raises(UsageError, match="no file matches this pattern"):
-        items_from_sources([f"{tree}/{pattern}"])
+        samples_from_sources([f"{tree}/{pattern}"])
 
 
 def test_names_may_be_anything(tmp_path, monkeypatch):
@@ -114,16 +114,16 @@ def test_names_may_be_anything(tmp_path, monkeypatch):
     assert below(tmp_path, f"{tmp_path}/*") == names
     assert below(tmp_path, f"{tmp_path}/[*].jpg") == ["*.jpg"]
     monkeypatch.chdir(tmp_path)
-    assert all(bytes_from_item(i) == b"data" for i in items_from_sources(["*"]))
+    assert all(bytes_from_item(i) == b"data" for i in samples_from_sources(["*"]))
 
 
 def test_very_deep_folders_are_searched(deep):
     folder, expected = deep
     for source in (str(folder), f"{folder}/**/*.png", f"{folder}/**/x.png"):
-        items = list(items_from_sources([source]))
-        assert [i.path for i in items if not i.error] == [f"{folder}/{path}" for path in expected]
+        samples = list(samples_from_sources([source]))
+        assert [i.path for i in samples if not i.error] == [f"{folder}/{path}" for path in expected]
         # The next path down is too long for the system; a row says so.
-        (last,) = (i for i in items if i.error)
+        (last,) = (i for i in samples if i.error)
         assert "File name too long" in str(last.error) and len(last.path) >= 4096
 
 
@@ -131,7 +131,7 @@ def test_a_pattern_of_very_many_parts(tree):
     assert below(tree, f"{tree}/" + "**/" * 5000 + "x.tiff") == ["a/deep/x.tiff"]
     assert below(tree, f"{tree}/" + "**/*/" * 2 + "x.tiff") == ["a/deep/x.tiff"]
     with pytest.raises(UsageError, match="no file matches"):
-        items_from_sources([f"{tree}/" + "**/*/" * 1000 + "x.tiff"])
+        samples_from_sources([f"{tree}/" + "**/*/" * 1000 + "x.tiff"])
 
 
 def test_patterns_do_not_multiply(tmp_path):
@@ -168,25 +168,25 @@ def test_what_is_no_regular_file_is_a_row_and_is_not_opened(tmp_path, monkeypatc
     names.append("y.csv")
     Path("z.csv").symlink_to("/dev/zero")
     names.append("z.csv")
-    items = list(items_from_sources(["*"]))
-    assert [i.path for i in items] == names
-    for item in items:
+    samples = list(samples_from_sources(["*"]))
+    assert [i.path for i in samples] == names
+    for sample in samples:
         with pytest.raises(ImageError, match="not a regular file") as e:
-            bytes_from_item(item)
+            bytes_from_item(sample)
         assert e.value.code == "not_regular"
     for name in ("x.csv", "x.parquet", "y.csv", "z.csv"):
         with pytest.raises(UsageError, match="not a regular file"):
-            items_from_sources([name])
+            samples_from_sources([name])
 
 
 @pytest.mark.parametrize("source", ["", "/*.png", "/*/*.png", "/**/*.png", "/*/x.png", "/**/x.png"])
 def test_a_folder_that_cannot_be_listed_is_a_row(source):
     code = """if True:
         import os, sys
-        from vit_engine.sources.find import items_from_sources
+        from vit_engine.sources.find import samples_from_sources
         if os.getuid() == 0:
             os.setuid(65534)
-        for item in items_from_sources([sys.argv[1] + sys.argv[2]]):
+        for item in samples_from_sources([sys.argv[1] + sys.argv[2]]):
             print(item.path.removeprefix(sys.argv[1]), item.error and item.error.code)
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -207,10 +207,10 @@ def test_a_folder_that_cannot_be_listed_is_a_row(source):
 @pytest.mark.parametrize("source", ["", "/**/*.jpg", "/*/*.jpg"])
 def test_a_folder_that_goes_away_is_a_row(tmp_path, source):
     touch(tmp_path, *(f"{name}/{i}.jpg" for name in "abc" for i in range(2)))
-    items = items_from_sources([f"{tmp_path}{source}"])
-    first = next(items)
+    samples = samples_from_sources([f"{tmp_path}{source}"])
+    first = next(samples)
     shutil.rmtree(tmp_path / "b")
-    found = [(i.path.removeprefix(f"{tmp_path}/"), i.error and i.error.code) for i in items]
+    found = [(i.path.removeprefix(f"{tmp_path}/"), i.error and i.error.code) for i in samples]
     assert first.path.endswith("/a/0.jpg")
     assert found == [("a/1.jpg", None), ("b/", "missing"), ("c/0.jpg", None), ("c/1.jpg", None)]
 
@@ -241,7 +241,7 @@ def test_what_was_listed_before_a_disk_failed_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", Failing)
     for source in (str(tmp_path), f"{tmp_path}/*"):
-        error, kept = items_from_sources([source])
+        error, kept = samples_from_sources([source])
         assert error.error is not None and "Input/output error" in str(error.error)
         assert kept.path.endswith(".jpg") and kept.error is None
 
@@ -262,7 +262,7 @@ def test_what_folders_hold_besides_is_counted(tmp_path):
         *("b/.ipynb_checkpoints/z/c.jpg", "e.svg"),
     )
     counts: Counter[str] = Counter()
-    assert below(tmp_path, str(tmp_path), passed_over=counts) == ["a.jpg", "b/c.jpg"]
+    assert below(tmp_path, str(tmp_path), skipped=counts) == ["a.jpg", "b/c.jpg"]
     assert counts == {
         "AppleDouble": 1,
         "HEIC (not supported)": 2,
@@ -283,7 +283,7 @@ def test_a_folder_of_what_is_not_read_is_refused_with_its_count(tmp_path):
     touch(tmp_path, "1.heic", "2.HEIC", "3.jxl")
     words = "no image in this folder .*; passed over: 2 HEIC .not supported., 1 JPEG XL"
     with pytest.raises(UsageError, match=words):
-        items_from_sources([str(tmp_path)])
+        samples_from_sources([str(tmp_path)])
 
 
 def test_content_counts_where_all_files_are_searched(tmp_path):
@@ -294,7 +294,7 @@ def test_content_counts_where_all_files_are_searched(tmp_path):
     touch(tmp_path, "5.jpg", data=b"")
     touch(tmp_path, ".ipynb_checkpoints/4", data=b"\xff\xd8\xff")
     counts: Counter[str] = Counter()
-    assert below(tmp_path, str(tmp_path), all_files=True, passed_over=counts) == ["3.heic", "4"]
+    assert below(tmp_path, str(tmp_path), all_files=True, skipped=counts) == ["3.heic", "4"]
     assert counts == {"HEIC (not supported)": 2, "in .ipynb_checkpoints": 1}
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.images.decode import image_from_item
-from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.item import Item
+from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.sample import Sample
 from vit_engine.sources.tables.paths import LONGEST
 
 _FILE = io.BytesIO()
@@ -28,7 +28,7 @@ PNG = _FILE.getvalue()
 
 
 def paths(*sources, **options) -> list[str]:
-    return [item.path for item in items_from_sources(sources, **options)]
+    return [item.path for item in samples_from_sources(sources, **options)]
 
 
 def below(folder: Path, *sources, **options) -> list[str]:
@@ -79,14 +79,14 @@ def test_files_are_taken_as_named_even_when_absent(tree):
 )
 def test_folders_without_images_and_vain_globs_are_refused_at_once(tree, source, words):
     with pytest.raises(UsageError, match=words):
-        items_from_sources([str(tree / "b.jpg"), str(tree / source)])
+        samples_from_sources([str(tree / "b.jpg"), str(tree / source)])
 
 
 def test_no_source_and_stdin_twice_are_refused():
     with pytest.raises(UsageError, match="no images given"):
-        items_from_sources([])
+        samples_from_sources([])
     with pytest.raises(UsageError, match="twice"):
-        items_from_sources(["-", "-"])
+        samples_from_sources(["-", "-"])
 
 
 @contextmanager
@@ -107,8 +107,8 @@ def stdin_of(data: bytes) -> Iterator[BinaryIO]:
 
 def listed(data: bytes, **options) -> list[tuple[str, str | None]]:
     with stdin_of(data) as stdin:
-        items = list(items_from_sources(["-"], stdin=stdin, **options))
-    return [(item.path, item.error and item.error.code) for item in items]
+        samples = list(samples_from_sources(["-"], stdin=stdin, **options))
+    return [(item.path, item.error and item.error.code) for item in samples]
 
 
 def test_a_list_on_stdin():
@@ -155,7 +155,7 @@ def test_lines_that_are_no_names_are_rows():
 def test_a_line_of_any_length_takes_little_memory():
     with stdin_of(b"y" * 50_000_000 + b"\na\n") as stdin:
         tracemalloc.start()
-        found = list(items_from_sources(["-"], stdin=stdin))
+        found = list(samples_from_sources(["-"], stdin=stdin))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert [item.path for item in found] == ["-:1", "a"]
@@ -167,11 +167,11 @@ def test_stdin_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
     with os.fdopen(os.dup(0), "rb") as stdin:
         os.dup2(descriptor, stdin.fileno())
         with pytest.raises(UsageError, match="Is a directory"):
-            list(items_from_sources(["-"], stdin=stdin))
+            list(samples_from_sources(["-"], stdin=stdin))
     os.close(descriptor)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="stdin is closed"):
-        items_from_sources(["-"])
+        samples_from_sources(["-"])
 
 
 def test_a_list_that_breaks_off_is_a_row(monkeypatch):
@@ -184,9 +184,9 @@ def test_a_list_that_breaks_off_is_a_row(monkeypatch):
         return real(descriptor, size)
 
     with stdin_of(b"a\nb\nc") as stdin:
-        items = items_from_sources(["-", "z"], stdin=stdin)
+        samples = samples_from_sources(["-", "z"], stdin=stdin)
         monkeypatch.setattr(os, "read", failing)
-        found = [(item.path, item.error and item.error.code) for item in items]
+        found = [(item.path, item.error and item.error.code) for item in samples]
     assert found == [("a", None), ("b", None), ("-:3", "truncated"), ("z", None)]
 
 
@@ -196,7 +196,7 @@ def test_stdin_that_does_not_block_is_waited_for():
     with os.fdopen(read, "rb", buffering=0) as stdin:
         timer = threading.Timer(0.1, lambda: [os.write(write, b"a\nb"), os.close(write)])
         timer.start()
-        assert [i.path for i in items_from_sources(["-"], stdin=stdin)] == ["a", "b"]
+        assert [i.path for i in samples_from_sources(["-"], stdin=stdin)] == ["a", "b"]
         timer.join()
 
 
@@ -227,16 +227,16 @@ def test_a_list_on_stdin_streams():
     read, write = os.pipe()
     with os.fdopen(read, "rb") as stdin, os.fdopen(write, "wb", buffering=0) as out:
         out.write(b"first.jpg\nsec")
-        items = items_from_sources(["-"], stdin=stdin)
-        assert next(items).path == "first.jpg"
+        samples = samples_from_sources(["-"], stdin=stdin)
+        assert next(samples).path == "first.jpg"
         out.write(b"ond.jpg\n")
-        assert next(items).path == "second.jpg"
+        assert next(samples).path == "second.jpg"
 
 
 def test_names_that_are_not_utf8_survive(tmp_path):
     name = os.fsdecode(b"caf\xe9 \xff.png")
     (tmp_path / name).write_bytes(PNG)
-    (item,) = items_from_sources([str(tmp_path)])
+    (item,) = samples_from_sources([str(tmp_path)])
     assert os.fsencode(item.path).endswith(b"/caf\xe9 \xff.png")
     assert image_from_item(item).size == (9, 7)
     assert printable(item.path).endswith("/caf\\xe9 \\xff.png")
@@ -244,16 +244,16 @@ def test_names_that_are_not_utf8_survive(tmp_path):
 
 
 def test_items_hold_bytes_or_an_error():
-    assert image_from_item(Item("shard.tar/1.png", data=PNG)).size == (9, 7)
+    assert image_from_item(Sample("shard.tar/1.png", data=PNG)).size == (9, 7)
     with pytest.raises(ImageError, match="cannot be listed"):
-        bytes_from_item(Item("x", error=ImageError("permission", "cannot be listed")))
+        bytes_from_item(Sample("x", error=ImageError("permission", "cannot be listed")))
 
 
 def test_the_first_image_comes_before_the_walk_ends(tmp_path):
     for i in range(200):
         (tmp_path / f"{i:03}").mkdir()
         (tmp_path / f"{i:03}/x.png").write_bytes(PNG)
-    items = items_from_sources([str(tmp_path)])
-    assert next(items).path.endswith("/000/x.png")
+    samples = samples_from_sources([str(tmp_path)])
+    assert next(samples).path.endswith("/000/x.png")
     (tmp_path / "199/new.png").write_bytes(PNG)
-    assert [i.path for i in items][-2].endswith("/199/new.png")
+    assert [i.path for i in samples][-2].endswith("/199/new.png")

@@ -12,9 +12,9 @@ import pytest
 fsspec = pytest.importorskip("fsspec", reason="the ray extra is not installed")
 
 from vit_engine.errors import ImageError, MachineError, UsageError  # noqa: E402
-from vit_engine.sources.find import items_from_sources  # noqa: E402
-from vit_engine.sources.item import Item  # noqa: E402
+from vit_engine.sources.find import samples_from_sources  # noqa: E402
 from vit_engine.sources.read import bytes_from_item  # noqa: E402
+from vit_engine.sources.sample import Sample  # noqa: E402
 from vit_engine.sources.stores import _store, folder_from_path  # noqa: E402
 
 
@@ -30,15 +30,15 @@ def store() -> Iterator[Any]:
 
 
 def found(*sources: str, **options: Any) -> list[tuple[str, str | None]]:
-    items = items_from_sources(sources, **options)
-    return [(i.path.removeprefix("memory:///bucket/"), i.error and i.error.code) for i in items]
+    samples = samples_from_sources(sources, **options)
+    return [(i.path.removeprefix("memory:///bucket/"), i.error and i.error.code) for i in samples]
 
 
 def test_a_scheme_may_be_in_capitals(store: Any) -> None:
     assert found("MEMORY://bucket/e.jpg", "Memory://bucket/b") == [
         ("MEMORY://bucket/e.jpg", None), ("b/1.jpg", None), ("b/c/2.jpg", None),
     ]  # fmt: skip
-    assert bytes_from_item(Item("MEMORY://bucket/e.jpg")) == b"data"
+    assert bytes_from_item(Sample("MEMORY://bucket/e.jpg")) == b"data"
     pytest.importorskip("s3fs")
     opened, path = _store("S3://bucket/KEY")
     assert "s3" in opened.protocol and path == "bucket/KEY"
@@ -50,10 +50,10 @@ def test_a_scheme_may_be_in_capitals(store: Any) -> None:
 )  # fmt: skip
 def test_other_schemes_are_refused_with_those_that_are_supported(url: str) -> None:
     with pytest.raises(UsageError, match="is not supported; http://, https:// and s3://, ") as e:
-        items_from_sources([url])
+        samples_from_sources([url])
     assert str(e.value).startswith(f"{url}: ")
     with pytest.raises(ImageError, match="is not supported") as row:
-        bytes_from_item(Item(url))
+        bytes_from_item(Sample(url))
     assert row.value.code == "missing"
     with pytest.raises(UsageError, match="is not supported"):
         folder_from_path(url)
@@ -67,9 +67,9 @@ def test_a_missing_package_is_named(module: str, url: str, monkeypatch: pytest.M
     opened = sys.modules["fsspec.registry"]._registry
     monkeypatch.delitem(opened, url.partition(":")[0], raising=False)
     with pytest.raises(UsageError, match=f"{module}.*pip install .*.ray.'"):
-        items_from_sources([url])
+        samples_from_sources([url])
     with pytest.raises(ImageError, match=f"{module}.*pip install .*.ray.'") as row:
-        bytes_from_item(Item(url))
+        bytes_from_item(Sample(url))
     assert row.value.code == "missing"
 
 
@@ -105,23 +105,23 @@ def test_a_store_that_cannot_be_asked_is_refused_at_once(
         monkeypatch.setattr(type(store), name, failing)
     for url in ("memory://bucket", "memory://bucket/", "memory://bucket/*.jpg"):
         with pytest.raises(MachineError, match=r"cannot be listed .no credentials were found."):
-            items_from_sources(["a.jpg", url])
+            samples_from_sources(["a.jpg", url])
 
 
 def test_prefixes_without_images_are_refused_at_once(store: Any) -> None:
     store.pipe("/bucket/f/x.heic", b"data")
     words = "no image below this prefix .searched by extension.; passed over: 1 HEIC"
     with pytest.raises(UsageError, match=words):
-        items_from_sources(["memory://bucket/f"])
+        samples_from_sources(["memory://bucket/f"])
     with pytest.raises(UsageError, match="no image below this prefix"):
-        items_from_sources(["memory://bucket/nothing/"])
+        samples_from_sources(["memory://bucket/nothing/"])
 
 
 def test_what_a_prefix_holds_besides_is_counted(store: Any) -> None:
     for name in ("._a.jpg", "b/.ipynb_checkpoints/1.jpg", "x.HEIC", "notes.txt"):
         store.pipe(f"/bucket/{name}", b"data")
     counts: Counter[str] = Counter()
-    assert len(found("memory://bucket", passed_over=counts)) == 5
+    assert len(found("memory://bucket", skipped=counts)) == 5
     assert counts == {
         "AppleDouble": 1, "in .ipynb_checkpoints": 1, "HEIC (not supported)": 1,
     }  # fmt: skip
@@ -134,7 +134,7 @@ def test_patterns_match_objects_alone(store: Any) -> None:
 def test_files_by_url_are_files(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"data")
     os.mkfifo(tmp_path / "b.jpg")
-    first, second = items_from_sources([f"file://{tmp_path}"])
+    first, second = samples_from_sources([f"file://{tmp_path}"])
     assert bytes_from_item(first) == b"data"
     with pytest.raises(ImageError, match="is a FIFO"):
         bytes_from_item(second)

@@ -19,7 +19,7 @@ from vit_engine.outputs.csv_dialect import unescaped
 from vit_engine.outputs.prediction import Prediction, failed
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.formats import columns_of, format_from_name
-from vit_engine.sources.find import items_from_sources
+from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.tables import paths
 from vit_engine.sources.tables.csv_rows import LONGEST_ROW
 from vit_engine.sources.tables.paths import LONGEST
@@ -30,24 +30,24 @@ Found = list[tuple[str, str | None]]
 
 def read(path: Path, column: str = "path", **options: Any) -> Found:
     """The rows of a table that is named: where they lead, or the code of their error."""
-    items = list(items_from_sources([str(path)], column=column, **options))
-    for item in items:
-        if item.error is not None:
-            assert "\n" not in str(item.error) and len(str(item.error)) < 400
+    samples = list(samples_from_sources([str(path)], column=column, **options))
+    for sample in samples:
+        if sample.error is not None:
+            assert "\n" not in str(sample.error) and len(str(sample.error)) < 400
     here = f"{path}:"
-    return [(i.path.removeprefix(here), i.error and i.error.code) for i in items]
+    return [(i.path.removeprefix(here), i.error and i.error.code) for i in samples]
 
 
 def refusal(path: Path, column: str = "path") -> str:
     """Why a table is refused where it is named; found by a glob it is a row for the same reason."""
     with pytest.raises(UsageError) as e:
-        items_from_sources([str(path)], column=column)
+        samples_from_sources([str(path)], column=column)
     words = str(e.value)
     assert words.startswith(f"{printable(str(path))}: ") and "\n" not in words
-    (item,) = items_from_sources([str(path.with_name("?" + path.name[1:]))], column=column)
-    assert item.path == str(path) and item.error is not None
-    assert words == f"{printable(str(path))}: {item.error}"
-    assert item.error.code in ("missing", "permission", "not_regular", "empty", "format")
+    (sample,) = samples_from_sources([str(path.with_name("?" + path.name[1:]))], column=column)
+    assert sample.path == str(path) and sample.error is not None
+    assert words == f"{printable(str(path))}: {sample.error}"
+    assert sample.error.code in ("missing", "permission", "not_regular", "empty", "format")
     return words
 
 
@@ -116,12 +116,12 @@ def test_what_is_damaged_costs_its_own_row(table: Path) -> None:
 
 def test_what_is_wrong_with_a_row_is_told(table: Path) -> None:
     cells = ['"never', '"d"e', "y" * 200_000, "z," * LONGEST_ROW, '"the end']
-    items = items_from_sources([str(write(table, "path\n" + "".join(f"{c}\n" for c in cells)))])
+    samples = samples_from_sources([str(write(table, "path\n" + "".join(f"{c}\n" for c in cells)))])
     words = ["a quote is not closed", "',' expected after '\"'", "field limit (131072)",
              "it is longer than 1,048,576 characters", "a quote is not closed"]  # fmt: skip
-    for row, (item, expected) in enumerate(zip(items, words, strict=True), 1):
-        assert item.path == f"{table}:{row}"
-        told = str(item.error)
+    for row, (sample, expected) in enumerate(zip(samples, words, strict=True), 1):
+        assert sample.path == f"{table}:{row}"
+        told = str(sample.error)
         assert told.startswith(f"row {row} is not CSV: ") and told.endswith(expected)
 
 
@@ -165,7 +165,7 @@ def test_another_column_is_taken_by_name(table: Path) -> None:
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for name in ("no.csv", "no.parquet", "n\0.csv"):
         with pytest.raises(UsageError, match="cannot be read"):
-            items_from_sources([str(tmp_path / name)])
+            samples_from_sources([str(tmp_path / name)])
 
 
 def test_tables_that_a_glob_finds_are_rows(tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_tables_that_a_glob_finds_are_rows(tmp_path: Path) -> None:
     (tmp_path / "5.csv").symlink_to("absent")
     write(tmp_path / "6.csv", "path\nc.jpg\n")
     write(tmp_path / "7.parquet", "PAR1")
-    items = list(items_from_sources([f"{tmp_path}/*"]))
-    found = [(i.path.removeprefix(f"{tmp_path}/"), i.error and i.error.code) for i in items]
+    samples = list(samples_from_sources([f"{tmp_path}/*"]))
+    found = [(i.path.removeprefix(f"{tmp_path}/"), i.error and i.error.code) for i in samples]
     assert found == [
         ("a.jpg", None), ("2.csv", "format"), ("3.csv", "empty"), ("4.csv", "not_regular"),
         ("5.csv", "missing"), ("c.jpg", None), ("7.parquet", "format"),
@@ -187,9 +187,9 @@ def test_tables_that_a_glob_finds_are_rows(tmp_path: Path) -> None:
 def test_a_table_that_goes_or_fails_later_is_a_row(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = items_from_sources([str(write(table, "path\na\n")), "z"])
+    samples = samples_from_sources([str(write(table, "path\na\n")), "z"])
     table.unlink()
-    assert [(i.path, i.error and i.error.code) for i in items] == [
+    assert [(i.path, i.error and i.error.code) for i in samples] == [
         (str(table), "missing"),
         ("z", None),
     ]
@@ -201,9 +201,9 @@ def test_a_table_that_goes_or_fails_later_is_a_row(
             raise OSError(5, "Input/output error")
 
     write(table, "path\n" + "a\n" * 5)
-    items = items_from_sources([str(table), "z"])
+    samples = samples_from_sources([str(table), "z"])
     monkeypatch.setattr(paths, "open_regular", Failing)
-    found = [(i.path, i.error and str(i.error)) for i in items]
+    found = [(i.path, i.error and str(i.error)) for i in samples]
     words = "cannot be read after row 5: Input/output error"
     assert found == [*[("a", None)] * 5, (str(table), words), ("z", None)]
 
@@ -227,10 +227,10 @@ def test_quotes_that_are_not_closed_do_not_hang(table: Path) -> None:
     for line, rows in (('a",x,"\n', None), ('a,"\n', 15_000), ('a,"b""\n', 30_000)):
         write(table, "path,n\n" + line * 30_000)
         began = time.monotonic()
-        items = list(items_from_sources([str(table)]))
+        samples = list(samples_from_sources([str(table)]))
         assert time.monotonic() - began < 60
-        given_up = str(items[-1].error).endswith("nor is what follows: quotes are not closed")
-        assert len(items) == rows or (rows is None and given_up)
+        given_up = str(samples[-1].error).endswith("nor is what follows: quotes are not closed")
+        assert len(samples) == rows or (rows is None and given_up)
 
 
 # --- what we write ---------------------------------------------------------------------------
@@ -394,11 +394,11 @@ def test_a_damaged_row_group_costs_its_own_rows(part: str, pa: Any, tmp_path: Pa
     data = bytearray(path.read_bytes())
     data[at + 3 : at + 40] = b"\xff" * 37
     path.write_bytes(data)
-    items = list(items_from_sources([str(path), "z"]))
+    samples = list(samples_from_sources([str(path), "z"]))
     good = [name for name in names if not "0400" <= name < "0600"]
-    assert [i.path for i in items if i.error is None] == [*good, "z"]
-    (error,) = (i for i in items if i.error is not None)
-    assert items.index(error) == 400 and error.path == f"{path}:401"
+    assert [i.path for i in samples if i.error is None] == [*good, "z"]
+    (error,) = (i for i in samples if i.error is not None)
+    assert samples.index(error) == 400 and error.path == f"{path}:401"
     assert error.error is not None and error.error.code == "decode"
     assert str(error.error).startswith("rows 401 to 600 cannot be read: ")
 
@@ -417,8 +417,8 @@ def test_a_few_bytes_may_stand_for_many_long_cells(pa: Any, tmp_path: Path) -> N
     path = parquet(tmp_path / "t.parquet", {"path": column}, store_schema=False)
     assert path.stat().st_size < 100_000
     code = (
-        "import sys, pyarrow as pa; from vit_engine.sources.find import items_from_sources\n"
-        "rows = [i.error.code for i in items_from_sources([sys.argv[1]])]\n"
+        "import sys, pyarrow as pa; from vit_engine.sources.find import samples_from_sources\n"
+        "rows = [i.error.code for i in samples_from_sources([sys.argv[1]])]\n"
         "print(len(rows), *set(rows), pa.default_memory_pool().max_memory())"
     )
     done = subprocess.run(
@@ -434,7 +434,7 @@ def test_tables_in_folders_that_are_not_utf8(pa: Any, tmp_path: Path) -> None:
     parquet(tmp_path / "t.parquet", {"path": ["a.jpg"]}).rename(folder / "t.parquet")
     write(folder / "t.csv", "path\nb.jpg\n")
     for name, expected in (("t.parquet", "a.jpg"), ("t.csv", "b.jpg"), ("*.parquet", "a.jpg")):
-        assert [i.path for i in items_from_sources([str(folder / name)])] == [expected]
+        assert [i.path for i in samples_from_sources([str(folder / name)])] == [expected]
 
 
 def test_without_pyarrow_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,9 @@ from vit_engine.sources.archives.gunzipped import Gunzipped
 from vit_engine.sources.archives.tar_archive import MAX_EXTENSION
 from vit_engine.sources.archives.tar_members import MAX_NAME
 from vit_engine.sources.archives.tars import items_from_tar, members_of
-from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.item import LIMITS, Item, Limits
+from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.sample import LIMITS, Limits, Sample
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -93,16 +93,18 @@ def written(request, tmp_path) -> Callable[[bytes], str]:
     return write
 
 
-def walked(path: str, *, all_files: bool = False, limits: Limits = LIMITS) -> Iterator[Item | str]:
+def walked(
+    path: str, *, all_files: bool = False, limits: Limits = LIMITS
+) -> Iterator[Sample | str]:
     """What the child does, in this process."""
     return members_of(path, all_files, limits, lambda: None)
 
 
-def through_child(path: str, *, all_files: bool = False) -> Iterator[Item]:
+def through_child(path: str, *, all_files: bool = False) -> Iterator[Sample]:
     return items_from_tar(path, all_files=all_files)
 
 
-def rows(path: str, find: Callable[..., Iterator[Item | str]] = walked, **options):
+def rows(path: str, find: Callable[..., Iterator[Sample | str]] = walked, **options):
     """(name, code) of each item, None for the archive's own; the bytes of sound ones are read."""
     found = []
     for item in find(path, **options):
@@ -117,7 +119,7 @@ def rows(path: str, find: Callable[..., Iterator[Item | str]] = walked, **option
 
 
 def words(path: str) -> list[str]:
-    return [str(i.error) for i in walked(path) if isinstance(i, Item) and i.error]
+    return [str(i.error) for i in walked(path) if isinstance(i, Sample) and i.error]
 
 
 A, B, C = member("a.png"), member("b.png"), member("c.png")
@@ -233,16 +235,16 @@ def test_empty_archives_are_refused_where_nothing_else_is_given(written):
     empty = written(member("a.txt", b"text") + member("._a.png") + END)
     expected = r"no image in this tar .* --all-files .*; passed over: 1 AppleDouble"
     with pytest.raises(UsageError, match=expected):
-        items_from_sources([empty])
-    found = list(items_from_sources([empty, empty]))
+        samples_from_sources([empty])
+    found = list(samples_from_sources([empty, empty]))
     assert [(item.path, item.error.code) for item in found] == [(empty, "empty")] * 2
     assert re.search(expected, str(found[1].error))
     text = written(member("a.png", b"text") + END)
     with pytest.raises(UsageError, match=r"no file with an image's signature in this tar$"):
-        items_from_sources([text], all_files=True)
+        samples_from_sources([text], all_files=True)
     for damaged in (A + b"damage", b"damage"):
-        assert next(items_from_sources([written(damaged)]))
-    assert next(items_from_sources(["absent.tar"])).error
+        assert next(samples_from_sources([written(damaged)]))
+    assert next(samples_from_sources(["absent.tar"])).error
 
 
 def test_what_is_passed_over_is_counted(written):
@@ -251,10 +253,10 @@ def test_what_is_passed_over_is_counted(written):
         + header("._l.png", 0, b"1", "a.png") + member(".ipynb_checkpoints/b.png") + END
     )  # fmt: skip
     path = written(data)
-    passed_over = Counter[str]({"AppleDouble": 1})
-    (item,) = items_from_sources([path], passed_over=passed_over)
+    skipped = Counter[str]({"AppleDouble": 1})
+    (item,) = samples_from_sources([path], skipped=skipped)
     assert bytes_from_item(item) == PNG
-    assert passed_over == {
+    assert skipped == {
         "AppleDouble": 4, "HEIC (not supported)": 1, "in .ipynb_checkpoints": 1
     }  # fmt: skip
 
@@ -367,10 +369,10 @@ def test_the_child_ends_with_who_reads(tmp_path):
     before = children()
     path = tmp_path / "shard.tar.gz"
     path.write_bytes(gzip.compress(A + member("b.png", bytes(10**7)) + END))
-    items = through_child(str(path))
-    assert next(items).path.endswith("a.png")
+    samples = through_child(str(path))
+    assert next(samples).path.endswith("a.png")
     assert len(children() - before) == 1
-    items.close()
+    samples.close()
     assert children() == before
     list(through_child(str(path)))
     assert children() == before

@@ -10,8 +10,8 @@ import pytest
 from support import ROOT, Run
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources import read
-from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.item import Limits
+from vit_engine.sources.find import samples_from_sources
+from vit_engine.sources.sample import Limits
 
 JPEG = (ROOT / "examples/arrow-01.jpg").read_bytes()
 PNG = (ROOT / "examples/bricks-01.png").read_bytes()
@@ -28,7 +28,7 @@ def zipped(path: Path, files: dict[str, bytes], method: int = DEFLATED) -> Path:
 def read_all(*sources: Path, **options: Any) -> list[tuple[str, bytes | str]]:
     """The name of each member below its zip, with its bytes, or the code of its error."""
     found: list[tuple[str, bytes | str]] = []
-    for one in items_from_sources([str(source) for source in sources], **options):
+    for one in samples_from_sources([str(source) for source in sources], **options):
         try:
             found.append((Path(one.path).name, read.bytes_from_item(one)))
         except ImageError as e:
@@ -42,11 +42,11 @@ def test_images_come_with_their_bytes_in_order(method: int, tmp_path: Path) -> N
              "x.heic": b"no", "empty.jpg": b""}  # fmt: skip
     path = zipped(tmp_path / "photos.ZIP", files, method)
     counts: Counter[str] = Counter()
-    assert read_all(path, passed_over=counts) == [
+    assert read_all(path, skipped=counts) == [
         ("2.jpg", JPEG), ("a.PNG", PNG), ("empty.jpg", "empty"),
     ]  # fmt: skip
     assert counts == {"AppleDouble": 1, "HEIC (not supported)": 1}
-    assert next(items_from_sources([str(path)])).path == f"{path}/b/2.jpg"
+    assert next(samples_from_sources([str(path)])).path == f"{path}/b/2.jpg"
 
 
 def test_content_tells_with_all_files(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_content_tells_with_all_files(tmp_path: Path) -> None:
 def test_a_zip_without_an_image_is_refused_alone_and_a_row_among_others(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.zip", {"notes.txt": b"text", "folder/": b""})
     with pytest.raises(UsageError, match=r"x\.zip: no image in this zip .searched by extension"):
-        items_from_sources([str(path)])
+        samples_from_sources([str(path)])
     assert read_all(path, path) == [("x.zip", "empty")] * 2
 
 
@@ -110,7 +110,7 @@ def test_what_is_wrong_with_a_member_is_its_row_alone(
 ) -> None:
     path = zipped(tmp_path / "x.zip", {"a.jpg": JPEG, "b.png": PNG})
     path.write_bytes(change(path.read_bytes()))
-    first, second = items_from_sources([str(path)])
+    first, second = samples_from_sources([str(path)])
     with pytest.raises(ImageError, match=words) as told:
         read.bytes_from_item(first)
     assert told.value.code == code
@@ -162,7 +162,7 @@ def test_damage_of_any_kind_is_told(wide: bool, tmp_path: Path, monkeypatch: Any
 
 def test_a_bomb_is_unpacked_no_further(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.zip", {"a.jpg": bytes(10**6)})
-    (bomb,) = items_from_sources([str(path)])
+    (bomb,) = samples_from_sources([str(path)])
     assert bomb.span is not None
     with pytest.raises(ImageError, match="has 1000000 bytes, the limit is 1000"):
         read.bytes_from_item(bomb, limits=Limits(max_bytes=1000))

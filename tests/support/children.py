@@ -8,13 +8,13 @@ from typing import Any
 from vit_engine.images import decoder_process
 from vit_engine.machine.worker import Channel
 from vit_engine.providers.engine_cache import EngineCache
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
 
 def echo(channel: Channel) -> None:
     """Answer each request with itself, or do what one of these says."""
-    for request in channel.requests():
-        match request:
+    for spec in channel.requests():
+        match spec:
             case b"abort":
                 os.abort()
             case b"exit":
@@ -28,7 +28,7 @@ def echo(channel: Channel) -> None:
                     channel.answer(b"MemoryError")
             case b"fail":
                 raise ValueError("what went wrong")
-        channel.answer(request)
+        channel.answer(spec)
 
 
 def hang(channel: Channel) -> None:
@@ -40,7 +40,7 @@ def decode_hostile(channel: Channel) -> None:
     """Decode as a decoder process does, but for two images that bring it down."""
     decode = decoder_process.image_from_item
 
-    def decode_or_not(item: Item, **options: Any) -> Any:
+    def decode_or_not(item: Sample, **options: Any) -> Any:
         match item.data:
             case b"crash":
                 os.abort()

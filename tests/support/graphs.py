@@ -11,11 +11,11 @@ from PIL import Image
 
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.layers import Linear
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.model import model_from_checkpoint
-from vit_export.graph.product import Product
 from vit_export.graph.weights import Weights
+from vit_export.quantization.model_session import open_model_session
 from vit_export.quantization.operators import GELU_MIN
-from vit_export.quantization.trial import trial_session
 from vit_export.samples.images import drawn_samples
 
 Floats = NDArray[np.float32]
@@ -29,14 +29,14 @@ def drawn_images() -> tuple[Image.Image, ...]:
 
 
 def noise(checkpoint: Checkpoint) -> Pixels:
-    size = checkpoint.form.image_size
+    size = checkpoint.model_config.image_size
     return np.random.default_rng(1).integers(0, 256, (4, size, size, 3), np.uint8)
 
 
 def logits_of(checkpoint: Checkpoint, pixels: Pixels) -> Floats:
     """What the graph in fp32 gives, before there is a file of it."""
     model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8")
-    found: Floats = trial_session(model).run(None, {"pixels": pixels})[0]
+    found: Floats = open_model_session(model).run(None, {"pixels": pixels})[0]
     return found
 
 
@@ -56,13 +56,13 @@ class Tap(Linear):
         return super().forward(op, x)
 
 
-def read_by_products(checkpoint: Checkpoint) -> tuple[list[Product], list[Floats]]:
+def read_by_products(checkpoint: Checkpoint) -> tuple[list[MatMul], list[Floats]]:
     """The products of the float graph, and what each of them reads."""
-    taps: dict[Product, Tap] = {}
+    taps: dict[MatMul, Tap] = {}
 
-    def tap(weights: Weights, product: Product) -> nn.Module:
-        taps[product] = Tap(weights, product)
-        return taps[product]
+    def tap(weights: Weights, matmul: MatMul) -> nn.Module:
+        taps[matmul] = Tap(weights, matmul)
+        return taps[matmul]
 
     model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8", linear=tap)
     values = [module.input for module in taps.values()]
@@ -70,18 +70,18 @@ def read_by_products(checkpoint: Checkpoint) -> tuple[list[Product], list[Floats
         value.type = ir.TensorType(ir.DataType.FLOAT)
         model.graph.outputs.append(value)
     names = [str(value.name) for value in values]
-    return list(taps), trial_session(model).run(names, {"pixels": noise(checkpoint)})
+    return list(taps), open_model_session(model).run(names, {"pixels": noise(checkpoint)})
 
 
-def faults(checkpoint: Checkpoint, products: list[Product], inputs: list[Floats]) -> Iterator[str]:
+def faults(checkpoint: Checkpoint, matmuls: list[MatMul], inputs: list[Floats]) -> Iterator[str]:
     """Hold what is said of the products against what they read, and against the logits."""
-    for product, x in zip(products, inputs, strict=True):
-        if product.tokens != (x.shape[1] if x.ndim == 3 else 1):
-            yield f"{product} reads {x.shape}"
-        if product.after_gelu != (x.min() >= -GELU_MIN):
-            yield f"{product} reads {x.min()}"
-    for producer in dict.fromkeys(p.reads for p in products if p.reads):
-        readers = tuple(n for p in products if p.reads == producer for n in p.layers)
+    for matmul, x in zip(matmuls, inputs, strict=True):
+        if matmul.tokens != (x.shape[1] if x.ndim == 3 else 1):
+            yield f"{matmul} reads {x.shape}"
+        if matmul.after_gelu != (x.min() >= -GELU_MIN):
+            yield f"{matmul} reads {x.min()}"
+    for producer in dict.fromkeys(p.input_layer for p in matmuls if p.input_layer):
+        readers = tuple(n for p in matmuls if p.input_layer == producer for n in p.layers)
         if not _are_all_readers(checkpoint, producer, readers):
             yield f"the channels of {producer} are read by others"
 
@@ -107,6 +107,6 @@ def _noise_logits(checkpoint: Checkpoint) -> Floats:
 
 
 def assert_products_are_as_said(checkpoint: Checkpoint) -> None:
-    products, inputs = read_by_products(checkpoint)
-    assert list(faults(checkpoint, products, inputs)) == []
-    assert {name for p in products for name in p.layers} == matrices(checkpoint)
+    matmuls, inputs = read_by_products(checkpoint)
+    assert list(faults(checkpoint, matmuls, inputs)) == []
+    assert {name for p in matmuls for name in p.layers} == matrices(checkpoint)

@@ -50,14 +50,14 @@ def _in_torch(side: int, precision: str, job: Job) -> tuple[Multiply, str]:
         raise AbsentError("PyTorch sees no CUDA device")
     torch.set_num_threads(job.threads)
     generator = torch.Generator().manual_seed(0)
-    product: Any = torch.mm
+    matmul: Any = torch.mm
     if precision == "int8":
-        product = torch._int_mm
+        matmul = torch._int_mm
         pair = torch.randint(-127, 128, (2, side, side), dtype=torch.int8, generator=generator)
     else:
         pair = torch.randn(2, side, side, generator=generator).to(getattr(torch, DTYPES[precision]))
     a, b = pair.to(job.device)
-    return lambda: float(product(a, b)[-1, -1]), versions_of(torch)
+    return lambda: float(matmul(a, b)[-1, -1]), versions_of(torch)
 
 
 def _in_onnxruntime(side: int, precision: str, job: Job) -> tuple[Multiply, str]:

@@ -54,7 +54,7 @@ def load(job: Job) -> Contender:
             max_batch=job.max_batch if job.device == "cuda" else None,
             compute=job.options.get("compute"),
             cuda_graphs=job.options.get("cuda_graphs", True),
-            adapt=job.options.get("adapt", True),
+            optimize_graph=job.options.get("optimize_graph", True),
         )
     except (ProviderError, UsageError) as e:
         raise AbsentError(str(e)) from e
@@ -67,15 +67,19 @@ def contender(job: Job, engine: "Engine") -> Contender:
 
     from vit_engine.classifier import Classifier
     from vit_engine.images.decode_pool import DecodePool, slots_for
-    from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+    from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
     from vit_engine.machine.processor import usable_cores
-    from vit_engine.sources.find import items_from_sources
+    from vit_engine.sources.find import samples_from_sources
 
-    task = Task(engine.contract.preprocessing, fast=job.options.get("fast", False))
+    decode_options = DecodeOptions(
+        engine.contract.preprocessing, fast=job.options.get("fast", False)
+    )
 
     def label(paths: list[str], batch: int) -> list[int | None]:
         """Label files as vit-infer does: decoded in processes of their own, ahead of the engine."""
-        stream = Classifier(engine).stream(items_from_sources(paths), batch=batch, task=task)
+        stream = Classifier(engine).stream(
+            samples_from_sources(paths), batch=batch, decode_options=decode_options
+        )
         return [p.index for labelled in stream for p in labelled.predictions]
 
     def decode(paths: list[str], batch: int) -> None:
@@ -84,10 +88,13 @@ def contender(job: Job, engine: "Engine") -> Contender:
         with (
             SharedPixels(slots_for(batch, workers), given.height, given.width) as shared,
             DecodePool(
-                shared.array, lambda: DecoderProcess(shared, task), batch=batch, workers=workers
+                shared.array,
+                lambda: DecoderProcess(shared, decode_options),
+                batch=batch,
+                workers=workers,
             ) as pool,
         ):
-            for filled in pool.batches(items_from_sources(paths)):
+            for filled in pool.batches(samples_from_sources(paths)):
                 pool.free(filled)
 
     def run_pipelined(batches: Sequence[Any]) -> list[Logits]:

@@ -31,12 +31,12 @@ def main() -> None:
     session = Session(pipe.recv())
     while True:
         try:
-            request = pipe.recv()
+            spec = pipe.recv()
         except EOFError:
             return
         try:
-            verb = getattr(session, request.pop("verb"))
-            answer = {"status": "ok", **verb(**request)}
+            verb = getattr(session, spec.pop("verb"))
+            answer = {"status": "ok", **verb(**spec)}
         except AbsentError as e:
             answer = {"status": "absent", "reason": str(e)}
         except Exception as e:  # noqa: BLE001  every failure becomes the contender's row

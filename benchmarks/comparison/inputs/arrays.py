@@ -25,7 +25,7 @@ class Arrays:
 
 def noise(model: Model, count: int, folder: Path) -> Arrays:
     """Write `count` images of random pixels: not zeros, which some kernels are quick on."""
-    size = model.form.image_size
+    size = model.model_config.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     return _written(pixels, model, folder / "noise", None)
 

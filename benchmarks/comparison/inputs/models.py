@@ -8,7 +8,7 @@ from typing import Any
 from comparison.job import whole
 from vit_engine.artefact.contract import Preprocessing
 from vit_export.checkpoints.checkpoint import load
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 
 DEMO = "demo"
 
@@ -28,7 +28,7 @@ class Model:
     name: str
     folder: Path
     weights_sha256: str
-    form: Form
+    model_config: ModelConfig
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     random: bool = False
@@ -39,7 +39,7 @@ class Model:
 
         The whole architecture's, also for a contender that leaves out what no one reads.
         """
-        a = self.form
+        a = self.model_config
         patches, tokens, d = a.grid**2, a.tokens, a.hidden_size
         mlp = (3 if a.gated else 2) * d * a.intermediate_size
         block = tokens * (4 * d * d + 2 * tokens * d + mlp)
@@ -55,7 +55,9 @@ class Model:
             "random": self.random,
             "gflop": self.gflop,
             "labels": len(self.labels),
-            **json.loads(json.dumps(asdict(self.form))),  # as it is read back: lists for tuples
+            **json.loads(
+                json.dumps(asdict(self.model_config))
+            ),  # as it is read back: lists for tuples
         }
 
 
@@ -66,7 +68,7 @@ def model_from_name(model: str, *, named: str | None = None, random: bool = Fals
         named or found.model,
         found.folder,
         found.weights_sha256,
-        found.form,
+        found.model_config,
         found.preprocessing,
         found.labels,
         random,

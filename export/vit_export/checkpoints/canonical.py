@@ -6,23 +6,23 @@ import numpy as np
 
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Family, Part
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.files.weight_files import Tensor
 
 
 def canonical(
-    stored: Mapping[str, Tensor], family: Family, form: Form, labels: int
+    stored: Mapping[str, Tensor], family: Family, model_config: ModelConfig, labels: int
 ) -> dict[str, Tensor]:
-    """Return the tensors of `form` (see `Form.shapes`) out of those `stored` by name on disk.
+    """Return the tensors of a model, `ModelConfig.shapes`, out of those `stored` by name on disk.
 
     Each must be there once, finite, and of its shape, but for axes of length 1 in front. Tensors
     that lie in one on disk are split. Nothing else may be there. CheckpointError names a tensor as
     it is called on disk.
     """
-    conventions = family.stored(form, labels)
+    conventions = family.stored(model_config, labels)
     usual = max(conventions, key=lambda parts: sum(p.stored in stored for p in parts.values()))
     tensors, used = {}, set()
-    for name, shape in form.shapes(labels):
+    for name, shape in model_config.shapes(labels):
         places = dict.fromkeys(parts[name] for parts in conventions if name in parts)
         there = [place for place in places if place.stored in stored]
         if not there:

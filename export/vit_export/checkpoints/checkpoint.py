@@ -15,9 +15,9 @@ from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.folding import folded
 from vit_export.checkpoints.resampling import resampled
 from vit_export.families.family import Family
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.files.json_file import read_json
-from vit_export.files.other_kinds import file_in_words, refuse_other_kinds
+from vit_export.files.other_kinds import describe_file, refuse_other_kinds
 from vit_export.files.weight_files import Tensor, sha256_of, tensors_from_files, weight_files
 from vit_export.packages.labels import score_from_config
 from vit_export.packages.package import CONFIG, Package
@@ -41,12 +41,14 @@ class Checkpoint:
     weights_sha256: str  # over the weight files, in sorted order
     package: Package
     family: Family
-    form: Form
+    model_config: ModelConfig
     preprocessing: Preprocessing
     preprocessor_scale: float  # what the preprocessor's own sizes are multiplied by
     labels: tuple[str, ...]
     score: ScoreKind  # how logits become scores
-    tensors: Mapping[str, Tensor]  # float32 or float64, by canonical name, all that `form` has
+    tensors: Mapping[
+        str, Tensor
+    ]  # float32 or float64, by canonical name, all that `model_config` has
 
     @property
     def output(self) -> OutputKind:
@@ -76,7 +78,7 @@ def load(
             )
         name = model if model == "demo" else printable(folder.resolve().name)
     elif os.path.isfile(model):  # noqa: PTH113 - takes any text
-        raise CheckpointError(f"{printable(model)} {file_in_words(Path(model))}")
+        raise CheckpointError(f"{printable(model)} {describe_file(Path(model))}")
     else:
         folder, revision = hub.download(model, revision=revision, offline=offline)
         name = model
@@ -111,13 +113,15 @@ def _read(folder: Path, name: str, revision: str | None, image_size: int | None)
     family = package.family(config)
     files = weight_files(folder)
     stored = functools.cache(lambda: tensors_from_files(files, family.reads))
-    form = family.form(config, lambda: {name: t.shape for name, t in stored().items()})
+    model_config = family.model_config(
+        config, lambda: {name: t.shape for name, t in stored().items()}
+    )
     labels = package.labels(config)
-    preprocessing, scale = package.preprocessing(folder, family, form, image_size)
-    form = form.at(preprocessing.shape[0])
-    tensors = canonical(stored(), family, form, len(labels))
+    preprocessing, scale = package.preprocessing(folder, family, model_config, image_size)
+    model_config = model_config.at(preprocessing.shape[0])
+    tensors = canonical(stored(), family, model_config, len(labels))
     for change in (resampled, folded):
-        form, tensors = change(form, tensors)
+        model_config, tensors = change(model_config, tensors)
     return Checkpoint(
         model=name,
         revision=revision,
@@ -125,7 +129,7 @@ def _read(folder: Path, name: str, revision: str | None, image_size: int | None)
         weights_sha256=sha256_of(files),
         package=package,
         family=family,
-        form=form,
+        model_config=model_config,
         preprocessing=preprocessing,
         preprocessor_scale=scale,
         labels=labels,

@@ -9,37 +9,39 @@ from dataclasses import replace
 
 import numpy as np
 
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.files.weight_files import Tensor
 
 QKV = ("q", "k", "v")
 
 
-def folded(form: Form, tensors: Mapping[str, Tensor]) -> tuple[Form, dict[str, Tensor]]:
+def folded(
+    model_config: ModelConfig, tensors: Mapping[str, Tensor]
+) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Return the form without LayerScale and further heads, and the tensors of that form."""
     result = dict(tensors)
-    for i in range(form.layers):
+    for i in range(model_config.layers):
         block = f"blocks.{i}"
-        if form.layer_scale:
+        if model_config.layer_scale:
             _scale_outputs(result, f"{block}.out", result.pop(f"{block}.scale1"))
             _scale_outputs(result, f"{block}.fc2", result.pop(f"{block}.scale2"))
-        if 0 < len(_biased(form)) < len(QKV):
-            for part in set(QKV) - _biased(form):
-                result[f"{block}.{part}.bias"] = np.zeros(form.hidden_size)
-        if form.rotary:
+        if 0 < len(_biased(model_config)) < len(QKV):
+            for part in set(QKV) - _biased(model_config):
+                result[f"{block}.{part}.bias"] = np.zeros(model_config.hidden_size)
+        if model_config.rotary:
             for name in (f"{block}.{part}.{kind}" for part in "qk" for kind in ("weight", "bias")):
                 if name in result:
-                    result[name] = _halves(result[name], form.heads)
-    unbiased = form.unbiased
-    if _biased(form):
-        unbiased = tuple(layer for layer in unbiased if layer not in QKV)
-    if form.heads_averaged:
-        _average_heads(result, form.pooled)
-    return replace(form, layer_scale=False, heads_averaged=False, unbiased=unbiased), result
+                    result[name] = _halves(result[name], model_config.heads)
+    no_bias = model_config.no_bias
+    if _biased(model_config):
+        no_bias = tuple(layer for layer in no_bias if layer not in QKV)
+    if model_config.heads_averaged:
+        _average_heads(result, model_config.pooled)
+    return replace(model_config, layer_scale=False, heads_averaged=False, no_bias=no_bias), result
 
 
-def _biased(form: Form) -> set[str]:
-    return set(QKV) - set(form.unbiased)
+def _biased(model_config: ModelConfig) -> set[str]:
+    return set(QKV) - set(model_config.no_bias)
 
 
 def _scale_outputs(tensors: dict[str, Tensor], layer: str, scale: Tensor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.request import getproxies_environment
 
-from vit_engine.errors import limit_in_words, one_line, printable
+from vit_engine.errors import format_limit, one_line, printable
 
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -36,7 +36,7 @@ def reason_in_words(error: BaseException, hub: Hub) -> str:
     causes = list(_causes(error))
     cache = next(filter(os.environ.get, hub.caches), hub.caches[-1])
     for cause in causes:
-        if limit := limit_in_words(cause):
+        if limit := format_limit(cause):
             return f"{limit}; {cache} says where the files go"
         if isinstance(cause, OSError) and cause.filename is not None:  # of a socket there is none
             return (

@@ -6,31 +6,37 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.files.weight_files import Tensor
 
 CLS_DISTANCES = 3
 """Rows at the end of a table by distance: from CLS, to CLS, and of CLS to itself."""
 
 
-def resampled(form: Form, tensors: Mapping[str, Tensor]) -> tuple[Form, dict[str, Tensor]]:
+def resampled(
+    model_config: ModelConfig, tensors: Mapping[str, Tensor]
+) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Return the form with tables of the image's own size, and the tensors of that form."""
     result = dict(tensors)
-    if form.table_grid not in (0, form.grid):
-        if form.positions != "none":
+    if model_config.table_grid not in (0, model_config.grid):
+        if model_config.positions != "none":
             table = result["positions"]
-            head = len(table) - form.table_grid**2
-            patches = _resized(table[head:], form.grid, mode="bicubic", antialias=form.antialias)
+            head = len(table) - model_config.table_grid**2
+            patches = _resized(
+                table[head:], model_config.grid, mode="bicubic", antialias=model_config.antialias
+            )
             result["positions"] = np.concatenate([table[:head], patches])
-        for name in [f"blocks.{i}.relative" for i in range(form.layers) if form.relative]:
+        for name in [
+            f"blocks.{i}.relative" for i in range(model_config.layers) if model_config.relative
+        ]:
             table, rest = result[name][:-CLS_DISTANCES], result[name][-CLS_DISTANCES:]
-            side = 2 * form.grid - 1
-            if form.denser_near:
+            side = 2 * model_config.grid - 1
+            if model_config.denser_near:
                 distances = _read_denser_near(table, side)
             else:
                 distances = _resized(table, side, mode="bilinear", antialias=False)
             result[name] = np.concatenate([distances, rest])
-    return replace(form, table_grid=0), result
+    return replace(model_config, table_grid=0), result
 
 
 def _resized(table: Tensor, side: int, *, mode: str, antialias: bool) -> Tensor:

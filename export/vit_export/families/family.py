@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 
 Config = Mapping[str, Any]
 """A config.json, as it is read."""
@@ -33,17 +33,21 @@ class Family:
 
     model_type: str  # in config.json
     architecture: str  # the one entry of its `architectures`: the class in the library
-    form: Callable[[Config, StoredShapes], Form]  # CheckpointError for another kind of ViT
+    model_config: Callable[
+        [Config, StoredShapes], ModelConfig
+    ]  # CheckpointError for another kind of ViT
     conventions: tuple[Names, ...]  # a tensor may be stored under its name in any of them
     unread: tuple[str, ...]  # how names on disk begin that a classifier never reads; `*` as above
     image_processor: str  # in transformers, of a preprocessor config that names none
     takes_any_size: bool = False
     """Whether the library's model fits its position tables to the image without being told."""
 
-    def stored(self, form: Form, labels: int) -> list[dict[str, Part]]:
+    def stored(self, model_config: ModelConfig, labels: int) -> list[dict[str, Part]]:
         """Return, for each convention, where on disk every tensor is by its canonical name."""
-        tensors = [name for name, _ in form.shapes(labels)]
-        return [_stored(tensors, _numbered(names, form.layers)) for names in self.conventions]
+        tensors = [name for name, _ in model_config.shapes(labels)]
+        return [
+            _stored(tensors, _numbered(names, model_config.layers)) for names in self.conventions
+        ]
 
     def reads(self, name: str) -> bool:
         """Return whether a classifier has any use for the tensor of that name on disk."""

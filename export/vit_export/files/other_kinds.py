@@ -56,15 +56,15 @@ def refuse_other_kinds(names: Iterable[str]) -> None:
 
 def no_weights(names: Collection[str]) -> str:
     """Say that none of a folder's files are weights that are read, and what they are instead."""
-    words = f"no {SAFETENSORS} and no {PICKLE}, whole or sharded"
+    message = f"no {SAFETENSORS} and no {PICKLE}, whole or sharded"
     for end, kind in WEIGHTS.items():
         for name in sorted(names):
             if name.lower().endswith(end):
-                return f"{words}; {printable(name)} holds {kind}"
-    return words
+                return f"{message}; {printable(name)} holds {kind}"
+    return message
 
 
-def file_in_words(path: Path) -> str:
+def describe_file(path: Path) -> str:
     """Say what a file is that is named as a model: a model is a folder."""
     with path.open("rb") as file:
         magic = file.read(len(POINTER))

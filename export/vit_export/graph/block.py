@@ -2,56 +2,75 @@
 
 from onnxscript import OpBuilder, ir, nn
 
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.graph.layers import Activation, LayerNorm
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.positions import Rotation, distance_bias
-from vit_export.graph.product import Product
 from vit_export.graph.weights import Weights
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one product for query, key and value.
 
-    With fewer tokens `kept` than there are, only the leading ones ask: (N, T, D) -> (N, kept, D).
+    With fewer `num_output_tokens` than there are tokens, only the leading ones ask: (N, T, D) ->
+    (N, num_output_tokens, D).
     """
 
-    def __init__(self, weights: Weights, form: Form, block: int, *, kept: int) -> None:
+    def __init__(
+        self, weights: Weights, model_config: ModelConfig, block: int, *, num_output_tokens: int
+    ) -> None:
         super().__init__()
         q, k, v, inner, out = (f"blocks.{block}.{n}" for n in ("q", "k", "v", "inner_norm", "out"))
         norm = f"blocks.{block}.norm1"
-        self.heads, self.kept, self.all_ask = form.heads, kept, kept == form.tokens
+        self.heads, self.num_output_tokens, self.all_ask = (
+            model_config.heads,
+            num_output_tokens,
+            num_output_tokens == model_config.tokens,
+        )
         if self.all_ask:
             self.qkv = weights.linear(
-                Product("qkv", block, (q, k, v), tokens=form.tokens, reads=norm)
+                MatMul("qkv", block, (q, k, v), tokens=model_config.tokens, input_layer=norm)
             )
         else:
-            self.query = weights.linear(Product("q", block, (q,), tokens=kept, reads=norm))
-            self.key_value = weights.linear(
-                Product("kv", block, (k, v), tokens=form.tokens, reads=norm)
+            self.query = weights.linear(
+                MatMul("q", block, (q,), tokens=num_output_tokens, input_layer=norm)
             )
-        self.turned = self.turned_keys = None
-        if form.rotary:
-            self.turned_keys = Rotation(weights, form, form.rotary, tokens=form.tokens)
+            self.key_value = weights.linear(
+                MatMul("kv", block, (k, v), tokens=model_config.tokens, input_layer=norm)
+            )
+        self.query_rotation = self.key_rotation = None
+        if model_config.rotary:
+            self.key_rotation = Rotation(
+                weights, model_config, model_config.rotary, tokens=model_config.tokens
+            )
             # A token of the prefix turns by nothing.
-            self.turned = self.turned_keys if self.all_ask else None
+            self.query_rotation = self.key_rotation if self.all_ask else None
         self.bias = None
-        if form.relative:
-            self.bias = weights.parameter(distance_bias(weights, form, block)[:, :, :kept])
-        self.norm = LayerNorm(weights, inner, form.layer_norm_eps) if form.inner_norm else None
+        if model_config.relative:
+            self.bias = weights.parameter(
+                distance_bias(weights, model_config, block)[:, :, :num_output_tokens]
+            )
+        self.norm = (
+            LayerNorm(weights, inner, model_config.layer_norm_eps)
+            if model_config.inner_norm
+            else None
+        )
         # A channel of attention's output is a mean of that channel of the values.
-        reads = inner if form.inner_norm else v
-        self.project = weights.linear(Product("out", block, (out,), tokens=kept, reads=reads))
+        input_layer = inner if model_config.inner_norm else v
+        self.project = weights.linear(
+            MatMul("out", block, (out,), tokens=num_output_tokens, input_layer=input_layer)
+        )
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         if self.all_ask:
             query, key, value = op.Split(self.qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
         else:
-            query = self.query(op, leading(op, x, self.kept))
+            query = self.query(op, leading(op, x, self.num_output_tokens))
             key, value = op.Split(self.key_value(op, x), axis=-1, num_outputs=2, _outputs=2)
-        if self.turned_keys:
-            key = self.turned_keys(op, key)
-        if self.turned:
-            query = self.turned(op, query)
+        if self.key_rotation:
+            key = self.key_rotation(op, key)
+        if self.query_rotation:
+            query = self.query_rotation(op, query)
         inputs = [query, key, value, *([self.bias] if self.bias else [])]
         y = op.Attention(*inputs, q_num_heads=self.heads, kv_num_heads=self.heads)
         return self.project(op, self.norm(op, y) if self.norm else y)
@@ -61,26 +80,34 @@ class MLP(nn.Module):
     """Expand, activate, contract; x is (N, `tokens`, D). With `pooled`, their mean: (N, 1, D)."""
 
     def __init__(
-        self, weights: Weights, form: Form, block: int, *, tokens: int, pooled: bool
+        self, weights: Weights, model_config: ModelConfig, block: int, *, tokens: int, pooled: bool
     ) -> None:
         super().__init__()
         fc1, gate, inner, fc2, norm = (
             f"blocks.{block}.{n}" for n in ("fc1", "gate", "mlp_norm", "fc2", "norm2")
         )
-        self.gated, self.pooled = form.gated, pooled
-        layers = (fc1, gate) if form.gated else (fc1,)
-        self.fc1 = weights.linear(Product("fc1", block, layers, tokens=tokens, reads=norm))
-        self.activation = Activation(weights, form.hidden_act)
-        self.norm = LayerNorm(weights, inner, form.layer_norm_eps) if form.mlp_norm else None
-        reads = inner if form.mlp_norm else fc1 if form.gated else None
-        after_gelu = not form.mlp_norm and not form.gated and form.hidden_act != "silu"
+        self.gated, self.pooled = model_config.gated, pooled
+        layers = (fc1, gate) if model_config.gated else (fc1,)
+        self.fc1 = weights.linear(MatMul("fc1", block, layers, tokens=tokens, input_layer=norm))
+        self.activation = Activation(weights, model_config.hidden_act)
+        self.norm = (
+            LayerNorm(weights, inner, model_config.layer_norm_eps)
+            if model_config.mlp_norm
+            else None
+        )
+        input_layer = inner if model_config.mlp_norm else fc1 if model_config.gated else None
+        after_gelu = (
+            not model_config.mlp_norm
+            and not model_config.gated
+            and model_config.hidden_act != "silu"
+        )
         self.fc2 = weights.linear(
-            Product(
+            MatMul(
                 "fc2",
                 block,
                 (fc2,),
                 tokens=1 if pooled else tokens,
-                reads=reads,
+                input_layer=input_layer,
                 after_gelu=after_gelu,
             )
         )
@@ -106,27 +133,35 @@ class Block(nn.Module):
     head reads the mean of the patches, that mean: (N, kept, D) or (N, 1, D).
     """
 
-    def __init__(self, weights: Weights, form: Form, index: int) -> None:
+    def __init__(self, weights: Weights, model_config: ModelConfig, index: int) -> None:
         super().__init__()
-        last = index == form.layers - 1
-        self.tokens, self.before = form.tokens, form.before
-        self.kept = form.kept if last else form.tokens
-        self.pooled = last and form.pools_before_fc2
-        self.norm1 = LayerNorm(weights, f"blocks.{index}.norm1", form.layer_norm_eps)
-        self.attention = SelfAttention(weights, form, index, kept=self.kept)
-        self.norm2 = LayerNorm(weights, f"blocks.{index}.norm2", form.layer_norm_eps)
-        patches = self.kept - self.before
+        last = index == model_config.layers - 1
+        self.tokens, self.num_prefix_tokens = model_config.tokens, model_config.num_prefix_tokens
+        self.num_output_tokens = model_config.num_output_tokens if last else model_config.tokens
+        self.pooled = last and model_config.pools_before_fc2
+        self.norm1 = LayerNorm(weights, f"blocks.{index}.norm1", model_config.layer_norm_eps)
+        self.attention = SelfAttention(
+            weights, model_config, index, num_output_tokens=self.num_output_tokens
+        )
+        self.norm2 = LayerNorm(weights, f"blocks.{index}.norm2", model_config.layer_norm_eps)
+        patches = self.num_output_tokens - self.num_prefix_tokens
         self.mlp = MLP(
-            weights, form, index, tokens=patches if self.pooled else self.kept, pooled=self.pooled
+            weights,
+            model_config,
+            index,
+            tokens=patches if self.pooled else self.num_output_tokens,
+            pooled=self.pooled,
         )
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        residual = x if self.kept == self.tokens else leading(op, x, self.kept)
+        residual = (
+            x if self.num_output_tokens == self.tokens else leading(op, x, self.num_output_tokens)
+        )
         x = op.Add(residual, self.attention(op, self.norm1(op, x)))
         if not self.pooled:
             return op.Add(x, self.mlp(op, self.norm2(op, x)))
-        if self.before:
-            x = op.Slice(x, [self.before], [self.tokens], [1])
+        if self.num_prefix_tokens:
+            x = op.Slice(x, [self.num_prefix_tokens], [self.tokens], [1])
         return op.Add(op.ReduceMean(x, [1]), self.mlp(op, self.norm2(op, x)))
 
 

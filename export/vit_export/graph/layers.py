@@ -3,8 +3,8 @@
 import numpy as np
 from onnxscript import OpBuilder, ir, nn
 
-from vit_export.families.form import HiddenAct
-from vit_export.graph.product import Product
+from vit_export.families.model_config import HiddenAct
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.weights import Weights, bias_of, matrix_of
 
 QUICK_GELU_SLOPE = 1.702
@@ -14,10 +14,10 @@ QUICK_GELU_SLOPE = 1.702
 class Linear(nn.Module):
     """x (N, T, K) @ W + b in the artefact's float precision."""
 
-    def __init__(self, weights: Weights, product: Product) -> None:
+    def __init__(self, weights: Weights, matmul: MatMul) -> None:
         super().__init__()
-        self.weight = weights.parameter(matrix_of(product, weights.tensors))
-        bias = bias_of(product, weights.tensors)
+        self.weight = weights.parameter(matrix_of(matmul, weights.tensors))
+        bias = bias_of(matmul, weights.tensors)
         self.bias = None if bias is None else weights.parameter(bias)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:

@@ -4,12 +4,12 @@ from onnxscript import GraphBuilder, OpBuilder, ir, nn
 
 from vit_engine.artefact.contract import Precision, Preprocessing
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.graph.block import Block
 from vit_export.graph.choices import Io, input_from_io
 from vit_export.graph.embedding import PatchEmbedding
 from vit_export.graph.layers import LayerNorm, Linear
-from vit_export.graph.product import Product
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.weights import DTYPES, LinearFactory, Weights
 
 OPSET = 23  # the first with the standard Attention operator
@@ -24,35 +24,43 @@ class ViT(nn.Module):
     reads CLS alone, 6.9 % fewer multiply-adds.
     """
 
-    def __init__(self, weights: Weights, form: Form, preprocessing: Preprocessing, io: Io) -> None:
+    def __init__(
+        self, weights: Weights, model_config: ModelConfig, preprocessing: Preprocessing, io: Io
+    ) -> None:
         super().__init__("vit")
-        self.form = form
-        self.embeddings = PatchEmbedding(weights, form, preprocessing, io)
-        self.blocks = nn.ModuleList([Block(weights, form, i) for i in range(form.layers)])
-        self.norm = None if form.norm == "none" else LayerNorm(weights, "norm", form.layer_norm_eps)
-        reads = "norm" if self.norm and len(form.pooled) == 1 else None
+        self.model_config = model_config
+        self.embeddings = PatchEmbedding(weights, model_config, preprocessing, io)
+        self.blocks = nn.ModuleList(
+            [Block(weights, model_config, i) for i in range(model_config.layers)]
+        )
+        self.norm = (
+            None
+            if model_config.norm == "none"
+            else LayerNorm(weights, "norm", model_config.layer_norm_eps)
+        )
+        input_layer = "norm" if self.norm and len(model_config.pooled) == 1 else None
         self.classifier = weights.linear(
-            Product("head", None, ("head",), tokens=1, reads=reads)  # x is (N, D)
+            MatMul("head", None, ("head",), tokens=1, input_layer=input_layer)  # x is (N, D)
         )
 
     def forward(self, op: OpBuilder, image: ir.Value) -> ir.Value:
         x = self.embeddings(op, image)
         for block in self.blocks:
             x = block(op, x)
-        parts = [self.pool(op, x, name) for name in self.form.pooled]
+        parts = [self.pool(op, x, name) for name in self.model_config.pooled]
         y = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-1)
-        if self.norm and self.form.norm == "pooled":
+        if self.norm and self.model_config.norm == "pooled":
             y = self.norm(op, y)
         return op.Cast(self.classifier(op, y), to=ir.DataType.FLOAT)
 
     def pool(self, op: OpBuilder, x: ir.Value, name: str) -> ir.Value:
         """Return one part of what the head reads: (N, tokens, D) -> (N, D)."""
-        form = self.form
-        start, end = form.span(name)
-        tokens = 1 if form.pools_before_fc2 else form.kept
+        model_config = self.model_config
+        start, end = model_config.span(name)
+        tokens = 1 if model_config.pools_before_fc2 else model_config.num_output_tokens
         if tokens > 1 and (start, end) != (0, tokens):
             x = op.Slice(x, [start], [end], [1])
-        norm = self.norm if form.norm == "tokens" else None
+        norm = self.norm if model_config.norm == "tokens" else None
         if tokens == 1 or end - start == 1:
             x = op.Squeeze(x, [1])
             return norm(op, x) if norm else x
@@ -69,14 +77,14 @@ def model_from_checkpoint(
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="vit")
     builder = GraphBuilder(graph)
-    given = input_from_io(io, checkpoint.form.image_size)
+    given = input_from_io(io, checkpoint.model_config.image_size)
     image = builder.input(
         given.name,
         ir.DataType.UINT8 if given.dtype == "uint8" else ir.DataType.FLOAT,
         ["batch", *given.image_shape],
     )
     weights = Weights(checkpoint.tensors, DTYPES[precision], linear)
-    vit = ViT(weights, checkpoint.form, checkpoint.preprocessing, io)
+    vit = ViT(weights, checkpoint.model_config, checkpoint.preprocessing, io)
     logits = vit(builder.op, image)
     logits.shape = ir.Shape(["batch", len(checkpoint.labels)])
     logits.type = ir.TensorType(ir.DataType.FLOAT)

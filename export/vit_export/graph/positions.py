@@ -3,31 +3,31 @@
 import numpy as np
 from onnxscript import OpBuilder, ir, nn
 
-from vit_export.families.form import Form, Rotary
+from vit_export.families.model_config import ModelConfig, Rotary
 from vit_export.graph.weights import Array, Weights
 
 
-def distance_bias(weights: Weights, form: Form, block: int) -> Array:
+def distance_bias(weights: Weights, model_config: ModelConfig, block: int) -> Array:
     """Return what is added to the attention scores of a block: (1, heads, T, T).
 
     A row of the stored table is a distance in rows and columns; its last three are those from CLS
     to any token, from any token to CLS, and of CLS to itself (BEiT).
     """
-    table = weights[f"blocks.{block}.relative"][distances(form)]
+    table = weights[f"blocks.{block}.relative"][distances(model_config)]
     return table.transpose(2, 0, 1)[None]
 
 
-def distances(form: Form) -> np.ndarray[tuple[int, int], np.dtype[np.intp]]:
+def distances(model_config: ModelConfig) -> np.ndarray[tuple[int, int], np.dtype[np.intp]]:
     """Return the row of the table for each pair of tokens (T, T)."""
-    grid, before = form.grid, form.before
+    grid, num_prefix_tokens = model_config.grid, model_config.num_prefix_tokens
     y, x = np.divmod(np.arange(grid * grid), grid)
     rows, columns = y[:, None] - y + grid - 1, x[:, None] - x + grid - 1
     between_patches = (2 * grid - 1) ** 2
-    index = np.empty((form.tokens, form.tokens), np.intp)
-    index[:before] = between_patches
-    index[:, :before] = between_patches + 1
-    index[:before, :before] = between_patches + 2
-    index[before:, before:] = rows * (2 * grid - 1) + columns
+    index = np.empty((model_config.tokens, model_config.tokens), np.intp)
+    index[:num_prefix_tokens] = between_patches
+    index[:, :num_prefix_tokens] = between_patches + 1
+    index[:num_prefix_tokens, :num_prefix_tokens] = between_patches + 2
+    index[num_prefix_tokens:, num_prefix_tokens:] = rows * (2 * grid - 1) + columns
     return index
 
 
@@ -38,11 +38,17 @@ class Rotation(nn.Module):
     half a head apart.
     """
 
-    def __init__(self, weights: Weights, form: Form, rotary: Rotary, *, tokens: int) -> None:
+    def __init__(
+        self, weights: Weights, model_config: ModelConfig, rotary: Rotary, *, tokens: int
+    ) -> None:
         super().__init__()
-        self.heads, self.tokens, self.channels = form.heads, tokens, form.hidden_size // form.heads
+        self.heads, self.tokens, self.channels = (
+            model_config.heads,
+            tokens,
+            model_config.hidden_size // model_config.heads,
+        )
         angles: Array = np.zeros((tokens, self.channels // 2))
-        angles[form.before :] = rotary.angles(form.grid, self.channels)
+        angles[model_config.num_prefix_tokens :] = rotary.angles(model_config.grid, self.channels)
         cos, sin = np.cos(angles), np.sin(angles)
         self.cos = weights.parameter(np.concatenate([cos, cos], axis=1)[:, None])
         self.sin = weights.parameter(np.concatenate([-sin, sin], axis=1)[:, None])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnxscript import ir, nn
 
 from vit_engine.artefact.contract import Precision
-from vit_export.graph.product import Product
+from vit_export.graph.matmul import MatMul
 
 Array = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[np.generic]]
@@ -37,23 +37,23 @@ class Weights:
         narrow = np.ascontiguousarray(array.astype(self.dtype))
         return nn.Parameter(narrow.shape, data=ir.tensor(narrow))
 
-    def linear(self, product: Product) -> nn.Module:
+    def linear(self, matmul: MatMul) -> nn.Module:
         """Return the product's module: from x (N, T, K) to x @ W + b (N, T, M)."""
-        return self._linear(self, product)
+        return self._linear(self, matmul)
 
 
-LinearFactory = Callable[[Weights, Product], nn.Module]
+LinearFactory = Callable[[Weights, MatMul], nn.Module]
 """Makes the module of each product: all in float, or some in int8."""
 
 
-def matrix_of(product: Product, tensors: Tensors) -> Array:
+def matrix_of(matmul: MatMul, tensors: Tensors) -> Array:
     """Return the product's weights (K, M), the layers side by side."""
-    matrices = [tensors[f"{layer}.weight"].astype(np.float64).T for layer in product.layers]
+    matrices = [tensors[f"{layer}.weight"].astype(np.float64).T for layer in matmul.layers]
     return np.concatenate(matrices, axis=1)
 
 
-def bias_of(product: Product, tensors: Tensors) -> Array | None:
+def bias_of(matmul: MatMul, tensors: Tensors) -> Array | None:
     """Return the product's bias (M,), or None where its layers have none."""
-    if f"{product.layers[0]}.bias" not in tensors:
+    if f"{matmul.layers[0]}.bias" not in tensors:
         return None
-    return np.concatenate([tensors[f"{n}.bias"].astype(np.float64) for n in product.layers])
+    return np.concatenate([tensors[f"{n}.bias"].astype(np.float64) for n in matmul.layers])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vit_engine.artefact.contract import Preprocessing
 from vit_export.families.family import Config, Family
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 
 CONFIG = "config.json"
 
@@ -31,7 +31,7 @@ class Package:
     owns: Callable[[Config], bool]
     family: Callable[[Config], Family]
     labels: Callable[[Config], tuple[str, ...]]  # of each logit, in order
-    preprocessing: Callable[[Path, Family, Form, int | None], tuple[Preprocessing, float]]
+    preprocessing: Callable[[Path, Family, ModelConfig, int | None], tuple[Preprocessing, float]]
     """Of a folder's images; for a size in pixels other than the checkpoint's own, also the factor
     that its sizes were multiplied by."""
     resized_configs: Callable[[Path, Family, int, float], dict[str, Any]]

@@ -11,7 +11,7 @@ from vit_engine.artefact.contract import MAX_COLOUR, Filter, Preprocessing, Resi
 from vit_engine.errors import CheckpointError
 from vit_engine.machine.installation import pip_install
 from vit_export.families.family import Config, Family
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.families.timm.vision_transformer import family_from_timm, is_timm
 from vit_export.families.values import is_number, per_channel, section
 from vit_export.files.json_file import read_json
@@ -136,10 +136,10 @@ def preprocessing_from_pretrained_cfg(config: Config, image_size: int) -> Prepro
 
 
 def _preprocessing(
-    folder: Path, _: Family, form: Form, image_size: int | None
+    folder: Path, _: Family, model_config: ModelConfig, image_size: int | None
 ) -> tuple[Preprocessing, float]:
     pretrained = section(read_json(folder / CONFIG), "pretrained_cfg")
-    return preprocessing_from_pretrained_cfg(pretrained, image_size or form.image_size), 1.0
+    return preprocessing_from_pretrained_cfg(pretrained, image_size or model_config.image_size), 1.0
 
 
 def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from vit_engine.artefact.contract import Preprocessing
 from vit_export.families.family import Family
-from vit_export.families.form import Form
 from vit_export.families.known import family_from_config
+from vit_export.families.model_config import ModelConfig
 from vit_export.files.json_file import read_json
 from vit_export.packages.labels import labels_from_config
 from vit_export.packages.package import CONFIG, Model, Package, Processor
@@ -23,7 +23,7 @@ from vit_export.packages.preprocessor import (
 
 
 def _preprocessing(
-    folder: Path, family: Family, form: Form, image_size: int | None
+    folder: Path, family: Family, model_config: ModelConfig, image_size: int | None
 ) -> tuple[Preprocessing, float]:
     resolve = partial(
         preprocessing_from_config,
@@ -31,7 +31,7 @@ def _preprocessing(
         default_processor=_default_processor(folder, family),
     )
     any_size = family.takes_any_size or image_size
-    own = resolve(None if any_size else form.image_size)
+    own = resolve(None if any_size else model_config.image_size)
     if not image_size:
         return own, 1.0
     scale = image_size / own.shape[0]

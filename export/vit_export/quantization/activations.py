@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from onnxscript import OpBuilder, ir, nn
 
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.graph.layers import Linear
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.model import model_from_checkpoint
-from vit_export.graph.product import Product
 from vit_export.graph.weights import Array, Weights
-from vit_export.quantization.trial import trial_session
+from vit_export.quantization.model_session import open_model_session
 
 READ_SHARE = 0.3
 """The part in the statistics of the prefix tokens that the head reads: the logits feel the rounding
@@ -28,7 +28,7 @@ class Statistics:
     """Of one product's input x over the calibration images, its tokens weighed."""
 
     total: Array  # (K,) sum of x
-    products: NDArray[np.float32]  # (K, K) x' x
+    matmuls: NDArray[np.float32]  # (K, K) x' x
     weight: float = 0.0  # of all tokens
 
     @classmethod
@@ -40,17 +40,17 @@ class Statistics:
         """Count the tokens of x (images, tokens, K) in, each with its weight (tokens,)."""
         self.total += weights @ x.sum(0, dtype=np.float64)
         rows = (x * np.sqrt(weights)[:, None].astype(np.float32)).reshape(-1, x.shape[-1])
-        self.products += rows.T @ rows
+        self.matmuls += rows.T @ rows
         self.weight += len(x) * float(weights.sum())
 
     def scaled(self, scale: Array) -> "Statistics":
         """Return the statistics of x * scale, for a scale (K,)."""
-        products = (self.products * np.outer(scale, scale)).astype(np.float32)
-        return Statistics(self.total * scale, products, self.weight)
+        matmuls = (self.matmuls * np.outer(scale, scale)).astype(np.float32)
+        return Statistics(self.total * scale, matmuls, self.weight)
 
     def size(self) -> Array:
         """Return each channel's root mean square (K,)."""
-        return np.asarray(np.sqrt(self.products.diagonal() / self.weight))
+        return np.asarray(np.sqrt(self.matmuls.diagonal() / self.weight))
 
     def mean(self) -> Array:
         """Return each channel's mean (K,)."""
@@ -61,43 +61,48 @@ class Statistics:
 class Activations:
     """All products of a graph, and what those over every patch of an image read."""
 
-    products: tuple[Product, ...]
-    statistics: Mapping[Product, Statistics]
+    matmuls: tuple[MatMul, ...]
+    statistics: Mapping[MatMul, Statistics]
 
 
 def activations_of(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> Activations:
     """Run the float graph on the images (N, H, W, 3) and look at what its products read."""
-    tapped: dict[Product, _Tapped] = {}
+    tapped: dict[MatMul, _Tapped] = {}
 
-    def tap(weights: Weights, product: Product) -> nn.Module:
-        tapped[product] = _Tapped(weights, product)
-        return tapped[product]
+    def tap(weights: Weights, matmul: MatMul) -> nn.Module:
+        tapped[matmul] = _Tapped(weights, matmul)
+        return tapped[matmul]
 
     model = model_from_checkpoint(checkpoint, precision="fp32", io="uint8", linear=tap)
-    patches = checkpoint.form.grid**2
+    patches = checkpoint.model_config.grid**2
     inputs = {p: m.input for p, m in tapped.items() if p.tokens >= patches}
-    weights = token_weights(checkpoint.form)
+    weights = token_weights(checkpoint.model_config)
     for value in inputs.values():
         value.type = ir.TensorType(ir.DataType.FLOAT)
         model.graph.outputs.append(value)
-    session = trial_session(model)
+    session = open_model_session(model)
     names = [str(value.name) for value in inputs.values()]
-    statistics: dict[Product, Statistics] = {}
+    statistics: dict[MatMul, Statistics] = {}
     for start in range(0, len(pixels), BATCH):
         found = session.run(names, {"pixels": pixels[start : start + BATCH]})
-        for product, x in zip(inputs, found, strict=True):
-            statistics.setdefault(product, Statistics.empty(x.shape[-1])).add(
-                x, weights[-product.tokens :]
+        for matmul, x in zip(inputs, found, strict=True):
+            statistics.setdefault(matmul, Statistics.empty(x.shape[-1])).add(
+                x, weights[-matmul.tokens :]
             )
     return Activations(tuple(tapped), statistics)
 
 
-def token_weights(form: Form) -> Array:
+def token_weights(model_config: ModelConfig) -> Array:
     """Return how much each token counts (tokens,): a patch 1, what is read before them more."""
-    weights = np.ones(form.tokens)
-    read = [i for name in form.pooled if name != "patches" for i in range(*form.span(name))]
+    weights = np.ones(model_config.tokens)
+    read = [
+        i
+        for name in model_config.pooled
+        if name != "patches"
+        for i in range(*model_config.span(name))
+    ]
     if read:
-        others = form.tokens - len(read)
+        others = model_config.tokens - len(read)
         weights[read] = READ_SHARE / (1 - READ_SHARE) * others / len(read)
     return weights
 

@@ -31,32 +31,32 @@ class Agreement:
     low: float  # with `high`: the interval that holds `expected` in 95 of 100 cases
     high: float
     divergence: float  # mean `divergence` from the reference's scores, nats
-    turned: float  # the largest margin that a turned label had, in logits
+    flipped: float  # the largest margin that a turned label had, in logits
 
-    def images_to_decide(self, least: float) -> int:
-        """Return how many images it takes to tell this agreement from `least`, about."""
-        apart = max(abs(self.expected - least), 1e-4)
+    def images_to_decide(self, minimum: float) -> int:
+        """Return how many images it takes to tell this agreement from `minimum`, about."""
+        apart = max(abs(self.expected - minimum), 1e-4)
         return max(self.images, math.ceil(self.images * ((self.expected - self.low) / apart) ** 2))
 
     def __str__(self) -> str:
         return (
             f"{self.expected:.1%} of labels kept, by margins ({self.low:.1%} to {self.high:.1%} "
             f"with 95 % confidence; {self.counted:.1%} counted), divergence {self.divergence:.1e}, "
-            f"turned labels within {self.turned:.2g} of a tie"
+            f"turned labels within {self.flipped:.2g} of a tie"
         )
 
-    def check(self, least: float, *, name: str, cure: str) -> None:
-        """Raise ParityError where fewer than `least` of the labels are kept, as far as is known."""
-        if self.expected < least:
-            raise ParityError(f"{name} keeps too few labels: {self} (allowed {least:.1%}); {cure}")
+    def check(self, minimum: float, *, name: str, fix: str) -> None:
+        """Raise ParityError where fewer than `minimum` of the labels are kept, as far as known."""
+        if self.expected < minimum:
+            raise ParityError(f"{name} keeps too few labels: {self} (allowed {minimum:.1%}); {fix}")
 
-    def doubt(self, least: float) -> str | None:
-        """Say how many images would tell whether `least` is met, None where it is told."""
-        if not self.low < least <= self.high:
+    def confidence(self, minimum: float) -> str | None:
+        """Say how many images would tell whether `minimum` is met, None where it is told."""
+        if not self.low < minimum <= self.high:
             return None
         return (
-            f"{self.images} images do not tell surely whether {least:.1%} of labels are kept; "
-            f"about {self.images_to_decide(least):,} would"
+            f"{self.images} images do not tell surely whether {minimum:.1%} of labels are kept; "
+            f"about {self.images_to_decide(minimum):,} would"
         )
 
 
@@ -66,14 +66,14 @@ def agreement_of(found: Logits, expected: Logits, output: Scores, views: int) ->
     A label is that of the softmax, or for sigmoids which labels are above a half. The interval
     counts images, not views: those of one image turn together.
     """
-    reference, rounded = expected.astype(np.float64), found.astype(np.float64)
+    reference, quantized = expected.astype(np.float64), found.astype(np.float64)
     if output.function == "sigmoid":
-        margin, after = np.abs(reference), rounded * np.sign(reference)
+        margin, after = np.abs(reference), quantized * np.sign(reference)
     else:
         label = reference.argmax(1)[:, None]
         others = np.argsort(reference, 1)[:, -1 - RIVALS : -1]
         margin = np.take_along_axis(reference, label, 1) - np.take_along_axis(reference, others, 1)
-        after = np.take_along_axis(rounded, label, 1) - np.take_along_axis(rounded, others, 1)
+        after = np.take_along_axis(quantized, label, 1) - np.take_along_axis(quantized, others, 1)
     noise = max(float(np.sqrt(((after - margin) ** 2).mean())) if margin.size else 0.0, 1e-12)
     turning = np.vectorize(math.erfc, otypes=[float])(margin / noise / math.sqrt(2)) / 2
     by_image = (1 - turning).prod(1).reshape(-1, views).mean(1)
@@ -87,6 +87,6 @@ def agreement_of(found: Logits, expected: Logits, output: Scores, views: int) ->
         expected=mean,
         low=max(0.0, float(doubtful.mean()) - SURE * float(doubtful.std()) / math.sqrt(count + 1)),
         high=min(1.0, mean + SURE * float(by_image.std()) / math.sqrt(count)),
-        divergence=float(divergence(reference, rounded, output.function).mean()),
-        turned=float(margin[~same].min(1).max(initial=0.0)) if margin.size else 0.0,
+        divergence=float(divergence(reference, quantized, output.function).mean()),
+        flipped=float(margin[~same].min(1).max(initial=0.0)) if margin.size else 0.0,
     )

@@ -9,7 +9,7 @@ from PIL import Image
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import UsageError, printable
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 from vit_export.samples import draw
 from vit_export.samples.images import drawn_samples, items_for, sample_from_item
 
@@ -29,7 +29,7 @@ CROPS = ((0.0, 0.0, 1.0), (0.0, 0.0, 0.8), (0.2, 0.2, 0.8), (0.1, 0.1, 0.8))
 """Left, top and size of an image's views, as shares of its own; each also mirrored."""
 
 
-def calibration_items(source: str) -> list[Item]:
+def calibration_items(source: str) -> list[Sample]:
     """Return what --calibrate names; UsageError for fewer than two images."""
     items = items_for("--calibrate", [source])
     if len(items) < 2:
@@ -40,7 +40,7 @@ def calibration_items(source: str) -> list[Item]:
     return items
 
 
-def split(items: list[Item] | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
+def split(items: list[Sample] | None) -> tuple[list[Image.Image], Iterator[Image.Image]]:
     """Return the images to calibrate on and those to judge on.
 
     Of a user's images MOST calibrate, or all but ENOUGH, or half of them; the others judge. With
@@ -56,7 +56,7 @@ def split(items: list[Item] | None) -> tuple[list[Image.Image], Iterator[Image.I
     )
 
 
-def sharing(items: list[Item]) -> str:
+def sharing(items: list[Sample]) -> str:
     """Say how many of the images given calibrate and how many judge."""
     calibrating, judging = map(len, _shared_out(items))
     each = f", each in {count} views" if (count := view_count(judging)) > 1 else ""
@@ -66,7 +66,7 @@ def sharing(items: list[Item]) -> str:
     )
 
 
-def _shared_out(items: list[Item]) -> tuple[list[Item], list[Item]]:
+def _shared_out(items: list[Sample]) -> tuple[list[Sample], list[Sample]]:
     count = min(MOST, max(len(items) // 2, len(items) - ENOUGH))
     chosen = {i * len(items) // count for i in range(count)}
     rest = [item for i, item in enumerate(items) if i not in chosen]

@@ -20,12 +20,12 @@ def int8_from_matrix(matrix: Array, bias: Array, found: Statistics) -> Int8Weigh
     of what remains goes into the bias (M,).
     """
     scale = np.maximum(np.abs(matrix).max(0), 1e-12) / LEVELS
-    products = found.products.astype(np.float64)
-    strength = products.diagonal()
-    products[np.diag_indices_from(products)] += max(DAMPING * strength.mean(), 1e-12)
+    matmuls = found.matmuls.astype(np.float64)
+    strength = matmuls.diagonal()
+    matmuls[np.diag_indices_from(matmuls)] += max(DAMPING * strength.mean(), 1e-12)
     order = np.argsort(-strength, kind="stable")
     # U'U is the inverse of x' x: row k of U says how the channels after k make up for k's error.
-    upper = np.linalg.cholesky(np.linalg.inv(products[np.ix_(order, order)])).T
+    upper = np.linalg.cholesky(np.linalg.inv(matmuls[np.ix_(order, order)])).T
     left, steps = matrix[order], np.empty(matrix.shape, np.int8)
     for start in range(0, len(left), BLOCK):
         end = min(start + BLOCK, len(left))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxscript import OpBuilder, ir, nn
 
 from vit_export.graph.layers import Linear
-from vit_export.graph.product import Product
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.weights import LinearFactory, Weights, matrix_of
 
 DOMAIN = "com.microsoft"
@@ -45,11 +45,11 @@ class Int8Linear(nn.Module):
     its batch.
     """
 
-    def __init__(self, weights: Int8Weights, product: Product) -> None:
+    def __init__(self, weights: Int8Weights, matmul: MatMul) -> None:
         super().__init__()
         self.inputs, self.outputs = weights.matrix.shape
-        self.tokens = product.tokens
-        self.after_gelu = after_gelu = product.after_gelu
+        self.tokens = matmul.tokens
+        self.after_gelu = after_gelu = matmul.after_gelu
         self.weight = _parameter(weights.matrix)
         self.scale = _parameter(weights.scale.astype(np.float32))
         self.weight_zero = _parameter(np.zeros(self.outputs, np.int8))
@@ -58,14 +58,14 @@ class Int8Linear(nn.Module):
         levels = 255 - GELU_ZERO if after_gelu else LEVELS
         self.steps = _parameter(np.float32(1 / levels))
         # A token of zeros has a step all the same.
-        self.least = _parameter(np.float32(GELU_MIN / GELU_ZERO if after_gelu else 1e-12))
+        self.minimum = _parameter(np.float32(GELU_MIN / GELU_ZERO if after_gelu else 1e-12))
         self.one = _parameter(np.float32(1))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """Emit the product."""
         x = op.Reshape(x, [-1, self.inputs])
         largest = op.ReduceMax(x if self.after_gelu else op.Abs(x), [-1], keepdims=0)
-        step = op.Max(op.Mul(largest, self.steps), self.least)
+        step = op.Max(op.Mul(largest, self.steps), self.minimum)
         zeros = op.Expand(self.zero, op.Shape(step))
         # Scales on axis 0 are the one fast way to a scale per token: Div and QuantizeLinear take
         # 1.6 times as long.
@@ -81,9 +81,9 @@ class Int8Linear(nn.Module):
 class _HalfStored(Linear):
     """A Linear that keeps half a file's bytes; ONNX Runtime widens the weights when it loads."""
 
-    def __init__(self, weights: Weights, product: Product) -> None:
-        super().__init__(weights, product)
-        self.weight = _parameter(matrix_of(product, weights.tensors).astype(np.float16))
+    def __init__(self, weights: Weights, matmul: MatMul) -> None:
+        super().__init__(weights, matmul)
+        self.weight = _parameter(matrix_of(matmul, weights.tensors).astype(np.float16))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """Emit the product."""
@@ -93,13 +93,13 @@ class _HalfStored(Linear):
         return y
 
 
-def linear_with_int8(rounded: Mapping[Product, Int8Weights]) -> LinearFactory:
-    """Return what makes the products of an int8 graph: those `rounded` in int8, others in float."""
+def linear_with_int8(int8_weights: Mapping[MatMul, Int8Weights]) -> LinearFactory:
+    """Return what makes an int8 graph's products: those with `int8_weights`, others in float."""
 
-    def linear(weights: Weights, product: Product) -> nn.Module:
-        if product in rounded:
-            return Int8Linear(rounded[product], product)
-        return _HalfStored(weights, product)
+    def linear(weights: Weights, matmul: MatMul) -> nn.Module:
+        if matmul in int8_weights:
+            return Int8Linear(int8_weights[matmul], matmul)
+        return _HalfStored(weights, matmul)
 
     return linear
 

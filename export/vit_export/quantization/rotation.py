@@ -9,36 +9,38 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.files.weight_files import Tensor
 from vit_export.graph.weights import Array
 
 SEED = 0
 
 
-def rotated(form: Form, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rotated(model_config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors in a rotated basis, those of a folded form.
 
     A norm before the blocks holds the stream to its channels, and one behind attention its values.
     """
     result = dict(tensors)
     rng = np.random.default_rng(SEED)
-    if not form.pre_norm:
-        _rotate_stream(form, result, _keeping_mean(form.hidden_size, rng))
-    if not form.inner_norm:
-        _rotate_values(form, result, _rotation(form.hidden_size // form.heads, rng))
+    if not model_config.pre_norm:
+        _rotate_stream(model_config, result, _keeping_mean(model_config.hidden_size, rng))
+    if not model_config.inner_norm:
+        _rotate_values(
+            model_config, result, _rotation(model_config.hidden_size // model_config.heads, rng)
+        )
     return result
 
 
-def _rotate_stream(form: Form, tensors: dict[str, Tensor], turn: Array) -> None:
+def _rotate_stream(model_config: ModelConfig, tensors: dict[str, Tensor], turn: Array) -> None:
     """Turn x to x @ turn between the blocks; norms, which follow the mean, see no difference."""
-    for name in (*(name for name, _ in form.prefix), "positions"):
+    for name in (*(name for name, _ in model_config.prefix), "positions"):
         if name in tensors:
             tensors[name] = tensors[name].astype(np.float64) @ turn
-    writers, parts = ["patch"], len(form.pooled)
-    for block in (f"blocks.{i}" for i in range(form.layers)):
+    writers, parts = ["patch"], len(model_config.pooled)
+    for block in (f"blocks.{i}" for i in range(model_config.layers)):
         _read_norm(tensors, f"{block}.norm1", (f"{block}.{n}" for n in "qkv"), turn)
-        first = (f"{block}.{n}" for n in (("fc1", "gate") if form.gated else ("fc1",)))
+        first = (f"{block}.{n}" for n in (("fc1", "gate") if model_config.gated else ("fc1",)))
         _read_norm(tensors, f"{block}.norm2", first, turn)
         writers += [f"{block}.out", f"{block}.fc2"]
     for writer in writers:
@@ -46,7 +48,7 @@ def _rotate_stream(form: Form, tensors: dict[str, Tensor], turn: Array) -> None:
             if name in tensors:
                 made = tensors[name].astype(np.float64)
                 tensors[name] = np.tensordot(turn, made, (0, 0))
-    _read_norm(tensors, None if form.norm == "none" else "norm", ["head"], turn, parts)
+    _read_norm(tensors, None if model_config.norm == "none" else "norm", ["head"], turn, parts)
 
 
 def _read_norm(
@@ -72,16 +74,16 @@ def _read_norm(
         tensors[f"{reader}.weight"] = ((matrix * scale) @ turn).reshape(len(matrix), -1)
 
 
-def _rotate_values(form: Form, tensors: dict[str, Tensor], turn: Array) -> None:
+def _rotate_values(model_config: ModelConfig, tensors: dict[str, Tensor], turn: Array) -> None:
     """Turn the values of each head, whose means attention's output is, and the output's weights."""
-    for block in (f"blocks.{i}" for i in range(form.layers)):
+    for block in (f"blocks.{i}" for i in range(model_config.layers)):
         for name in (f"{block}.v.weight", f"{block}.v.bias"):
             if name in tensors:
                 made = tensors[name].astype(np.float64)
-                heads = made.reshape(form.heads, len(turn), -1)
+                heads = made.reshape(model_config.heads, len(turn), -1)
                 tensors[name] = (turn.T @ heads).reshape(made.shape)
         read = tensors[f"{block}.out.weight"].astype(np.float64)
-        heads = read.reshape(len(read), form.heads, len(turn))
+        heads = read.reshape(len(read), model_config.heads, len(turn))
         tensors[f"{block}.out.weight"] = (heads @ turn).reshape(read.shape)
 
 

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import ScoreKind
 from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.model import model_from_checkpoint
-from vit_export.graph.product import Product
 from vit_export.graph.weights import Array
 from vit_export.quantization.activations import BATCH
+from vit_export.quantization.model_session import open_model_session
 from vit_export.quantization.operators import Int8Weights, linear_with_int8
-from vit_export.quantization.trial import trial_session
 
 PROBES = 8
 """Calibration images that sensitivity is measured on."""
@@ -31,17 +31,17 @@ nothing here: of 40 images, one near a tie is 1 % whatever stays in float."""
 class FloatShare:
     """The products that stay in float, what they are of the multiply-adds, and what comes of it."""
 
-    products: frozenset[Product]
+    matmuls: frozenset[MatMul]
     share: float
     divergence: float | None  # None for a regression, whose values have no unit
 
 
 def sensitivity_of(
     checkpoint: Checkpoint,
-    rounded: Mapping[Product, Int8Weights],
+    int8_weights: Mapping[MatMul, Int8Weights],
     pixels: NDArray[np.uint8],
     progress: Callable[[str], None],
-) -> dict[Product, float]:
+) -> dict[MatMul, float]:
     """Return what each product alone in int8 does to the scores, the most sensitive first.
 
     It is the mean `divergence` from the float graph over PROBES of the images (N, H, W, 3).
@@ -49,17 +49,17 @@ def sensitivity_of(
     probes = pixels[:: -(-len(pixels) // PROBES)]
     true = logits_of(checkpoint, {}, probes)
     found = {}
-    for done, (product, weights) in enumerate(rounded.items()):
-        progress(f"running {product} in int8 alone ({done} of {len(rounded)} products)")
-        alone = logits_of(checkpoint, {product: weights}, probes)
-        found[product] = float(divergence(true, alone, checkpoint.score).mean())
+    for done, (matmul, weights) in enumerate(int8_weights.items()):
+        progress(f"running {matmul} in int8 alone ({done} of {len(int8_weights)} products)")
+        alone = logits_of(checkpoint, {matmul: weights}, probes)
+        found[matmul] = float(divergence(true, alone, checkpoint.score).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def float_share(
     checkpoint: Checkpoint,
-    rounded: Mapping[Product, Int8Weights],
-    sensitivity: Mapping[Product, float],
+    int8_weights: Mapping[MatMul, Int8Weights],
+    sensitivity: Mapping[MatMul, float],
     pixels: NDArray[np.uint8],
     progress: Callable[[str], None],
 ) -> FloatShare:
@@ -68,35 +68,35 @@ def float_share(
     The largest where none does; a regression has the least.
     """
     if checkpoint.score == "none":
-        return FloatShare(*worth_float(rounded, sensitivity, SHARES[0]), None)
+        return FloatShare(*choose_float_layers(int8_weights, sensitivity, SHARES[0]), None)
     true = logits_of(checkpoint, {}, pixels)
     for limit in SHARES:
         progress(f"running the graph with {limit:.0%} of its multiply-adds in float")
-        products, share = worth_float(rounded, sensitivity, limit)
-        rest = {product: w for product, w in rounded.items() if product not in products}
+        matmuls, share = choose_float_layers(int8_weights, sensitivity, limit)
+        rest = {matmul: w for matmul, w in int8_weights.items() if matmul not in matmuls}
         found = logits_of(checkpoint, rest, pixels)
         mean = float(divergence(true, found, checkpoint.score).mean())
         if mean <= AIM:
             break
-    return FloatShare(products, share, mean)
+    return FloatShare(matmuls, share, mean)
 
 
-def worth_float(
-    rounded: Mapping[Product, Int8Weights], sensitivity: Mapping[Product, float], limit: float
-) -> tuple[frozenset[Product], float]:
+def choose_float_layers(
+    int8_weights: Mapping[MatMul, Int8Weights], sensitivity: Mapping[MatMul, float], limit: float
+) -> tuple[frozenset[MatMul], float]:
     """Return the products whose place in float buys most, and their share of the multiply-adds.
 
     As many as a share of `limit` pays for.
     """
-    cost = {product: weights.matrix.size for product, weights in rounded.items()}
+    cost = {matmul: weights.matrix.size for matmul, weights in int8_weights.items()}
     whole = sum(cost.values())
     left = limit * whole
     chosen = set()
-    for product in sorted(cost, key=lambda p: -sensitivity[p] / cost[p]):
-        if cost[product] <= left:
-            left -= cost[product]
-            chosen.add(product)
-    return frozenset(chosen), sum(cost[product] for product in chosen) / whole
+    for matmul in sorted(cost, key=lambda p: -sensitivity[p] / cost[p]):
+        if cost[matmul] <= left:
+            left -= cost[matmul]
+            chosen.add(matmul)
+    return frozenset(chosen), sum(cost[matmul] for matmul in chosen) / whole
 
 
 def divergence(true: Array, found: Array, score: ScoreKind) -> Array:
@@ -125,13 +125,13 @@ def _log_softmax(logits: Array) -> Array:
 
 
 def logits_of(
-    checkpoint: Checkpoint, rounded: Mapping[Product, Int8Weights], pixels: NDArray[np.uint8]
+    checkpoint: Checkpoint, int8_weights: Mapping[MatMul, Int8Weights], pixels: NDArray[np.uint8]
 ) -> Array:
     """Return the logits (N, labels) of the graph with those products in int8."""
     model = model_from_checkpoint(
-        checkpoint, precision="int8", io="uint8", linear=linear_with_int8(rounded)
+        checkpoint, precision="int8", io="uint8", linear=linear_with_int8(int8_weights)
     )
-    session = trial_session(model)
+    session = open_model_session(model)
     parts = np.split(pixels, range(BATCH, len(pixels), BATCH))
     found = [session.run(None, {"pixels": part})[0] for part in parts]
     return np.concatenate(found).astype(np.float64)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from vit_export.files.weight_files import Tensor
-from vit_export.graph.product import Product
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.weights import Array, matrix_of
 from vit_export.quantization.activations import Activations, Statistics
 
@@ -23,20 +23,20 @@ SMALLEST = 1e-5
 
 def smoothed(
     tensors: Mapping[str, Tensor], activations: Activations
-) -> tuple[dict[str, Tensor], dict[Product, Statistics]]:
+) -> tuple[dict[str, Tensor], dict[MatMul, Statistics]]:
     """Return the tensors with a scale folded in for each product, and the statistics after it.
 
     A product that reads no layer's channels, as after a GELU, stays as it is.
     """
     result = dict(tensors)
     statistics = {}
-    for product, found in activations.statistics.items():
-        statistics[product] = found
-        if product.reads is not None:
-            scale = _scale(matrix_of(product, result), found)
-            readers = (p for p in activations.products if p.reads == product.reads)
-            _fold(result, product.reads, (n for p in readers for n in p.layers), scale)
-            statistics[product] = found.scaled(1 / scale)
+    for matmul, found in activations.statistics.items():
+        statistics[matmul] = found
+        if matmul.input_layer is not None:
+            scale = _scale(matrix_of(matmul, result), found)
+            readers = (p for p in activations.matmuls if p.input_layer == matmul.input_layer)
+            _fold(result, matmul.input_layer, (n for p in readers for n in p.layers), scale)
+            statistics[matmul] = found.scaled(1 / scale)
     return result, statistics
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.images.decode import image_from_item
-from vit_engine.sources.find import check_present, items_from_sources
-from vit_engine.sources.item import Item
+from vit_engine.sources.find import check_present, samples_from_sources
+from vit_engine.sources.sample import Sample
 from vit_export.samples import draw
 
 MODES = ("RGB", "RGBA", "L", "P", "CMYK", "1", "LA")
@@ -20,16 +20,16 @@ SIZES = (
 """Widths and heights in pixels: odd and even margins on either side, larger and smaller images."""
 
 
-def items_for(option: str, sources: Sequence[str]) -> list[Item]:
+def items_for(option: str, sources: Sequence[str]) -> list[Sample]:
     """Return what the sources of the command's `option` name; UsageError if that is no image."""
     try:
         check_present(sources)
-        return list(items_from_sources(sources))
+        return list(samples_from_sources(sources))
     except UsageError as e:
         raise UsageError(f"{option}: {e}; name a folder of images, or leave out {option}") from e
 
 
-def sample_from_item(item: Item, option: str) -> Image.Image:
+def sample_from_item(item: Sample, option: str) -> Image.Image:
     """Return the image that the command's `option` led to; UsageError where it cannot be read."""
     try:
         return image_from_item(item)

@@ -162,17 +162,16 @@ def loads(text: str) -> Contract:
 
 
 def _check(contract: Contract) -> None:
-    given, pre, output = contract.input, contract.preprocessing, contract.output
+    input_spec, pre, output = contract.input, contract.preprocessing, contract.output
     legal = {("uint8", "NHWC"), ("float32", "NCHW")}
-    shape = pre.shape
+    shape, size = pre.shape, (input_spec.height, input_spec.width)
     problems = {
-        f"input is {given.dtype} {given.layout}, not uint8 NHWC or float32 NCHW": (
-            (given.dtype, given.layout) not in legal
+        f"input is {input_spec.dtype} {input_spec.layout}, not uint8 NHWC or float32 NCHW": (
+            (input_spec.dtype, input_spec.layout) not in legal
         ),
         f"resize by {pre.rule} without a crop": pre.rule != "squash" and pre.crop is None,
-        f"preprocessing gives {shape}, the input takes {(given.height, given.width)}": shape
-        != (given.height, given.width),
-        "sizes must be positive": min(given.height, given.width, *pre.resize) < 1,
+        f"preprocessing gives {shape}, the input takes {size}": shape != size,
+        "sizes must be positive": min(*size, *pre.resize) < 1,
         "fill is no colour": not all(0 <= value <= MAX_COLOUR for value in pre.fill),
         "std has a zero": 0 in pre.std,
         "no labels": not output.labels,
@@ -202,8 +201,8 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
     if get_origin(expected) is Literal:
         if type(value) is str and value in get_args(expected):
             return value
-        words = ", ".join(get_args(expected))
-        raise ArtefactError(f"the contract's {where} is {value!r:.80}, expected one of {words}")
+        message = ", ".join(get_args(expected))
+        raise ArtefactError(f"the contract's {where} is {value!r:.80}, expected one of {message}")
     if get_origin(expected) is tuple and isinstance(value, list):
         args = get_args(expected)
         if args[-1] is ...:

@@ -58,14 +58,15 @@ def description_of(contract: Contract, form: str, width: int | None = None) -> s
     """Return the contract in a form, "text" or "json"; lines of text are at most `width` wide."""
     if form == "json":
         return json.dumps(asdict(contract), indent=2, ensure_ascii=False) + "\n"
-    identity, given, pre = contract.identity, contract.input, contract.preprocessing
+    identity, input_spec, pre = contract.identity, contract.input, contract.preprocessing
     labels = list(short_labels(contract.output.labels).values())
     lines = {
         "model": identity.model + (f" @ {identity.revision}" if identity.revision else ""),
         "weights": f"sha256 {identity.weights_sha256}",
         "precision": identity.precision,
         "exporter": identity.exporter,
-        "input": f"{given.name}: {given.dtype} {given.layout}, {given.height}x{given.width}",
+        "input": f"{input_spec.name}: {input_spec.dtype} {input_spec.layout}, "
+        f"{input_spec.height}x{input_spec.width}",
         "preprocessing": _preprocessing(pre),
         "output": f"{contract.output.name}: float32, {len(labels)} labels "
         f"({', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''})",

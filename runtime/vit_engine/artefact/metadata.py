@@ -20,7 +20,7 @@ from vit_engine.artefact.nodes import (
     MODEL_METADATA,
     TENSOR_EXTERNAL,
 )
-from vit_engine.artefact.not_a_model import absence_in_words, file_in_words, folder_in_words
+from vit_engine.artefact.not_a_model import absence_in_words, describe_file, folder_in_words
 from vit_engine.artefact.protobuf import MalformedError, fields
 from vit_engine.errors import ArtefactError, printable
 
@@ -47,8 +47,8 @@ def read_contract(path: Path) -> Contract:
             raise ArtefactError(f"{name}: {folder_in_words(path)}")
         if not stat.S_ISREG(mode):  # opening a FIFO would wait for its writer
             raise ArtefactError(f"{name}: is not a regular file; name an .onnx file of vit-export")
-        if words := file_in_words(path):
-            raise ArtefactError(f"{name}: {words}")
+        if message := describe_file(path):
+            raise ArtefactError(f"{name}: {message}")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entries = _entries(data)
     except (FileNotFoundError, NotADirectoryError) as e:

@@ -51,7 +51,7 @@ def with_graph(model: Buffer, rewrite: Callable[[int, int], bytes]) -> bytes:
     return b"".join(out)
 
 
-def spliced(
+def replace_nodes(
     model: Buffer,
     start: int,
     spans: Iterable[tuple[int, int, int]],

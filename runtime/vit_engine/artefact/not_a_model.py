@@ -28,7 +28,7 @@ def folder_in_words(folder: Path) -> str:
     return f"is a folder; name the file in it: {names}"
 
 
-def file_in_words(path: Path) -> str | None:
+def describe_file(path: Path) -> str | None:
     """Say what to do with a file that was named as a model, None for one that may be ONNX."""
     if path.suffix.lower() in _WEIGHTS or path.name == "config.json":
         kind = "config" if path.name == "config.json" else "weights"

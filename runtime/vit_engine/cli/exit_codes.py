@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from vit_engine.cli import signals
-from vit_engine.errors import MachineError, VitError, limit_in_words
+from vit_engine.errors import MachineError, VitError, format_limit
 
 
 def start(name: str, module: str) -> int:
@@ -37,7 +37,7 @@ def start(name: str, module: str) -> int:
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
     except (ImportError, OSError, MemoryError, RuntimeError) as e:
-        if (limit := limit_in_words(e)) is None:
+        if (limit := format_limit(e)) is None:
             raise
         message, code = limit, MachineError.exit_code
     else:

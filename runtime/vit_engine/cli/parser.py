@@ -50,10 +50,10 @@ def number(expected: str, *, accepts: Callable[[float], bool]) -> Callable[[str]
     return _bounded(float, expected, accepts)
 
 
-def whole_number(what: str, *, least: int) -> Callable[[str], int]:
-    """Return the type of an option that takes "a whole number of images", `least` or more."""
-    expected = f"{what}, {least} or more, {LARGEST:,} at most"
-    return _bounded(int, expected, lambda found: least <= found <= LARGEST)
+def whole_number(what: str, *, minimum: int) -> Callable[[str], int]:
+    """Return the type of an option that takes "a whole number of images", `minimum` or more."""
+    expected = f"{what}, {minimum} or more, {LARGEST:,} at most"
+    return _bounded(int, expected, lambda found: minimum <= found <= LARGEST)
 
 
 def local_path(text: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.rows.formats import arrow_path
-from vit_engine.sources.item import Item, Span
+from vit_engine.sources.sample import ByteRange, Sample
 from vit_engine.sources.stores import Folder, folder_from_path
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def schema() -> "pa.Schema":
     )
 
 
-def write(items: Iterable[Item], folder: Folder) -> int:
+def write(samples: Iterable[Sample], folder: Folder) -> int:
     """Write the items as a manifest while they are found; return how many there are.
 
     UsageError for an item that exists in memory alone, as a member of a compressed tar does.
@@ -54,7 +54,7 @@ def write(items: Iterable[Item], folder: Folder) -> int:
     import pyarrow.parquet as pq
 
     folder.filesystem.create_dir(folder.path, recursive=True)
-    numbered = enumerate(items)
+    numbered = enumerate(samples)
     total = 0
     for part in itertools.count():
         of_file = itertools.islice(numbered, ROWS_A_FILE)
@@ -108,7 +108,7 @@ def dataset(folder: Folder) -> "ds.Dataset":
     return ds.dataset(folder.path, filesystem=folder.filesystem, format="parquet")
 
 
-def items_from_table(table: "pa.Table") -> list[Item]:
+def items_from_table(table: "pa.Table") -> list[Sample]:
     """Return the items of some rows of a manifest."""
     names = (
         *("path", "raw", "error", "error_code"),
@@ -119,22 +119,22 @@ def items_from_table(table: "pa.Table") -> list[Item]:
         for name in names
     ]
     return [
-        Item(
+        Sample(
             path if raw is None else os.fsdecode(raw),
-            span=None if file is None else Span(os.fsdecode(file), *span),
+            span=None if file is None else ByteRange(os.fsdecode(file), *span),
             error=None if code is None else ImageError(code, error),
         )
         for path, raw, error, code, file, *span in zip(*columns, strict=True)
     ]
 
 
-def _table(rows: Sequence[tuple[int, Item]]) -> "pa.Table":
+def _table(rows: Sequence[tuple[int, Sample]]) -> "pa.Table":
     import pyarrow as pa
 
     return pa.Table.from_pylist([_row(row_id, item) for row_id, item in rows], schema())
 
 
-def _row(row_id: int, item: Item) -> dict[str, Any]:
+def _row(row_id: int, item: Sample) -> dict[str, Any]:
     if item.data is not None:
         raise UsageError(
             f"{printable(item.path)}: is inside a compressed file, which every node would have to "

@@ -19,11 +19,11 @@ from vit_engine.cluster import connection, manifest
 from vit_engine.cluster.connection import Capacity, Workers
 from vit_engine.cluster.tasks import Decoding, Labeller, Labelling, decoded
 from vit_engine.errors import UsageError
-from vit_engine.images.decoder_process import TIME_LIMIT, Task
+from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import ScoreOptions
-from vit_engine.sources.find import items_from_sources
-from vit_engine.sources.item import Item
+from vit_engine.sources.find import samples_from_sources
+from vit_engine.sources.sample import Sample
 from vit_engine.sources.stores import Folder, folder_from_path
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ def label(
     fast: bool = False,
     private_redirects: bool = False,
     block: int = BLOCK,
-    find: Callable[[Sequence[str]], Iterator[Item]] = items_from_sources,
+    find: Callable[[Sequence[str]], Iterator[Sample]] = samples_from_sources,
 ) -> Tally:
     """Write a row for each image of a manifest, or of what `find` finds in the sources.
 
     `address` is that of `connection.connected`, `top_k` and `threshold` are those of
-    `Classifier.classify`, `timeout`, `fast` and `private_redirects` those of `Task`.
+    `Classifier.classify`, `timeout`, `fast` and `private_redirects` those of `DecodeOptions`.
     UsageError where `output` has another run in it, or a row_id is not there exactly once; VitError
     where the cluster failed for good: what is written stays, for `resume`.
     """
@@ -105,9 +105,9 @@ def label(
     images, total = _images(out, run, find, resume=resume)
     if resume and _count(out) == total:
         return Tally(total, _count(out, failed=True), total)
-    given, task = (
+    given, decode_options = (
         contract.input,
-        Task(
+        DecodeOptions(
             contract.preprocessing,
             time_limit=timeout,
             fast=fast,
@@ -122,7 +122,7 @@ def label(
             _Work(
                 images,
                 out,
-                Decoding(task, block, given.height, given.width),
+                Decoding(decode_options, block, given.height, given.width),
                 Labelling(
                     ray.put(file), replace(workers.engine, threads=capacity.threads), selection
                 ),
@@ -142,7 +142,7 @@ def label(
 def _images(
     out: Folder,
     run: dict[str, Any],
-    find: Callable[[Sequence[str]], Iterator[Item]],
+    find: Callable[[Sequence[str]], Iterator[Sample]],
     *,
     resume: bool,
 ) -> tuple[Folder, int]:
@@ -165,10 +165,12 @@ def _images(
                     "resume with the same, or name another folder"
                 )
         return images, int(found["images"])
-    items = iter(()) if given else find(run["sources"])  # its refusals, before anything is written
+    samples = (
+        iter(()) if given else find(run["sources"])
+    )  # its refusals, before anything is written
     for name in ("rows", "checkpoint"):
         files.create_dir((out / name).path, recursive=True)
-    total = manifest.count(given) if given else manifest.write(items, images)
+    total = manifest.count(given) if given else manifest.write(samples, images)
     with files.open_output_stream(stamp) as file:  # last: a manifest without it is not whole
         file.write(json.dumps({**run, "images": total}, indent=1).encode())
     return images, total

@@ -16,21 +16,21 @@ from vit_engine.classifier import Classifier
 from vit_engine.cluster import manifest
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, VitError
-from vit_engine.images.decode_pool import Job
-from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+from vit_engine.images.decode_pool import DecodeJob
+from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
 from vit_engine.options import EngineOptions
 from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
 from vit_engine.sources.downloads import is_url
-from vit_engine.sources.item import Item
 from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.sample import Sample
 from vit_engine.sources.stores import is_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import ray
 
-Parts = TypeVar("Parts", Sequence[Item], NDArray[np.uint8])
+Parts = TypeVar("Parts", Sequence[Sample], NDArray[np.uint8])
 
 _READERS = 16  # threads of one decode task that wait for the object store
 _OBJECTS = 32  # of the store whose bytes are decoded, while as many more are read
@@ -40,7 +40,7 @@ _OBJECTS = 32  # of the store whose bytes are decoded, while as many more are re
 class Decoding:
     """How images become pixels, in blocks of `slots` at most."""
 
-    task: Task
+    decode_options: DecodeOptions
     slots: int
     height: int
     width: int
@@ -65,8 +65,8 @@ def decoded(table: "pa.Table", given: Decoding) -> "pa.Table":
     shared, decoder = _decoder(given)
     errors: list[ImageError | None] = []
     parts = []
-    for items in _fetched(manifest.items_from_table(table), given):
-        jobs = [Job(item, slot) for slot, item in enumerate(items)]
+    for samples in _fetched(manifest.items_from_table(table), given):
+        jobs = [DecodeJob(item, slot) for slot, item in enumerate(samples)]
         decoder.decode(jobs)
         errors += [job.error for job in jobs]
         parts.append(shared.array[: len(jobs)].tobytes())
@@ -85,34 +85,34 @@ def decoded(table: "pa.Table", given: Decoding) -> "pa.Table":
 def _decoder(given: Decoding) -> tuple[SharedPixels, DecoderProcess]:
     """Return the decoder process of this worker, which ends with it."""
     shared = SharedPixels(given.slots, given.height, given.width)
-    return shared, DecoderProcess(shared, given.task)
+    return shared, DecoderProcess(shared, given.decode_options)
 
 
-def _fetched(items: Sequence[Item], given: Decoding) -> Iterator[Sequence[Item]]:
+def _fetched(samples: Sequence[Sample], given: Decoding) -> Iterator[Sequence[Sample]]:
     """Yield the items in parts that have slots, those from elsewhere with their bytes."""
 
-    def is_here(item: Item) -> bool:
+    def is_here(item: Sample) -> bool:
         return item.error is not None or not (is_store(item.path) or is_url(item.path))
 
-    def fetch(item: Item) -> Item:
+    def fetch(item: Sample) -> Sample:
         if is_here(item):
             return item
         try:
             data = bytes_from_item(
                 item,
-                limits=given.task.limits,
-                private_redirects=given.task.private_redirects,
+                limits=given.decode_options.limits,
+                private_redirects=given.decode_options.private_redirects,
             )
-            return Item(item.path, data)
+            return Sample(item.path, data)
         except ImageError as e:
-            return Item(item.path, error=e)
+            return Sample(item.path, error=e)
 
-    if all(map(is_here, items)):
-        yield from _parts(items, given.slots)
+    if all(map(is_here, samples)):
+        yield from _parts(samples, given.slots)
         return
 
     with ThreadPoolExecutor(_READERS) as readers:
-        parts = [*_parts(items, min(given.slots, _OBJECTS)), ()]
+        parts = [*_parts(samples, min(given.slots, _OBJECTS)), ()]
         coming = [readers.submit(fetch, item) for item in parts[0]]
         for part in parts[1:]:
             after = [readers.submit(fetch, item) for item in part]
@@ -120,8 +120,8 @@ def _fetched(items: Sequence[Item], given: Decoding) -> Iterator[Sequence[Item]]
             coming = after
 
 
-def _parts(items: Parts, size: int) -> Iterator[Parts]:
-    return (items[at : at + size] for at in range(0, len(items), size))
+def _parts(samples: Parts, size: int) -> Iterator[Parts]:
+    return (samples[at : at + size] for at in range(0, len(samples), size))
 
 
 class Labeller:

@@ -22,7 +22,7 @@ from vit_engine.errors import (
     MachineError,
     ProviderError,
     UsageError,
-    limit_in_words,
+    format_limit,
     one_line,
 )
 from vit_engine.machine import libraries, nvidia, processor
@@ -61,7 +61,7 @@ class Trial:
     provider: str
     state: str
     detail: str
-    cure: str | None = None
+    fix: str | None = None
     compute: Compute | None = None  # where the provider leaves a choice
     milliseconds: float | None = None  # median, one image
     images_per_second: float | None = None  # in batches of SAMPLES, on a CPU
@@ -146,9 +146,9 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
     """Run the model in a process of its own: a driver's library may crash or hang."""
     name = provider.name
     options = EngineOptions(name, device=device if provider.kind == "gpu" else 0, compute=compute)
-    if found := provider.obstacle(options):
-        cure = None if found.cure.startswith(obstacles.NO_GPU) else found.cure
-        return Trial(name, "absent", found.reason, cure, compute)
+    if found := provider.unavailable_reason(options):
+        fix = None if found.fix.startswith(obstacles.NO_GPU) else found.fix
+        return Trial(name, "absent", found.reason, fix, compute)
     try:
         with Worker(serve_trials, purpose="try a provider in") as child:
             child.wait_until_ready()
@@ -165,13 +165,13 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
 
 def serve_trials(channel: Channel) -> None:
     """Try what the parent asks for: the life of the child."""
-    for request in channel.requests():
-        model, options = pickle.loads(request)
+    for spec in channel.requests():
+        model, options = pickle.loads(spec)
         try:
             trial = try_provider(model, options)
         except Exception as e:  # noqa: BLE001  of libraries too, which raise nearly anything
-            words = limit_in_words(e) or one_line(e, 1000)
-            trial = Trial(options.provider, "fails", words, compute=options.compute)
+            message = format_limit(e) or one_line(e, 1000)
+            trial = Trial(options.provider, "fails", message, compute=options.compute)
         channel.answer(pickle.dumps(trial))
 
 
@@ -202,26 +202,26 @@ def try_provider(model: str, options: EngineOptions) -> Trial:
         output=engine.output,
         name=provider,
         reference="the CPU",
-        cure="use --provider cpu",
+        fix="use --provider cpu",
         known=contract.parity,
     )
     compared = Comparison(engine.output)
     compared.add(logits, expected)
     difference = compared.max_abs_diff / max(compared.range, 1e-12)
-    words = [
+    message = [
         f"{contract.identity.model} {precision}: opened in {opened:.1f} s",
         f"{one * 1e3:.2f} ms an image",
     ]
     if rate is not None:
-        words.append(f"{rate:.3g} images/s in batches of {len(images)}")
+        message.append(f"{rate:.3g} images/s in batches of {len(images)}")
     if provider != "cpu":
-        words.append(
+        message.append(
             f"beside the cpu provider {compared}, logits within {difference:.1g} of their range"
         )
     return Trial(
         provider,
         "works",
-        ", ".join(words),
+        ", ".join(message),
         compute=compute,
         milliseconds=one * 1e3,
         images_per_second=rate,
@@ -295,8 +295,8 @@ def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | Non
     faults: dict[str, list[str]] = {}  # what is wrong with a model is so on every provider
     for trial in trials:
         if trial.state == "fails" or (trial.state == "absent" and trial.provider in wanted):
-            cure = f"; {trial.cure}" if trial.cure else ""
-            faults.setdefault(f"{trial.detail}{cure}", []).append(trial.name)
+            fix = f"; {trial.fix}" if trial.fix else ""
+            faults.setdefault(f"{trial.detail}{fix}", []).append(trial.name)
     for fault, names in faults.items():
         yield f"{', '.join(names)}: {fault}"
 

@@ -28,7 +28,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--device",
-        type=whole_number("the number of a GPU", least=0),
+        type=whole_number("the number of a GPU", minimum=0),
         default=0,
         metavar="N",
         help="GPU to try (default %(default)s)",
@@ -72,8 +72,8 @@ def text(report: Report) -> Iterator[str]:
     yield ""
     for trial in report.trials:
         yield f"{trial.name:<15}{trial.state:<8}{trial.detail}"
-        if trial.cure:
-            yield f"{'':<23}to fix it: {trial.cure}"
+        if trial.fix:
+            yield f"{'':<23}to fix it: {trial.fix}"
     if report.problems or report.advice:
         yield ""
     yield from (f"problem: {problem}" for problem in report.problems)

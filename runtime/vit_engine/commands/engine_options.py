@@ -18,7 +18,7 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--device",
-        type=whole_number("the number of a GPU", least=0),
+        type=whole_number("the number of a GPU", minimum=0),
         default=0,
         metavar="N",
         help="which GPU (default %(default)s)",
@@ -33,13 +33,13 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
     add(
         "-b",
         "--batch",
-        type=whole_number("a whole number of images", least=1),
+        type=whole_number("a whole number of images", minimum=1),
         metavar="N",
         help="images at once (default: what keeps the provider busy)",
     )
     add(
         "--threads",
-        type=whole_number("a whole number of threads", least=1),
+        type=whole_number("a whole number of threads", minimum=1),
         metavar="N",
         help="compute threads (default: the cores that this process may use)",
     )

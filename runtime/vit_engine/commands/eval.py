@@ -11,7 +11,7 @@ from vit_engine.classifier import Classifier
 from vit_engine.cli.parser import Parser, local_path, number
 from vit_engine.cli.signals import interrupts
 from vit_engine.commands.engine_options import add_engine_options, engine_settings
-from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
+from vit_engine.commands.progress import Progress, format_skipped, number_of_images
 from vit_engine.commands.source_options import (
     add_source_options,
     check_inputs,
@@ -19,11 +19,11 @@ from vit_engine.commands.source_options import (
     task_of,
 )
 from vit_engine.errors import ImageError, UsageError
-from vit_engine.evaluation.against import Against, opened
+from vit_engine.evaluation.against import ModelComparison, opened
 from vit_engine.evaluation.evaluation import Evaluation
 from vit_engine.evaluation.report import is_report, write_report
 from vit_engine.evaluation.truth import truth_from_name
-from vit_engine.images.preprocess import narrowed_in_words
+from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.machine.output_file import OutputFile, output_file
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import DEFAULT_THRESHOLD
@@ -105,14 +105,14 @@ def main() -> int:
 def _evaluate(
     arguments: argparse.Namespace, report: OutputFile | None, page: OutputFile | None
 ) -> int:
-    parts: dict[str, Evaluation | Against] = {}
+    parts: dict[str, Evaluation | ModelComparison] = {}
     threshold, thumbnails = arguments.threshold, page is not None
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     if arguments.truth:  # read before the model is opened, which takes seconds
         output = output_from_contract(contract.output)
         truth = truth_from_name(arguments.truth, output)
         parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
-    passed_over, progress, narrowed = Counter[str](), Progress(), 0
+    skipped, progress, clipped_to_8bit = Counter[str](), Progress(), 0
     watched = sys.stderr.isatty() and not arguments.quiet
     with interrupts() as interrupt, ExitStack() as models:
         options = engine_settings(arguments)
@@ -131,15 +131,15 @@ def _evaluate(
             progress.count(lambda: finder_of(arguments)(arguments.sources))
         sheet = ContactSheet(contract)
         for labelled in vit.stream(
-            finder_of(arguments, passed_over)(arguments.sources),
-            task=task_of(arguments, contract.preprocessing),
+            finder_of(arguments, skipped)(arguments.sources),
+            decode_options=task_of(arguments, contract.preprocessing),
             stopped=interrupt,
         ):
             for part in parts.values():
                 part.add(labelled)
             if page:
                 sheet.add(labelled)
-            narrowed += labelled.narrowed
+            clipped_to_8bit += labelled.clipped_to_8bit
             progress.done += len(labelled.predictions)
             progress.failed += sum(p.error is not None for p in labelled.predictions)
             if watched:
@@ -152,10 +152,10 @@ def _evaluate(
     if not arguments.quiet:
         sys.stderr.write(
             f"{progress.line()}, {identity.model} {identity.precision} on {provider}"
-            f"{passed_over_in_words(passed_over)}\n"
+            f"{format_skipped(skipped)}\n"
         )
-        if narrowed:
-            sys.stderr.write(f"vit-eval: warning: {narrowed_in_words(narrowed)}\n")
+        if clipped_to_8bit:
+            sys.stderr.write(f"vit-eval: warning: {format_clipped_to_8bit(clipped_to_8bit)}\n")
     if interrupt():
         done = number_of_images(progress.done)
         sys.stderr.write(f"vit-eval: interrupted after {done}; no file is written\n")

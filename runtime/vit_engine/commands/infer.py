@@ -17,10 +17,10 @@ from vit_engine.cli import exit_codes
 from vit_engine.cli.signals import Interrupt, interrupts
 from vit_engine.commands import infer_options
 from vit_engine.commands.engine_options import engine_settings
-from vit_engine.commands.progress import Progress, number_of_images, passed_over_in_words
+from vit_engine.commands.progress import Progress, format_skipped, number_of_images
 from vit_engine.commands.source_options import check_inputs, finder_of, task_of
 from vit_engine.errors import ArtefactError, ImageError, UsageError, printable
-from vit_engine.images.preprocess import narrowed_in_words
+from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.machine.output_file import PARTIAL, OutputFile, is_stream, output_file
 from vit_engine.outputs.kinds import OutputKind, output_from_contract
 from vit_engine.outputs.scores import ScoreOptions, Selection
@@ -29,9 +29,9 @@ from vit_engine.rows.formats import are_rows, format_from_name, format_name
 from vit_engine.rows.output import Output, output_to
 from vit_engine.rows.resume_state import Settings
 from vit_engine.sources.find import check_present
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
-LINGER = 0.1
+BATCH_TIMEOUT = 0.1
 """Seconds that a row on stdout may wait for its batch to fill, where stdin gives the images."""
 
 _NOT_WITH_RAY = ["format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"]
@@ -57,7 +57,7 @@ def main() -> int:
         name = printable(arguments.output)
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
     check_present(arguments.sources)
-    form = arguments.format or _default_format(arguments.output)
+    row_format = arguments.format or _default_format(arguments.output)
     # What cannot be written is told at once, before the model, which takes seconds.
     rows, page = _output_files(arguments)
     is_whole = rows and rows.exists and not rows.beside(PARTIAL).exists()
@@ -68,35 +68,37 @@ def main() -> int:
         )
         return 0
     check_inputs([f for f in (rows, page) if f], {arguments.model: "the model"}, arguments.sources)
-    return _label(arguments, form, rows, page)
+    return _label(arguments, row_format, rows, page)
 
 
 def _label(
-    arguments: argparse.Namespace, form: str, rows: OutputFile | None, page: OutputFile | None
+    arguments: argparse.Namespace, row_format: str, rows: OutputFile | None, page: OutputFile | None
 ) -> int:
     """Label the images, write rows and contact sheet, and tell how it went."""
-    limit, passed_over = arguments.max_errors, Counter[str]()
-    items = finder_of(arguments, passed_over)(arguments.sources)
+    limit, skipped = arguments.max_errors, Counter[str]()
+    samples = finder_of(arguments, skipped)(arguments.sources)
     # Before the model is opened, which takes seconds: whether a score can reach the threshold.
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     kind = output_from_contract(contract.output)
     selection = kind.selection(ScoreOptions(arguments.top_k, arguments.threshold))
-    with interrupts() as interrupt, _output(arguments, form, kind, rows) as output:
+    with interrupts() as interrupt, _output(arguments, row_format, kind, rows) as output:
         with _loaded(arguments) as vit:
-            items = output.begin(items, lambda: _settings(arguments, form, vit, selection))
+            samples = output.begin(
+                samples, lambda: _settings(arguments, row_format, vit, selection)
+            )
             progress = Progress(done=output.done, failed=output.failed)
             watched = sys.stderr.isatty() and not arguments.quiet
             if watched and "-" not in arguments.sources:  # stdin can be read only once
                 progress.count(lambda: finder_of(arguments)(arguments.sources))
             sheet = ContactSheet(vit.contract, before=output.done) if page else None
-            narrowed = 0
-            for labelled in _stream(vit, items, arguments, interrupt):
+            clipped_to_8bit = 0
+            for labelled in _stream(vit, samples, arguments, interrupt):
                 if watched and arguments.output is None:
                     progress.clear(sys.stderr)  # the rows may go to the same terminal
                 output.write(labelled.predictions)
                 if sheet:
                     sheet.add(labelled)
-                narrowed += labelled.narrowed
+                clipped_to_8bit += labelled.clipped_to_8bit
                 progress.done, progress.failed = output.done, output.failed
                 if watched:
                     progress.show(sys.stderr)
@@ -114,15 +116,15 @@ def _label(
         clear, identity = "\r\x1b[K" if watched else "", contract.identity
         sys.stderr.write(
             f"{clear}{progress.line()}, {identity.model} {identity.precision} on {provider}"
-            f"{passed_over_in_words(passed_over)}\n"
+            f"{format_skipped(skipped)}\n"
         )
-        if narrowed:
-            sys.stderr.write(f"vit-infer: warning: {narrowed_in_words(narrowed)}\n")
+        if clipped_to_8bit:
+            sys.stderr.write(f"vit-infer: warning: {format_clipped_to_8bit(clipped_to_8bit)}\n")
     for reason in filter(None, stays):
         sys.stderr.write(f"vit-infer: {reason}\n")
     if interrupt():
         done = number_of_images(output.done)
-        sys.stderr.write(f"vit-infer: interrupted after {done}{output.how_to_resume}\n")
+        sys.stderr.write(f"vit-infer: interrupted after {done}{output.resume_hint}\n")
         return interrupt.exit_code
     return ImageError.exit_code if output.failed or any(stays) else 0
 
@@ -159,7 +161,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         name = printable(str(arguments.output))
         raise UsageError(f"{name} is a file; with --ray -o names a folder")
     check_present(arguments.sources)
-    passed_over = Counter[str]()
+    skipped = Counter[str]()
     from vit_engine.cluster import run
     from vit_engine.cluster.connection import Workers
 
@@ -177,15 +179,14 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         timeout=arguments.timeout,
         fast=arguments.fast_decode,
         private_redirects=arguments.allow_private_redirects,
-        find=finder_of(arguments, passed_over),
+        find=finder_of(arguments, skipped),
     )
     if not arguments.quiet:
         resumed = f", {tally.resumed} of them before this run" if tally.resumed else ""
         if resumed and tally.resumed == tally.rows:
             resumed += ", so there was nothing to resume"
         sys.stderr.write(
-            f"{tally.rows} images, {tally.failed} failed{resumed}"
-            f"{passed_over_in_words(passed_over)}\n"
+            f"{tally.rows} images, {tally.failed} failed{resumed}{format_skipped(skipped)}\n"
         )
     return ImageError.exit_code if tally.failed else 0
 
@@ -195,15 +196,15 @@ def _loaded(arguments: argparse.Namespace) -> Classifier:
 
 
 def _stream(
-    vit: Classifier, items: Iterable[Item], arguments: argparse.Namespace, interrupt: Interrupt
+    vit: Classifier, samples: Iterable[Sample], arguments: argparse.Namespace, interrupt: Interrupt
 ) -> Iterator[LabelledBatch]:
     live = "-" in arguments.sources and arguments.output is None
     return vit.stream(
-        items,
+        samples,
         top_k=arguments.top_k,
         threshold=arguments.threshold,
-        task=task_of(arguments, vit.contract.preprocessing),
-        linger=LINGER if live else None,
+        decode_options=task_of(arguments, vit.contract.preprocessing),
+        batch_timeout=BATCH_TIMEOUT if live else None,
         stopped=interrupt,
     )
 
@@ -221,12 +222,12 @@ def _output_files(arguments: argparse.Namespace) -> tuple[OutputFile | None, Out
 
 
 def _output(
-    arguments: argparse.Namespace, form: str, kind: OutputKind, rows: OutputFile | None
+    arguments: argparse.Namespace, row_format: str, kind: OutputKind, rows: OutputFile | None
 ) -> Output:
     """Open what rows go to; a terminal has a width, and colours unless NO_COLOR is set."""
     shown = arguments.output is None and sys.stdout.isatty()
     form_of_rows = format_from_name(
-        form,
+        row_format,
         kind,
         width=get_terminal_size().columns if shown else None,
         colour=shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
@@ -244,7 +245,7 @@ def _write_sheet(sheet: ContactSheet, page: OutputFile) -> str:
 
 
 def _settings(
-    arguments: argparse.Namespace, form: str, vit: Classifier, selection: Selection
+    arguments: argparse.Namespace, row_format: str, vit: Classifier, selection: Selection
 ) -> Settings:
     """Return what the rows of this run depend on: what was resolved, where options leave it open.
 
@@ -267,7 +268,7 @@ def _settings(
         "--batch": vit.engine.max_batch,
         "--top-k": selection.top_k,
         "--threshold": selection.threshold,
-        "--format": form,
+        "--format": row_format,
     }
 
 

@@ -26,7 +26,7 @@ class ErrorLimit:
     """A number of images, or a percentage of them; `text` is how the user wrote it."""
 
     text: str
-    most: float
+    maximum: float
     is_percentage: bool
 
     @classmethod
@@ -34,24 +34,26 @@ class ErrorLimit:
         """Return the limit that "20" or "1.5%" stands for; argparse's error for anything else."""
         is_percentage = text.endswith("%")
         try:
-            most = float(text[:-1]) if is_percentage else int(text)
+            maximum = float(text[:-1]) if is_percentage else int(text)
         except ValueError:
-            most = math.nan
-        if not 0 <= most <= (100 if is_percentage else math.inf):
+            maximum = math.nan
+        if not 0 <= maximum <= (100 if is_percentage else math.inf):
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not a number of images such as 20, or a percentage such as 5%"
             )
-        return cls(text, most, is_percentage)
+        return cls(text, maximum, is_percentage)
 
     def check(self, output: Output, *, at_end: bool = False) -> None:
         """Raise FailedImagesError if too many of the images so far have failed."""
-        most = self.most
+        maximum = self.maximum
         if self.is_percentage:
-            most = output.done * self.most / 100 if at_end or output.done >= LEAST else math.inf
-        if output.failed > most:
+            maximum = (
+                output.done * self.maximum / 100 if at_end or output.done >= LEAST else math.inf
+            )
+        if output.failed > maximum:
             raise FailedImagesError(
                 f"stopped after {number_of_images(output.done)}: {output.failed:,} failed, "
-                f"--max-errors is {self.text}{output.how_to_resume}"
+                f"--max-errors is {self.text}{output.resume_hint}"
             )
 
 
@@ -94,7 +96,7 @@ def command_line() -> Parser:
     add(
         "-k",
         "--top-k",
-        type=whole_number("a whole number of labels", least=1),
+        type=whole_number("a whole number of labels", minimum=1),
         metavar="K",
         help=f"labels of each image at most, best first (default {DEFAULT_TOP_K}; with --threshold "
         "all)",
@@ -151,7 +153,7 @@ def command_line() -> Parser:
     )
     add(
         "--ray-actors",
-        type=whole_number("a whole number of models", least=1),
+        type=whole_number("a whole number of models", minimum=1),
         metavar="N",
         help="models at most (default: one for each GPU; without GPUs one for each node)",
     )

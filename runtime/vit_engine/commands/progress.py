@@ -58,7 +58,7 @@ def number_of_images(count: int) -> str:
     return f"{count:,} image{'s' * (count != 1)}"
 
 
-def passed_over_in_words(passed_over: Counter[str]) -> str:
+def format_skipped(skipped: Counter[str]) -> str:
     """Return "; 2 passed over: 1 AppleDouble (._*), 1 HEIC (not supported)", or "" for none."""
-    total = passed_over.total()
-    return f"; {total:,} passed over: {in_words(passed_over)}" if total else ""
+    total = skipped.total()
+    return f"; {total:,} passed over: {in_words(skipped)}" if total else ""

@@ -38,7 +38,7 @@ def main() -> int:
             for name, scheduler in app.service.schedulers.items()
         )
         return listener.serve(
-            app, listening, lambda words: sys.stderr.write(f"vit-serve: {models}, {words}\n")
+            app, listening, lambda message: sys.stderr.write(f"vit-serve: {models}, {message}\n")
         )
 
 

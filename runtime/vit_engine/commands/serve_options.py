@@ -38,7 +38,7 @@ def command_line() -> Parser:
     add("--host", default="127.0.0.1", help="address to listen at (default %(default)s)")
     add(
         "--port",
-        type=whole_number("the number of a port", least=0),
+        type=whole_number("the number of a port", minimum=0),
         default=8000,
         metavar="N",
         help="port to listen at, 0 for any (default %(default)s)",
@@ -49,16 +49,16 @@ def command_line() -> Parser:
     add_engine_options(parser.add_argument_group("model"))
     limits = parser.add_argument_group("limits")
 
-    def size(name: str, default: float, what: str, words: str) -> None:
+    def size(name: str, default: float, what: str, message: str) -> None:
         limits.add_argument(
             name,
-            type=whole_number(f"a whole number of {what}", least=1),
+            type=whole_number(f"a whole number of {what}", minimum=1),
             default=default,
             metavar="N",
-            help=f"{words} (default %(default)s)",
+            help=f"{message} (default %(default)s)",
         )
 
-    def seconds(name: str, default: float, words: str) -> None:
+    def seconds(name: str, default: float, message: str) -> None:
         limits.add_argument(
             name,
             type=number(
@@ -67,7 +67,7 @@ def command_line() -> Parser:
             ),
             default=default,
             metavar="S",
-            help=f"seconds {words} (default %(default)g)",
+            help=f"seconds {message} (default %(default)g)",
         )
 
     size("--max-body", SETTINGS.max_body // _MIB, "MiB", "MiB of one body")

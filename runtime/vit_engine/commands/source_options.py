@@ -11,11 +11,11 @@ from vit_engine.artefact.contract import Preprocessing
 from vit_engine.artefact.metadata import path_from_name
 from vit_engine.cli.parser import number
 from vit_engine.errors import UsageError, printable
-from vit_engine.images.decoder_process import TIME_LIMIT, Task
+from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
 from vit_engine.machine.output_file import OutputFile, check_apart
 from vit_engine.sources import folders, signatures
-from vit_engine.sources.find import DEFAULT_COLUMN, is_local, items_from_sources
-from vit_engine.sources.item import Item
+from vit_engine.sources.find import DEFAULT_COLUMN, is_local, samples_from_sources
+from vit_engine.sources.sample import Sample
 
 LONGEST = 1_000_000
 """Seconds that --timeout takes at most: poll(2) counts milliseconds in 32 bits."""
@@ -61,22 +61,22 @@ def add_source_options(group: argparse._ArgumentGroup) -> None:
 
 
 def finder_of(
-    arguments: argparse.Namespace, passed_over: Counter[str] | None = None
-) -> Callable[[Sequence[str]], Iterator[Item]]:
-    """Return what turns sources into images; it counts in `passed_over` what is none."""
+    arguments: argparse.Namespace, skipped: Counter[str] | None = None
+) -> Callable[[Sequence[str]], Iterator[Sample]]:
+    """Return what turns sources into images; it counts in `skipped` what is none."""
     return partial(
-        items_from_sources,
+        samples_from_sources,
         all_files=arguments.all_files,
         follow_links=arguments.follow_links,
         null=arguments.null,
         column=arguments.column,
-        passed_over=passed_over,
+        skipped=skipped,
     )
 
 
-def task_of(arguments: argparse.Namespace, preprocessing: Preprocessing) -> Task:
+def task_of(arguments: argparse.Namespace, preprocessing: Preprocessing) -> DecodeOptions:
     """Return by which rules images are decoded."""
-    return Task(
+    return DecodeOptions(
         preprocessing,
         time_limit=arguments.timeout,
         fast=arguments.fast_decode,

@@ -35,7 +35,7 @@ _MAX_FLIPS = 10_000  # in the report
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
-class Against:
+class ModelComparison:
     """Takes a run's batches as they come, and gives their pixels to another model as well."""
 
     def __init__(
@@ -127,7 +127,7 @@ class Against:
 @contextmanager
 def opened(
     name: str, contract: Contract, options: EngineOptions, *, threshold: float, thumbnails: bool
-) -> Iterator[Against]:
+) -> Iterator[ModelComparison]:
     """Open the model that `--against` names, beside one of this contract.
 
     It is an artefact, or "pytorch:" and a checkpoint. UsageError where the two cannot be compared:
@@ -136,10 +136,10 @@ def opened(
     """
     output = output_from_contract(contract.output)
 
-    def beside(shown: str, run: Run, theirs: OutputKind) -> Against:
+    def beside(shown: str, run: Run, theirs: OutputKind) -> ModelComparison:
         if reason := output.mismatch(theirs):
             raise UsageError(f"--against {printable(name)}: {reason}")
-        return Against(shown, run, output, threshold=threshold, thumbnails=thumbnails)
+        return ModelComparison(shown, run, output, threshold=threshold, thumbnails=thumbnails)
 
     scheme, _, checkpoint = name.partition(":")
     references = list(entry_points(group=REFERENCES, name=scheme)) if checkpoint else []
@@ -168,7 +168,7 @@ def opened(
 
 def _geometry(contract: Contract) -> str:
     """Say what decides the pixels; mean and standard deviation are in the graph."""
-    given, pre = contract.input, contract.preprocessing
+    input_spec, pre = contract.input, contract.preprocessing
     crop = f", cropped to {pre.crop} ({pre.anchor}, {pre.fill})" if pre.crop else ""
-    size = f"{given.height}x{given.width}"
+    size = f"{input_spec.height}x{input_spec.width}"
     return f"of {size}, resized to {pre.resize} ({pre.rule}, {pre.filter}){crop}"

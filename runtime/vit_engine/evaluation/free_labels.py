@@ -123,11 +123,11 @@ class FreeLabels:
                 f"recall {numbers['recall']:.1%}, F1 {numbers['f1']:.1%}"
             )
         average = found["mean_average_precision"]
-        words = "not computed" if average is None else f"{average:.1%}"
+        message = "not computed" if average is None else f"{average:.1%}"
         if self._logits is None:
-            words += f" of more than {MAX_SCORES:,} scores"
+            message += f" of more than {MAX_SCORES:,} scores"
         yield (
-            f"mean average precision {words}, exact match {found['exact_match']:.1%} "
+            f"mean average precision {message}, exact match {found['exact_match']:.1%} "
             f"({self._exact:,} of {self._images:,} images)"
         )
 

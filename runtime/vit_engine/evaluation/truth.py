@@ -39,7 +39,7 @@ class Fact(NamedTuple):
     unknown: tuple[str, ...] = ()
 
 
-class Truth:
+class GroundTruth:
     """What is true of images, by path; `unknown` counts labels that are not known, by image."""
 
     def __init__(self, facts: dict[str, Fact] | None, fact_of: Callable[[str], Fact]) -> None:
@@ -76,7 +76,7 @@ class Truth:
             yield f"images of the truth that are not in this run: {self.unmatched:,}"
 
 
-def truth_from_name(name: str, output: OutputKind) -> Truth:
+def truth_from_name(name: str, output: OutputKind) -> GroundTruth:
     """Return the truth that `--truth` names: "folders", or a CSV file with a column `path`.
 
     Beside it are the columns `label` or `index` or, for a regression, `value` or one column for
@@ -91,7 +91,7 @@ def truth_from_name(name: str, output: OutputKind) -> Truth:
                 f"--truth {FOLDERS} is for labels, and this model gives the values of a "
                 "regression; name a CSV file with the columns path and value"
             )
-        return Truth(None, _Labels(output).fact)
+        return GroundTruth(None, _Labels(output).fact)
     try:
         facts = _facts(name, output)
     except FileNotFoundError as e:
@@ -100,9 +100,9 @@ def truth_from_name(name: str, output: OutputKind) -> Truth:
             f"columns path and label, or write --truth {FOLDERS}, where each folder is a class"
         ) from e
     except (OSError, ImageError, UsageError) as e:
-        words = (e.strerror if isinstance(e, OSError) else None) or one_line(e, 1000)
-        raise UsageError(f"--truth {printable(name)}: {words}") from e
-    return Truth(facts, lambda _: Fact(None))
+        message = (e.strerror if isinstance(e, OSError) else None) or one_line(e, 1000)
+        raise UsageError(f"--truth {printable(name)}: {message}") from e
+    return GroundTruth(facts, lambda _: Fact(None))
 
 
 def _facts(name: str, output: OutputKind) -> dict[str, Fact]:

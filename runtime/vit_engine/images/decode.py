@@ -15,8 +15,8 @@ from PIL import (  # noqa: F401
 from vit_engine.errors import ImageError
 from vit_engine.images.image_errors import check_size, image_errors
 from vit_engine.sources.files import bytes_from_path
-from vit_engine.sources.item import LIMITS, Item, Limits
 from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.sample import LIMITS, Limits, Sample
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
@@ -24,7 +24,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
 
 
 def image_from_item(
-    item: Item,
+    item: Sample,
     *,
     limits: Limits = LIMITS,
     draft: tuple[int, int] | None = None,

@@ -20,7 +20,7 @@ from vit_engine.machine import threads
 GivenT = TypeVar("GivenT")
 """What stands for an image before it is decoded: an item, or what else a pool's decoders take."""
 
-HELD = 64 * 2**20
+MAX_PENDING_BYTES = 64 * 2**20
 """Bytes of images that come with them and wait to be decoded; a larger image waits alone.
 
 What one gzipped archive unpacks to in a tenth of a second and more: decoders do not starve.
@@ -28,16 +28,16 @@ What one gzipped archive unpacks to in a tenth of a second and more: decoders do
 
 
 @dataclass(eq=False)
-class Job(Generic[GivenT]):
+class DecodeJob(Generic[GivenT]):
     """One image on its way: `slot` is its place in the pool's pixels, `error` why it has none.
 
-    `is_narrowed` is that of `preprocess`.
+    `is_clipped_to_8bit` is that of `preprocess`.
     """
 
     image: GivenT
     slot: int
     error: ImageError | None = None
-    is_narrowed: bool = False
+    is_clipped_to_8bit: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Batch(Generic[GivenT]):
     `pixels` may be a view of the pool's buffer: valid until the batch is freed.
     """
 
-    jobs: Sequence[Job[GivenT]]
+    jobs: Sequence[DecodeJob[GivenT]]
     pixels: NDArray[np.uint8]
 
 
 class Decoder(Protocol[GivenT]):
     """Decodes in one thread; what a pool has one of for each worker."""
 
-    def decode(self, jobs: Sequence[Job[GivenT]]) -> None:
+    def decode(self, jobs: Sequence[DecodeJob[GivenT]]) -> None:
         """Fill each job's slot of the pixels, or set its error."""
 
     def cancel(self) -> None:
@@ -66,12 +66,12 @@ class Decoder(Protocol[GivenT]):
 
 @dataclass(eq=False)
 class _Chunk(Generic[GivenT]):
-    jobs: list[Job[GivenT]] = field(default_factory=list)
+    jobs: list[DecodeJob[GivenT]] = field(default_factory=list)
     size: int = 0  # bytes that came with its images
     done: threading.Event = field(default_factory=threading.Event)
 
 
-class _Allowance:
+class _ByteSemaphore:
     """Bytes that may be held at a time. Who wants more than there are in all waits for all."""
 
     def __init__(self, size: int) -> None:
@@ -112,7 +112,7 @@ class DecodePool(Generic[GivenT]):
         size_of: Callable[[GivenT], int] = lambda _: 0,
     ) -> None:
         self._pixels, self._batch, self._pid = pixels, batch, os.getpid()
-        self._size_of, self._held = size_of, _Allowance(HELD)
+        self._size_of, self._held = size_of, _ByteSemaphore(MAX_PENDING_BYTES)
         self._chunk = _chunk_for(batch, workers)
         self._free = threading.Semaphore(len(pixels))
         self._tasks: queue.SimpleQueue[_Chunk[GivenT] | None] = queue.SimpleQueue()
@@ -132,19 +132,19 @@ class DecodePool(Generic[GivenT]):
         self,
         images: Iterable[GivenT],
         *,
-        linger: float | None = None,
+        batch_timeout: float | None = None,
         stopped: Callable[[], bool] = threads.never,
     ) -> Iterator[Batch[GivenT]]:
         """Yield the images as full batches, the last one shorter; ends early once `stopped`.
 
         `images` is read in a thread of its own; what it raises is raised here, after the images
-        before it. With `linger`, a batch waits for its last images at most that many seconds: rows
-        come sooner, but where batches are cut depends on timing.
+        before it. With `batch_timeout`, a batch waits for its last images at most that many
+        seconds: rows come sooner, but where batches are cut depends on timing.
         """
-        if linger is not None:
+        if batch_timeout is not None:
             self._chunk = 1
         self._feeder = threads.start(self._feed, images)
-        ready: deque[Job[GivenT]] = deque()
+        ready: deque[DecodeJob[GivenT]] = deque()
         ended = False
         while not ended or ready:
             due = math.inf
@@ -157,8 +157,8 @@ class DecodePool(Generic[GivenT]):
                     ended = True
                 else:
                     ready.extend(chunk.jobs)
-                    if linger is not None:
-                        due = min(due, time.monotonic() + linger)
+                    if batch_timeout is not None:
+                        due = min(due, time.monotonic() + batch_timeout)
             if stopped() or self._closed:
                 return
             if ready:
@@ -172,7 +172,7 @@ class DecodePool(Generic[GivenT]):
         threads.check_process(self._pid)
         self._free.release(len(batch.jobs))
 
-    def _of(self, jobs: Sequence[Job[GivenT]]) -> NDArray[np.uint8]:
+    def _of(self, jobs: Sequence[DecodeJob[GivenT]]) -> NDArray[np.uint8]:
         slots = [job.slot for job in jobs if job.error is None]
         if slots and slots[-1] - slots[0] == len(slots) - 1:
             return self._pixels[slots[0] : slots[-1] + 1]
@@ -213,7 +213,7 @@ class DecodePool(Generic[GivenT]):
                     self._held.take(size, wait=True)
                 if self._closed:
                     return
-                chunk.jobs.append(Job(image, slot))
+                chunk.jobs.append(DecodeJob(image, slot))
                 chunk.size += size
                 del image  # and its bytes, which the job's decoder lets go of
                 slot = (slot + 1) % len(self._pixels)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import ImageError, MachineError, limit_in_words
+from vit_engine.errors import ImageError, MachineError, format_limit
 from vit_engine.images.decode import image_from_item
-from vit_engine.images.decode_pool import Job
-from vit_engine.images.preprocess import draft_size, is_narrowed, pixels_from_image
+from vit_engine.images.decode_pool import DecodeJob
+from vit_engine.images.preprocess import draft_size, is_clipped_to_8bit, pixels_from_image
 from vit_engine.machine.worker import Channel, EndedError, Worker
 from vit_engine.sources.downloads import URL_TIMEOUT, is_url
-from vit_engine.sources.item import LIMITS, Item, Limits
+from vit_engine.sources.sample import LIMITS, Limits, Sample
 
 TIME_LIMIT = 30.0
 """Seconds for one image, by the clock."""
@@ -33,7 +33,7 @@ _NARROWED = b"narrowed"  # an answer that means decoded, as an empty one does
 
 
 @dataclass(frozen=True)
-class Task:
+class DecodeOptions:
     """What every image of a run is decoded for, and by which rules."""
 
     preprocessing: Preprocessing
@@ -43,15 +43,15 @@ class Task:
     fast: bool = False  # decode JPEGs at reduced size
     private_redirects: bool = False  # follow redirects of URLs to addresses that are not public
 
-    def pixels(self, item: Item) -> tuple[NDArray[np.uint8], bool]:
-        """Return the model's input for one item, and `is_narrowed`; or raise its ImageError."""
+    def pixels(self, item: Sample) -> tuple[NDArray[np.uint8], bool]:
+        """Return the model's input for a sample, and `is_clipped_to_8bit`; or raise ImageError."""
         draft = draft_size(self.preprocessing) if self.fast else None
         image = image_from_item(
             item, limits=self.limits, draft=draft, private_redirects=self.private_redirects
         )
-        return pixels_from_image(image, self.preprocessing), is_narrowed(image)
+        return pixels_from_image(image, self.preprocessing), is_clipped_to_8bit(image)
 
-    def seconds_for(self, item: Item) -> float:
+    def seconds_for(self, item: Sample) -> float:
         """Return the time limit of an item; a download has its own besides."""
         return self.time_limit + (URL_TIMEOUT if is_url(item.path) else 0)
 
@@ -66,7 +66,7 @@ class SharedPixels:
             self.array = _mapped(self.fd, (slots, height, width, 3))
         except OSError as e:
             os.close(self.fd)
-            words = limit_in_words(e) or f"{e.strerror}; try a smaller -b"
+            words = format_limit(e) or f"{e.strerror}; try a smaller -b"
             raise MachineError(f"no memory to share for {slots} decoded images: {words}") from e
 
     def __enter__(self) -> Self:
@@ -83,13 +83,13 @@ class DecoderProcess:
     `restarts` counts how often that was.
     """
 
-    def __init__(self, pixels: SharedPixels, task: Task) -> None:
-        self._pixels, self._task = pixels, task
+    def __init__(self, pixels: SharedPixels, decode_options: DecodeOptions) -> None:
+        self._pixels, self._task = pixels, decode_options
         self._closed = False
         self.restarts = 0
         self._start()
 
-    def decode(self, jobs: Sequence[Job[Item]]) -> None:
+    def decode(self, jobs: Sequence[DecodeJob[Sample]]) -> None:
         """Fill the jobs' slots or set their errors: `timeout` and `crash` besides the decoder's.
 
         An image that has its answer lets go of the bytes that it came with.
@@ -103,8 +103,8 @@ class DecoderProcess:
             try:
                 for job in jobs[at:]:
                     answer = self._worker.answer(self._task.seconds_for(job.image))
-                    job.is_narrowed = answer == _NARROWED
-                    decoded = not answer or job.is_narrowed
+                    job.is_clipped_to_8bit = answer == _NARROWED
+                    decoded = not answer or job.is_clipped_to_8bit
                     _settle(job, None if decoded else ImageError(*json.loads(answer)))
                     at += 1
             except (EndedError, TimeoutError) as e:
@@ -156,7 +156,7 @@ class DecoderProcess:
             if self._closed:
                 return
 
-    def _send(self, jobs: Sequence[Job[Item]]) -> None:
+    def _send(self, jobs: Sequence[DecodeJob[Sample]]) -> None:
         bare = [(job.slot, replace(job.image, data=None), job.image.data is None) for job in jobs]
         self._worker.ask(pickle.dumps(bare))
         for job in jobs:
@@ -164,7 +164,7 @@ class DecoderProcess:
                 self._worker.ask(job.image.data)  # as it is: a copy may be of 256 MiB
 
 
-def _settle(job: Job[Item], error: ImageError | None) -> None:
+def _settle(job: DecodeJob[Sample], error: ImageError | None) -> None:
     job.error = error
     job.image = replace(job.image, data=None)  # the bytes have done their part
 
@@ -172,20 +172,20 @@ def _settle(job: Job[Item], error: ImageError | None) -> None:
 def serve(channel: Channel) -> None:
     """Decode what the parent asks for until it closes the pipe; the life of the child."""
     requests = channel.requests()
-    task, memory, shape = pickle.loads(next(requests))
+    decode_options, memory, shape = pickle.loads(next(requests))
     pixels = _mapped(memory, shape)
-    Image.MAX_IMAGE_PIXELS = task.limits.max_pixels
+    Image.MAX_IMAGE_PIXELS = decode_options.limits.max_pixels
     for message in requests:
         jobs = pickle.loads(message)
         data = [None if is_bare else next(requests) for _, _, is_bare in jobs]
         for slot, bare, _ in jobs:
             item = replace(bare, data=data.pop(0))
             # The parent ends us when we are late. Should it be gone, SIGALRM does.
-            signal.setitimer(signal.ITIMER_REAL, task.seconds_for(item) + 5)
+            signal.setitimer(signal.ITIMER_REAL, decode_options.seconds_for(item) + 5)
             answer = b""
             try:
-                pixels[slot], narrowed = task.pixels(item)
-                answer = _NARROWED if narrowed else b""
+                pixels[slot], clipped_to_8bit = decode_options.pixels(item)
+                answer = _NARROWED if clipped_to_8bit else b""
             except ImageError as e:
                 answer = json.dumps([e.code, str(e)]).encode()
             except MemoryError:

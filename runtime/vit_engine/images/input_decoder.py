@@ -9,18 +9,18 @@ from PIL import Image
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import ImageError
 from vit_engine.images.decode import image_from_bytes
-from vit_engine.images.decode_pool import Job
+from vit_engine.images.decode_pool import DecodeJob
 from vit_engine.images.decoder_process import DecoderProcess
-from vit_engine.images.given import Given, Unloaded
 from vit_engine.images.image_errors import image_errors
+from vit_engine.images.image_input import ImageInput, LazyImage
 from vit_engine.images.preprocess import (
-    is_narrowed,
+    is_clipped_to_8bit,
     pixels_from_image,
     pixels_from_rgb,
     rgb_from_image,
 )
-from vit_engine.sources.item import Item
 from vit_engine.sources.read import bytes_from_item
+from vit_engine.sources.sample import Sample
 
 
 class InputDecoder:
@@ -39,7 +39,7 @@ class InputDecoder:
         self._pixels, self._preprocessing, self._process = pixels, preprocessing, process
         self._cancelled = False
 
-    def decode(self, jobs: Sequence[Job[Given]]) -> None:
+    def decode(self, jobs: Sequence[DecodeJob[ImageInput]]) -> None:
         """Fill each job's slot of the pixels, or set its error."""
         here = jobs if self._process is None else self._decoded_elsewhere(jobs, self._process)
         for job in here:
@@ -47,7 +47,7 @@ class InputDecoder:
                 return
             try:
                 with image_errors():
-                    self._pixels[job.slot], job.is_narrowed = self._pixels_of(job.image)
+                    self._pixels[job.slot], job.is_clipped_to_8bit = self._pixels_of(job.image)
             except ImageError as e:
                 job.error = e
             job.image.image = None  # its memory is needed no more
@@ -64,31 +64,31 @@ class InputDecoder:
             self._process.close()
 
     def _decoded_elsewhere(
-        self, jobs: Sequence[Job[Given]], process: DecoderProcess
-    ) -> list[Job[Given]]:
+        self, jobs: Sequence[DecodeJob[ImageInput]], process: DecoderProcess
+    ) -> list[DecodeJob[ImageInput]]:
         """Have the files among the jobs decoded; return the other jobs."""
-        files: list[tuple[Job[Given], Job[Item]]] = []
-        others: list[Job[Given]] = []
+        files: list[tuple[DecodeJob[ImageInput], DecodeJob[Sample]]] = []
+        others: list[DecodeJob[ImageInput]] = []
         for job in jobs:
-            if job.image.error is None and isinstance(job.image.image, Item):
-                files.append((job, Job(job.image.image, job.slot)))
+            if job.image.error is None and isinstance(job.image.image, Sample):
+                files.append((job, DecodeJob(job.image.image, job.slot)))
             else:
                 others.append(job)
         process.decode([file for _, file in files])
         for job, file in files:
-            job.error, job.is_narrowed = file.error, file.is_narrowed
+            job.error, job.is_clipped_to_8bit = file.error, file.is_clipped_to_8bit
             job.image.image = None
         return others
 
-    def _pixels_of(self, given: Given) -> tuple[NDArray[np.uint8], bool]:
-        """Return the pixels of an image, and `is_narrowed` of one that is decoded here."""
+    def _pixels_of(self, given: ImageInput) -> tuple[NDArray[np.uint8], bool]:
+        """Return the pixels of an image, and `is_clipped_to_8bit` of one that is decoded here."""
         if given.error is not None:
             raise given.error
         image = given.image
-        if isinstance(image, Item):
+        if isinstance(image, Sample):
             decoded = image_from_bytes(bytes_from_item(image))
-            return pixels_from_image(decoded, self._preprocessing), is_narrowed(decoded)
-        if isinstance(image, Unloaded):
+            return pixels_from_image(decoded, self._preprocessing), is_clipped_to_8bit(decoded)
+        if isinstance(image, LazyImage):
             with image.lock:
                 image = rgb_from_image(image.image)
         assert isinstance(image, Image.Image)

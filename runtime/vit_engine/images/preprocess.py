@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from vit_engine.artefact.contract import FILTERS, Anchor, Contract, Preprocessing
 from vit_engine.errors import ImageError
 from vit_engine.images.image_errors import check_size, image_errors
-from vit_engine.sources.item import MAX_PIXELS
+from vit_engine.sources.sample import MAX_PIXELS
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,12 +78,12 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def is_narrowed(image: Image.Image) -> bool:
+def is_clipped_to_8bit(image: Image.Image) -> bool:
     """Tell whether `rgb_from_image` takes greys of 16 or 32 bits, or floats, to 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;")
 
 
-def narrowed_in_words(count: int) -> str:
+def format_clipped_to_8bit(count: int) -> str:
     """Return the warning of a run with so many such images."""
     images, their = ("1 image has", "its") if count == 1 else (f"{count:,} images have", "their")
     return (

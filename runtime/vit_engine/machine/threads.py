@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
-from vit_engine.errors import MachineError, UsageError, limit_in_words
+from vit_engine.errors import MachineError, UsageError, format_limit
 
 T = TypeVar("T")
 
@@ -40,9 +40,7 @@ def start(work: Callable[..., None], *arguments: object) -> threading.Thread:
     try:
         thread.start()
     except RuntimeError as e:
-        raise MachineError(
-            f"cannot start a thread to decode images: {limit_in_words(e) or e}"
-        ) from e
+        raise MachineError(f"cannot start a thread to decode images: {format_limit(e) or e}") from e
     return thread
 
 

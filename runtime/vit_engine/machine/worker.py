@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Self
 
-from vit_engine.errors import MachineError, limit_in_words
+from vit_engine.errors import MachineError, format_limit
 
 START_LIMIT = 60.0
 """Seconds for a child to import what it needs."""
@@ -84,7 +84,7 @@ class Worker:
             )
         except OSError as e:
             self._close_pipes()
-            words = limit_in_words(e) or e.strerror
+            words = format_limit(e) or e.strerror
             raise MachineError(f"cannot start a process to {purpose}: {words}") from e
         finally:
             os.close(requests)

@@ -48,20 +48,20 @@ def check_parity(
     output: OutputKind,
     name: str,
     reference: str,
-    cure: str,
+    fix: str,
     known: Parity | None = None,
 ) -> None:
     """Raise ParityError unless `found` (N, ...) is finite and within the bounds of `expected`.
 
     `output` says on what two images' logits agree, which may be nothing. `name` is what gave
-    `found`, `reference` what gave `expected`, `cure` what to do about it. `known` is an artefact's
+    `found`, `reference` what gave `expected`, `fix` what to do about it. `known` is an artefact's
     own parity: the range of its logits over real images, which is wider than over a few drawn ones.
     """
     finite = np.isfinite(found).all(axis=1)
     if not finite.all():
         raise ParityError(
             f"{name} gives NaN or Inf on {int((~finite).sum())} of {len(found)} images, "
-            f"{reference} does not; {cure}"
+            f"{reference} does not; {fix}"
         )
     extent = max(float(np.ptp(expected)), known.logit_range if known else 0.0)
     allowed = bounds.max_diff * extent
@@ -76,16 +76,16 @@ def check_parity(
             )
         raise ParityError(
             f"{name} differs too much from {reference}: max |logit difference| {worst:.3g} "
-            f"(allowed {allowed:.3g}){alike}; {cure}"
+            f"(allowed {allowed:.3g}){alike}; {fix}"
         )
 
 
-def sample_pixels(given: Input) -> NDArray[np.uint8]:
+def sample_pixels(input_spec: Input) -> NDArray[np.uint8]:
     """Return smooth and noisy seeded images (SAMPLES, height, width, 3) of the input's size."""
     rng = np.random.default_rng(0)
     images = []
-    for cells in (2, 4, 8, given.height):
-        rows, columns = (np.arange(n) * cells // n for n in (given.height, given.width))
+    for cells in (2, 4, 8, input_spec.height):
+        rows, columns = (np.arange(n) * cells // n for n in (input_spec.height, input_spec.width))
         for _ in range(SAMPLES // 4):
             coarse = rng.integers(0, 256, (cells, cells, 3), np.uint8)
             images.append(coarse[rows][:, columns])

@@ -112,12 +112,12 @@ class Scores:
         top_k, labels = selection.top_k, self.labels
         scores = self.scores(logits, selection.function)
         worst = np.partition(logits, -top_k, axis=1)[:, -top_k]  # of those that are shown
-        least = -math.inf if selection.threshold is None else selection.threshold
+        minimum = -math.inf if selection.threshold is None else selection.threshold
         for i, (row, path) in enumerate(zip(logits, paths, strict=False)):
             if not np.isfinite(row).all():
                 yield failed(path, ImageError("nonfinite", "the model gave NaN or Inf"))
                 continue
-            shown = np.flatnonzero((row >= worst[i]) & (scores[i] >= least))
+            shown = np.flatnonzero((row >= worst[i]) & (scores[i] >= minimum))
             shown = shown[np.argsort(-row[shown], kind="stable")][:top_k]
             yield Prediction(
                 path, tuple(Score(labels[j], j, float(scores[i, j])) for j in shown.tolist())
@@ -165,9 +165,9 @@ class Scores:
             return np.empty(0, np.bool_)
         if self.function == "sigmoid":
             with np.errstate(divide="ignore"):
-                least = np.log(threshold) - np.log1p(-threshold)  # as a logit
-            decided = np.abs(expected - least) > tie
-            alike = ((found >= least) == (expected >= least)) | ~decided
+                minimum = np.log(threshold) - np.log1p(-threshold)  # as a logit
+            decided = np.abs(expected - minimum) > tie
+            alike = ((found >= minimum) == (expected >= minimum)) | ~decided
             per_image: NDArray[np.bool_] = alike.all(axis=1)[decided.any(axis=1)]
             return per_image
         runner_up, best = np.sort(expected, axis=1)[:, -2:].T

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.outputs.kinds import output_from_contract
-from vit_engine.providers.obstacles import import_onnxruntime
-from vit_engine.providers.provider import RetiredError
+from vit_engine.providers.availability import import_onnxruntime
+from vit_engine.providers.provider import SessionClosedError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -72,27 +72,27 @@ class BucketSession:
         """The most images in a batch."""
         return self.buckets[-1]
 
-    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
+    def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
         with self._gate:
             if self._session is None:
-                raise RetiredError
+                raise SessionClosedError
             self._busy += 1
         try:
-            return self._run(feed)
+            return self._run(inputs)
         finally:
             with self._gate:
                 self._busy -= 1
                 self._gate.notify_all()
 
-    def _run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
-        bucket = smallest_that_fits(self.buckets, len(feed))
+    def _run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        bucket = smallest_that_fits(self.buckets, len(inputs))
         slot = self._free[bucket].get()
         try:
             slot = slot or self._slot(bucket)
-            slot.fill(feed)
+            slot.fill(inputs)
             self._compute.submit(slot.run).result()
-            return slot.logits(len(feed))
+            return slot.logits(len(inputs))
         finally:
             self._free[bucket].put(slot)
 
@@ -128,28 +128,28 @@ class _Slot:
         graph: int | None,
     ) -> None:
         ort = import_onnxruntime()
-        given, output = contract.input, contract.output
-        shape = (bucket, *given.image_shape)
+        input_spec, output = contract.input, contract.output
+        shape = (bucket, *input_spec.image_shape)
         allocated = ort.OrtValue.ortvalue_from_shape_and_type
         self.session: Any = session
-        self.staging = np.zeros(shape, given.dtype)
+        self.staging = np.zeros(shape, input_spec.dtype)
         self.input: Any = allocated(list(shape), self.staging.dtype.type, *device)
         rows = [bucket, *output_from_contract(output).shape]
         self.output: Any = allocated(rows, np.float32, *device)
         self.binding: Any = session.io_binding()
-        self.binding.bind_ortvalue_input(given.name, self.input)
+        self.binding.bind_ortvalue_input(input_spec.name, self.input)
         self.binding.bind_ortvalue_output(output.name, self.output)
         self.options = None
         if graph is not None:
             self.options = ort.RunOptions()
             self.options.add_run_config_entry("gpu_graph_id", str(graph))
 
-    def fill(self, feed: NDArray[Any]) -> None:
+    def fill(self, inputs: NDArray[Any]) -> None:
         """Copy the feed to the device; ONNX Runtime returns when it is there."""
-        if len(feed) < len(self.staging):
-            self.staging[: len(feed)] = feed
-            feed = self.staging
-        self.input.update_inplace(feed)
+        if len(inputs) < len(self.staging):
+            self.staging[: len(inputs)] = inputs
+            inputs = self.staging
+        self.input.update_inplace(inputs)
 
     def run(self) -> None:
         """Compute; returns when the logits are in the output buffer."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
 from vit_engine.machine import processor
-from vit_engine.providers.provider import Provider, Request, RetiredError
+from vit_engine.providers.provider import Provider, SessionClosedError, SessionSpec
 from vit_engine.providers.sessions import open_rewritten, open_session
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ class PlainSession:
         self._session: onnxruntime.InferenceSession | None = session
         self._contract = contract
 
-    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
+    def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
         session = self._session
         if session is None:
-            raise RetiredError
+            raise SessionClosedError
         names = self._contract.input.name, self._contract.output.name
-        (logits,) = session.run([names[1]], {names[0]: feed})
+        (logits,) = session.run([names[1]], {names[0]: inputs})
         result: NDArray[np.float32] = logits
         return result
 
@@ -44,14 +44,14 @@ class PlainSession:
         self._session = None
 
 
-def open_on_cpu(request: Request, largest: int) -> PlainSession:
+def open_on_cpu(spec: SessionSpec, largest: int) -> PlainSession:
     """Open the artefact on the CPU provider for batches of up to `largest`."""
-    is_float = request.contract.identity.precision != "int8"
-    if request.options.adapt and is_float and processor.is_x86():
-        session = open_rewritten(request, {"cpu": {}}, graph_for_cpu)
+    is_float = spec.contract.identity.precision != "int8"
+    if spec.options.optimize_graph and is_float and processor.is_x86():
+        session = open_rewritten(spec, {"cpu": {}}, graph_for_cpu)
     else:
-        session = open_session(request, {"cpu": {}})
-    return PlainSession(session, request.contract, largest)
+        session = open_session(spec, {"cpu": {}})
+    return PlainSession(session, spec.contract, largest)
 
 
 CPU = Provider(
@@ -61,6 +61,6 @@ CPU = Provider(
     computes=("f32",),
     default_batch=lambda options: max(BATCH, options.compute_threads),
     in_flight=1,
-    obstacle=lambda _options: None,
+    unavailable_reason=lambda _options: None,
     open=open_on_cpu,
 )

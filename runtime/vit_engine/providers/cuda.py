@@ -11,9 +11,9 @@ from vit_engine.errors import ProviderError
 from vit_engine.machine import libraries
 from vit_engine.machine.installation import pip_install
 from vit_engine.options import EngineOptions, ProviderName
+from vit_engine.providers.availability import CUDNN, nvidia_obstacle
 from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
-from vit_engine.providers.obstacles import CUDNN, nvidia_obstacle
-from vit_engine.providers.provider import Obstacle, Provider, Request
+from vit_engine.providers.provider import Provider, SessionSpec, Unavailable
 from vit_engine.providers.sessions import (
     EXECUTION_PROVIDERS,
     open_rewritten,
@@ -43,47 +43,47 @@ OPTIONS = {
 }
 
 
-def options(request: Request, *, graphs: bool) -> dict[str, str]:
+def options(spec: SessionSpec, *, graphs: bool) -> dict[str, str]:
     """Return the provider options for one device."""
     return OPTIONS | {
-        "device_id": str(request.options.device),
+        "device_id": str(spec.options.device),
         "enable_cuda_graph": str(int(graphs)),
     }
 
 
-def open_on_cuda(request: Request, largest: int) -> BucketSession:
+def open_on_cuda(spec: SessionSpec, largest: int) -> BucketSession:
     """Open the artefact on CUDA for batches of up to `largest`."""
-    graphs = request.options.cuda_graphs
+    graphs = spec.options.cuda_graphs
     try:
-        session = _opened(request, graphs=graphs)
+        session = _opened(spec, graphs=graphs)
     except ProviderError as e:
         if not graphs or "cannot use the graph capture feature" not in str(e):
             raise
         # A node outside CUDA cannot be captured; what it is, is told below.
         log.warning("cuda runs without CUDA graphs: not all of the model is on the GPU")
         graphs = False
-        session = _opened(request, graphs=graphs)
-    report_strays(placements(session), "cuda")
+        session = _opened(spec, graphs=graphs)
+    warn_cpu_fallback_nodes(placements(session), "cuda")
     return BucketSession(
         session,
-        request.contract,
-        device=("cuda", request.options.device),
+        spec.contract,
+        device=("cuda", spec.options.device),
         buckets=buckets_up_to(largest),
         graphs=graphs,
     )
 
 
-def _opened(request: Request, *, graphs: bool) -> "onnxruntime.InferenceSession":
-    chain: dict[ProviderName, dict[str, str]] = {"cuda": options(request, graphs=graphs)}
-    if not request.options.adapt:
-        return open_session(request, chain)
+def _opened(spec: SessionSpec, *, graphs: bool) -> "onnxruntime.InferenceSession":
+    chain: dict[ProviderName, dict[str, str]] = {"cuda": options(spec, graphs=graphs)}
+    if not spec.options.optimize_graph:
+        return open_session(spec, chain)
     has_cudnn = libraries.load(CUDNN).problem is None
     if not has_cudnn:
         log.warning("cuda runs 5 to 15 %% slower without cuDNN; %s", pip_install("gpu"))
-    return open_rewritten(request, chain, partial(graph_for_cuda, attention=has_cudnn))
+    return open_rewritten(spec, chain, partial(graph_for_cuda, attention=has_cudnn))
 
 
-def report_strays(found: dict[str, list[str]], provider: ProviderName) -> None:
+def warn_cpu_fallback_nodes(found: dict[str, list[str]], provider: ProviderName) -> None:
     """Warn of nodes that were placed elsewhere than on `provider`: they cost copies each run."""
     for name, operators in found.items():
         if name != EXECUTION_PROVIDERS[provider]:
@@ -92,7 +92,7 @@ def report_strays(found: dict[str, list[str]], provider: ProviderName) -> None:
             log.warning("%d of %d nodes run on %s: %s", len(operators), total, name, kinds)
 
 
-def _obstacle(options: EngineOptions) -> Obstacle | None:
+def _obstacle(options: EngineOptions) -> Unavailable | None:
     return nvidia_obstacle(
         EXECUTION_PROVIDERS["cuda"], extra="gpu", linked=("cuda",), device=options.device
     )
@@ -105,6 +105,6 @@ CUDA = Provider(
     computes=(),
     default_batch=lambda _options: GPU_BATCH,
     in_flight=IN_FLIGHT,
-    obstacle=_obstacle,
+    unavailable_reason=_obstacle,
     open=open_on_cuda,
 )

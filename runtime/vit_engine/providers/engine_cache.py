@@ -76,7 +76,7 @@ class EngineCache:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Return whether engines are there, as they were built; tells of any that are not."""
         try:
             sealed = json.loads((self.folder / SEAL).read_text())
@@ -92,7 +92,7 @@ class EngineCache:
         )
         return False
 
-    def seal(self) -> None:
+    def commit(self) -> None:
         """Declare the files in the folder built and good."""
         if not (files := self._hashes()):
             raise NoCacheError(f"{self.folder}: {self.maker} stored no engine in this folder")

@@ -15,7 +15,7 @@ DeviceKind = Literal["cpu", "gpu"]
 
 
 @dataclass(frozen=True)
-class Request:
+class SessionSpec:
     """What is to be opened, and how; the batch sizes are the engine's to choose."""
 
     path: Path
@@ -24,28 +24,28 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Obstacle:
+class Unavailable:
     """Why a provider cannot run here, and the line to paste, or the step, that mends it."""
 
     reason: str
-    cure: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.reason}; {self.cure}"
+        return f"{self.reason}; {self.fix}"
 
 
-class RetiredError(Exception):
+class SessionClosedError(Exception):
     """The session was closed while this batch was on its way; its successor takes the batch."""
 
 
-class Runner(Protocol):
+class Session(Protocol):
     """An open session: feeds of up to `largest` images in, logits out. Thread-safe."""
 
     @property
     def largest(self) -> int:
         """The most images in a feed."""
 
-    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
+    def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class Provider:
     """Images at once that keep it busy."""
     in_flight: int
     """Batches at once: more than one where copies go on under the compute of another batch."""
-    obstacle: Callable[[EngineOptions], Obstacle | None]
+    unavailable_reason: Callable[[EngineOptions], Unavailable | None]
     """What keeps it from running here; loads the libraries that it needs."""
-    open: Callable[[Request, int], Runner]
+    open: Callable[[SessionSpec, int], Session]
     """Opens an artefact for batches of up to a size."""

@@ -9,13 +9,13 @@ from vit_engine.errors import (
     ArtefactError,
     MachineError,
     ProviderError,
-    limit_in_words,
+    format_limit,
     one_line,
 )
 from vit_engine.machine import processor
 from vit_engine.options import ProviderName
-from vit_engine.providers.obstacles import distributions, import_onnxruntime, reinstall
-from vit_engine.providers.provider import Request
+from vit_engine.providers.availability import distributions, import_onnxruntime, reinstall
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.tensors import Tensor, check_tensors
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def keep_int8_exact(settings: "onnxruntime.SessionOptions") -> None:
 
 
 def open_session(
-    request: Request,
+    spec: SessionSpec,
     chain: Mapping[ProviderName, Mapping[str, str]],
     model: bytes | None = None,
 ) -> "onnxruntime.InferenceSession":
@@ -55,7 +55,7 @@ def open_session(
     first, *_ = chain
     ort = import_onnxruntime()
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = request.options.compute_threads
+    settings.intra_op_num_threads = spec.options.compute_threads
     settings.log_severity_level = 4  # errors are raised as well
     ort.set_default_logger_severity(3)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -63,36 +63,34 @@ def open_session(
     if model is not None:  # it may refer to weights in the artefact
         settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path",
-            os.fsencode(request.path.resolve().parent),  # bytes: it may not be UTF-8
+            os.fsencode(spec.path.resolve().parent),  # bytes: it may not be UTF-8
         )
     wanted = [(EXECUTION_PROVIDERS[name], dict(options)) for name, options in chain.items()]
-    source = str(request.path) if model is None else model
+    source = str(spec.path) if model is None else model
     try:
         # Without fallback ONNX Runtime raises where it would print to stdout and take the CPU.
         session = ort.InferenceSession(source, settings, providers=wanted, enable_fallback=0)
     except Exception as e:
-        if words := limit_in_words(e):
-            raise MachineError(f"{request.path} cannot be opened: {words}") from e
+        if message := format_limit(e):
+            raise MachineError(f"{spec.path} cannot be opened: {message}") from e
         if first == "cpu":
-            raise ArtefactError(f"{request.path}: ONNX Runtime cannot open it: {e}") from e
-        raise ProviderError(
-            f"provider {first} cannot open {request.path}: {one_line(e, 1000)}"
-        ) from e
+            raise ArtefactError(f"{spec.path}: ONNX Runtime cannot open it: {e}") from e
+        raise ProviderError(f"provider {first} cannot open {spec.path}: {one_line(e, 1000)}") from e
     opened = session.get_providers()
     if opened[0] != EXECUTION_PROVIDERS[first]:  # it only warns where it cannot load its library
         extra = "tensorrt" if first == "tensorrt" else "gpu"
         raise ProviderError(
-            f"provider {first} cannot run here: ONNX Runtime opened {request.path} on "
+            f"provider {first} cannot run here: ONNX Runtime opened {spec.path} on "
             f"{', '.join(opened)}, since its library of this provider does not load; "
             f"{reinstall(distributions(), extra)}"
         )
     session._model_bytes = None  # it would keep them for as long as it lives
-    check_tensors(_tensors(session), request)
+    check_tensors(_tensors(session), spec)
     return session
 
 
 def open_rewritten(
-    request: Request,
+    spec: SessionSpec,
     chain: Mapping[ProviderName, Mapping[str, str]],
     rewrite: Callable[[Path], bytes],
 ) -> "onnxruntime.InferenceSession":
@@ -100,11 +98,11 @@ def open_rewritten(
 
     ArtefactError as well where the file changes meanwhile.
     """
-    before = request.path.stat()
-    session = open_session(request, chain, rewrite(request.path))
-    after = request.path.stat()
+    before = spec.path.stat()
+    session = open_session(spec, chain, rewrite(spec.path))
+    after = spec.path.stat()
     if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
-        raise ArtefactError(f"{request.path} was written to while it was opened; open it again")
+        raise ArtefactError(f"{spec.path} was written to while it was opened; open it again")
     return session
 
 

@@ -5,11 +5,11 @@ import logging
 from vit_engine.errors import ProviderError, UsageError
 from vit_engine.machine import nvidia
 from vit_engine.options import AUTO, CHOICES, ProviderName
+from vit_engine.providers.availability import import_onnxruntime
 from vit_engine.providers.cpu import CPU
 from vit_engine.providers.cuda import CUDA
-from vit_engine.providers.obstacles import import_onnxruntime
 from vit_engine.providers.openvino.openvino import OPENVINO
-from vit_engine.providers.provider import Obstacle, Provider, Request
+from vit_engine.providers.provider import Provider, SessionSpec, Unavailable
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
 from vit_engine.providers.tensorrt import TENSORRT
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 PROVIDERS: dict[ProviderName, Provider] = {p.name: p for p in (TENSORRT, CUDA, OPENVINO, CPU)}
 
 
-def candidates(request: Request) -> tuple[Provider, ...]:
+def candidates(spec: SessionSpec) -> tuple[Provider, ...]:
     """Return the providers to open a request on, the next where the one before cannot.
 
     A provider that was chosen by name is the only one. Raises UsageError for a choice that makes no
     sense, ProviderError for one that is not there.
     """
-    options = request.options
+    options = spec.options
     choice = options.provider
     chosen = next((p for p in PROVIDERS.values() if p.name == choice), None)
     if chosen is None and choice != AUTO:
@@ -35,24 +35,28 @@ def candidates(request: Request) -> tuple[Provider, ...]:
         )
     if options.compute and (chosen is None or options.compute not in chosen.computes):
         able = [p.name for p in PROVIDERS.values() if options.compute in p.computes]
-        words = " or ".join(f"--provider {name}" for name in able) or "no provider"
-        raise UsageError(f"{choice} does not take --compute {options.compute}: that is for {words}")
+        message = " or ".join(f"--provider {name}" for name in able) or "no provider"
+        raise UsageError(
+            f"{choice} does not take --compute {options.compute}: that is for {message}"
+        )
     if chosen is not None:
-        if reason := _lacks_operators(chosen, request):
+        if reason := _lacks_operators(chosen, spec):
             raise UsageError(f"{reason}; use --provider cpu, or export with --fp16")
-        if obstacle := chosen.obstacle(options):
-            raise ProviderError(f"provider {chosen.name} cannot run here: {obstacle}")
+        if unavailable_reason := chosen.unavailable_reason(options):
+            raise ProviderError(f"provider {chosen.name} cannot run here: {unavailable_reason}")
         return (chosen,)
     if not _may_have_gpu():
         return (CPU,)
-    found: str | Obstacle | None = CUDA.obstacle(options) or _lacks_operators(CUDA, request)
+    found: str | Unavailable | None = CUDA.unavailable_reason(options) or _lacks_operators(
+        CUDA, spec
+    )
     if found is None:
         return CUDA, CPU
-    tell_passed_over(CUDA, found)
+    log_fallback(CUDA, found)
     return (CPU,)
 
 
-def tell_passed_over(provider: Provider, reason: object) -> None:
+def log_fallback(provider: Provider, reason: object) -> None:
     """Warn that "auto" does not take a provider that someone may count on."""
     log.warning("running on the CPU, since %s cannot be used: %s", provider.name, reason)
 
@@ -62,11 +66,11 @@ def may_use_gpu(choice: str) -> bool:
     return choice == AUTO or any(p.name == choice and p.kind == "gpu" for p in PROVIDERS.values())
 
 
-def _lacks_operators(provider: Provider, request: Request) -> str | None:
-    precision = request.contract.identity.precision
+def _lacks_operators(provider: Provider, spec: SessionSpec) -> str | None:
+    precision = spec.contract.identity.precision
     if precision in provider.precisions:
         return None
-    return f"{request.path} is {precision}, which {provider.name} has no operators for"
+    return f"{spec.path} is {precision}, which {provider.name} has no operators for"
 
 
 def _may_have_gpu() -> bool:

@@ -19,11 +19,11 @@ from vit_engine.options import EngineOptions, ProviderName
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.parity import BOUNDS, check_parity, sample_pixels
 from vit_engine.providers import cuda
+from vit_engine.providers.availability import import_onnxruntime, nvidia_obstacle
 from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
 from vit_engine.providers.cpu import open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
-from vit_engine.providers.obstacles import import_onnxruntime, nvidia_obstacle
-from vit_engine.providers.provider import Obstacle, Provider, Request, Runner
+from vit_engine.providers.provider import Provider, Session, SessionSpec, Unavailable
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
 
 if TYPE_CHECKING:
@@ -35,37 +35,37 @@ TICK_S = 15.0
 log = logging.getLogger(__name__)
 
 
-def profile(given: Input, largest: int) -> dict[str, str]:
+def profile(input_spec: Input, largest: int) -> dict[str, str]:
     """Return the shapes that an engine is built for: 1 to `largest` images, best at `largest`."""
-    image = "x".join(map(str, given.image_shape))
+    image = "x".join(map(str, input_spec.image_shape))
     return {
-        f"trt_profile_{name}_shapes": f"{given.name}:{batch}x{image}"
+        f"trt_profile_{name}_shapes": f"{input_spec.name}:{batch}x{image}"
         for name, batch in (("min", 1), ("opt", largest), ("max", largest))
     }
 
 
-def options(request: Request, largest: int, folder: str) -> dict[str, str]:
+def options(spec: SessionSpec, largest: int, folder: str) -> dict[str, str]:
     """Return the provider options for one device, engines kept in `folder`.
 
     No CUDA graphs: the provider keeps one for all shapes, and would answer a batch with another's.
     """
     return {
-        "device_id": str(request.options.device),
+        "device_id": str(spec.options.device),
         # It builds weakly typed networks: without this an fp16 file runs in fp32.
-        "trt_fp16_enable": str(int(request.contract.identity.precision == "fp16")),
+        "trt_fp16_enable": str(int(spec.contract.identity.precision == "fp16")),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": folder,
-        **profile(request.contract.input, largest),
+        **profile(spec.contract.input, largest),
     }
 
 
 def cache_key(
-    request: Request, largest: int, gpu: nvidia.Gpu, driver: str, version: str
+    spec: SessionSpec, largest: int, gpu: nvidia.Gpu, driver: str, version: str
 ) -> dict[str, str]:
     """Return all that a built engine depends on; ONNX Runtime's own key leaves out the weights."""
-    with request.path.open("rb") as file:
+    with spec.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "artefact": digest,
@@ -73,47 +73,47 @@ def cache_key(
         "tensorrt": version,
         "driver": driver,
         "gpu": f"{gpu.name}, {gpu.memory} bytes, sm_{gpu.capability[0]}{gpu.capability[1]}",
-        **options(request, largest, ""),
+        **options(spec, largest, ""),
     }
 
 
-def open_on_tensorrt(request: Request, largest: int) -> BucketSession:
+def open_on_tensorrt(spec: SessionSpec, largest: int) -> BucketSession:
     """Open the artefact on TensorRT for batches of up to `largest`, building its engine if need be.
 
     Raises ProviderError where it cannot be built, ParityError where the built engine strays.
     """
     driver = nvidia.driver()
     assert driver is not None  # the provider's obstacles have been looked for
-    gpu = driver.gpus[request.options.device]
+    gpu = driver.gpus[spec.options.device]
     name = driver.version or ".".join(map(str, driver.cuda))
-    cache = EngineCache.of(cache_key(request, largest, gpu, name, libraries.tensorrt_version()))
-    model = replace_attention(request.path.read_bytes(), primitive)
+    cache = EngineCache.of(cache_key(spec, largest, gpu, name, libraries.tensorrt_version()))
+    model = replace_attention(spec.path.read_bytes(), primitive)
 
     def opened() -> "onnxruntime.InferenceSession":
         chain: dict[ProviderName, dict[str, str]] = {
-            "tensorrt": options(request, largest, str(cache.folder)),
-            "cuda": cuda.options(request, graphs=False),
+            "tensorrt": options(spec, largest, str(cache.folder)),
+            "cuda": cuda.options(spec, graphs=False),
         }
-        return open_session(request, chain, model)
+        return open_session(spec, chain, model)
 
     with cache.locked():
-        if cache.sound():
+        if cache.is_valid():
             try:
-                return _runner(opened(), request, largest)
+                return _bucket_session(opened(), spec, largest)
             except ProviderError as e:
                 log.warning("the stored TensorRT engine does not load (%s); building it again", e)
         cache.clear()
         with announced(f"a TensorRT engine for batches of 1 to {largest} on {gpu.name}"):
             session = opened()
         report_split(session)
-        runner = _runner(session, request, largest)
+        bucket_session = _bucket_session(session, spec, largest)
         try:
-            check_engine(runner, request, largest)
+            check_engine(bucket_session, spec, largest)
         except ParityError:
-            runner.close()
+            bucket_session.close()
             raise
-        cache.seal()
-        return runner
+        cache.commit()
+        return bucket_session
 
 
 def report_split(session: "onnxruntime.InferenceSession") -> None:
@@ -127,18 +127,20 @@ def report_split(session: "onnxruntime.InferenceSession") -> None:
         log.warning(
             "TensorRT split the model into %d engines instead of one, which is slower", len(parts)
         )
-    cuda.report_strays(placements(session), "tensorrt")
+    cuda.warn_cpu_fallback_nodes(placements(session), "tensorrt")
 
 
-def check_engine(runner: Runner, request: Request, largest: int) -> None:
+def check_engine(bucket_session: Session, spec: SessionSpec, largest: int) -> None:
     """Raise ParityError unless the engine gives the CPU's logits, at both ends of its profile."""
-    contract = request.contract
-    feed = feed_from_pixels(sample_pixels(contract.input), contract)
-    reference = open_on_cpu(request, len(feed))
-    expected = reference.run(feed)
+    contract = spec.contract
+    inputs = feed_from_pixels(sample_pixels(contract.input), contract)
+    reference = open_on_cpu(spec, len(inputs))
+    expected = reference.run(inputs)
     reference.close()
-    for size in sorted({1, min(largest, len(feed))}):
-        found = np.concatenate([runner.run(feed[i : i + size]) for i in range(0, len(feed), size)])
+    for size in sorted({1, min(largest, len(inputs))}):
+        found = np.concatenate(
+            [bucket_session.run(inputs[i : i + size]) for i in range(0, len(inputs), size)]
+        )
         check_parity(
             found,
             expected,
@@ -146,7 +148,7 @@ def check_engine(runner: Runner, request: Request, largest: int) -> None:
             output=output_from_contract(contract.output),
             name=f"the TensorRT engine at batch {size}",
             reference="the CPU",
-            cure="use --provider cuda, or export with --fp32",
+            fix="use --provider cuda, or export with --fp32",
             known=contract.parity,
         )
 
@@ -171,19 +173,19 @@ def announced(what: str) -> Iterator[None]:
     log.warning("built in %.0f s", time.monotonic() - start)
 
 
-def _runner(
-    session: "onnxruntime.InferenceSession", request: Request, largest: int
+def _bucket_session(
+    session: "onnxruntime.InferenceSession", spec: SessionSpec, largest: int
 ) -> BucketSession:
     return BucketSession(
         session,
-        request.contract,
-        device=("cuda", request.options.device),
+        spec.contract,
+        device=("cuda", spec.options.device),
         buckets=buckets_up_to(largest),
         graphs=False,
     )
 
 
-def _obstacle(options: EngineOptions) -> Obstacle | None:
+def _obstacle(options: EngineOptions) -> Unavailable | None:
     # CUDA's library too: CUDA takes the nodes that TensorRT leaves over.
     return nvidia_obstacle(
         EXECUTION_PROVIDERS["tensorrt"],
@@ -200,6 +202,6 @@ TENSORRT = Provider(
     computes=(),
     default_batch=lambda _options: cuda.GPU_BATCH,
     in_flight=IN_FLIGHT,
-    obstacle=_obstacle,
+    unavailable_reason=_obstacle,
     open=open_on_tensorrt,
 )

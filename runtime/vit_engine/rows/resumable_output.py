@@ -19,7 +19,7 @@ from vit_engine.machine.output_file import PARTIAL, STATE, OutputFile
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.formats import Format
 from vit_engine.rows.resume_state import ResumeState, Settings
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
 CHUNK_ROWS, CHUNK_SECONDS = 1000, 0.5
 """A chunk of rows is synced to disk when it has this many, or is this old."""
@@ -35,8 +35,8 @@ class ResumableOutput:
     the rows of an interrupted run stay as they are.
     """
 
-    def __init__(self, target: OutputFile, form: Format, *, resume: bool = False) -> None:
-        self._target, self._form = target, form
+    def __init__(self, target: OutputFile, format_name: Format, *, resume: bool = False) -> None:
+        self._target, self._form = target, format_name
         self._partial, self._state_path = target.beside(PARTIAL), target.beside(STATE)
         self._name = printable(str(self._partial))
         self.done = self.failed = 0
@@ -54,7 +54,9 @@ class ResumableOutput:
             self._close()
             raise
 
-    def begin(self, items: Iterator[Item], settings: Callable[[], Settings], /) -> Iterator[Item]:
+    def begin(
+        self, samples: Iterator[Sample], settings: Callable[[], Settings], /
+    ) -> Iterator[Sample]:
         """Start the file, or take up the rows that are there; return the items still to come.
 
         UsageError where those rows are not the first of this run.
@@ -66,9 +68,9 @@ class ResumableOutput:
                 self._begun = True
                 self.keep()  # nothing yet: what is in the file from here on has a state beside it
             self._rows.append(self._form.header)
-            return items
+            return samples
         found.check_settings(self._settings, self._partial)
-        for item in islice(items, found.rows):
+        for item in islice(samples, found.rows):
             self._paths.update(_key(item.path))
         if self._paths.hexdigest() != found.paths:
             raise UsageError(
@@ -81,7 +83,7 @@ class ResumableOutput:
         os.ftruncate(self._file, found.size)
         os.lseek(self._file, 0, os.SEEK_END)
         self._begun = True
-        return items
+        return samples
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Add a batch of rows; they are safe once a chunk is full or old enough."""
@@ -126,7 +128,7 @@ class ResumableOutput:
         return ""
 
     @property
-    def how_to_resume(self) -> str:
+    def resume_hint(self) -> str:
         """What to add to the message that a run was interrupted."""
         return "" if self._finished else self._hint(self.done)
 
@@ -198,8 +200,8 @@ class ResumableOutput:
         except (WriteError, UsageError) as e:
             raise type(e)(f"{e}{self._hint(self._rows_kept)}") from e
         except OSError as e:
-            words = f"{printable(str(self._target.path))}: cannot be written ({e.strerror})"
-            raise WriteError(f"{words}{self._hint(self._rows_kept)}") from e
+            message = f"{printable(str(self._target.path))}: cannot be written ({e.strerror})"
+            raise WriteError(f"{message}{self._hint(self._rows_kept)}") from e
 
     def __enter__(self) -> Self:
         return self

@@ -7,20 +7,20 @@ from vit_engine.errors import WriteError
 from vit_engine.outputs.prediction import Prediction
 from vit_engine.rows.formats import Format
 from vit_engine.rows.resume_state import Settings
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 
 
 class StreamOutput:
     """An `Output` that cannot be resumed; `name` is what its errors call the stream."""
 
-    def __init__(self, stream: BinaryIO, name: str, form: Format) -> None:
-        self._stream, self._name, self._form = stream, name, form
+    def __init__(self, stream: BinaryIO, name: str, format_name: Format) -> None:
+        self._stream, self._name, self._form = stream, name, format_name
         self.done = self.failed = 0
 
-    def begin(self, items: Iterator[Item], _: Callable[[], Settings], /) -> Iterator[Item]:
+    def begin(self, samples: Iterator[Sample], _: Callable[[], Settings], /) -> Iterator[Sample]:
         """Write the header and return the items: a stream has no rows of them yet."""
         self._put(self._form.header)
-        return items
+        return samples
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Add rows and flush them."""
@@ -36,7 +36,7 @@ class StreamOutput:
         return ""
 
     @property
-    def how_to_resume(self) -> str:
+    def resume_hint(self) -> str:
         """Nothing to add: what a stream was given stays with its reader."""
         return ""
 

@@ -49,8 +49,8 @@ class Table:
             text = self._in(_RED, _cut(text, left) if left else text)
         else:
             column = self._number + 1 + self._label
-            most = max(1, (left + 2) // (column + 2)) if left else None
-            cells = [self._cell(*cell) for cell in self.output.cells(prediction)[:most]]
+            maximum = max(1, (left + 2) // (column + 2)) if left else None
+            cells = [self._cell(*cell) for cell in self.output.cells(prediction)[:maximum]]
             text = "  ".join([self._in(_BOLD, cells[0]), *cells[1:]]) if cells else "-"
         path = _cut(path, self._path, at_start=True) if self.width else path
         return f"{_padded(path, self._path)}  {text.rstrip()}\n".encode()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vit_engine.errors import ImageError, one_line, printable
 from vit_engine.sources.files import too_many_bytes
-from vit_engine.sources.item import LIMITS, Limits
+from vit_engine.sources.sample import LIMITS, Limits
 from vit_engine.sources.urls import (
     Url,
     addresses,
@@ -79,8 +79,8 @@ def bytes_from_url(
         download.abort()
         raise ImageError("timeout", f"was not downloaded within {timeout:g} s") from e
     except http.client.HTTPException as e:
-        words = f"the server's answer is not HTTP ({_shown(e)})"
-        raise ImageError("missing", f"cannot be downloaded: {words}") from e
+        message = f"the server's answer is not HTTP ({_shown(e)})"
+        raise ImageError("missing", f"cannot be downloaded: {message}") from e
     except (OSError, ValueError) as e:
         raise ImageError("missing", f"cannot be downloaded: {_shown(e)}") from e
     return found
@@ -214,8 +214,8 @@ def _redirected(url: Url, answer: "HTTPResponse") -> Url:
     # http.client takes the bytes of headers for Latin-1, browsers for UTF-8.
     text = urljoin(str(url), location.encode("latin-1").decode("utf-8", "surrogateescape"))
     if not is_url(text):
-        words = f"was redirected to {_shown(text)}, which is not http or https"
-        raise ImageError("missing", words)
+        message = f"was redirected to {_shown(text)}, which is not http or https"
+        raise ImageError("missing", message)
     return url_from_text(text)
 
 
@@ -224,8 +224,8 @@ def _body(answer: "HTTPResponse", limits: Limits) -> bytes:
 
     if not 200 <= answer.status < 300:
         code = "permission" if answer.status in (401, 403, 407) else "missing"
-        words = f"the server answered {_shown(f'{answer.status} {answer.reason}')}"
-        raise ImageError(code, words)
+        message = f"the server answered {_shown(f'{answer.status} {answer.reason}')}"
+        raise ImageError(code, message)
     expected = answer.length
     if expected is not None and expected > limits.max_bytes:
         raise too_many_bytes(expected, limits)
@@ -238,11 +238,11 @@ def _body(answer: "HTTPResponse", limits: Limits) -> bytes:
     except TimeoutError:
         raise
     except (http.client.HTTPException, OSError, ValueError) as e:
-        words = f"the download broke off after {len(data)} bytes ({_shown(e)})"
-        raise ImageError("truncated", words) from e
+        message = f"the download broke off after {len(data)} bytes ({_shown(e)})"
+        raise ImageError("truncated", message) from e
     if expected is not None and len(data) < expected:
-        words = f"the download ended after {len(data)} of {expected} bytes"
-        raise ImageError("truncated", words)
+        message = f"the download ended after {len(data)} of {expected} bytes"
+        raise ImageError("truncated", message)
     if not data:
         raise ImageError("empty", "is empty")
     if answer.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip"):

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from vit_engine.errors import ImageError
-from vit_engine.sources.item import LIMITS, Limits
+from vit_engine.sources.sample import LIMITS, Limits
 
 
 def bytes_from_path(

@@ -13,9 +13,9 @@ from vit_engine.sources import folders
 from vit_engine.sources.archives.tars import items_from_tar
 from vit_engine.sources.archives.zips import items_from_zip
 from vit_engine.sources.downloads import is_url
-from vit_engine.sources.item import Item
 from vit_engine.sources.lists import items_from_list
-from vit_engine.sources.stores import is_store, items_from_store
+from vit_engine.sources.sample import Sample
+from vit_engine.sources.stores import is_store, samples_from_store
 from vit_engine.sources.tables.paths import check_table, items_from_table
 
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -53,7 +53,7 @@ def check_present(sources: Sequence[str]) -> None:
             raise UsageError(f"{printable(source)}: {e.strerror}") from e
 
 
-def items_from_sources(
+def samples_from_sources(
     sources: Iterable[str],
     *,
     all_files: bool = False,
@@ -61,8 +61,8 @@ def items_from_sources(
     null: bool = False,
     column: str = DEFAULT_COLUMN,
     stdin: BinaryIO | None = None,
-    passed_over: Counter[str] | None = None,
-) -> Iterator[Item]:
+    skipped: Counter[str] | None = None,
+) -> Iterator[Sample]:
     """Yield the images that the sources name, in order, found while the caller works.
 
     A source is a file, a folder (searched recursively, each folder sorted by name, by extension or
@@ -77,7 +77,7 @@ def items_from_sources(
     named and cannot be read or has no rows with the column; with the list's first line for a list
     that is NUL-terminated or UTF-16 unasked.
 
-    In `passed_over` are counted, while folders and archives are searched, the images there that are
+    In `skipped` are counted, while folders and archives are searched, the images there that are
     not for labelling, by the reason, for `folders.in_words`.
     """
     sources = list(sources)
@@ -88,39 +88,37 @@ def items_from_sources(
     if "-" in sources and stdin is None and sys.stdin is None:
         raise UsageError("- is a list on stdin, and stdin is closed")
 
-    def in_file(path: str) -> Iterator[Item]:
+    def in_file(path: str) -> Iterator[Sample]:
         if path.lower().endswith((*TARS, *ZIPS)):
-            return items_from_archive(path, all_files=all_files, passed_over=passed_over)
+            return samples_from_archive(path, all_files=all_files, skipped=skipped)
         if path.lower().endswith(TABLES):
             return items_from_table(path, column)
-        return iter((Item(path),))
+        return iter((Sample(path),))
 
-    def in_folder(path: str, counts: Counter[str] | None) -> Iterator[Item]:
-        walk = folders.walked(
-            path, all_files=all_files, follow_links=follow_links, passed_over=counts
-        )
-        return (Item(path, error=_unlisted(e)) for path, e in walk)
+    def in_folder(path: str, counts: Counter[str] | None) -> Iterator[Sample]:
+        walk = folders.walked(path, all_files=all_files, follow_links=follow_links, skipped=counts)
+        return (Sample(path, error=_unlisted(e)) for path, e in walk)
 
-    def matching(pattern: str) -> Iterator[Item]:
+    def matching(pattern: str) -> Iterator[Sample]:
         for path, e in folders.globbed(pattern):
             if e is None:
                 yield from in_file(path)
             else:
-                yield Item(path, error=_unlisted(e))
+                yield Sample(path, error=_unlisted(e))
 
-    def found(source: str) -> Iterator[Item]:
+    def found(source: str) -> Iterator[Sample]:
         if source == "-":
             return items_from_list(stdin or sys.stdin.buffer, null=null)
         if is_url(source):
-            return iter((Item(source),))
+            return iter((Sample(source),))
         if is_store(source):
-            return items_from_store(source, passed_over=passed_over)
+            return samples_from_store(source, skipped=skipped)
         counts: Counter[str] = Counter()
         if os.path.isdir(source):  # noqa: PTH112  a Path would tidy the user's spelling
             if next(in_folder(source, counts), None) is None:
-                words = folders.no_image("folder", all_files=all_files, passed_over=counts)
-                raise UsageError(f"{printable(source)}: {words}")
-            return in_folder(source, passed_over)
+                message = folders.no_image("folder", all_files=all_files, skipped=counts)
+                raise UsageError(f"{printable(source)}: {message}")
+            return in_folder(source, skipped)
         if folders.is_pattern(source):
             if next(folders.globbed(source), None) is None:
                 raise UsageError(f"{printable(source)}: no file matches this pattern")
@@ -128,34 +126,34 @@ def items_from_sources(
         if source.lower().endswith(TABLES):
             check_table(source, column)
         elif source.lower().endswith((*TARS, *ZIPS)) and len(sources) == 1:
-            kind, items = _archive(source)
-            if next(items(source, all_files=all_files, passed_over=counts), None) is None:
-                words = folders.no_image(kind, all_files=all_files, passed_over=counts)
-                raise UsageError(f"{printable(source)}: {words}")
+            kind, samples = _archive(source)
+            if next(samples(source, all_files=all_files, skipped=counts), None) is None:
+                message = folders.no_image(kind, all_files=all_files, skipped=counts)
+                raise UsageError(f"{printable(source)}: {message}")
         return in_file(source)
 
     return chain.from_iterable([found(source) for source in sources])
 
 
-def _archive(path: str) -> tuple[str, Callable[..., Iterator[Item]]]:
+def _archive(path: str) -> tuple[str, Callable[..., Iterator[Sample]]]:
     """Return what kind of archive a path names, and what finds the images in it."""
     return ("zip", items_from_zip) if path.lower().endswith(ZIPS) else ("tar", items_from_tar)
 
 
-def items_from_archive(
-    path: str, *, all_files: bool, passed_over: Counter[str] | None
-) -> Iterator[Item]:
+def samples_from_archive(
+    path: str, *, all_files: bool, skipped: Counter[str] | None
+) -> Iterator[Sample]:
     """Yield the images of a tar or zip; of one that holds none, an item with that for an error."""
-    kind, items = _archive(path)
-    counts = Counter[str]() if passed_over is None else passed_over
+    kind, samples = _archive(path)
+    counts = Counter[str]() if skipped is None else skipped
     before = counts.copy()
     found = False
-    for item in items(path, all_files=all_files, passed_over=counts):
+    for item in samples(path, all_files=all_files, skipped=counts):
         found = True
         yield item
     if not found:
-        words = folders.no_image(kind, all_files=all_files, passed_over=counts - before)
-        yield Item(path, error=ImageError("empty", words))
+        message = folders.no_image(kind, all_files=all_files, skipped=counts - before)
+        yield Sample(path, error=ImageError("empty", message))
 
 
 def _unlisted(e: OSError | None) -> ImageError | None:

@@ -23,12 +23,12 @@ def is_pattern(source: str) -> bool:
 
 
 def walked(
-    top: str, *, all_files: bool, follow_links: bool, passed_over: Counter[str] | None = None
+    top: str, *, all_files: bool, follow_links: bool, skipped: Counter[str] | None = None
 ) -> Iterator[Found]:
     """Yield the images below a folder, by extension or by signature, and folders that fail.
 
     Depth first, with a stack of its own: how deep it may go is the file system's to say. In
-    `passed_over` it counts the images that are not for labelling, by the reason.
+    `skipped` it counts the images that are not for labelling, by the reason.
     """
     top += "/" * (not top.endswith("/"))
     seen: set[tuple[int, int]] = set()
@@ -56,8 +56,8 @@ def walked(
         else:
             wanted, unread = _by_content(path) if all_files else by_name(path)
             reason = why_passed_over(path[len(top) :], wanted=wanted, unread=unread)
-            if reason and passed_over is not None:
-                passed_over[reason] += 1
+            if reason and skipped is not None:
+                skipped[reason] += 1
             if wanted and not reason:
                 yield path, None
 
@@ -84,16 +84,16 @@ def why_passed_over(below: str, *, wanted: bool, unread: str | None) -> str:
     return f"{unread} (not supported)" if unread else ""
 
 
-def in_words(passed_over: Counter[str]) -> str:
+def in_words(skipped: Counter[str]) -> str:
     """Return "2 AppleDouble, 1 HEIC (not supported)", the most first; "" for none."""
-    return ", ".join(f"{n:,} {reason}" for reason, n in passed_over.most_common())
+    return ", ".join(f"{n:,} {reason}" for reason, n in skipped.most_common())
 
 
-def no_image(place: str, *, all_files: bool, passed_over: Counter[str]) -> str:
+def no_image(place: str, *, all_files: bool, skipped: Counter[str]) -> str:
     """Say that a "folder", "tar" or "zip" holds no image, how it was searched, and what it held."""
     kinds = "file with an image's signature" if all_files else "image"
     more = "" if all_files else " (searched by extension; vit-infer --all-files looks inside)"
-    also = f"; passed over: {in_words(passed_over)}" if passed_over else ""
+    also = f"; passed over: {in_words(skipped)}" if skipped else ""
     return f"no {kinds} in this {place}{more}{also}"
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from vit_engine.errors import ImageError, UsageError
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 from vit_engine.sources.tables.paths import LONGEST, item_from_name
 
 
-def items_from_list(stdin: BinaryIO, *, null: bool) -> Iterator[Item]:
+def items_from_list(stdin: BinaryIO, *, null: bool) -> Iterator[Sample]:
     """Yield the files and URLs that a list names, one a line, or NUL-terminated with `null`.
 
     They come as they are written. A line that can be no name is an item with its error, and so is a
@@ -24,10 +24,10 @@ def items_from_list(stdin: BinaryIO, *, null: bool) -> Iterator[Item]:
             if name:
                 yield item_from_name(name, f"-:{number}")
     except OSError as e:
-        words = f"the list on stdin cannot be read ({e.strerror})"
+        message = f"the list on stdin cannot be read ({e.strerror})"
         if not number:
-            raise UsageError(words) from e
-        yield Item(f"-:{number + 1}", error=ImageError("truncated", words))
+            raise UsageError(message) from e
+        yield Sample(f"-:{number + 1}", error=ImageError("truncated", message))
 
 
 def _name_in(line: bytes, *, first: bool) -> bytes:

@@ -5,12 +5,12 @@ import zlib
 from vit_engine.errors import ImageError
 from vit_engine.sources.downloads import bytes_from_url, is_url
 from vit_engine.sources.files import bytes_from_path, too_many_bytes
-from vit_engine.sources.item import LIMITS, Item, Limits
+from vit_engine.sources.sample import LIMITS, Limits, Sample
 from vit_engine.sources.stores import bytes_from_store, is_store
 
 
 def bytes_from_item(
-    item: Item, *, limits: Limits = LIMITS, private_redirects: bool = False
+    item: Sample, *, limits: Limits = LIMITS, private_redirects: bool = False
 ) -> bytes:
     """Read or download what an item names; `ImageError` where that cannot be.
 
@@ -45,8 +45,8 @@ def _inflated(data: bytes, size: int, limits: Limits) -> bytes:
     except zlib.error as e:
         raise ImageError("decode", f"cannot be unpacked: {e}") from e
     if len(found) != size:
-        words = "more" if len(found) > size else len(found)
-        raise ImageError("decode", f"is damaged: {words} of {size} bytes come out of it")
+        message = "more" if len(found) > size else len(found)
+        raise ImageError("decode", f"is damaged: {message} of {size} bytes come out of it")
     if not found:
         raise ImageError("empty", "is empty")
     return found

@@ -20,7 +20,7 @@ from vit_engine.machine.installation import pip_install
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import bytes_from_path
 from vit_engine.sources.folders import WILD, by_name, in_words, why_passed_over
-from vit_engine.sources.item import LIMITS, Item, Limits
+from vit_engine.sources.sample import LIMITS, Limits, Sample
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -97,11 +97,11 @@ def _image_error(store: Any, name: str, e: Exception) -> ImageError:
     return ImageError("missing", f"cannot be read: {printable(one_line(e))}")
 
 
-def items_from_store(source: str, *, passed_over: Counter[str] | None = None) -> Iterator[Item]:
+def samples_from_store(source: str, *, skipped: Counter[str] | None = None) -> Iterator[Sample]:
     """Yield the objects that a URL, a prefix or a pattern names; one level's names in memory.
 
     UsageError or MachineError, at once, for one that names none or that cannot be listed; a prefix
-    that fails later is an item with its error. `passed_over` is that of `folders.walked`.
+    that fails later is an item with its error. `skipped` is that of `folders.walked`.
     """
     store, root = _store(source)
     try:
@@ -110,9 +110,9 @@ def items_from_store(source: str, *, passed_over: Counter[str] | None = None) ->
             names = sorted(name for name, info in found.items() if info["type"] != "directory")
             if not names:
                 raise UsageError(f"{printable(source)}: no object matches this pattern")
-            return (Item(store.unstrip_protocol(name)) for name in names)
+            return (Sample(store.unstrip_protocol(name)) for name in names)
         if not source.endswith("/") and not store.isdir(root):
-            return iter((Item(source),))
+            return iter((Sample(source),))
         listing = store.ls(root, detail=True)
     except VitError:
         raise
@@ -120,20 +120,20 @@ def items_from_store(source: str, *, passed_over: Counter[str] | None = None) ->
         listing = []
     except Exception as e:  # each store raises its own
         raise MachineError(f"{printable(source)}: cannot be listed ({one_line(e)})") from e
-    counts = Counter[str]() if passed_over is None else passed_over
-    items = _walked(store, root, listing, counts)
-    first = next(items, None)
+    counts = Counter[str]() if skipped is None else skipped
+    samples = _walked(store, root, listing, counts)
+    first = next(samples, None)
     if first is None:
         more = f"; passed over: {in_words(counts)}" if counts else ""
         raise UsageError(
             f"{printable(source)}: no image below this prefix (searched by extension){more}"
         )
-    return chain((first,), items)
+    return chain((first,), samples)
 
 
 def _walked(
-    store: Any, root: str, listing: list[dict[str, Any]], passed_over: Counter[str]
-) -> Iterator[Item]:
+    store: Any, root: str, listing: list[dict[str, Any]], skipped: Counter[str]
+) -> Iterator[Sample]:
     """Search depth first, names sorted: the order must be the same each time."""
     stack = [root]
     while stack:
@@ -143,7 +143,7 @@ def _walked(
                 listing = store.ls(folder, detail=True)
             except Exception as e:  # noqa: BLE001  each store raises its own; the others go on
                 path = store.unstrip_protocol(folder) + "/"
-                yield Item(
+                yield Sample(
                     path, error=ImageError("missing", f"cannot be listed: {printable(one_line(e))}")
                 )
                 continue
@@ -157,9 +157,9 @@ def _walked(
             wanted, unread = by_name(name)
             reason = why_passed_over(name[len(root) :], wanted=wanted, unread=unread)
             if reason:
-                passed_over[reason] += 1
+                skipped[reason] += 1
             if wanted and not reason:
-                yield Item(store.unstrip_protocol(name))
+                yield Sample(store.unstrip_protocol(name))
         stack += reversed(below)
 
 

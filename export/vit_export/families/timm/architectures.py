@@ -1,20 +1,20 @@
 """What leaves no tensor in a timm checkpoint, by the name of its architecture.
 
 The heads, the epsilon of the norms, the non-linearity, the rotary embedding and the pooling that
-each has in timm's own source. An architecture is here when `Form` can say all that it does.
+each has in timm's own source. An architecture is here when `ModelConfig` can say all that it does.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from vit_export.families.form import HiddenAct, Rotary
+from vit_export.families.model_config import HiddenAct, Rotary
 
 HEAD_CHANNELS = 64
 """Of a head, where an architecture does not say otherwise."""
 
 
 @dataclass(frozen=True)
-class Traits:
+class ArchitectureDefaults:
     """The numbers and choices of an architecture that its tensors do not show."""
 
     heads: int | None = None  # None: as many as give each HEAD_CHANNELS
@@ -29,19 +29,19 @@ EVA = Rotary(theta=10000.0, reference_grid=16)
 ROPE_VIT = Rotary(theta=100.0, columns_first=True)  # arXiv:2403.13298
 
 
-def _all(traits: Traits, names: str) -> dict[str, Traits]:
+def _all(traits: ArchitectureDefaults, names: str) -> dict[str, ArchitectureDefaults]:
     return dict.fromkeys(names.split(), traits)
 
 
-ARCHITECTURES: dict[str, Traits] = {
+ARCHITECTURES: dict[str, ArchitectureDefaults] = {
     **_all(
-        Traits(layer_norm_eps=1e-5, pool="avg"),
+        ArchitectureDefaults(layer_norm_eps=1e-5, pool="avg"),
         """
         beit3_base_patch16_224 beit3_large_patch16_224
         """,
     ),
     **_all(
-        Traits(layer_norm_eps=1e-5),
+        ArchitectureDefaults(layer_norm_eps=1e-5),
         """
         vit_base_patch16_clip_224 vit_base_patch16_clip_384 vit_base_patch16_plus_clip_240
         vit_base_patch32_clip_224 vit_base_patch32_clip_256 vit_base_patch32_clip_384
@@ -51,14 +51,14 @@ ARCHITECTURES: dict[str, Traits] = {
         """,
     ),
     **_all(
-        Traits(layer_norm_eps=1e-5, hidden_act="quick_gelu"),
+        ArchitectureDefaults(layer_norm_eps=1e-5, hidden_act="quick_gelu"),
         """
         vit_base_patch16_clip_quickgelu_224 vit_base_patch32_clip_quickgelu_224
         vit_large_patch14_clip_quickgelu_224 vit_large_patch14_clip_quickgelu_336
         """,
     ),
     **_all(
-        Traits(pool="avg"),
+        ArchitectureDefaults(pool="avg"),
         """
         beit_base_patch16_224 beit_base_patch16_384 beit_large_patch16_224
         beit_large_patch16_384 beit_large_patch16_512 beitv2_base_patch16_224
@@ -79,7 +79,7 @@ ARCHITECTURES: dict[str, Traits] = {
         """,
     ),
     **_all(
-        Traits(),
+        ArchitectureDefaults(),
         """
         deit3_base_patch16_224 deit3_base_patch16_384 deit3_large_patch16_224
         deit3_large_patch16_384 deit3_medium_patch16_224 deit3_small_patch16_224
@@ -101,26 +101,26 @@ ARCHITECTURES: dict[str, Traits] = {
         """,
     ),
     **_all(
-        Traits(hidden_act="gelu_new", pool="avg"),
+        ArchitectureDefaults(hidden_act="gelu_new", pool="avg"),
         """
         vit_base_patch32_siglip_gap_256 vit_large_patch16_siglip_gap_512
         """,
     ),
     **_all(
-        Traits(hidden_act="silu", packed=True),
+        ArchitectureDefaults(hidden_act="silu", packed=True),
         """
         vit_giant_patch14_dinov2 vit_giant_patch14_reg1_tipsv2 vit_giant_patch14_reg4_dinov2
         """,
     ),
     **_all(
-        Traits(pool="avg", rotary=EVA),
+        ArchitectureDefaults(pool="avg", rotary=EVA),
         """
         vit_base_patch16_rope_reg1_gap_256 vit_betwixt_patch16_rope_reg4_gap_256
         vit_medium_patch16_rope_reg1_gap_256 vit_mediumd_patch16_rope_reg1_gap_256
         """,
     ),
     **_all(
-        Traits(rotary=ROPE_VIT),
+        ArchitectureDefaults(rotary=ROPE_VIT),
         """
         vit_base_patch16_rope_224 vit_base_patch16_rope_ape_224 vit_large_patch16_rope_224
         vit_large_patch16_rope_ape_224 vit_small_patch16_rope_224
@@ -128,46 +128,46 @@ ARCHITECTURES: dict[str, Traits] = {
         """,
     ),
     **_all(
-        Traits(hidden_act="silu", pool="avg", rotary=EVA),
+        ArchitectureDefaults(hidden_act="silu", pool="avg", rotary=EVA),
         """
         eva02_base_patch14_224 eva02_base_patch14_448 eva02_large_patch14_224
         eva02_large_patch14_448
         """,
     ),
     **_all(
-        Traits(hidden_act="silu", pool="avg", rotary=EVA, packed=True),
+        ArchitectureDefaults(hidden_act="silu", pool="avg", rotary=EVA, packed=True),
         """
         eva02_small_patch14_224 eva02_small_patch14_336 eva02_tiny_patch14_224
         eva02_tiny_patch14_336
         """,
     ),
     **_all(
-        Traits(hidden_act="silu", rotary=EVA),
+        ArchitectureDefaults(hidden_act="silu", rotary=EVA),
         """
         eva02_base_patch16_clip_224 eva02_large_patch14_clip_224
         eva02_large_patch14_clip_336
         """,
     ),
     **_all(
-        Traits(heads=2, pool="avg"),
+        ArchitectureDefaults(heads=2, pool="avg"),
         """
         test_vit2
         """,
     ),
     **_all(
-        Traits(heads=2),
+        ArchitectureDefaults(heads=2),
         """
         test_vit
         """,
     ),
     **_all(
-        Traits(heads=16, layer_norm_eps=1e-5, pool="avg"),
+        ArchitectureDefaults(heads=16, layer_norm_eps=1e-5, pool="avg"),
         """
         beit3_giant_patch14_224 beit3_giant_patch14_336
         """,
     ),
     **_all(
-        Traits(heads=16, layer_norm_eps=1e-5),
+        ArchitectureDefaults(heads=16, layer_norm_eps=1e-5),
         """
         vit_giant_patch14_clip_224 vit_gigantic_patch14_clip_224
         vit_gigantic_patch14_clip_378 vit_huge_patch14_clip_224 vit_huge_patch14_clip_336
@@ -175,14 +175,14 @@ ARCHITECTURES: dict[str, Traits] = {
         """,
     ),
     **_all(
-        Traits(heads=16, layer_norm_eps=1e-5, hidden_act="quick_gelu"),
+        ArchitectureDefaults(heads=16, layer_norm_eps=1e-5, hidden_act="quick_gelu"),
         """
         vit_gigantic_patch14_clip_quickgelu_224 vit_huge_patch14_clip_quickgelu_224
         vit_huge_patch14_clip_quickgelu_378
         """,
     ),
     **_all(
-        Traits(heads=16, pool="avg"),
+        ArchitectureDefaults(heads=16, pool="avg"),
         """
         eva_giant_patch14_224 eva_giant_patch14_336 eva_giant_patch14_560
         vit_base_patch16_gap_224 vit_giant_patch16_gap_224 vit_huge_patch14_gap_224
@@ -192,7 +192,7 @@ ARCHITECTURES: dict[str, Traits] = {
         """,
     ),
     **_all(
-        Traits(heads=16),
+        ArchitectureDefaults(heads=16),
         """
         deit3_huge_patch14_224 eva_giant_patch14_clip_224 vit_giant_patch14_224
         vit_gigantic_patch14_224 vit_huge_patch14_224 vit_huge_patch16_radio_v3
@@ -200,7 +200,7 @@ ARCHITECTURES: dict[str, Traits] = {
         """,
     ),
     **_all(
-        Traits(heads=16, hidden_act="gelu_new", pool="avg"),
+        ArchitectureDefaults(heads=16, hidden_act="gelu_new", pool="avg"),
         """
         vit_giantopt_patch16_siglip_gap_256 vit_giantopt_patch16_siglip_gap_384
         vit_so400m_patch16_siglip_gap_256 vit_so400m_patch16_siglip_gap_384

@@ -8,8 +8,12 @@ from typing import Literal
 
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, Names, Part, StoredShapes, renamed
-from vit_export.families.form import Form, HiddenAct
-from vit_export.families.timm.architectures import ARCHITECTURES, HEAD_CHANNELS, Traits
+from vit_export.families.model_config import HiddenAct, ModelConfig
+from vit_export.families.timm.architectures import (
+    ARCHITECTURES,
+    HEAD_CHANNELS,
+    ArchitectureDefaults,
+)
 from vit_export.families.values import choice, count, section
 
 WRAPPER = "timm_wrapper"
@@ -104,7 +108,7 @@ def family_from_timm(config: Config) -> Family:
     return Family(
         model_type=WRAPPER,
         architecture=name,
-        form=form_from_config,
+        model_config=form_from_config,
         conventions=(
             *conventions,
             *(renamed(names, r"^", "timm_model.") for names in conventions),
@@ -123,7 +127,7 @@ def family_from_timm(config: Config) -> Family:
     )
 
 
-def form_from_config(config: Config, shapes: StoredShapes) -> Form:
+def form_from_config(config: Config, shapes: StoredShapes) -> ModelConfig:
     """Read config.json and the shapes of the tensors that lie beside it."""
     name, traits = _architecture(config)
     arguments, pretrained = section(config, "model_args"), section(config, "pretrained_cfg")
@@ -163,14 +167,14 @@ def form_from_config(config: Config, shapes: StoredShapes) -> Form:
     layers += [("fc2", "blocks.0.mlp.fc2.bias"), ("head", "head.bias")]
     first = next(n for n in ("fc1_x", "fc1") if has(f"blocks.0.mlp.{n}.weight"))
     layers += [(ours, f"blocks.0.mlp.{first}.bias") for ours in ("fc1", "gate")]
-    unbiased = [ours for ours, theirs in layers if not has(theirs)]
+    no_bias = [ours for ours, theirs in layers if not has(theirs)]
     if not has("blocks.0.attn.qkv.bias"):
-        unbiased += [
+        no_bias += [
             part
             for part in "qkv"
             if not has(f"blocks.0.attn.{part}_bias") and not has(f"blocks.0.attn.{part}_proj.bias")
         ]
-    return Form(
+    return ModelConfig(
         hidden_size=hidden,
         layers=_layers(stored),
         heads=_heads(name, arguments, traits, hidden),
@@ -184,7 +188,7 @@ def form_from_config(config: Config, shapes: StoredShapes) -> Form:
         table_grid=grid,
         antialias=True,
         denser_near=True,
-        unbiased=tuple(unbiased),
+        no_bias=tuple(no_bias),
         pre_norm=has("norm_pre.weight"),
         layer_scale=has("blocks.0.ls1.gamma") or has("blocks.0.gamma_1"),
         inner_norm=has("blocks.0.attn.norm.weight"),
@@ -199,7 +203,7 @@ def form_from_config(config: Config, shapes: StoredShapes) -> Form:
     )
 
 
-def _architecture(config: Config) -> tuple[str, Traits]:
+def _architecture(config: Config) -> tuple[str, ArchitectureDefaults]:
     # What follows a dot tells how it was trained.
     name = str(config.get("architecture")).partition(".")[0]
     if traits := ARCHITECTURES.get(name):
@@ -256,7 +260,7 @@ def _positions(
 
 
 def _pooled(
-    arguments: Config, pretrained: Config, traits: Traits, prefix: list[str]
+    arguments: Config, pretrained: Config, traits: ArchitectureDefaults, prefix: list[str]
 ) -> tuple[str, ...]:
     pool = arguments.get("global_pool", pretrained.get("global_pool", traits.pool))
     if pool == "avg":
@@ -273,7 +277,7 @@ def _layers(stored: Mapping[str, tuple[int, ...]]) -> int:
     return max(blocks) + 1
 
 
-def _heads(name: str, arguments: Config, traits: Traits, hidden: int) -> int:
+def _heads(name: str, arguments: Config, traits: ArchitectureDefaults, hidden: int) -> int:
     if "num_heads" in arguments or traits.heads:
         return count(arguments, "num_heads", traits.heads or 1)
     if "embed_dim" in arguments or hidden % HEAD_CHANNELS:
@@ -284,7 +288,7 @@ def _heads(name: str, arguments: Config, traits: Traits, hidden: int) -> int:
     return hidden // HEAD_CHANNELS
 
 
-def _activation(arguments: Config, traits: Traits) -> HiddenAct:
+def _activation(arguments: Config, traits: ArchitectureDefaults) -> HiddenAct:
     if arguments.get("act_layer") is None:
         return traits.hidden_act
     return choice(arguments, "act_layer", "", ACTIVATIONS)

@@ -2,7 +2,7 @@
 
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, Names, StoredShapes, renamed
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 from vit_export.families.values import flag, number
@@ -30,7 +30,7 @@ def _variants(names: Names, shared: Names) -> tuple[Names, ...]:
     return tuple({**names, **norm, **table} for norm in (POOLED, {}) for table in ({}, shared))
 
 
-def form_from_config(config: Config, _: StoredShapes) -> Form:
+def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
     """Read config.json; absent keys have the values of BeitConfig and Data2VecVisionConfig."""
     own = flag(config, "use_relative_position_bias", False)
     shared = flag(config, "use_shared_relative_position_bias", False)
@@ -41,8 +41,8 @@ def form_from_config(config: Config, _: StoredShapes) -> Form:
         )
     mean = flag(config, "use_mean_pooling", True)
     numbers = vit_numbers(config, epsilon_default=1e-12)
-    return Form(
-        **numbers | {"unbiased": ("k",)},
+    return ModelConfig(
+        **numbers | {"no_bias": ("k",)},
         positions="all" if flag(config, "use_absolute_position_embeddings", False) else "none",
         layer_scale=number(config, "layer_scale_init_value", 0.1) > 0,
         relative=own or shared,
@@ -54,7 +54,7 @@ def form_from_config(config: Config, _: StoredShapes) -> Form:
 BEIT = Family(
     model_type="beit",
     architecture="BeitForImageClassification",
-    form=form_from_config,
+    model_config=form_from_config,
     conventions=_variants(ON_DISK, SHARED) + _variants(MODULES, SHARED_MODULES),
     unread=(
         "beit.embeddings.mask_token",
@@ -68,7 +68,7 @@ BEIT = Family(
 DATA2VEC_VISION = Family(
     model_type="data2vec-vision",
     architecture="Data2VecVisionForImageClassification",
-    form=form_from_config,
+    model_config=form_from_config,
     conventions=tuple(
         renamed(names, r"^beit\.", "data2vec_vision.") for names in _variants(ON_DISK, SHARED)
     ),

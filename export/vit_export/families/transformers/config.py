@@ -4,7 +4,7 @@ from typing import Any
 
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config
-from vit_export.families.form import HiddenAct
+from vit_export.families.model_config import HiddenAct
 from vit_export.families.values import choice, count, flag, positive, side
 
 # gelu_pytorch_tanh and gelu_fast are gelu_new's formula in other kernels.
@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, HiddenAct] = {
 
 
 def vit_numbers(config: Config, *, epsilon_default: float, patch: int = 16) -> dict[str, Any]:
-    """Return the keys that the configs of all ViTs have in common, as `Form` calls them."""
+    """Return the keys that the configs of all ViTs have in common, as `ModelConfig` calls them."""
     if (channels := config.get("num_channels", 3)) != 3:
         raise CheckpointError(f"num_channels is {channels!r}; supported is 3 (RGB)")
     return {
@@ -35,5 +35,5 @@ def vit_numbers(config: Config, *, epsilon_default: float, patch: int = 16) -> d
         "patch_size": side(config, "patch_size", patch),
         "hidden_act": choice(config, "hidden_act", "gelu", ACTIVATIONS),
         "layer_norm_eps": positive(config, "layer_norm_eps", epsilon_default),
-        "unbiased": () if flag(config, "qkv_bias", True) else ("q", "k", "v"),
+        "no_bias": () if flag(config, "qkv_bias", True) else ("q", "k", "v"),
     }

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vit_export.families.family import Config, Family, Names, StoredShapes, renamed
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 
@@ -13,25 +13,25 @@ ON_DISK: Names = {**renamed(CLASSIC, r"^vit\.", "deit."), **DISTILLED}
 MODULES: Names = {**renamed(IN_MEMORY, r"^vit\.", "deit."), **DISTILLED}
 
 
-def form_from_config(config: Config, _: StoredShapes) -> Form:
+def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
     """Read config.json; absent keys have the values of transformers' DeiTConfig.
 
     The head reads CLS alone, as the class says that has one.
     """
     numbers = vit_numbers(config, epsilon_default=1e-12)
-    return Form(**numbers, prefix=(("cls", 1), ("distillation", 1)))
+    return ModelConfig(**numbers, prefix=(("cls", 1), ("distillation", 1)))
 
 
-def form_with_teacher(config: Config, shapes: StoredShapes) -> Form:
+def form_with_teacher(config: Config, shapes: StoredShapes) -> ModelConfig:
     """Read config.json; each token has a head, and the logits are averaged."""
-    form = form_from_config(config, shapes)
-    return replace(form, pooled=("cls", "distillation"), heads_averaged=True)
+    model_config = form_from_config(config, shapes)
+    return replace(model_config, pooled=("cls", "distillation"), heads_averaged=True)
 
 
 DEIT = Family(
     model_type="deit",
     architecture="DeiTForImageClassification",
-    form=form_from_config,
+    model_config=form_from_config,
     conventions=(ON_DISK, MODULES),
     unread=("deit.pooler.",),
     image_processor="DeiTImageProcessor",
@@ -40,7 +40,7 @@ DEIT = Family(
 DEIT_WITH_TEACHER = Family(
     model_type="deit",
     architecture="DeiTForImageClassificationWithTeacher",
-    form=form_with_teacher,
+    model_config=form_with_teacher,
     conventions=({**ON_DISK, **TWO_HEADS}, {**MODULES, **TWO_HEADS}),
     unread=("deit.pooler.",),
     image_processor="DeiTImageProcessor",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vit_export.families.family import Config, Family, Names, Part, StoredShapes, renamed
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import CLASSIC
 from vit_export.families.values import count, flag, number
@@ -42,14 +42,14 @@ CONVENTIONS: tuple[Names, ...] = (
 )
 
 
-def form_from_config(config: Config, _: StoredShapes) -> Form:
+def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
     """Read config.json; absent keys have the values of transformers' Dinov2Config."""
     numbers = vit_numbers(config, epsilon_default=1e-6, patch=14)
     inner = int(numbers["hidden_size"] * number(config, "mlp_ratio", 4))
     if gated := flag(config, "use_swiglu_ffn", False):
         inner = (int(inner * 2 / 3) + 7) // 8 * 8
         numbers["hidden_act"] = "silu"
-    return Form(
+    return ModelConfig(
         **numbers | {"intermediate_size": inner},
         layer_scale=True,
         gated=gated,
@@ -57,19 +57,19 @@ def form_from_config(config: Config, _: StoredShapes) -> Form:
     )
 
 
-def form_with_registers(config: Config, shapes: StoredShapes) -> Form:
+def form_with_registers(config: Config, shapes: StoredShapes) -> ModelConfig:
     """Read config.json; absent keys have the values of Dinov2WithRegistersConfig."""
-    form = form_from_config({"patch_size": 16, **config}, shapes)
+    model_config = form_from_config({"patch_size": 16, **config}, shapes)
     registers = count(config, "num_register_tokens", 4)
     return replace(
-        form, prefix=(("cls", 1), ("registers", registers)), positions="cls", antialias=True
+        model_config, prefix=(("cls", 1), ("registers", registers)), positions="cls", antialias=True
     )
 
 
 DINOV2 = Family(
     model_type="dinov2",
     architecture="Dinov2ForImageClassification",
-    form=form_from_config,
+    model_config=form_from_config,
     conventions=CONVENTIONS,
     unread=("dinov2.embeddings.mask_token",),
     image_processor="BitImageProcessor",
@@ -79,7 +79,7 @@ DINOV2 = Family(
 DINOV2_WITH_REGISTERS = Family(
     model_type="dinov2_with_registers",
     architecture="Dinov2WithRegistersForImageClassification",
-    form=form_with_registers,
+    model_config=form_with_registers,
     conventions=tuple(
         renamed(
             {**names, "registers": "dinov2.embeddings.register_tokens"},

@@ -2,13 +2,13 @@
 
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, StoredShapes
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import VISION_TOWER
 from vit_export.families.values import section
 
 
-def form_from_config(config: Config, _: StoredShapes) -> Form:
+def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
     """Read config.json; absent keys have the values of transformers' SiglipVisionConfig."""
     vision = section(config, "vision_config")
     if "num_patches" in vision:
@@ -17,13 +17,13 @@ def form_from_config(config: Config, _: StoredShapes) -> Form:
             "SigLIP models of a fixed image_size"
         )
     numbers = vit_numbers({"hidden_act": "gelu_pytorch_tanh", **vision}, epsilon_default=1e-6)
-    return Form(**numbers, prefix=(), positions="patches", pooled=("patches",))
+    return ModelConfig(**numbers, prefix=(), positions="patches", pooled=("patches",))
 
 
 SIGLIP = Family(
     model_type="siglip",
     architecture="SiglipForImageClassification",
-    form=form_from_config,
+    model_config=form_from_config,
     conventions=(VISION_TOWER,),
     unread=("vision_model.head.", "vision_model.embeddings.position_ids"),
     image_processor="SiglipImageProcessor",

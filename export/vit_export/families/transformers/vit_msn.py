@@ -1,7 +1,7 @@
 """ViT-MSN (arXiv:2204.07141): a ViT, pre-trained by masked siamese networks."""
 
 from vit_export.families.family import Config, Family, StoredShapes, renamed
-from vit_export.families.form import Form
+from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 
@@ -9,15 +9,15 @@ UNPREFIXED = renamed(CLASSIC, r"^vit\.encoder\.", "encoder.")
 """As transformers 5 writes the blocks of this class."""
 
 
-def form_from_config(config: Config, _: StoredShapes) -> Form:
+def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
     """Read config.json; absent keys have the values of transformers' ViTMSNConfig."""
-    return Form(**vit_numbers(config, epsilon_default=1e-6))
+    return ModelConfig(**vit_numbers(config, epsilon_default=1e-6))
 
 
 VIT_MSN = Family(
     model_type="vit_msn",
     architecture="ViTMSNForImageClassification",
-    form=form_from_config,
+    model_config=form_from_config,
     conventions=(CLASSIC, UNPREFIXED, IN_MEMORY),
     unread=(),
     image_processor="ViTImageProcessor",

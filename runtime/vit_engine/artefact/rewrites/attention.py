@@ -18,7 +18,7 @@ from vit_engine.artefact.nodes import (
     Node,
     node,
     node_from_bytes,
-    spliced,
+    replace_nodes,
     tensor,
     weight_from_bytes,
     with_graph,
@@ -112,7 +112,7 @@ def _graph(model: bytes, start: int, end: int, replacement: Replacement) -> byte
         if n.op == "Attention" and not n.domain:
             replaced[n.outputs[0]], initializers = replacement(_attention(n, consumers, weights))
             brought += [field(GRAPH_INITIALIZER, t) for t in initializers]
-    return spliced(model, start, spans, nodes, replaced) + b"".join(brought)
+    return replace_nodes(model, start, spans, nodes, replaced) + b"".join(brought)
 
 
 def _attention(

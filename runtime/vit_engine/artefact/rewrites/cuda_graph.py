@@ -17,7 +17,7 @@ from vit_engine.artefact.nodes import (
     Node,
     node,
     node_from_bytes,
-    spliced,
+    replace_nodes,
     tensor_in_file,
     weight_from_bytes,
     with_graph,
@@ -54,7 +54,7 @@ def _graph(model: mmap.mmap, start: int, end: int, location: bytes, attention: b
     stored = {
         name: tensor_in_file(model, a, b, location) for a, b, name, _ in weights if name in large
     }
-    return spliced(model, start, spans, nodes, replaced, initializers=stored)
+    return replace_nodes(model, start, spans, nodes, replaced, initializers=stored)
 
 
 class _Replacements:

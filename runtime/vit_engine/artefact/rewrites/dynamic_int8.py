@@ -18,7 +18,7 @@ from vit_engine.artefact.nodes import (
     Node,
     node,
     node_from_bytes,
-    spliced,
+    replace_nodes,
     value_name,
     weight_from_bytes,
     with_graph,
@@ -37,7 +37,7 @@ def dynamic_int8(model: bytes) -> bytes:
     return with_graph(model, lambda start, end: _rewritten(model, start, end))
 
 
-def narrowest_input(path: Path) -> int:
+def min_input_channels(path: Path) -> int:
     """Return the channels of the input of an int8 artefact's narrowest int8 product.
 
     ArtefactError if the products are not as vit-export writes them.
@@ -83,7 +83,7 @@ def _rewritten(model: bytes, start: int, end: int) -> bytes:
         n.outputs[0]: [] for n in graph.nodes if n.outputs[0] not in needed
     }
     replaced |= {name: product.nodes() for name, product in graph.products.items()}
-    return spliced(model, start, graph.spans, graph.nodes, replaced)
+    return replace_nodes(model, start, graph.spans, graph.nodes, replaced)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class _Heads:
     width: int  # of a head
 
 
-def bring_heads_forward(model: Any) -> None:
+def fuse_qkv_transpose(model: Any) -> None:
     """Change an openvino.Model in place, wherever its attention is as vit-export writes it.
 
     Where something stands between the split and the attention, as a rotation does, it is left.

@@ -10,18 +10,18 @@ from vit_engine.errors import WriteError, one_line
 from vit_engine.machine import processor
 from vit_engine.machine.atomic import write_whole
 from vit_engine.providers.engine_cache import EngineCache, NoCacheError
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 
 log = logging.getLogger(__name__)
 
 BLOB = "model.blob"
 
 
-def cache_key(request: Request, settings: Mapping[str, Any], version: str) -> dict[str, str]:
+def cache_key(spec: SessionSpec, settings: Mapping[str, Any], version: str) -> dict[str, str]:
     """Return all that a compiled model depends on."""
-    digest = request.contract.content_sha256  # the engine has held the file against it
+    digest = spec.contract.content_sha256  # the engine has held the file against it
     if digest is None:
-        with request.path.open("rb") as file:
+        with spec.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     cpu = processor.cpu()
     return {
@@ -42,12 +42,12 @@ def kept_model(
         log.warning("%s; until then each start compiles the model anew", e)
         return compiled()
     with cache.locked():
-        if not cache.sound():
+        if not cache.is_valid():
             cache.clear()
             model = compiled()
             try:
                 write_whole(cache.folder / BLOB, model.export_model().getvalue())
-                cache.seal()
+                cache.commit()
             except WriteError as e:
                 log.warning("the compiled model is not kept: %s", e)
             return model

@@ -7,14 +7,14 @@ from types import ModuleType
 from typing import Any
 
 from vit_engine.artefact.integrity import check_state, state_of
-from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, narrowest_input
-from vit_engine.artefact.rewrites.openvino_heads import bring_heads_forward
+from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, min_input_channels
+from vit_engine.artefact.rewrites.openvino_heads import fuse_qkv_transpose
 from vit_engine.errors import (
     ArtefactError,
     MachineError,
     ProviderError,
     UsageError,
-    limit_in_words,
+    format_limit,
     one_line,
 )
 from vit_engine.machine import processor
@@ -22,7 +22,7 @@ from vit_engine.machine.installation import pip_install
 from vit_engine.options import EngineOptions
 from vit_engine.providers.openvino.compiled_cache import cache_key, kept_model
 from vit_engine.providers.openvino.stream_session import StreamSession
-from vit_engine.providers.provider import Obstacle, Provider, Request
+from vit_engine.providers.provider import Provider, SessionSpec, Unavailable
 from vit_engine.providers.tensors import Tensor, check_tensors
 
 BATCH = 8
@@ -50,8 +50,8 @@ def import_openvino() -> ModuleType:
     except ModuleNotFoundError as e:
         raise ProviderError(f"OpenVINO is not installed; {pip_install('openvino')}") from e
     except ImportError as e:
-        words = limit_in_words(e) or one_line(e)
-        raise ProviderError(f"OpenVINO is installed, and cannot be loaded: {words}") from e
+        message = format_limit(e) or one_line(e)
+        raise ProviderError(f"OpenVINO is installed, and cannot be loaded: {message}") from e
     finally:
         if silence:
             del sys.modules[TELEMETRY]
@@ -68,70 +68,70 @@ def streams_for(threads: int, largest: int) -> int:
     return max(1, min(threads, largest, MOST_STREAMS))
 
 
-def properties(request: Request, streams: int) -> dict[str, Any]:
+def properties(spec: SessionSpec, streams: int) -> dict[str, Any]:
     """Return what OpenVINO compiles the model with."""
     return {
-        "INFERENCE_NUM_THREADS": request.options.compute_threads,
+        "INFERENCE_NUM_THREADS": spec.options.compute_threads,
         "NUM_STREAMS": streams,
         # Its own default is bf16 wherever the CPU has it.
-        "INFERENCE_PRECISION_HINT": request.options.compute or "f32",
+        "INFERENCE_PRECISION_HINT": spec.options.compute or "f32",
     }
 
 
-def open_on_openvino(request: Request, largest: int) -> StreamSession:
+def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
     """Compile the artefact for batches of up to `largest`, or load it as it was compiled before."""
     openvino = import_openvino()
     core = openvino.Core()
-    before = state_of(request.path)
+    before = state_of(spec.path)
     channels = None
-    if request.contract.identity.precision == "int8":
+    if spec.contract.identity.precision == "int8":
         if not processor.cpu().int8:
             raise UsageError(
-                f"{request.path} is int8, which OpenVINO computes in float on a CPU without VNNI, "
+                f"{spec.path} is int8, which OpenVINO computes in float on a CPU without VNNI, "
                 "as this one is; use --provider cpu"
             )
-        channels = narrowest_input(request.path)
+        channels = min_input_channels(spec.path)
 
     def compiled(settings: Mapping[str, Any]) -> Any:
         try:
-            model = core.read_model(_source(request))
-            check_tensors(_tensors(model), request)
-            bring_heads_forward(model)
+            model = core.read_model(_source(spec))
+            check_tensors(_tensors(model), spec)
+            fuse_qkv_transpose(model)
             return core.compile_model(model, "CPU", settings)
         except RuntimeError as e:
-            if limit := limit_in_words(e):
-                raise MachineError(f"{request.path} cannot be opened: {limit}") from e
-            words = one_line(e, 1000)
-            raise ArtefactError(f"{request.path}: OpenVINO cannot open it: {words}") from e
+            if limit := format_limit(e):
+                raise MachineError(f"{spec.path} cannot be opened: {limit}") from e
+            message = one_line(e, 1000)
+            raise ArtefactError(f"{spec.path}: OpenVINO cannot open it: {message}") from e
 
     def loaded(settings: Mapping[str, Any], blob: Path) -> Any:
         return core.import_model(openvino.tensor_from_file(str(blob)), "CPU", settings)
 
     def opened(streams: int) -> Any:
-        check_state(request.path, before)
-        settings = properties(request, streams)
+        check_state(spec.path, before)
+        settings = properties(spec, streams)
         if channels:
             # A step for each token, as in the file; in a wider product, for each so many channels
             # of it. OpenVINO's own default, a step for every 32 channels, takes a third longer.
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = channels
-        if not request.options.keep:
+        if not spec.options.cache_compiled:
             return compiled(settings)
-        key = cache_key(request, settings, openvino.__version__)
+        key = cache_key(spec, settings, openvino.__version__)
         return kept_model(lambda: compiled(settings), lambda blob: loaded(settings, blob), key)
 
-    streams = streams_for(request.options.compute_threads, largest)
-    return StreamSession(opened, request.contract, largest, streams)
+    streams = streams_for(spec.options.compute_threads, largest)
+    return StreamSession(opened, spec.contract, largest, streams)
 
 
-def _source(request: Request) -> str | bytes:
+def _source(spec: SessionSpec) -> str | bytes:
     """Return what OpenVINO reads."""
-    if request.contract.identity.precision == "int8":
-        return dynamic_int8(request.path.read_bytes())
+    if spec.contract.identity.precision == "int8":
+        return dynamic_int8(spec.path.read_bytes())
     try:
-        str(request.path).encode()
+        str(spec.path).encode()
     except UnicodeEncodeError:  # OpenVINO takes names in UTF-8 alone
-        return request.path.read_bytes()
-    return str(request.path)
+        return spec.path.read_bytes()
+    return str(spec.path)
 
 
 def _tensors(model: Any) -> list[Tensor]:
@@ -146,19 +146,19 @@ def _tensors(model: Any) -> list[Tensor]:
     ]
 
 
-def _obstacle(options: EngineOptions) -> Obstacle | None:
+def _obstacle(options: EngineOptions) -> Unavailable | None:
     try:
         openvino = import_openvino()
     except ProviderError as e:
-        reason, _, cure = str(e).partition("; ")
-        return Obstacle(reason, cure or pip_install("openvino"))
+        reason, _, fix = str(e).partition("; ")
+        return Unavailable(reason, fix or pip_install("openvino"))
     core = openvino.Core()
     if "CPU" not in core.available_devices:
-        words = f"OpenVINO offers no CPU here, only {core.available_devices}"
-        return Obstacle(words, "use --provider cpu")
+        message = f"OpenVINO offers no CPU here, only {core.available_devices}"
+        return Unavailable(message, "use --provider cpu")
     if options.compute == "bf16" and "BF16" not in core.get_property("CPU", CAPABILITIES):
         reason = "this CPU has no bf16 instructions (AVX-512 BF16 or AMX)"
-        return Obstacle(reason, "use --compute f32")
+        return Unavailable(reason, "use --compute f32")
     return None
 
 
@@ -169,6 +169,6 @@ OPENVINO = Provider(
     computes=("f32", "bf16"),
     default_batch=lambda options: max(BATCH, options.compute_threads),
     in_flight=1,
-    obstacle=_obstacle,
+    unavailable_reason=_obstacle,
     open=open_on_openvino,
 )

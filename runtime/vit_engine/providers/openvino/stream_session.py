@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vit_engine.artefact.contract import Contract
 from vit_engine.errors import VitError
 from vit_engine.outputs.kinds import output_from_contract
-from vit_engine.providers.provider import RetiredError
+from vit_engine.providers.provider import SessionClosedError
 
 log = logging.getLogger(__name__)
 
@@ -53,28 +53,28 @@ class StreamSession:
         self._turn = threading.Lock()
         self._closed = False
 
-    def run(self, feed: NDArray[Any]) -> NDArray[np.float32]:
+    def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
-        feed = np.ascontiguousarray(feed)
+        inputs = np.ascontiguousarray(inputs)
         with self._turn:  # or two callers could wait for each other's requests
             if self._closed:
-                raise RetiredError
-            model = self._model_for(len(feed))
-            size = max(1, -(-len(feed) // model.count))
-            starts = range(0, len(feed), size)
+                raise SessionClosedError
+            model = self._model_for(len(inputs))
+            size = max(1, -(-len(inputs) // model.count))
+            starts = range(0, len(inputs), size)
             requests = [model.free.get() for _ in starts]
         try:
-            for start, request in zip(starts, requests, strict=True):
-                request.start_async([feed[start : start + size]], share_inputs=True)
-            logits = np.empty((len(feed), *self._shape), np.float32)
-            for start, request in zip(starts, requests, strict=True):
-                request.wait()
-                logits[start : start + size] = request.get_output_tensor(0).data
+            for start, spec in zip(starts, requests, strict=True):
+                spec.start_async([inputs[start : start + size]], share_inputs=True)
+            logits = np.empty((len(inputs), *self._shape), np.float32)
+            for start, spec in zip(starts, requests, strict=True):
+                spec.wait()
+                logits[start : start + size] = spec.get_output_tensor(0).data
             return logits
         finally:
-            for request in requests:
-                request.wait()  # where one has failed, others may still be at work
-                model.free.put(request)
+            for spec in requests:
+                spec.wait()  # where one has failed, others may still be at work
+                model.free.put(spec)
 
     def _model_for(self, images: int) -> _Streams:
         if 2 * images > self._shared.count:

@@ -178,8 +178,8 @@ class Batcher:
             log.error("%s: a batch of %d failed", self._name, size, exc_info=result)
             self._failures += 1
             self._runs["failed"].inc()
-            words = f"the engine failed: {one_line(result)}"
-            outcomes = [RefusalError(500, "engine", words)] * size
+            message = f"the engine failed: {one_line(result)}"
+            outcomes = [RefusalError(500, "engine", message)] * size
         else:
             self._failures = 0
             self._runs["ok"].inc()
@@ -190,13 +190,13 @@ class Batcher:
 
     def _warm_up(self) -> None:
         """On a thread. One image twice: a provider may open something for them at the second."""
-        given = self._engine.contract.input
+        input_spec = self._engine.contract.input
         try:
             for size in (1, *range(1, self._engine.max_batch + 1)):
                 if self._closed:
                     return
                 start = time.monotonic()
-                self._engine.run(np.zeros((size, given.height, given.width, 3), np.uint8))
+                self._engine.run(np.zeros((size, input_spec.height, input_spec.width, 3), np.uint8))
                 rate = Rate(size, time.monotonic() - start)
         except Exception as e:
             if not self._closed:

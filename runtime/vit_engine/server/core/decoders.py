@@ -16,13 +16,13 @@ from typing import Any
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.errors import ImageError, MachineError
-from vit_engine.images.decode_pool import Job
-from vit_engine.images.decoder_process import DecoderProcess, SharedPixels, Task
+from vit_engine.images.decode_pool import DecodeJob
+from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
 from vit_engine.machine.processor import usable_cores
 from vit_engine.server.core.pending_request import PendingImage, PendingRequest
 from vit_engine.server.core.refusal import RefusalError
 from vit_engine.server.core.settings import Settings
-from vit_engine.sources.item import Item, Limits
+from vit_engine.sources.sample import Limits, Sample
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Decoders:
         on_restarts: Callable[[int], None],
     ) -> None:
         self._name = name
-        self._task = Task(
+        self._task = DecodeOptions(
             contract.preprocessing,
             limits=Limits(settings.max_body, settings.max_pixels),
             time_limit=settings.decode_time,
@@ -201,7 +201,7 @@ class Decoders:
             decoder: DecoderProcess | None = None
             try:
                 decoder = DecoderProcess(self._shared, self._task)
-                decoder.decode([Job(Item("", data=_NO_IMAGE), 0)])
+                decoder.decode([DecodeJob(Sample("", data=_NO_IMAGE), 0)])
                 self._post(self._decoder_started, number, decoder)
                 self._decode_with(decoder)
             except MachineError as e:
@@ -220,7 +220,7 @@ class Decoders:
             try:
                 if not image.request.dropped:
                     assert image.slot is not None
-                    job = Job(Item("", data=image.data), image.slot)
+                    job = DecodeJob(Sample("", data=image.data), image.slot)
                     decoder.decode([job])
                     error = job.error
             except MachineError as e:

@@ -44,7 +44,7 @@ class Scheduler:
             name,
             engine,
             self.decoders,
-            hang_timeout=settings.wedged,
+            hang_timeout=settings.hang_timeout,
             metrics=metrics,
             on_done=self._complete,
         )

@@ -18,7 +18,7 @@ class Settings:
     keep_alive: float = 75.0
     deadline: float = 30.0
     drain: float = 5.0
-    wedged: float = 60.0  # a batch that runs longer will not end
+    hang_timeout: float = 60.0  # a batch that runs longer will not end
     origins: tuple[str, ...] = ()  # of pages elsewhere that may call (CORS)
     keys: tuple[str, ...] = ()
     log_requests: bool = False

@@ -104,10 +104,10 @@ class CountingReceive:
 
     async def discard(self, settings: Settings) -> None:
         """Read on, for a time and a size, what nobody wants."""
-        most = self.size + DISCARDED * settings.max_body
+        maximum = self.size + DISCARDED * settings.max_body
         try:
             async with asyncio.timeout(settings.body_time):
-                while not self.ended and self.size < most:
+                while not self.ended and self.size < maximum:
                     await self()
         except TimeoutError:
             return

@@ -14,7 +14,7 @@ from types import FrameType
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from vit_engine.errors import MachineError, UsageError, limit_in_words
+from vit_engine.errors import MachineError, UsageError, format_limit
 from vit_engine.server.core.service import Service
 from vit_engine.server.http.app import Application
 
@@ -37,7 +37,7 @@ def bound(host: str, port: int) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as e:
-        words = limit_in_words(e) or e.strerror
+        words = format_limit(e) or e.strerror
         raise MachineError(
             f"cannot listen on {host} port {port}: {words}; choose another --host or --port"
         ) from e

@@ -91,16 +91,16 @@ class Routes:
     async def refuse_http(self, _: Request, error: Exception) -> Response:
         """Answer what no route takes."""
         assert isinstance(error, HTTPException)
-        status, words = error.status_code, error.detail
+        status, message = error.status_code, error.detail
         if status == 404:
-            words = "there is nothing at this path; /openapi.json lists what there is"
+            message = "there is nothing at this path; /openapi.json lists what there is"
         code = {404: "path", 405: "method"}.get(status, "http")
-        return error_response(status, code, words, error.headers)
+        return error_response(status, code, message, error.headers)
 
     async def fail(self, _: Request, __: Exception) -> Response:
         """Answer what was not foreseen."""
-        words = "an error that was not foreseen; the server's log has it"
-        return error_response(500, "internal", words)
+        message = "an error that was not foreseen; the server's log has it"
+        return error_response(500, "internal", message)
 
     # Labels
 

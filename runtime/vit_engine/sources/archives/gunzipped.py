@@ -53,8 +53,8 @@ class Gunzipped:
         except EOFError:
             self.fault = ImageError("truncated", "its gzip data ends early")
         except (gzip.BadGzipFile, zlib.error) as e:
-            words = printable(one_line(e))
-            self.fault = ImageError("decode", f"its gzip data is damaged ({words})")
+            message = printable(one_line(e))
+            self.fault = ImageError("decode", f"its gzip data is damaged ({message})")
         except ImageError as e:
             self.fault = e
         else:

@@ -114,8 +114,8 @@ class TarArchive(tarfile.TarFile):
             try:
                 member = self.next()
             except tarfile.ReadError:
-                words = f"ends within the data that its header at byte {last} announces"
-                raise ImageError("truncated", words) from None
+                message = f"ends within the data that its header at byte {last} announces"
+                raise ImageError("truncated", message) from None
         if self._damage is not None and not self._is_behind_end:
             raise self._end_error(*self._damage)
 
@@ -125,7 +125,7 @@ class TarArchive(tarfile.TarFile):
             return ImageError("format", "is not a tar archive")
         if isinstance(error, TruncatedHeaderError):
             return ImageError("truncated", f"ends within the header at byte {at}")
-        words = printable(one_line(error))
+        message = printable(one_line(error))
         return ImageError(
-            "decode", f"the header at byte {at} is damaged ({words}), and no other follows it"
+            "decode", f"the header at byte {at} is damaged ({message}), and no other follows it"
         )

@@ -13,7 +13,7 @@ from vit_engine.sources.archives.gunzipped import MAGIC, Gunzipped
 from vit_engine.sources.archives.tar_archive import TarArchive
 from vit_engine.sources.files import open_regular, too_many_bytes
 from vit_engine.sources.folders import by_name, why_passed_over
-from vit_engine.sources.item import Item, Limits, Span
+from vit_engine.sources.sample import ByteRange, Limits, Sample
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
 MAX_NAME = 4096
@@ -36,7 +36,7 @@ _CONTINUED = b"M"  # GNU's: the rest of a member that began in another volume
 
 def tar_members(
     path: str, all_files: bool, limits: Limits, report_progress: Callable[[], None]
-) -> Iterator[Item | str]:
+) -> Iterator[Sample | str]:
     """Yield the images as items, `path`/member, and why a member is passed over as a string.
 
     A member of a plain tar is a span of it; those of a gzipped one come with their bytes. Damage
@@ -82,21 +82,21 @@ class _Tar:
         self._head = b""  # of the member that comes now, where it has been read
         self._read_again = 0
 
-    def members(self) -> Iterator[Item | str]:
+    def members(self) -> Iterator[Sample | str]:
         """Yield what `tar_members` does."""
         for member in TarArchive(self._stream, self._report_progress).headers():
             if isinstance(member, ImageError):
-                yield Item(self._path, error=member)
+                yield Sample(self._path, error=member)
             elif max(len(member.name), len(member.linkname)) > MAX_NAME:
-                words = f"has a name of more than {MAX_NAME} characters at byte {member.offset}"
-                yield Item(self._path, error=ImageError("too_large", words))
+                message = f"has a name of more than {MAX_NAME} characters at byte {member.offset}"
+                yield Sample(self._path, error=ImageError("too_large", message))
             elif not member.name:
-                words = f"has a member without a name at byte {member.offset}"
-                yield Item(self._path, error=ImageError("decode", words))
+                message = f"has a member without a name at byte {member.offset}"
+                yield Sample(self._path, error=ImageError("decode", message))
             elif member.type not in _NO_MEMBERS and (found := self._found(member)) is not None:
                 yield found
 
-    def _found(self, member: tarfile.TarInfo) -> Item | str | None:
+    def _found(self, member: tarfile.TarInfo) -> Sample | str | None:
         """Return an item, why it is passed over, or None for what is no image."""
         name = f"{self._path}/{member.name}"
         place = self._place(member)
@@ -111,12 +111,12 @@ class _Tar:
         if not wanted:
             return None
         if isinstance(place, ImageError):
-            return Item(name, error=place)
+            return Sample(name, error=place)
         if place.size > self._limits.max_bytes:
-            return Item(name, error=too_many_bytes(place.size, self._limits))
+            return Sample(name, error=too_many_bytes(place.size, self._limits))
         if isinstance(self._stream, Gunzipped):
             return self._unpacked(name, place, self._stream)
-        return Item(name, span=Span(self._path, place.start, place.size))
+        return Sample(name, span=ByteRange(self._path, place.start, place.size))
 
     def _place(self, member: tarfile.TarInfo) -> _Place | ImageError:
         """Return where the bytes of a member are, or why there are none as they are."""
@@ -126,15 +126,15 @@ class _Tar:
             if member.issym():
                 kind = "symbolic"
                 target = posixpath.join(posixpath.dirname(member.name), target)
-            words = f"is a {kind} link to {one_line(printable(member.linkname))}, "
-            words += "which is not before it in the tar"
-            return self._places.get(posixpath.normpath(target)) or ImageError("missing", words)
+            message = f"is a {kind} link to {one_line(printable(member.linkname))}, "
+            message += "which is not before it in the tar"
+            return self._places.get(posixpath.normpath(target)) or ImageError("missing", message)
         if member.issparse():
-            words = "is stored as a sparse file, which is not read; make the tar without --sparse"
-            return ImageError("format", words)
+            message = "is stored as a sparse file, which is not read; make the tar without --sparse"
+            return ImageError("format", message)
         if member.type == _CONTINUED:
-            words = "began in another volume of the tar, which is not read; join the volumes"
-            return ImageError("format", words)
+            message = "began in another volume of the tar, which is not read; join the volumes"
+            return ImageError("format", message)
         if kind := _SPECIAL.get(member.type, ""):
             return ImageError("not_regular", f"is {kind}, not a regular file")
         verdict = None
@@ -143,20 +143,20 @@ class _Tar:
             verdict = is_image(self._head), unread_format(self._head)
         return _Place(member.offset_data, member.size, verdict)
 
-    def _unpacked(self, name: str, place: _Place, stream: Gunzipped) -> Item:
+    def _unpacked(self, name: str, place: _Place, stream: Gunzipped) -> Sample:
         """Return an item with the bytes of the member that comes now, or that a link names."""
         if place.start + len(self._head) == stream.tell():
             data = self._head + stream.read(place.size - len(self._head))
         else:
             self._read_again += place.start + place.size
             if self._read_again > READ_AGAIN:
-                words = "is one link too many: a gzipped tar is read again for each; unpack it"
-                return Item(name, error=ImageError("too_large", words))
+                message = "is one link too many: a gzipped tar is read again for each; unpack it"
+                return Sample(name, error=ImageError("too_large", message))
             with open_regular(self._path) as file:
                 again = Gunzipped(file, self._report_progress)
                 again.seek(place.start)
                 data = again.read(place.size)
         if len(data) < place.size:
-            words = f"is cut short: {len(data)} of {place.size} bytes are there"
-            return Item(name, error=ImageError("truncated", words))
-        return Item(name, data=data)
+            message = f"is cut short: {len(data)} of {place.size} bytes are there"
+            return Sample(name, error=ImageError("truncated", message))
+        return Sample(name, data=data)

@@ -14,7 +14,7 @@ from vit_engine.errors import ImageError, one_line, printable
 from vit_engine.machine.worker import Channel, EndedError, Worker
 from vit_engine.sources.archives.tar_members import tar_members
 from vit_engine.sources.files import read_error
-from vit_engine.sources.item import LIMITS, Item, Limits
+from vit_engine.sources.sample import LIMITS, Limits, Sample
 
 MEMORY = 2**30
 """Bytes of address space of the child: a few times the largest member's."""
@@ -26,15 +26,15 @@ _SIGN_OF_LIFE = 1.0  # seconds between two, where there is nothing else to tell
 
 
 def items_from_tar(
-    path: str, *, all_files: bool, passed_over: Counter[str] | None = None
-) -> Iterator[Item]:
+    path: str, *, all_files: bool, skipped: Counter[str] | None = None
+) -> Iterator[Sample]:
     """Yield a tar's images in its order, by extension or signature, as `path`/member.
 
     A member of a plain tar is a span of it. Those of a gzipped one come with their bytes, up to the
     limit. What is wrong with the tar is an item `path` with an error, in its place among the
-    members. `passed_over` is that of `folders.walked`. MachineError where no child can be started.
+    members. `skipped` is that of `folders.walked`. MachineError where no child can be started.
     """
-    counts = Counter[str]() if passed_over is None else passed_over
+    counts = Counter[str]() if skipped is None else skipped
     with Worker(serve, purpose="read a tar in", memory=MEMORY) as worker:
         worker.wait_until_ready()
         worker.ask(pickle.dumps((path, all_files, LIMITS)))
@@ -45,13 +45,13 @@ def items_from_tar(
                 else:
                     yield found
         except EndedError as e:
-            yield Item(path, error=ImageError("crash", f"ended the process that reads it ({e})"))
+            yield Sample(path, error=ImageError("crash", f"ended the process that reads it ({e})"))
         except TimeoutError:
             words = f"could not be read: nothing came for {TIME_LIMIT:g} s"
-            yield Item(path, error=ImageError("timeout", words))
+            yield Sample(path, error=ImageError("timeout", words))
 
 
-def _answers(worker: Worker) -> Iterator[Item | str]:
+def _answers(worker: Worker) -> Iterator[Sample | str]:
     """Yield what `serve` tells of one tar."""
     while True:
         message = worker.answer(TIME_LIMIT)
@@ -60,7 +60,7 @@ def _answers(worker: Worker) -> Iterator[Item | str]:
         found = pickle.loads(message)
         if found is None:
             return
-        if isinstance(found, Item) and found.data is not None:
+        if isinstance(found, Sample) and found.data is not None:
             found = replace(found, data=worker.answer(TIME_LIMIT))
         yield found
 
@@ -78,7 +78,7 @@ def serve(channel: Channel) -> None:
     for request in channel.requests():
         path, all_files, limits = pickle.loads(request)
         for found in members_of(path, all_files, limits, report_progress):
-            if isinstance(found, Item) and found.data is not None:  # its bytes follow as they are
+            if isinstance(found, Sample) and found.data is not None:  # its bytes follow as they are
                 channel.answer(pickle.dumps(replace(found, data=b"")))
                 channel.answer(found.data)
             else:
@@ -88,17 +88,17 @@ def serve(channel: Channel) -> None:
 
 def members_of(
     path: str, all_files: bool, limits: Limits, report_progress: Callable[[], None]
-) -> Iterator[Item | str]:
+) -> Iterator[Sample | str]:
     """Yield a tar's images, why others are passed over, and an item for whatever ends it."""
     try:
         yield from tar_members(path, all_files, limits, report_progress)
     except ImageError as e:
-        yield Item(path, error=e)
+        yield Sample(path, error=e)
     except OSError as e:
-        yield Item(path, error=read_error(e))
+        yield Sample(path, error=read_error(e))
     except MemoryError:
         words = "needs more memory than reading a tar may use"
-        yield Item(path, error=ImageError("too_large", words))
+        yield Sample(path, error=ImageError("too_large", words))
     except Exception as e:  # noqa: BLE001  what the libraries make of damage cannot be foreseen
         words = f"cannot be read further: {printable(one_line(e))}"
-        yield Item(path, error=ImageError("decode", words))
+        yield Sample(path, error=ImageError("decode", words))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vit_engine.errors import ImageError
 from vit_engine.sources.files import open_regular, read_error, too_many_bytes
 from vit_engine.sources.folders import by_name, why_passed_over
-from vit_engine.sources.item import LIMITS, Item, Span
+from vit_engine.sources.sample import LIMITS, ByteRange, Sample
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
 _END = struct.Struct("<4s4H2LH")
@@ -46,29 +46,29 @@ class _Member(NamedTuple):
 
 
 def items_from_zip(
-    path: str, *, all_files: bool, passed_over: Counter[str] | None = None
-) -> Iterator[Item]:
+    path: str, *, all_files: bool, skipped: Counter[str] | None = None
+) -> Iterator[Sample]:
     """Yield a zip's images in its order, by extension or signature, as `path`/member.
 
     Each is a span of the zip, packed or not. What is wrong with the zip is an item `path` with an
-    error. `passed_over` is that of `folders.walked`.
+    error. `skipped` is that of `folders.walked`.
     """
-    counts = Counter[str]() if passed_over is None else passed_over
+    counts = Counter[str]() if skipped is None else skipped
     try:
         with open_regular(path) as file:
             for member in _members(file.fileno()):
-                item = _item(path, file.fileno(), member, all_files=all_files, passed_over=counts)
+                item = _item(path, file.fileno(), member, all_files=all_files, skipped=counts)
                 if item is not None:
                     yield item
     except ImageError as e:
-        yield Item(path, error=e)
+        yield Sample(path, error=e)
     except OSError as e:
-        yield Item(path, error=read_error(e))
+        yield Sample(path, error=read_error(e))
 
 
 def _item(
-    path: str, file: int, member: _Member, *, all_files: bool, passed_over: Counter[str]
-) -> Item | None:
+    path: str, file: int, member: _Member, *, all_files: bool, skipped: Counter[str]
+) -> Sample | None:
     """Return a member as an item, None where it is no image to be labelled."""
     name = f"{path}/{member.name}"
     span = error = None
@@ -83,14 +83,14 @@ def _item(
     else:
         wanted, unread = by_name(name)
     if reason := why_passed_over(member.name, wanted=wanted, unread=unread):
-        passed_over[reason] += 1
+        skipped[reason] += 1
         return None
     if not wanted:
         return None
-    return Item(name, span=span, error=error)
+    return Sample(name, span=span, error=error)
 
 
-def _span(path: str, file: int, member: _Member) -> Span:
+def _span(path: str, file: int, member: _Member) -> ByteRange:
     """Return where a member's bytes are; ImageError where they cannot be had."""
     if member.is_link:
         raise ImageError("not_regular", "is a symbolic link, which is not followed in a zip")
@@ -98,8 +98,8 @@ def _span(path: str, file: int, member: _Member) -> Span:
         raise ImageError("format", "is encrypted; unpack the zip with its password")
     if member.method not in (_STORED, _DEFLATED):
         method = _METHODS.get(member.method, f"method {member.method}")
-        words = f"is packed with {method}, which is not read; unpack the zip"
-        raise ImageError("format", words)
+        message = f"is packed with {method}, which is not read; unpack the zip"
+        raise ImageError("format", message)
     if max(member.size, member.packed) > LIMITS.max_bytes:
         raise too_many_bytes(max(member.size, member.packed), LIMITS)
     total = os.fstat(file).st_size
@@ -111,11 +111,11 @@ def _span(path: str, file: int, member: _Member) -> Span:
     if start + member.packed > total:
         raise ImageError("truncated", "is cut short: the zip ends before")
     if member.method == _STORED:
-        return Span(path, start, member.packed, crc=member.crc)
-    return Span(path, start, member.packed, unpacked=member.size, crc=member.crc)
+        return ByteRange(path, start, member.packed, crc=member.crc)
+    return ByteRange(path, start, member.packed, unpacked=member.size, crc=member.crc)
 
 
-def _head(file: int, span: Span) -> bytes:
+def _head(file: int, span: ByteRange) -> bytes:
     head = os.pread(file, min(span.size, HEAD if span.unpacked is None else _BLOCK), span.start)
     if span.unpacked is None:
         return head

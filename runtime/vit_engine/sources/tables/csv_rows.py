@@ -45,8 +45,8 @@ def csv_rows(file: "io.BufferedReader[Any]", column: str) -> tuple[list[str], It
         if first is None:
             raise ImageError("empty", "is empty")
         if "\0" in first:
-            words = "is not CSV in UTF-8: its first line has NULs, as UTF-16 has"
-            raise ImageError("format", words)
+            message = "is not CSV in UTF-8: its first line has NULs, as UTF-16 has"
+            raise ImageError("format", message)
         lines.start_row([first])
         reader = csv.reader(lines, delimiter=_separator(first, column), strict=True)
         names = [name.strip() for name in next(reader)]
@@ -119,8 +119,8 @@ def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[
             again = lines.row[1:]
             reparsed += sum(map(len, again))
             if reparsed > _MAX_REPARSED:
-                words = f"row {number} is not CSV, nor is what follows: quotes are not closed"
-                yield number, ImageError("format", words)
+                message = f"row {number} is not CSV, nor is what follows: quotes are not closed"
+                yield number, ImageError("format", message)
                 return
             yield number, ImageError("format", f"row {number} is not CSV: {_reason(e, lines)}")
         else:

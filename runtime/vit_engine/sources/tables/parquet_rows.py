@@ -31,8 +31,8 @@ def parquet_cells(file: io.BufferedReader, column: str) -> tuple[list[str], Iter
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as e:
-        words = f"is Parquet, which needs pyarrow; {pip_install('parquet')}"
-        raise ImageError("format", words) from e
+        message = f"is Parquet, which needs pyarrow; {pip_install('parquet')}"
+        raise ImageError("format", message) from e
     try:
         table = pq.ParquetFile(
             file, pre_buffer=False, buffer_size=2**20, page_checksum_verification=True
@@ -63,8 +63,8 @@ def _cells(table: "pq.ParquetFile", column: str) -> Iterator[Cell]:
                     row += 1
                     yield row, _name_on_disk(*cells)
         except (pa.ArrowException, OSError) as e:
-            words = f"rows {row + 1} to {after} cannot be read: {one_line(e)}"
-            yield row + 1, ImageError("decode", words)
+            message = f"rows {row + 1} to {after} cannot be read: {one_line(e)}"
+            yield row + 1, ImageError("decode", message)
         before = after
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from vit_engine.errors import ImageError, UsageError, one_line, printable
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular, read_error
-from vit_engine.sources.item import Item
+from vit_engine.sources.sample import Sample
 from vit_engine.sources.stores import is_store
 from vit_engine.sources.tables.csv_rows import csv_rows
 from vit_engine.sources.tables.parquet_rows import Cell, parquet_cells
@@ -26,7 +26,7 @@ def check_table(path: str, column: str) -> None:
         raise UsageError(f"{printable(path)}: {e}") from e
 
 
-def items_from_table(path: str, column: str) -> Iterator[Item]:
+def items_from_table(path: str, column: str) -> Iterator[Sample]:
     """Yield the paths and URLs of a column, one item a row, an empty cell too.
 
     A path is relative to the table, or else as it is given. What cannot be read is an item with its
@@ -38,28 +38,28 @@ def items_from_table(path: str, column: str) -> Iterator[Item]:
             for row, cell in _cells(path, file, column):
                 place = f"{path}:{row}"
                 if isinstance(cell, ImageError):
-                    yield Item(place, error=cell)
+                    yield Sample(place, error=cell)
                 elif not cell:
-                    yield Item(place, error=ImageError("missing", f"row {row} has no path"))
+                    yield Sample(place, error=ImageError("missing", f"row {row} has no path"))
                 else:
                     yield _beside(item_from_name(cell, place), path)
         if not row:
             raise ImageError("empty", "has no rows")
     except ImageError as e:
-        yield Item(path, error=e)
+        yield Sample(path, error=e)
     except OSError as e:
-        words = f"cannot be read after row {row}: {e.strerror or one_line(e)}"
-        yield Item(path, error=ImageError("truncated", words))
+        message = f"cannot be read after row {row}: {e.strerror or one_line(e)}"
+        yield Sample(path, error=ImageError("truncated", message))
 
 
-def item_from_name(name: bytes, place: str) -> Item:
+def item_from_name(name: bytes, place: str) -> Sample:
     """Return the item of a path or URL in a table or a list; one that can be none is at `place`."""
     if len(name) > LONGEST:
-        words = f"is longer than {LONGEST:,} bytes, which no path or URL is"
-        return Item(place, error=ImageError("too_large", words))
+        message = f"is longer than {LONGEST:,} bytes, which no path or URL is"
+        return Sample(place, error=ImageError("too_large", message))
     if b"\0" in name:
-        return Item(place, error=ImageError("missing", "has a NUL, which no path or URL has"))
-    return Item(os.fsdecode(name))
+        return Sample(place, error=ImageError("missing", "has a NUL, which no path or URL has"))
+    return Sample(os.fsdecode(name))
 
 
 def resolved(name: str, table: str) -> str:
@@ -78,13 +78,13 @@ def resolved(name: str, table: str) -> str:
     return beside
 
 
-def _beside(item: Item, table: str) -> Item:
+def _beside(item: Sample, table: str) -> Sample:
     if item.error is not None:
         return item
     try:
-        return Item(resolved(item.path, table))
+        return Sample(resolved(item.path, table))
     except UsageError as e:
-        return Item(item.path, error=ImageError("missing", str(e)))
+        return Sample(item.path, error=ImageError("missing", str(e)))
 
 
 def _opened(path: str) -> io.BufferedReader:
@@ -102,12 +102,12 @@ def _cells(path: str, file: io.BufferedReader, column: str) -> Iterator[Cell]:
     else:
         names, rows = csv_rows(file, column)
     if names.count(column) > 1:
-        words = f"has {names.count(column)} columns called {column!r}; rename all but one"
-        raise ImageError("format", words)
+        message = f"has {names.count(column)} columns called {column!r}; rename all but one"
+        raise ImageError("format", message)
     if column not in names:
         listed = one_line(", ".join(map(repr, names)))
-        words = f"has no column {column!r} but {listed}; name the one with the paths by --column"
-        raise ImageError("format", words)
+        message = f"has no column {column!r} but {listed}; name the one with the paths by --column"
+        raise ImageError("format", message)
     wanted = names.index(column)
     for number, found in rows:
         if not isinstance(found, list):

@@ -84,7 +84,7 @@ def parse_request(
     wanted = {name: query[name] for name in query if name != "model"}
     if not is_image(body[:HEAD]) and not unread_format(body[:HEAD]):
         if kind == "multipart/form-data":
-            files = files_of(body, content_type, most=settings.max_files)
+            files = files_of(body, content_type, maximum=settings.max_files)
             if not files:
                 raise bad_request("the multipart body has no file; send each as a part with a name")
             names, images = zip(*files, strict=True)
@@ -124,11 +124,11 @@ def answer(asked: ClassifyRequest, done: PendingRequest, output: OutputKind) -> 
         return JSONResponse([p.to_dict() for p in found], headers=headers)
     (only,) = found
     if only.error_code is not None:
-        words = (
+        message = (
             f"the image {only.error}" if isinstance(done.outcomes[0], ImageError) else only.error
         )
         status = 413 if only.error_code == "too_large" else 422
-        raise RefusalError(status, only.error_code, str(words))
+        raise RefusalError(status, only.error_code, str(message))
     return JSONResponse(only.to_json(), headers=headers)
 
 

@@ -54,5 +54,5 @@ def _refusal(error: msgspec.ValidationError, at: str, usage: str) -> RefusalErro
     text, _, path = str(error).partition(" - at `$")
     path = f"{at}{path.rstrip('`')}".lstrip(".") or "the body"
     text = _TYPES.sub(lambda m: " or ".join(_WORDS.get(t, t) for t in m[1].split(" | ")), text)
-    words = f"{path}: {text[:1].lower()}{text[1:]}"[:_LONGEST]
-    return bad_request(f"{words}; {usage}" if usage else words)
+    message = f"{path}: {text[:1].lower()}{text[1:]}"[:_LONGEST]
+    return bad_request(f"{message}; {usage}" if usage else message)

@@ -10,17 +10,19 @@ from vit_engine.server.core.refusal import RefusalError, bad_request
 _FIELDS = 100  # without a filename, which are passed over
 
 
-def files_of(body: bytes, content_type: str, *, most: int) -> list[tuple[str, bytes]]:
+def files_of(body: bytes, content_type: str, *, maximum: int) -> list[tuple[str, bytes]]:
     """Return (name, content) of each file in order; fields without a filename are passed over.
 
-    RefusalError for a body that is none, and for more than `most` files.
+    RefusalError for a body that is none, and for more than `maximum` files.
     """
     files: list[tuple[str, bytes]] = []
     fields, ended = 0, False
 
     def add(file: File) -> None:
-        if len(files) == most:
-            raise RefusalError(413, "too_many", f"the body has more than {most} files, the limit")
+        if len(files) == maximum:
+            raise RefusalError(
+                413, "too_many", f"the body has more than {maximum} files, the limit"
+            )
         file.file_object.seek(0)
         files.append(((file.file_name or b"").decode("utf-8", "replace"), file.file_object.read()))
 

@@ -23,7 +23,7 @@ LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class Span:
+class ByteRange:
     """A part of a file: `size` bytes from `start`, as they are or deflated, as zip has them."""
 
     file: str
@@ -34,10 +34,10 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Item:
+class Sample:
     """One row to be: `path` is what the row shows (undecodable bytes as surrogates)."""
 
     path: str
     data: bytes | None = None  # set where the source has been read already
-    span: Span | None = None  # set where the image lies within a file
+    span: ByteRange | None = None  # set where the image lies within a file
     error: ImageError | None = None  # set where there is nothing to read

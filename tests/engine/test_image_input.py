@@ -19,7 +19,7 @@ from PIL import Image, features
 from support import ROOT
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ImageError
-from vit_engine.sources.item import MAX_BYTES, Item
+from vit_engine.sources.sample import MAX_BYTES, Sample
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -95,7 +95,7 @@ def opened(stack: contextlib.ExitStack) -> dict[str, Any]:
         "subclass of str": Named(PATH),
         "Path": PATH,
         "PathLike of bytes": Path8(),
-        "Item": Item(str(PATH)),
+        "Sample": Sample(str(PATH)),
         "bytes": DATA,
         "np.bytes_": np.bytes_(DATA),
         "bytearray": bytearray(DATA),
@@ -115,7 +115,7 @@ def opened(stack: contextlib.ExitStack) -> dict[str, Any]:
 
 def test_every_kind_of_image_in_a_list_and_alone(vit: Classifier) -> None:
     (wanted,) = vit.classify(PATH)
-    named = {"str", "np.str_", "subclass of str", "Path", "PathLike of bytes", "Item"}
+    named = {"str", "np.str_", "subclass of str", "Path", "PathLike of bytes", "Sample"}
     with contextlib.ExitStack() as stack:
         kinds = opened(stack)
         in_a_list = list(vit.classify(list(kinds.values())))

@@ -17,7 +17,7 @@ from vit_engine.errors import ImageError, one_line
 from vit_engine.images.image_errors import image_errors
 from vit_engine.images.preprocess import is_loaded, rgb_from_image
 from vit_engine.sources.downloads import is_url
-from vit_engine.sources.item import MAX_BYTES, MAX_PIXELS, Item
+from vit_engine.sources.sample import MAX_BYTES, MAX_PIXELS, Sample
 from vit_engine.sources.stores import is_store
 
 
@@ -37,11 +37,11 @@ ImageLike = (
     | ReadableFile
     | Image.Image
     | NDArray[np.uint8]
-    | Item
+    | Sample
 )
 """One image: a path, or a URL where `urls` allows it; the bytes of an image file, or such a file
 opened with 'rb'; a PIL image; a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB or (H, W, 4), whose
-alpha is dropped; or an Item."""
+alpha is dropped; or a Sample."""
 
 _KINDS = (
     "an image is a path, a URL, bytes, a file opened with 'rb', a PIL image or a uint8 array "
@@ -50,7 +50,7 @@ _KINDS = (
 
 
 @dataclass(frozen=True)
-class Unloaded:
+class LazyImage:
     """A PIL image that was opened and not loaded yet, in a list that holds it open."""
 
     image: Image.Image
@@ -58,7 +58,7 @@ class Unloaded:
 
 
 @dataclass(eq=False)
-class Given:
+class ImageInput:
     """One image as it was when it was taken: what its owner does to it later changes nothing.
 
     `path` is what its prediction shows, None for an image without a name. `image` is an item to be
@@ -67,7 +67,7 @@ class Given:
     """
 
     path: str | None
-    image: Item | Unloaded | Image.Image | None
+    image: Sample | LazyImage | Image.Image | None
     error: ImageError | None = None
 
     @property
@@ -75,7 +75,7 @@ class Given:
         """Bytes that it holds until it is decoded."""
         if isinstance(self.image, Image.Image):
             return 4 * self.image.width * self.image.height  # Pillow keeps RGB in 4 bytes a pixel
-        return len(self.image.data or b"") if isinstance(self.image, Item) else 0
+        return len(self.image.data or b"") if isinstance(self.image, Sample) else 0
 
 
 def images_from(given: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
@@ -90,37 +90,37 @@ def images_from(given: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
     if _is_one(given):
         return [cast(ImageLike, given)]
     if isinstance(given, Mapping):
-        words = "give its keys or its values as a list"
+        message = "give its keys or its values as a list"
     elif isinstance(given, set | frozenset):
-        words = "it has no order, give a list"
+        message = "it has no order, give a list"
     elif hasattr(type(given), "columns"):
-        words = "give one of its columns, as in table['path']"
+        message = "give one of its columns, as in table['path']"
     elif _is_tensor(given):
-        words = _HOW_TO_CONVERT
+        message = _HOW_TO_CONVERT
     elif not isinstance(given, Iterable) and not hasattr(type(given), "__getitem__"):
-        words = f"give an image or an iterable of images; {_KINDS}"
+        message = f"give an image or an iterable of images; {_KINDS}"
     else:
         return cast(Iterable[ImageLike], given)
-    raise TypeError(f"images is of type {_name_of(given)}: {words}")
+    raise TypeError(f"images is of type {_name_of(given)}: {message}")
 
 
-def taken(images: Iterable[ImageLike], *, urls: bool = False) -> Iterator[Given]:
+def as_inputs(images: Iterable[ImageLike], *, urls: bool = False) -> Iterator[ImageInput]:
     """Take one image after the other; what raises meanwhile is an error of that image alone.
 
     Memory that the caller may use again is copied, and what he may close is read: arrays, PIL
     images, buffers, open files. A list or tuple keeps its images, so those of Pillow that are not
-    loaded yet stay so. `urls` is that of `given_from`.
+    loaded yet stay so. `urls` is that of `input_from_image`.
     """
     locks: dict[int, threading.Lock] | None = {} if isinstance(images, list | tuple) else None
     for position, image in enumerate(images):
         if locks is not None and isinstance(image, Image.Image) and not is_loaded(image):
             lock = locks.setdefault(id(image), threading.Lock())
-            yield Given(None, Unloaded(image, lock))
+            yield ImageInput(None, LazyImage(image, lock))
         else:
-            yield given_from(image, f"images[{position}]", urls=urls)
+            yield input_from_image(image, f"images[{position}]", urls=urls)
 
 
-def given_from(image: object, name: str, *, urls: bool = False) -> Given:
+def input_from_image(image: object, name: str, *, urls: bool = False) -> ImageInput:
     """Take one image; `name` says which one it is where it is none.
 
     A string is a path, and only with `urls` a URL: it may come from who should have no say in
@@ -129,20 +129,20 @@ def given_from(image: object, name: str, *, urls: bool = False) -> Given:
     path = None
     try:
         with image_errors():
-            if isinstance(image, Item):
-                return Given(image.path, image)
+            if isinstance(image, Sample):
+                return ImageInput(image.path, image)
             if isinstance(image, str | os.PathLike):
                 path = str.__str__(os.fsdecode(image))  # a plain one: NumPy's are of a subclass
                 if not urls and (is_url(path) or is_store(path)):
-                    words = "is a URL, and strings are paths; give urls=True to have it read"
-                    raise ImageError("missing", words)
-                return Given(path, Item(path))
-            return Given(None, _contents(image, name))
+                    message = "is a URL, and strings are paths; give urls=True to have it read"
+                    raise ImageError("missing", message)
+                return ImageInput(path, Sample(path))
+            return ImageInput(None, _contents(image, name))
     except ImageError as e:
-        return Given(path, None, e)
+        return ImageInput(path, None, e)
 
 
-def _contents(image: object, name: str) -> Item | Image.Image:
+def _contents(image: object, name: str) -> Sample | Image.Image:
     if isinstance(image, bytes | bytearray | memoryview):
         return _item(bytes(image))
     if isinstance(image, Image.Image):
@@ -199,14 +199,14 @@ def _bytes_from_file(file: ReadableFile, name: str) -> bytes:
     return b"".join(parts)
 
 
-def _item(data: bytes) -> Item:
+def _item(data: bytes) -> Sample:
     if len(data) > MAX_BYTES:
         raise ImageError("too_large", f"has more than {MAX_BYTES} bytes")
-    return Item("", data=data)
+    return Sample("", data=data)
 
 
 def _is_one(given: object) -> bool:
-    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Item)
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Sample)
     return isinstance(given, kinds) or _is_file(given)
 
 

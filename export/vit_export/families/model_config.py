@@ -56,7 +56,7 @@ class Rotary:
 
 
 @dataclass(frozen=True)
-class Form:
+class ModelConfig:
     """The resolved numbers and choices of a ViT. Images and patches are square, sizes in pixels.
 
     What patches leave of the image, on its right and at its bottom, is not looked at.
@@ -81,7 +81,7 @@ class Form:
     """Whether position tables change size as images of Pillow do: smoothed before they shrink."""
     denser_near: bool = False
     """Whether tables by distance change size as if their rows lay denser near distance 0."""
-    unbiased: tuple[str, ...] = ()
+    no_bias: tuple[str, ...] = ()
     """Layers without a bias, by the last part of their names."""
     pre_norm: bool = False
     layer_scale: bool = False
@@ -111,7 +111,7 @@ class Form:
                 f"hidden_size {self.hidden_size} is not a multiple of its {self.heads} heads"
             )
 
-    def at(self, image_size: int) -> "Form":
+    def at(self, image_size: int) -> "ModelConfig":
         """Return the form for images of another size, with the position tables as they are."""
         if image_size == self.image_size:
             return self
@@ -123,17 +123,17 @@ class Form:
         return self.image_size // self.patch_size
 
     @property
-    def before(self) -> int:
+    def num_prefix_tokens(self) -> int:
         """Tokens before the patches."""
         return sum(number for _, number in self.prefix)
 
     @property
     def tokens(self) -> int:
         """Tokens of an image: the prefix, then the patches row by row."""
-        return self.before + self.grid**2
+        return self.num_prefix_tokens + self.grid**2
 
     @property
-    def kept(self) -> int:
+    def num_output_tokens(self) -> int:
         """Leading tokens that the last block must compute: those up to the last that is read."""
         if "patches" in self.pooled:
             return self.tokens
@@ -167,7 +167,7 @@ class Form:
         for name, number in self.prefix:
             yield name, (number, hidden)
         if self.positions != "none":
-            rows = {"all": self.before, "cls": 1, "patches": 0}[self.positions]
+            rows = {"all": self.num_prefix_tokens, "cls": 1, "patches": 0}[self.positions]
             yield "positions", (rows + grid**2, hidden)
         yield "patch.weight", (hidden, 3, self.patch_size, self.patch_size)
         yield from self._bias("patch", hidden)
@@ -205,7 +205,7 @@ class Form:
         yield from self._bias(layer, rows)
 
     def _bias(self, layer: str, rows: int) -> Shapes:
-        if layer.rpartition(".")[2] not in self.unbiased:
+        if layer.rpartition(".")[2] not in self.no_bias:
             yield f"{layer}.bias", (rows,)
 
 

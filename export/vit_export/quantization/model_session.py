@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 from onnxscript import ir
 
-from vit_engine.providers.obstacles import import_onnxruntime
+from vit_engine.providers.availability import import_onnxruntime
 from vit_engine.providers.sessions import keep_int8_exact
 
 if TYPE_CHECKING:
     import onnxruntime
 
 
-def trial_session(model: ir.Model) -> "onnxruntime.InferenceSession":
+def open_model_session(model: ir.Model) -> "onnxruntime.InferenceSession":
     """Return a session on the CPU that computes int8 as the runtime's own sessions do."""
     ort = import_onnxruntime()
     settings = ort.SessionOptions()

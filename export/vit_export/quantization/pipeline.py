@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Calibration
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.graph.product import Product
+from vit_export.graph.matmul import MatMul
 from vit_export.graph.weights import LinearFactory, bias_of, matrix_of
 from vit_export.quantization.activations import activations_of
 from vit_export.quantization.gptq import int8_from_matrix
@@ -36,23 +36,23 @@ class Quantized:
     """A checkpoint with its scales folded in, and the products that run in int8."""
 
     checkpoint: Checkpoint
-    products: Mapping[Product, Int8Weights]
-    sensitivity: Mapping[Product, float]  # see sensitivity_of; those that stay in float are in it
+    matmuls: Mapping[MatMul, Int8Weights]
+    sensitivity: Mapping[MatMul, float]  # see sensitivity_of; those that stay in float are in it
     in_float: FloatShare
     calibration: Calibration
 
     @property
     def linear(self) -> LinearFactory:
         """What makes the graph's products."""
-        return linear_with_int8(self.products)
+        return linear_with_int8(self.matmuls)
 
     def most_sensitive(self) -> str:
         """Name the int8 products that the logits feel most, for a person to read."""
-        products = [str(product) for product in self.sensitivity if product in self.products]
-        return "most sensitive to int8: " + ", ".join(products[:NAMED])
+        matmuls = [str(matmul) for matmul in self.sensitivity if matmul in self.matmuls]
+        return "most sensitive to int8: " + ", ".join(matmuls[:NAMED])
 
 
-def quantized(
+def quantize(
     checkpoint: Checkpoint,
     pixels: NDArray[np.uint8],
     progress: Callable[[str], None] = lambda _words: None,
@@ -70,21 +70,21 @@ def quantized(
     """
     progress("running the calibration images")
     samples, pixels = pixels, pixels[::views]
-    checkpoint = replace(checkpoint, tensors=rotated(checkpoint.form, checkpoint.tensors))
+    checkpoint = replace(checkpoint, tensors=rotated(checkpoint.model_config, checkpoint.tensors))
     tensors, statistics = smoothed(checkpoint.tensors, activations_of(checkpoint, pixels))
-    rounded = {}
-    for done, (product, found) in enumerate(statistics.items()):
-        progress(f"rounding {product} ({done} of {len(statistics)} products)")
-        matrix, bias = matrix_of(product, tensors), bias_of(product, tensors)
-        rounded[product] = int8_from_matrix(
+    int8_weights = {}
+    for done, (matmul, found) in enumerate(statistics.items()):
+        progress(f"rounding {matmul} ({done} of {len(statistics)} products)")
+        matrix, bias = matrix_of(matmul, tensors), bias_of(matmul, tensors)
+        int8_weights[matmul] = int8_from_matrix(
             matrix, np.zeros(matrix.shape[1]) if bias is None else bias, found
         )
     checkpoint = replace(checkpoint, tensors=tensors)
-    sensitivity = sensitivity_of(checkpoint, rounded, pixels, progress)
-    in_float = float_share(checkpoint, rounded, sensitivity, samples, progress)
+    sensitivity = sensitivity_of(checkpoint, int8_weights, pixels, progress)
+    in_float = float_share(checkpoint, int8_weights, sensitivity, samples, progress)
     return Quantized(
         checkpoint,
-        {p: weights for p, weights in rounded.items() if p not in in_float.products},
+        {p: weights for p, weights in int8_weights.items() if p not in in_float.matmuls},
         sensitivity,
         in_float,
         Calibration(len(pixels), hashlib.sha256(pixels.tobytes()).hexdigest()),

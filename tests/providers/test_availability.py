@@ -18,7 +18,7 @@ from vit_engine.errors import ProviderError, UsageError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.installation import pip_install
 from vit_engine.providers import obstacles
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session, placements
 
 GPU = nvidia.has_gpu()
@@ -122,8 +122,8 @@ def test_the_installed_distribution_is_found() -> None:
 
 
 def test_placements_name_every_node(tiny_artefact: Path) -> None:
-    request = Request(tiny_artefact, read_contract(tiny_artefact))
-    (found,) = placements(open_session(request, {"cpu": {}})).items()
+    spec = SessionSpec(tiny_artefact, read_contract(tiny_artefact))
+    (found,) = placements(open_session(spec, {"cpu": {}})).items()
     assert found[0] == "CPUExecutionProvider"
     assert "Attention" in found[1]
 
@@ -131,7 +131,7 @@ def test_placements_name_every_node(tiny_artefact: Path) -> None:
 @pytest.mark.skipif(GPU, reason="there is a GPU")
 def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None:
     # Past the look for obstacles: ONNX Runtime itself only warns, and takes the CPU.
-    request = Request(tiny_artefact, read_contract(tiny_artefact))
+    spec = SessionSpec(tiny_artefact, read_contract(tiny_artefact))
     with (
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(
@@ -139,7 +139,7 @@ def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None
             match=r"provider cuda cannot run here: .*CPUExec.* does not load; .*install",
         ),
     ):
-        open_session(request, {"cuda": {}})
+        open_session(spec, {"cuda": {}})
 
 
 def test_libraries_are_loaded_or_told_to_be_absent() -> None:

@@ -4,10 +4,10 @@ import os
 from importlib import metadata
 from types import ModuleType
 
-from vit_engine.errors import ProviderError, limit_in_words, one_line
+from vit_engine.errors import ProviderError, format_limit, one_line
 from vit_engine.machine import libraries, nvidia
 from vit_engine.machine.installation import pip, pip_install
-from vit_engine.providers.provider import Obstacle
+from vit_engine.providers.provider import Unavailable
 
 DRIVERS = {12: "r525", 13: "r580"}
 """By CUDA major version, the oldest driver branch that runs it."""
@@ -38,8 +38,8 @@ def import_onnxruntime() -> ModuleType:
             "or the extra 'gpu' on a machine with an NVIDIA GPU"
         ) from e
     except ImportError as e:
-        words = limit_in_words(e) or one_line(e)
-        raise ProviderError(f"ONNX Runtime is installed, and cannot be loaded: {words}") from e
+        message = format_limit(e) or one_line(e)
+        raise ProviderError(f"ONNX Runtime is installed, and cannot be loaded: {message}") from e
     module: ModuleType = onnxruntime
     return module
 
@@ -60,7 +60,7 @@ def cuda_version() -> int:
 
 def nvidia_obstacle(
     execution_provider: str, *, extra: str, linked: tuple[str, ...], device: int
-) -> Obstacle | None:
+) -> Unavailable | None:
     """Return what keeps one of ONNX Runtime's NVIDIA providers from running here, if anything does.
 
     `extra` is the extra that brings it, `linked` which of ONNX Runtime's provider libraries it
@@ -70,12 +70,12 @@ def nvidia_obstacle(
     if execution_provider not in ort.get_available_providers():
         owners = distributions()
         if len(owners) > 1:
-            return Obstacle(overwritten(owners), reinstall(owners, extra))
+            return Unavailable(overwritten(owners), reinstall(owners, extra))
         build = ", ".join(owners) or f"ONNX Runtime {ort.__version__}"
         reason = f"{build} is built without this provider"
         if not nvidia.has_gpu():
-            return Obstacle(f"{reason}, and there is no NVIDIA GPU", NO_GPU + pip_install(extra))
-        return Obstacle(reason, reinstall(owners, extra))
+            return Unavailable(f"{reason}, and there is no NVIDIA GPU", NO_GPU + pip_install(extra))
+        return Unavailable(reason, reinstall(owners, extra))
     cuda = cuda_version()
     wanted = [name for provider in linked for name in libraries.linked(provider, cuda)]
     found = _driver_obstacle(cuda, device, extra) or _library_obstacle(wanted)
@@ -96,38 +96,38 @@ def reinstall(owners: list[str], extra: str) -> str:
     return f"{pip()} uninstall -y {packages} && {pip_install(extra)}"
 
 
-def _driver_obstacle(cuda: int, device: int, extra: str) -> Obstacle | None:
+def _driver_obstacle(cuda: int, device: int, extra: str) -> Unavailable | None:
     driver = nvidia.driver()
     branch = DRIVERS.get(cuda, "of a newer branch")
     if driver is None:
         if not nvidia.has_gpu():
-            return Obstacle(
+            return Unavailable(
                 "there is no NVIDIA GPU and no driver (libcuda.so.1)", NO_GPU + pip_install(extra)
             )
-        return Obstacle(
+        return Unavailable(
             "there is an NVIDIA GPU, but no driver (libcuda.so.1)",
             f"install NVIDIA's driver {branch} or newer; in a container: docker run --gpus all",
         )
     version = f"NVIDIA driver {driver.version}" if driver.version else "the NVIDIA driver"
     if driver.cuda < (cuda, 0):
         supports = ".".join(map(str, driver.cuda))
-        return Obstacle(
+        return Unavailable(
             f"{version} supports CUDA up to {supports}, ONNX Runtime is built for CUDA {cuda}",
             f"update NVIDIA's driver to {branch} or newer",
         )
     if driver.problem or not driver.gpus:
-        return Obstacle(
+        return Unavailable(
             f"{version} offers no GPU: {driver.problem or 'none found'}",
             "run nvidia-smi to see why",
         )
     if device >= len(driver.gpus):
-        return Obstacle(
+        return Unavailable(
             f"there is no GPU {device}", f"choose --device from 0 to {len(driver.gpus) - 1}"
         )
     return None
 
 
-def _library_obstacle(wanted: list[str]) -> Obstacle | None:
+def _library_obstacle(wanted: list[str]) -> Unavailable | None:
     missing = [found for name in wanted if (found := libraries.load(name)).problem]
     if not missing:
         return None
@@ -135,8 +135,8 @@ def _library_obstacle(wanted: list[str]) -> Obstacle | None:
     absent = [m.name for m in missing if m.absent]
     if not absent:
         broken = f"{missing[0].name} does not load: {missing[0].problem}"
-        return Obstacle(broken, pip_install(extra, "--force-reinstall"))
+        return Unavailable(broken, pip_install(extra, "--force-reinstall"))
     reason = f"{', '.join(absent)} not found"
     if extra == "tensorrt" and (other := libraries.other_tensorrt()):
         reason += f" ({other} is there, but this ONNX Runtime is linked to TensorRT 10)"
-    return Obstacle(reason, pip_install(extra))
+    return Unavailable(reason, pip_install(extra))
