@@ -62,7 +62,7 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
             await service.close()
 
     starlette = Starlette(
-        routes=routes.routes(),
+        routes=routes.routes,
         lifespan=life,
         exception_handlers={
             RefusalError: routes.refuse,

@@ -1,9 +1,7 @@
 """What each path answers."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,16 +15,10 @@ from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import Service
 from vit_engine.server.http.body import read_body
 from vit_engine.server.http.codecs import classification, open_inference
-from vit_engine.server.http.codecs.open_inference_models import (
-    EXTENSIONS,
-    config_of,
-    metadata_of,
-    stats_of,
-)
-from vit_engine.server.http.codecs.openapi import BINARY, JSON, Operation, document
-from vit_engine.server.http.middleware import needs_key
+from vit_engine.server.http.codecs.open_inference_models import EXTENSIONS, config_of, metadata_of
+from vit_engine.server.http.codecs.openapi import document
 from vit_engine.server.http.page import page_and_policy
-from vit_engine.server.http.responses import CLIENT_LEFT, error_response, refusal_response
+from vit_engine.server.http.responses import CLIENT_LEFT, error_response
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,42 +29,26 @@ class Routes:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._page, self._policy = page_and_policy()
-        self._openapi = document(self._operations(), service.settings, service.names)
+        self.routes = list(self._routes())
+        self._openapi = document(self.routes, service.settings, service.names)
 
-    def _operations(self) -> Iterable[Operation]:
-        def get(
-            path: str, endpoint: Any, *statuses: int, media: tuple[str, ...] = (JSON,)
-        ) -> Operation:
-            model = (404,) if "{name}" in path else ()
-            key = (401,) if needs_key("GET", path) else ()
-            return Operation("GET", path, endpoint, (*key, *model, *statuses), media)
-
-        yield get("/", self.root, media=(JSON, "text/html"))
-        yield Operation("POST", "/", self.root)
-        yield Operation("POST", "/v1/classify", self.classify)
-        yield Operation("POST", "/invocations", self.classify)
-        yield get("/health", self.health, 503)
-        yield get("/ping", self.health, 503)
-        yield get("/info", self.info)
-        yield get("/metrics", self.metrics, media=("text/plain",))
-        yield get("/openapi.json", self.openapi)
-        yield get("/v2", self.server)
-        yield get("/v2/health/live", self.live, 503)
-        yield get("/v2/health/ready", self.health, 503)
-        yield get("/v2/models/stats", self.all_stats)
+    def _routes(self) -> Iterator[Route]:
+        yield Route("/", self.root, methods=["GET", "POST"])
+        yield Route("/v1/classify", self.classify, methods=["POST"])
+        yield Route("/invocations", self.classify, methods=["POST"])
+        yield Route("/health", self.health)
+        yield Route("/ping", self.health)
+        yield Route("/info", self.info)
+        yield Route("/metrics", self.metrics)
+        yield Route("/openapi.json", self.openapi)
+        yield Route("/v2", self.server)
+        yield Route("/v2/health/live", self.live)
+        yield Route("/v2/health/ready", self.health)
         for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-            yield get(path, self.metadata)
-            yield get(f"{path}/config", self.config)
-            yield get(f"{path}/stats", self.stats)
-            yield get(f"{path}/ready", self.model_ready, 503)
-            yield Operation("POST", f"{path}/infer", self.infer, media=(JSON, BINARY))
-
-    def routes(self) -> list[Route]:
-        """Return the routes for Starlette, each with all its methods."""
-        methods: dict[tuple[str, Any], list[str]] = defaultdict(list)
-        for operation in self._operations():
-            methods[operation.path, operation.endpoint].append(operation.method)
-        return [Route(path, endpoint, methods=m) for (path, endpoint), m in methods.items()]
+            yield Route(path, self.metadata)
+            yield Route(f"{path}/config", self.config)
+            yield Route(f"{path}/ready", self.model_ready)
+            yield Route(f"{path}/infer", self.infer, methods=["POST"])
 
     # Errors
 
@@ -80,7 +56,8 @@ class Routes:
         """Answer what was refused."""
         assert isinstance(error, RefusalError)
         self._service.metrics.refusals.labels(error.code).inc()
-        return refusal_response(error)
+        retry = None if error.retry_after is None else {"retry-after": str(error.retry_after)}
+        return error_response(error.status, error.code, str(error), retry)
 
     async def leave(self, _: Request, error: Exception) -> Response:
         """Count a client that has left; the answer goes nowhere."""
@@ -190,24 +167,11 @@ class Routes:
         """The configuration."""
         return JSONResponse(config_of(self._find(request)))
 
-    async def stats(self, request: Request) -> Response:
-        """What has gone through."""
-        return self._stats([self._find(request)])
-
-    async def all_stats(self, _: Request) -> Response:
-        """What has gone through every model."""
-        return self._stats(self._service.schedulers.values())
-
-    def _stats(self, schedulers: Iterable[Scheduler]) -> Response:
-        metrics = self._service.metrics
-        stats = [stats_of(scheduler, metrics) for scheduler in schedulers]
-        return JSONResponse({"model_stats": stats})
-
     async def infer(self, request: Request) -> Response:
         """Logits of tensors, or their labels."""
         service, scheduler = self._service, self._find(request)
         with MemoryReservation(service.memory) as reservation:
-            body = await read_body(request, reservation, service.settings, compressed=True)
+            body = await read_body(request, reservation, service.settings)
             asked = open_inference.parse_request(
                 body, request.headers, scheduler.engine.contract, service.settings
             )

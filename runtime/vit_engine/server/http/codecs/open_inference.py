@@ -1,17 +1,14 @@
 """The Open Inference Protocol v2 as Triton speaks it: JSON, and tensors in binary behind it.
 
 https://github.com/kserve/open-inference-protocol, and Triton's extensions binary tensor data,
-classification, model configuration and statistics.
+classification and model configuration.
 """
 
 import json
 import math
-import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -88,6 +85,14 @@ class InferBody(msgspec.Struct):
 
 
 _JSON = msgspec.json.Decoder(InferBody)
+_LIST = msgspec.json.Decoder(list[Any])
+
+_FLOATS = np.finfo(np.float32)
+_NUMBERS: dict[str, tuple[str, float, float]] = {
+    "uint8": ("iu", 0, 255),
+    "float32": ("iuf", float(_FLOATS.min), float(_FLOATS.max)),
+}
+"""Of each type of tensor: NumPy's kinds of numbers that it is given in, the least and largest."""
 
 
 @dataclass(frozen=True)
@@ -185,30 +190,20 @@ def _tensor(
 
 def _from_json(data: msgspec.Raw, shape: list[int], expected: Input) -> NDArray[Any]:
     """Return a tensor from numbers, flat or nested as its shape; they must fit its type."""
-    text = memoryview(data)
-    is_nested = re.match(rb"\[\s*\[", text) is not None
-    decoder = _numbers(expected.dtype, expected.image_shape if is_nested else ())
-    found = decoded(text, decoder, at=f"data of {expected.name}")
-    length = shape[0] if is_nested else math.prod(shape)
-    if len(found) != length:
+    where = f"data of {expected.name}"
+    try:
+        found = np.asarray(decoded(memoryview(data), _LIST, at=where))
+    except ValueError:
+        raise bad_request(f"{where} is ragged") from None
+    kinds, low, high = _NUMBERS[expected.dtype]
+    if found.shape not in ((math.prod(shape),), tuple(shape)) or found.dtype.kind not in kinds:
         raise bad_request(
-            f"data of {expected.name} has {len(found)} entries, it must have {length}"
+            f"{where} is of shape {found.shape}, it must be {math.prod(shape)} numbers of "
+            f"{expected.dtype}, flat or nested as its shape"
         )
-    numbers: Iterable[Any] = found
-    for _ in expected.image_shape if is_nested else ():
-        numbers = chain.from_iterable(numbers)
-    return np.fromiter(numbers, expected.dtype, math.prod(shape)).reshape(shape)
-
-
-@lru_cache
-def _numbers(dtype: str, shape: tuple[int, ...]) -> msgspec.json.Decoder[list[Any]]:
-    """Return what decodes numbers of a type: a list of such arrays as the shape says."""
-    numbers: Any = Annotated[int, Meta(ge=0, le=255)] if dtype == "uint8" else float
-    if shape:  # the innermost as tuples, which garbage collection does not look through
-        numbers = tuple[(numbers,) * shape[-1]]  # type: ignore[misc]
-    for length in reversed(shape[:-1]):
-        numbers = Annotated[list[numbers], Meta(min_length=length, max_length=length)]
-    return msgspec.json.Decoder(list[numbers])
+    if found.min() < low or found.max() > high:
+        raise bad_request(f"{where} has numbers beyond {expected.dtype}")
+    return found.astype(expected.dtype).reshape(shape)
 
 
 def answer(

@@ -1,11 +1,10 @@
 """The description of the routes that programs read: OpenAPI 3.1."""
 
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import msgspec
+from starlette.routing import Route
 
 import vit_engine
 from vit_engine.outputs.prediction import Score
@@ -14,23 +13,17 @@ from vit_engine.server.core.settings import Settings
 from vit_engine.server.http.codecs.classification import ClassifyBody, Parameters, Row
 from vit_engine.server.http.codecs.open_inference import InferBody
 
-_STATUSES = {
-    400: "The request is malformed",
-    401: "A key is needed",
-    404: "No such model",
-    408: "The body was late",
-    413: "Too many bytes, files or pixels",
-    415: "Content-Encoding that is not read",
-    422: "The image cannot be labelled; error_code is that of vit-infer",
-    429: "Too busy: see Retry-After",
-    500: "The engine failed",
-    503: "Loading, draining or dead",
-    504: "No answer within the deadline",
-}
 _SCHEMAS = "#/components/schemas/"
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
+
+_MEDIA = {
+    ("GET", "root"): (JSON, "text/html"),
+    ("GET", "metrics"): ("text/plain",),
+    ("POST", "infer"): (JSON, BINARY),
+}
+"""What is answered with by method and endpoint, where it is not JSON alone."""
 
 
 class Error(TypedDict):
@@ -40,31 +33,19 @@ class Error(TypedDict):
     error_code: str
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One method of one path, and who answers it, whose docstring describes it.
-
-    A POST may be refused with any status, a GET with `statuses`.
-    """
-
-    method: str
-    path: str
-    endpoint: Callable[..., Any]
-    statuses: tuple[int, ...] = tuple(_STATUSES)
-    media: tuple[str, ...] = (JSON,)
-
-
-def document(operations: Iterable[Operation], settings: Settings, models: list[str]) -> Any:
-    """Return the description of a server of these models."""
+def document(routes: Iterable[Route], settings: Settings, models: list[str]) -> Any:
+    """Return the description of a server of these models; endpoints have docstrings."""
     known = {"name": models, "version": [VERSION]}
     paths: dict[str, Any] = {}
-    for operation in operations:
-        names = re.findall(r"{(\w+)}", operation.path)
-        parameters = [
-            {"name": n, "in": "path", "required": True, "schema": {"enum": known[n]}} for n in names
-        ]
-        path = paths.setdefault(operation.path, {"parameters": parameters} if names else {})
-        path[operation.method.lower()] = _described(operation, settings, models)
+    for route in routes:
+        paths[route.path] = {
+            "parameters": [
+                {"name": n, "in": "path", "required": True, "schema": {"enum": known[n]}}
+                for n in route.param_convertors
+            ]
+        }
+        for method in sorted({*(route.methods or ())} - {"HEAD"}):
+            paths[route.path][method.lower()] = _described(method, route, settings, models)
     _, schemas = msgspec.json.schema_components(
         [Score, Row, Error, ClassifyBody, InferBody], ref_template=_SCHEMAS + "{name}"
     )
@@ -80,12 +61,12 @@ def document(operations: Iterable[Operation], settings: Settings, models: list[s
     }
 
 
-def _described(operation: Operation, settings: Settings, models: list[str]) -> dict[str, Any]:
-    summary = (operation.endpoint.__doc__ or "").rstrip(".")
-    content: dict[str, Any] = {media: {} for media in operation.media}
+def _described(method: str, route: Route, settings: Settings, models: list[str]) -> dict[str, Any]:
+    summary = (route.endpoint.__doc__ or "").rstrip(".")
+    content: dict[str, Any] = {media: {} for media in _MEDIA.get((method, route.name), (JSON,))}
     found: dict[str, Any] = {"summary": summary}
-    if operation.method == "POST":
-        if operation.path.endswith("/infer"):
+    if method == "POST":
+        if route.name == "infer":
             bodies = {JSON: _schema("InferBody"), BINARY: {}}
             answer: dict[str, Any] = {"type": "object", "required": ["model_name", "outputs"]}
         else:
@@ -96,10 +77,7 @@ def _described(operation: Operation, settings: Settings, models: list[str]) -> d
         content[JSON] = {"schema": answer}
     found["responses"] = {
         "200": {"description": summary, "content": content},
-        **{
-            str(status): {"description": _STATUSES[status], "content": {JSON: _schema("Error")}}
-            for status in operation.statuses
-        },
+        "default": {"description": "A refusal", "content": {JSON: _schema("Error")}},
     }
     return found
 
