@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import Run
-from vit_engine.commands.diagnosis import Report, Trial, Wanted
+from vit_engine.commands.diagnosis import Report, Trial
 from vit_engine.commands.doctor import text
 from vit_engine.machine import nvidia, processor
 from vit_engine.machine.installation import pip, pip_install
@@ -27,7 +27,6 @@ def test_the_text_of_this_machine(run_command: Run, tiny_artefact: Path) -> None
     assert lines[0].startswith("vit-engine ")
     heads = {line[:14].strip() for line in lines}
     assert {"ONNX Runtime", "CPU", "NVIDIA", "Engine cache"} <= heads
-    assert f"Model         {tiny_artefact}: whole, as it was exported" in lines
     (cpu,) = (line for line in lines if line.startswith("cpu "))
     assert "works" in cpu and "ms an image" in cpu
     if not GPU:
@@ -85,7 +84,6 @@ def test_an_artefact_that_was_altered_is_a_problem(
     done = run_command("vit-doctor", "--json", "-m", path)
     report = json.loads(done.stdout)
     assert done.returncode == 4
-    assert report["artefact"] == f"{path}: damaged or altered"
     assert sum("is damaged or was altered" in problem for problem in report["problems"]) == 1
 
 
@@ -129,8 +127,6 @@ def test_two_distributions_are_a_problem_with_the_line_that_fixes_it(
 def test_the_text_of_a_gpu_machine() -> None:
     cpu = Cpu("Xeon", ("avx512f", "amx_int8"), 64, 16, 8.0, 2**37, 2**35)
     driver = Driver("580.95", (13, 0), (Gpu("NVIDIA H200", 150 * 2**30, (9, 0)),))
-    found = Wanted("libcublas.so.13", ("cuda", "tensorrt"), "/lib/libcublas.so.13", "13.1", None)
-    lost = Wanted("libnvinfer.so.10", ("tensorrt",), None, None, "cannot open")
     trials = (
         Trial("cpu", "works", "demo fp16: opened in 0.1 s, 3.00 ms an image", milliseconds=3.0),
         Trial("cuda", "works", "demo fp16: opened in 1.5 s, 0.40 ms an image", milliseconds=0.4),
@@ -146,9 +142,7 @@ def test_the_text_of_a_gpu_machine() -> None:
         cpu=cpu,
         threads=8,
         driver=driver,
-        libraries=(found, lost),
-        engine_cache="/cache: 0 TensorRT engines, 0 MB",
-        artefact="demo: whole, as it was exported",
+        engine_cache="/cache",
         trials=trials,
         problems=(),
         advice=("for this GPU: vit-export --fp16",),
@@ -163,10 +157,7 @@ CPU           Xeon: AVX-512, AMX INT8
               16 of 64 cores, a quota of 8, 128.0 GiB memory, limited to 32.0 GiB; 8 compute threads
 NVIDIA        driver 580.95, CUDA up to 13.0
               GPU 0: NVIDIA H200, 150.0 GiB, compute capability 9.0
-Libraries     libcublas.so.13 13.1: /lib/libcublas.so.13 (for cuda, tensorrt)
-              libnvinfer.so.10: missing (for tensorrt)
-Engine cache  /cache: 0 TensorRT engines, 0 MB
-Model         demo: whole, as it was exported
+Engine cache  /cache
 
 cpu            works   demo fp16: opened in 0.1 s, 3.00 ms an image
 cuda           works   demo fp16: opened in 1.5 s, 0.40 ms an image

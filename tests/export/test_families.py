@@ -29,7 +29,7 @@ from support.graphs import (
     read_by_products,
 )
 from vit_engine.artefact.contract import Precision
-from vit_engine.artefact.rewrites.attention import primitive, replace_attention
+from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import feed_from_pixels
@@ -129,7 +129,7 @@ def test_logits_are_those_of_transformers(
         adapted = engine.run(pixels)
     given = feed_from_pixels(pixels, contract)
     spec = SessionSpec(path, contract)
-    rewritten = replace_attention(path.read_bytes(), primitive)
+    rewritten = decompose_attention(path.read_bytes())
     models = [None, rewritten]
     if precision == "fp32":  # the CPU has no half Attention of ONNX Runtime's own
         models.append(graph_for_cuda(path))

@@ -19,7 +19,7 @@ from support.graphs import (
     logits_of,
 )
 from vit_engine.artefact.contract import Precision
-from vit_engine.artefact.rewrites.attention import primitive, replace_attention
+from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import feed_from_pixels
@@ -199,7 +199,7 @@ def test_an_export_is_verified(
     assert contract.parity.max_abs_diff < bound * contract.parity.logit_range
     given = feed_from_pixels(pixels_of(IMAGES, checkpoint.preprocessing), contract)
     expected = logits(checkpoint)
-    models = [replace_attention(path.read_bytes(), primitive)]
+    models = [decompose_attention(path.read_bytes())]
     if precision == "fp32":  # the CPU has no half Attention of ONNX Runtime's own
         models.append(graph_for_cuda(path))
     for model in models:

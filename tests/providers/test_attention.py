@@ -33,7 +33,7 @@ def test_rewritten_attention_gives_the_same_logits(
 ) -> None:
     path = exported(tiny_folder, tmp_path / "vit.onnx", precision=precision, io=io)
     spec = request_for(path)
-    model = attention.replace_attention(path.read_bytes(), attention.primitive)
+    model = attention.decompose_attention(path.read_bytes())
     given = spec.contract.input
     rng = np.random.default_rng(0)
     inputs = {
@@ -50,7 +50,7 @@ def test_rewritten_attention_gives_the_same_logits(
 def test_the_rewritten_model_is_sound_and_only_its_attention_is_new(tiny_artefact: Path) -> None:
     data = tiny_artefact.read_bytes()
     before = onnx.load_from_string(data)
-    after = onnx.load_from_string(attention.replace_attention(data, attention.primitive))
+    after = onnx.load_from_string(attention.decompose_attention(data))
     onnx.checker.check_model(after, full_check=True)
     kinds = [node.op_type for node in after.graph.node]
     assert "Attention" not in kinds
@@ -68,7 +68,7 @@ def test_the_rewritten_model_is_sound_and_only_its_attention_is_new(tiny_artefac
 def test_the_real_model_rewritten(test_data: Path, tmp_path: Path) -> None:
     path = exported(test_data / "deit-tiny-imagenet1k", tmp_path / "vit.onnx")
     spec = request_for(path)
-    model = attention.replace_attention(path.read_bytes(), attention.primitive)
+    model = attention.decompose_attention(path.read_bytes())
     inputs = {"pixels": sample_pixels(read_contract(path).input)}
     (expected,) = open_session(spec, {"cpu": {}}).run(None, inputs)
     (found,) = open_session(spec, {"cpu": {}}, model=model).run(None, inputs)
@@ -80,4 +80,4 @@ def test_attention_of_another_kind_is_not_rewritten(tiny_artefact: Path) -> None
     node = next(n for n in model.graph.node if n.op_type == "Attention")
     node.attribute.append(onnx.helper.make_attribute("is_causal", 1))
     with pytest.raises(ArtefactError, match="is not as vit-export writes it"):
-        attention.replace_attention(model.SerializeToString(), attention.primitive)
+        attention.decompose_attention(model.SerializeToString())

@@ -285,6 +285,3 @@ def test_doctor_tells_of_a_gpu_that_computes_nothing(
     assert states == {"cpu": "works", "cuda": "fails", "tensorrt": "absent", "openvino": "absent"}
     (problem,) = report["problems"]
     assert problem.startswith("cuda: cuda differs too much from the CPU: max |logit difference|")
-    found = {library["name"]: library["path"] for library in report["libraries"]}
-    assert found["libcublas.so.13"] == f"{libraries}/libcublas.so.13"
-    assert found["libnvinfer.so.10"] is None

@@ -4,7 +4,6 @@ The provider itself is not here to be run; `compare.py --device cuda` does that 
 """
 
 import json
-import logging
 import multiprocessing
 import os
 import threading
@@ -199,18 +198,6 @@ def test_a_built_engine_that_strays_is_refused(tiny_artefact: Path, tmp_path: Pa
         ParityError, match=r"batch 1 differs too much from the CPU: .* --provider cuda"
     ):
         tensorrt.check_engine(open_on_cpu(other, 8), spec, 8)
-
-
-def test_a_build_is_announced_and_its_progress_told(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensorrt, "TICK_S", 0)  # as often as it can
-    with caplog.at_level(logging.WARNING), tensorrt.announced("an engine"):
-        wait_until(lambda: "still building" in caplog.text)
-    words = [record.message for record in caplog.records]
-    assert words[0] == "building an engine; this takes minutes and is done once"
-    assert words[1].startswith("still building (")
-    assert words[-1].startswith("built in ")
 
 
 class Machine:

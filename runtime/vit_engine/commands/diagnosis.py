@@ -1,6 +1,5 @@
 """Looks at all that the runtime needs of a machine, and tries each provider on a model."""
 
-import contextlib
 import pickle
 import platform
 import shlex
@@ -8,24 +7,14 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 import vit_engine
-from vit_engine.artefact.integrity import check_integrity
-from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
-from vit_engine.errors import (
-    ArtefactError,
-    MachineError,
-    ProviderError,
-    UsageError,
-    format_limit,
-    one_line,
-)
-from vit_engine.machine import libraries, nvidia, processor
+from vit_engine.errors import MachineError, ProviderError, UsageError, format_limit, one_line
+from vit_engine.machine import nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
 from vit_engine.machine.worker import Channel, EndedError, Worker
@@ -41,17 +30,6 @@ TRIAL_LIMIT_S = 900  # TensorRT builds an engine in it
 TRIAL_RUNS = 10
 MARGIN = 1.05
 """How much faster than the cpu provider another must be before it is named."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A library that providers are linked to, and what was found for it."""
-
-    name: str
-    by: tuple[str, ...]
-    path: str | None
-    version: str | None
-    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -87,9 +65,7 @@ class Report:
     cpu: Cpu
     threads: int
     driver: Driver | None
-    libraries: tuple[Wanted, ...]
     engine_cache: str
-    artefact: str | None  # what reading all of it says; None where it cannot be read
     trials: tuple[Trial, ...]
     problems: tuple[str, ...]
     advice: tuple[str, ...]
@@ -116,9 +92,6 @@ def examine(model: str, device: int) -> Report:
             for compute in _choices(provider)
         )
         problems += _problems(owners, trials, driver)
-    artefact, fault = _artefact(model)
-    if fault and not any(fault in problem for problem in problems):
-        problems.append(fault)
     return Report(
         version=vit_engine.__version__,
         python=platform.python_version(),
@@ -129,9 +102,7 @@ def examine(model: str, device: int) -> Report:
         cpu=cpu,
         threads=processor.usable_cores(),
         driver=driver,
-        libraries=tuple(_wanted(built_with)),
         engine_cache=_engine_cache(),
-        artefact=artefact,
         trials=trials,
         problems=tuple(problems),
         advice=(*advice_for(trials, cpu), *fastest(trials, model)),
@@ -165,8 +136,8 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
 
 def serve_trials(channel: Channel) -> None:
     """Try what the parent asks for: the life of the child."""
-    for spec in channel.requests():
-        model, options = pickle.loads(spec)
+    for request in channel.requests():
+        model, options = pickle.loads(request)
         try:
             trial = try_provider(model, options)
         except Exception as e:  # noqa: BLE001  of libraries too, which raise nearly anything
@@ -241,49 +212,11 @@ def _median_time(engine: Engine, images: NDArray[np.uint8]) -> float:
     return statistics.median(times)
 
 
-def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
-    """Yield what the GPU providers are linked to, each library once."""
-    by: dict[str, list[str]] = {}
-    cuda = availability.cuda_version() if built_with else 0
-    for provider in reversed(built_with):
-        for name in libraries.linked(provider, cuda):
-            by.setdefault(name, []).append(provider)
-    if "cuda" in built_with:
-        for name in availability.OPTIONAL_LIBRARIES:
-            by.setdefault(name, []).append("cuda, optional")
-    for name, users in by.items():
-        found = libraries.load(name)
-        yield Wanted(name, tuple(users), found.path, found.version, found.problem)
-
-
 def _engine_cache() -> str:
-    counts, size = [], 0
-    for maker in get_args(engine_cache.Maker):
-        try:
-            folder = engine_cache.root(maker)
-        except ProviderError as e:
-            return str(e)
-        engines = [p for p in folder.glob(f"*/{engine_cache.SEAL}") if p.is_file()]
-        counts.append(f"{len(engines)} {maker} engines")
-        with contextlib.suppress(OSError):
-            size += sum(f.stat().st_size for e in engines for f in e.parent.iterdir())
-    return f"{folder.parent}: {', '.join(counts)}, {size / 1e6:.0f} MB"
-
-
-def _artefact(model: str) -> tuple[str | None, str | None]:
-    """Return what the report says of the artefact's content, and its fault."""
-    path = path_from_name(model)
     try:
-        contract = read_contract(path)
-    except ArtefactError:  # as each trial says
-        return None, None
-    if contract.content_sha256 is None:
-        return f"{model}: has no sha256 of its content to be held against", None
-    try:
-        check_integrity(path, contract)
-    except ArtefactError as e:
-        return f"{model}: damaged or altered", str(e)
-    return f"{model}: whole, as it was exported", None
+        return str(engine_cache.root().parent)
+    except ProviderError as e:
+        return str(e)
 
 
 def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | None) -> Iterator[str]:

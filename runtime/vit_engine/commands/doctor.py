@@ -61,14 +61,7 @@ def text(report: Report) -> Iterator[str]:
         limits.append(f"limited to {_gib(cpu.memory_limit)}")
     yield _row("", f"{', '.join(limits)}; {report.threads} compute threads")
     yield from _driver_rows(report.driver)
-    for n, library in enumerate(report.libraries):
-        found = library.path or "missing"
-        version = f" {library.version}" if library.version else ""
-        by = ", ".join(library.by)
-        yield _row("Libraries" if n == 0 else "", f"{library.name}{version}: {found} (for {by})")
     yield _row("Engine cache", report.engine_cache)
-    if report.artefact:
-        yield _row("Model", report.artefact)
     yield ""
     for trial in report.trials:
         yield f"{trial.name:<15}{trial.state:<8}{trial.detail}"

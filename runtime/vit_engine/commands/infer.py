@@ -19,7 +19,7 @@ from vit_engine.commands import infer_options
 from vit_engine.commands.engine_options import engine_settings
 from vit_engine.commands.progress import Progress, format_skipped, number_of_images
 from vit_engine.commands.source_options import check_inputs, finder_of, task_of
-from vit_engine.errors import ArtefactError, ImageError, UsageError, printable
+from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.machine.output_file import PARTIAL, OutputFile, is_stream, output_file
 from vit_engine.outputs.kinds import OutputKind, output_from_contract
@@ -42,8 +42,6 @@ def main() -> int:
     arguments = infer_options.command_line().parse()
     if arguments.describe:
         return _describe(arguments)
-    if arguments.verify:
-        raise UsageError("--verify only makes sense together with --describe")
     if arguments.build_only:
         with _loaded(arguments) as vit:
             sys.stderr.write(f"{arguments.model} is ready to run on {vit.engine.provider}\n")
@@ -132,18 +130,9 @@ def _label(
 def _describe(arguments: argparse.Namespace) -> int:
     path = metadata.path_from_name(arguments.model)
     contract = metadata.read_contract(path)
-    if arguments.verify:
-        if contract.content_sha256 is None:
-            raise ArtefactError(
-                f"{printable(str(path))}: has no sha256 of its content to be held against; export "
-                "the model again"
-            )
-        check_integrity(path, contract)
+    check_integrity(path, contract)
     width = get_terminal_size().columns if sys.stdout.isatty() else None
     sys.stdout.write(description_of(contract, arguments.describe, width))
-    if arguments.verify:
-        stream = sys.stdout if arguments.describe == "text" else sys.stderr  # JSON stays JSON
-        stream.write(f"{'content':<14} whole, as it was exported\n")
     return 0
 
 

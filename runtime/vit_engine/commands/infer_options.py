@@ -85,12 +85,8 @@ def command_line() -> Parser:
         nargs="?",
         const="text",
         choices=("text", "json"),
-        help="print what the artefact says of itself, as text or json, and stop",
-    )
-    add(
-        "--verify",
-        action="store_true",
-        help="with --describe: read the whole artefact, and say whether it is as it was exported",
+        help="print what the artefact says of itself, as text or json, and stop; one that is "
+        "damaged or was altered is refused",
     )
     add = parser.add_argument_group("rows").add_argument
     add(

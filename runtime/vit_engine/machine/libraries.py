@@ -8,21 +8,11 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 EXTRAS = {"libnvinfer": "tensorrt", "libnvonnxparser": "tensorrt"}
 """By library, the extra that brings it, where that is not `gpu`."""
 
-_PACKAGES = {
-    "libcublas": "nvidia-cublas",
-    "libcublasLt": "nvidia-cublas",
-    "libcudart": "nvidia-cuda-runtime",
-    "libcudnn": "nvidia-cudnn-cu13",
-    "libcurand": "nvidia-curand",
-    "libnvinfer": "tensorrt-cu13-libs",
-    "libnvonnxparser": "tensorrt-cu13-libs",
-}
 _LINKED = {
     "cuda": (
         "libcudart.so.{cuda}",
@@ -36,11 +26,9 @@ _LINKED = {
 
 @dataclass(frozen=True)
 class Library:
-    """A library that a provider wants; `path` and `version` are None for one not found."""
+    """A library that a provider wants."""
 
     name: str  # "libcublas.so.13"
-    path: str | None
-    version: str | None
     problem: str | None  # why it does not load
 
     @property
@@ -72,9 +60,8 @@ def load(name: str) -> Library:
         except OSError as e:
             problems.append(str(e))
         else:
-            path = _loaded_path(name)
-            return Library(name, path, _version(name, path), None)
-    return Library(name, None, None, problems[1])
+            return Library(name, None)
+    return Library(name, problems[1])
 
 
 def tensorrt_version() -> str:
@@ -86,7 +73,7 @@ def tensorrt_version() -> str:
 def other_tensorrt() -> str | None:
     """Return the name of a libnvinfer of another major version than 10, None if there is none."""
     for name in ("libnvinfer.so.11", "libnvinfer.so.12", "libnvinfer.so.8"):
-        if any(_packaged(name)) or load(name).path:
+        if any(_packaged(name)) or load(name).problem is None:
             return name
     return None
 
@@ -97,24 +84,3 @@ def _packaged(name: str) -> Iterator[Path]:
         spec = importlib.util.find_spec(package)
         for location in (spec.submodule_search_locations or ()) if spec else ():
             yield from sorted(Path(location).glob(pattern))
-
-
-def _loaded_path(name: str) -> str | None:
-    stem = name.partition(".so")[0] + ".so"
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        path = line.partition("/")[1] + line.partition("/")[2]
-        if Path(path).name.startswith(stem):
-            return path
-    return None
-
-
-def _version(name: str, path: str | None) -> str | None:
-    if path is None:
-        return None
-    if "site-packages" in path:
-        try:
-            return metadata.version(_PACKAGES.get(name.partition(".so")[0], ""))
-        except (metadata.PackageNotFoundError, ValueError):
-            return None
-    version = Path(path).resolve().name.partition(".so.")[2]
-    return version if version and not name.endswith(version) else None

@@ -2,16 +2,12 @@
 
 import hashlib
 import logging
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vit_engine.artefact.contract import Input
-from vit_engine.artefact.rewrites.attention import primitive, replace_attention
+from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.errors import ParityError, ProviderError
 from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia
@@ -28,9 +24,6 @@ from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, pla
 
 if TYPE_CHECKING:
     import onnxruntime
-
-TICK_S = 15.0
-"""Seconds between two words on a build's progress."""
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +80,7 @@ def open_on_tensorrt(spec: SessionSpec, largest: int) -> BucketSession:
     gpu = driver.gpus[spec.options.device]
     name = driver.version or ".".join(map(str, driver.cuda))
     cache = EngineCache.of(cache_key(spec, largest, gpu, name, libraries.tensorrt_version()))
-    model = replace_attention(spec.path.read_bytes(), primitive)
+    model = decompose_attention(spec.path.read_bytes())
 
     def opened() -> "onnxruntime.InferenceSession":
         chain: dict[ProviderName, dict[str, str]] = {
@@ -103,8 +96,13 @@ def open_on_tensorrt(spec: SessionSpec, largest: int) -> BucketSession:
             except ProviderError as e:
                 log.warning("the stored TensorRT engine does not load (%s); building it again", e)
         cache.clear()
-        with announced(f"a TensorRT engine for batches of 1 to {largest} on {gpu.name}"):
-            session = opened()
+        log.warning(
+            "building a TensorRT engine for batches of 1 to %d on %s; this takes minutes and is "
+            "done once",
+            largest,
+            gpu.name,
+        )
+        session = opened()
         report_split(session)
         bucket_session = _bucket_session(session, spec, largest)
         try:
@@ -151,26 +149,6 @@ def check_engine(bucket_session: Session, spec: SessionSpec, largest: int) -> No
             fix="use --provider cuda, or export with --fp32",
             known=contract.parity,
         )
-
-
-@contextmanager
-def announced(what: str) -> Iterator[None]:
-    """Say that something is being built, and every TICK_S that it still is."""
-    log.warning("building %s; this takes minutes and is done once", what)
-    start, done = time.monotonic(), threading.Event()
-
-    def tick() -> None:
-        while not done.wait(TICK_S):
-            log.warning("still building (%.0f s)", time.monotonic() - start)
-
-    ticker = threading.Thread(target=tick, daemon=True)
-    ticker.start()
-    try:
-        yield
-    finally:
-        done.set()
-        ticker.join()
-    log.warning("built in %.0f s", time.monotonic() - start)
 
 
 def _bucket_session(

@@ -4,8 +4,6 @@ The artefact stays standard.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,74 +30,54 @@ BEHIND = ("MatMul", "LayerNormalization")
 _DTYPES = {FLOAT: np.float32, FLOAT16: np.float16}
 
 
-@dataclass(frozen=True)
-class Attention:
-    """One standard Attention node: query (N, S, D), key and value (N, T, D) in, (N, S, D) out.
+def decompose_attention(model: bytes) -> bytes:
+    """Return an ONNX file's bytes with products and a softmax for each Attention node.
 
-    A `bias` (1, heads, S, T) is added to the scores before the softmax.
+    ArtefactError if one is not as vit-export writes it.
     """
-
-    name: str  # for what takes its place
-    inputs: tuple[str, str, str]
-    output: str
-    heads: int
-    width: int  # D
-    element: int  # ONNX's number of the element type, a key of _DTYPES
-    bias: str | None
+    return with_graph(model, lambda start, end: _graph(model, start, end))
 
 
-Replacement = Callable[[Attention], tuple[list[bytes], list[bytes]]]
-"""Attention -> the nodes in its place, and the initializers that they bring."""
+def _decomposed(attention: Node, width: int, element: int) -> tuple[list[bytes], list[bytes]]:
+    """Return Q scaled, MatMul, a bias if there is one, Softmax, MatMul: what TensorRT 10 fuses.
 
-
-def replace_attention(model: bytes, replacement: Replacement) -> bytes:
-    """Return an ONNX file's bytes with each Attention node replaced."""
-    return with_graph(model, lambda start, end: _graph(model, start, end, replacement))
-
-
-def primitive(attention: Attention) -> tuple[list[bytes], list[bytes]]:
-    """Q scaled first, MatMul, a bias if there is one, Softmax, MatMul: what TensorRT 10 fuses.
-
-    Reshapes and Transposes around it take the heads apart, and put them together again.
+    Reshapes and Transposes around it take the heads apart, and put them together again. Behind the
+    nodes come the initializers that they read. `width` is D of query (N, S, D), key and value
+    (N, T, D), `element` ONNX's number of their type; the bias is (1, heads, S, T).
     """
-    a = attention
-    query, key, value = a.inputs
-    heads, scale = f"{a.name}/heads", f"{a.name}/scale"
-    joined = f"{a.name}/joined"
+    query, key, value, *bias = attention.inputs
+    (name,) = attention.outputs
+    count = int(attention.attributes["q_num_heads"])
+    heads, scale, joined = f"{name}/heads", f"{name}/scale", f"{name}/joined"
     initializers = [
-        tensor(heads, np.array([0, 0, a.heads, a.width // a.heads]), INT64),
-        tensor(joined, np.array([0, 0, a.width]), INT64),
-        tensor(scale, np.array([1 / math.sqrt(a.width // a.heads)], _DTYPES[a.element]), a.element),
+        tensor(heads, np.array([0, 0, count, width // count]), INT64),
+        tensor(joined, np.array([0, 0, width]), INT64),
+        tensor(scale, np.array([1 / math.sqrt(width // count)], _DTYPES[element]), element),
     ]
 
     def apart(source: str, label: str, perm: list[int]) -> list[bytes]:
-        split = f"{a.name}/{label}/split"
+        split = f"{name}/{label}/split"
         return [
             node("Reshape", [source, heads], split),
-            node("Transpose", [split], f"{a.name}/{label}", perm=perm),
+            node("Transpose", [split], f"{name}/{label}", perm=perm),
         ]
 
     nodes = [
         *apart(query, "q", [0, 2, 1, 3]),
         *apart(key, "k", [0, 2, 3, 1]),
         *apart(value, "v", [0, 2, 1, 3]),
-        node("Mul", [f"{a.name}/q", scale], f"{a.name}/q/scaled"),
-        node("MatMul", [f"{a.name}/q/scaled", f"{a.name}/k"], f"{a.name}/scores"),
-        *([node("Add", [f"{a.name}/scores", a.bias], f"{a.name}/biased")] if a.bias else []),
-        node(
-            "Softmax",
-            [f"{a.name}/biased" if a.bias else f"{a.name}/scores"],
-            f"{a.name}/weights",
-            axis=-1,
-        ),
-        node("MatMul", [f"{a.name}/weights", f"{a.name}/v"], f"{a.name}/mixed"),
-        node("Transpose", [f"{a.name}/mixed"], f"{a.name}/mixed/turned", perm=[0, 2, 1, 3]),
-        node("Reshape", [f"{a.name}/mixed/turned", joined], a.output),
+        node("Mul", [f"{name}/q", scale], f"{name}/q/scaled"),
+        node("MatMul", [f"{name}/q/scaled", f"{name}/k"], f"{name}/scores"),
+        *([node("Add", [f"{name}/scores", *bias], f"{name}/biased")] if bias else []),
+        node("Softmax", [f"{name}/{'biased' if bias else 'scores'}"], f"{name}/weights", axis=-1),
+        node("MatMul", [f"{name}/weights", f"{name}/v"], f"{name}/mixed"),
+        node("Transpose", [f"{name}/mixed"], f"{name}/mixed/turned", perm=[0, 2, 1, 3]),
+        node("Reshape", [f"{name}/mixed/turned", joined], name),
     ]
     return nodes, initializers
 
 
-def _graph(model: bytes, start: int, end: int, replacement: Replacement) -> bytes:
+def _graph(model: bytes, start: int, end: int) -> bytes:
     spans = list(fields(model, start, end))
     nodes = [node_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_NODE]
     weights = dict(
@@ -110,16 +88,17 @@ def _graph(model: bytes, start: int, end: int, replacement: Replacement) -> byte
     brought: list[bytes] = []
     for n in nodes:
         if n.op == "Attention" and not n.domain:
-            replaced[n.outputs[0]], initializers = replacement(_attention(n, consumers, weights))
+            element, width = _element_and_width(n, consumers, weights)
+            replaced[n.outputs[0]], initializers = _decomposed(n, width, element)
             brought += [field(GRAPH_INITIALIZER, t) for t in initializers]
     return replace_nodes(model, start, spans, nodes, replaced) + b"".join(brought)
 
 
-def _attention(
+def _element_and_width(
     found: Node, consumers: dict[str, Node], weights: dict[str, tuple[int, list[int]]]
-) -> Attention:
+) -> tuple[int, int]:
     (output,) = found.outputs
-    heads = int(found.attributes.get("q_num_heads", 0))
+    heads = found.attributes.get("q_num_heads")
     expected = {"q_num_heads": heads, "kv_num_heads": heads}
     # The projection behind tells the width, (D, D), or the norm that is before it, (D,).
     behind = consumers.get(output)
@@ -130,7 +109,4 @@ def _attention(
             "number of heads, then a projection); export the model again"
         )
     element, (width, *_) = weight
-    query, key, value, *bias = found.inputs
-    return Attention(
-        output, (query, key, value), output, heads, width, element, bias[0] if bias else None
-    )
+    return element, width
