@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.artefact.rewrites.attention import primitive, replace_attention
+from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.machine.atomic import replacing
 from vit_engine.options import DEFAULTS
 from vit_engine.providers import tensorrt
@@ -45,7 +45,7 @@ def write(artefact: Path, folder: Path, *, with_tensorrt: bool = False) -> Path:
     contract = read_contract(artefact)
     model = artefact.read_bytes()
     if with_tensorrt:
-        model = replace_attention(model, primitive)
+        model = decompose_attention(model)
     files = {
         "1/model.onnx": model,
         "labels.txt": "".join(f"{' '.join(x.split())}\n" for x in contract.output.labels).encode(),
