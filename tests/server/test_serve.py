@@ -137,9 +137,9 @@ def test_json_that_is_none_is_400(server: Server) -> None:
 
 def test_what_is_wrong_with_json_is_told(server: Server) -> None:
     document = {"inputs": "AAAA", "parameters": {"top_k": "3"}}
-    words = "parameters.top_k: expected a whole number or null, got a string; "
+    words = "Expected `int | null`, got `str` - at `$.parameters.top_k`; "
     assert posted(server, document).json["error"].startswith(words)
-    words = "query.top_k: expected a whole number or null, got a string; "
+    words = "query: Expected `int | null`, got `str` - at `$.top_k`; "
     assert server.ask("/?top_k=x", STAR).json["error"].startswith(words)
 
 

@@ -1,7 +1,6 @@
 """What an artefact says of itself, as text to read or as JSON; and its labels in short."""
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -15,9 +14,6 @@ from vit_engine.artefact.contract import (
     ScoreKind,
 )
 from vit_engine.errors import printable
-
-_INDENT = 15  # cells of the names
-_LEAST = 20  # cells of a line of text, however narrow the terminal
 
 _RESIZE: dict[ResizeRule, str] = {
     "squash": "to {0}x{1}",
@@ -54,8 +50,8 @@ def short_labels(labels: Iterable[str]) -> dict[str, str]:
     return {label: name if name and shared[name] == 1 else label for label, name in first.items()}
 
 
-def description_of(contract: Contract, form: str, width: int | None = None) -> str:
-    """Return the contract in a form, "text" or "json"; lines of text are at most `width` wide."""
+def description_of(contract: Contract, form: str) -> str:
+    """Return the contract in a form, "text" or "json"."""
     if form == "json":
         return json.dumps(asdict(contract), indent=2, ensure_ascii=False) + "\n"
     identity, input_spec, pre = contract.identity, contract.input, contract.preprocessing
@@ -75,15 +71,7 @@ def description_of(contract: Contract, form: str, width: int | None = None) -> s
     }
     if identity.precision == "int8":
         lines["int8 sessions"] = SATURATION
-    return "".join(_wrapped(f"{name:<{_INDENT}}", text, width) for name, text in lines.items())
-
-
-def _wrapped(name: str, text: str, width: int | None) -> str:
-    """Return "name  text", the text in lines below each other where the width asks for it."""
-    if width is None:
-        return f"{name}{printable(text)}\n"
-    lines = textwrap.wrap(printable(text), max(_LEAST, width - _INDENT)) or [""]
-    return f"{name}{(chr(10) + ' ' * _INDENT).join(lines)}\n"
+    return "".join(f"{name:<15}{printable(text)}\n" for name, text in lines.items())
 
 
 def _preprocessing(pre: Preprocessing) -> str:

@@ -40,14 +40,26 @@ class Node:
 
 def with_graph(model: Buffer, rewrite: Callable[[int, int], bytes]) -> bytes:
     """Return a ModelProto with another graph: `rewrite` gets the bounds of the one it has."""
+    return with_fields(
+        model,
+        0,
+        fields(model, 0, len(model)),
+        lambda kind, start, end: field(kind, rewrite(start, end)) if kind == MODEL_GRAPH else None,
+    )
+
+
+def with_fields(
+    model: Buffer,
+    start: int,
+    spans: Iterable[tuple[int, int, int]],
+    change: Callable[[int, int, int], bytes | None],
+) -> bytes:
+    """Return the message from `start` on with other fields; `change` gives None for what stays."""
     out: list[bytes] = []
-    position = 0
-    for kind, start, end in fields(model, 0, len(model)):
-        if kind == MODEL_GRAPH:
-            out.append(field(kind, rewrite(start, end)))
-        else:
-            out.append(model[position:end])
-        position = end
+    for kind, a, b in spans:
+        changed = change(kind, a, b)
+        out.append(model[start:b] if changed is None else changed)
+        start = b
     return b"".join(out)
 
 
@@ -65,21 +77,17 @@ def replace_nodes(
     `spans` are its fields and `nodes` its nodes, in order; `replaced` has the nodes that take a
     node's place, none or several, by its first output.
     """
-    out: list[bytes] = []
-    position, remaining = start, iter(nodes)
-    for kind, a, b in spans:
+    remaining = iter(nodes)
+
+    def change(kind: int, a: int, b: int) -> bytes | None:
         if kind == GRAPH_NODE and (name := next(remaining).outputs[0]) in replaced:
-            out += [field(kind, new) for new in replaced[name]]
-        elif (
-            kind == GRAPH_INITIALIZER
-            and initializers
-            and (name := weight_from_bytes(model, a, b)[0]) in initializers
-        ):
-            out.append(field(kind, initializers[name]))
-        else:
-            out.append(model[position:b])
-        position = b
-    return b"".join(out)
+            return b"".join(field(kind, new) for new in replaced[name])
+        if kind == GRAPH_INITIALIZER and initializers:
+            name = weight_from_bytes(model, a, b)[0]
+            return field(kind, initializers[name]) if name in initializers else None
+        return None
+
+    return with_fields(model, start, spans, change)
 
 
 def node(
@@ -120,20 +128,18 @@ def tensor_in_file(model: Buffer, start: int, end: int, location: bytes) -> byte
 
     `location` is the file that holds the model, as ONNX's external data names it.
     """
-    out: list[bytes] = []
-    position = start
-    for kind, a, b in fields(model, start, end):
-        if kind == _TENSOR_RAW:
-            entries = {"location": location, "offset": b"%d" % a, "length": b"%d" % (b - a)}
-            out += [
-                field(TENSOR_EXTERNAL, field(ENTRY_KEY, key) + field(ENTRY_VALUE, value))
-                for key, value in entries.items()
-            ]
-            out.append(field(_TENSOR_LOCATION, _EXTERNAL))
-        else:
-            out.append(model[position:b])
-        position = b
-    return b"".join(out)
+
+    def change(kind: int, a: int, b: int) -> bytes | None:
+        if kind != _TENSOR_RAW:
+            return None
+        entries = {"location": location, "offset": b"%d" % a, "length": b"%d" % (b - a)}
+        external = [
+            field(TENSOR_EXTERNAL, field(ENTRY_KEY, key) + field(ENTRY_VALUE, value))
+            for key, value in entries.items()
+        ]
+        return b"".join(external) + field(_TENSOR_LOCATION, _EXTERNAL)
+
+    return with_fields(model, start, fields(model, start, end), change)
 
 
 def renamed_tensor(stored: bytes, name: str) -> bytes:

@@ -1,11 +1,12 @@
 """Command lines: a parser that refuses a mistake in one line, and numbers that have bounds."""
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import vit_engine
 from vit_engine.errors import UsageError
@@ -14,7 +15,6 @@ LARGEST = 2**31 - 1
 """The largest whole number an option takes: what a C int holds, which it may become."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_Number = TypeVar("_Number", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,13 +47,26 @@ class Parser(argparse.ArgumentParser):
 
 def number(expected: str, *, accepts: Callable[[float], bool]) -> Callable[[str], float]:
     """Return the type of an option that takes a number; `expected` describes which."""
-    return _bounded(float, expected, accepts)
+
+    def parsed(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if accepts(found := float(text)):
+                return found
+        raise _refused(text, expected)
+
+    return parsed
 
 
 def whole_number(what: str, *, minimum: int) -> Callable[[str], int]:
     """Return the type of an option that takes "a whole number of images", `minimum` or more."""
-    expected = f"{what}, {minimum} or more, {LARGEST:,} at most"
-    return _bounded(int, expected, lambda found: minimum <= found <= LARGEST)
+
+    def parsed(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if minimum <= (found := int(text)) <= LARGEST:
+                return found
+        raise _refused(text, f"{what}, {minimum} or more, {LARGEST:,} at most")
+
+    return parsed
 
 
 def local_path(text: str) -> Path:
@@ -61,21 +74,6 @@ def local_path(text: str) -> Path:
     if _URL.match(text):
         raise _refused(text, "a path on this machine, but a URL")
     return Path(text)
-
-
-def _bounded(
-    kind: Callable[[str], _Number], expected: str, accepts: Callable[[_Number], bool]
-) -> Callable[[str], _Number]:
-    def parsed(text: str) -> _Number:
-        try:
-            found = kind(text)
-        except ValueError:
-            raise _refused(text, expected) from None
-        if not accepts(found):
-            raise _refused(text, expected)
-        return found
-
-    return parsed
 
 
 class _ShowVersion(argparse.Action):

@@ -53,16 +53,6 @@ class Tally:
     resumed: int
 
 
-@dataclass(frozen=True)
-class _Work:
-    images: Folder
-    out: Folder
-    decoding: Decoding
-    labelling: Labelling
-    capacity: Capacity
-    rows_a_file: int
-
-
 def label(
     sources: Sequence[str],
     output: str,
@@ -105,31 +95,18 @@ def label(
     images, total = _images(out, run, find, resume=resume)
     if resume and _count(out) == total:
         return Tally(total, _count(out, failed=True), total)
-    given, decode_options = (
-        contract.input,
-        DecodeOptions(
-            contract.preprocessing,
-            time_limit=timeout,
-            fast=fast,
-            private_redirects=private_redirects,
-        ),
+    decode_options = DecodeOptions(
+        contract.preprocessing, time_limit=timeout, fast=fast, private_redirects=private_redirects
     )
+    decoding = Decoding(decode_options, block, contract.input.height, contract.input.width)
     with connection.connected(address, workers) as capacity:
         import ray
 
         resumed = _count(out)
-        _run(
-            _Work(
-                images,
-                out,
-                Decoding(decode_options, block, given.height, given.width),
-                Labelling(
-                    ray.put(file), replace(workers.engine, threads=capacity.threads), selection
-                ),
-                capacity,
-                max(block, min(MAX_ROWS_A_FILE, total // FILES)),
-            )
-        )
+        options = replace(workers.engine, threads=capacity.threads)
+        labelling = Labelling(ray.put(file), options, selection)
+        rows_a_file = max(block, min(MAX_ROWS_A_FILE, total // FILES))
+        _run(images, out, decoding, labelling, capacity=capacity, rows_a_file=rows_a_file)
     rows = _count(out)
     if rows != total:
         raise UsageError(
@@ -176,7 +153,15 @@ def _images(
     return images, total
 
 
-def _run(work: _Work) -> None:
+def _run(
+    images: Folder,
+    out: Folder,
+    decoding: Decoding,
+    labelling: Labelling,
+    *,
+    capacity: Capacity,
+    rows_a_file: int,
+) -> None:
     """Read, decode, label and write. What Ray knows to be written already is not read again."""
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
@@ -185,9 +170,9 @@ def _run(work: _Work) -> None:
     context.max_errored_blocks = 0  # the rows of a block with an error would be lost
     context.raise_original_map_exception = True  # what wraps it loses it on the way to here
     context.enable_progress_bars = os.isatty(2)
-    context.checkpoint_config = _checkpoint(work.out / "checkpoint")
-    given = manifest.dataset(work.images).schema
-    images, rows, capacity = work.images, work.out / "rows", work.capacity
+    context.checkpoint_config = _checkpoint(out / "checkpoint")
+    given = manifest.dataset(images).schema
+    rows = out / "rows"
     again: Any = {"max_retries": RETRIES}
     decode: Any = decoded  # Ray's types know no pyarrow
     try:
@@ -198,15 +183,15 @@ def _run(work: _Work) -> None:
                 images.path, filesystem=images.filesystem, ray_remote_args=again
             ).select_columns(
                 [name for name in manifest.schema().names if name in given.names]
-            ).repartition(target_num_rows_per_block=work.decoding.slots).map_batches(
+            ).repartition(target_num_rows_per_block=decoding.slots).map_batches(
                 decode,
-                fn_args=(work.decoding,),
+                fn_args=(decoding,),
                 batch_format="pyarrow",
                 num_cpus=1,
                 **again,
             ).map_batches(
                 Labeller,
-                fn_constructor_args=(work.labelling,),
+                fn_constructor_args=(labelling,),
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
                     min_size=1,
@@ -224,7 +209,7 @@ def _run(work: _Work) -> None:
             ).write_parquet(
                 rows.path,
                 filesystem=rows.filesystem,
-                min_rows_per_file=work.rows_a_file,
+                min_rows_per_file=rows_a_file,
                 ray_remote_args=again,
             )
     finally:

@@ -131,8 +131,7 @@ def _describe(arguments: argparse.Namespace) -> int:
     path = metadata.path_from_name(arguments.model)
     contract = metadata.read_contract(path)
     check_integrity(path, contract)
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
-    sys.stdout.write(description_of(contract, arguments.describe, width))
+    sys.stdout.write(description_of(contract, arguments.describe))
     return 0
 
 

@@ -5,13 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_engine.errors import (
-    ArtefactError,
-    MachineError,
-    ProviderError,
-    format_limit,
-    one_line,
-)
+from vit_engine.artefact.integrity import check_state, state_of
+from vit_engine.errors import ArtefactError, MachineError, ProviderError, format_limit, one_line
 from vit_engine.machine import processor
 from vit_engine.options import ProviderName
 from vit_engine.providers.availability import distributions, import_onnxruntime, reinstall
@@ -98,11 +93,9 @@ def open_rewritten(
 
     ArtefactError as well where the file changes meanwhile.
     """
-    before = spec.path.stat()
+    before = state_of(spec.path)
     session = open_session(spec, chain, rewrite(spec.path))
-    after = spec.path.stat()
-    if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
-        raise ArtefactError(f"{spec.path} was written to while it was opened; open it again")
+    check_state(spec.path, before)
     return session
 
 

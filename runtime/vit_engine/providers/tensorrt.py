@@ -103,7 +103,7 @@ def open_on_tensorrt(spec: SessionSpec, largest: int) -> BucketSession:
             gpu.name,
         )
         session = opened()
-        report_split(session)
+        cuda.warn_cpu_fallback_nodes(placements(session), "tensorrt")
         bucket_session = _bucket_session(session, spec, largest)
         try:
             check_engine(bucket_session, spec, largest)
@@ -112,20 +112,6 @@ def open_on_tensorrt(spec: SessionSpec, largest: int) -> BucketSession:
             raise
         cache.commit()
         return bucket_session
-
-
-def report_split(session: "onnxruntime.InferenceSession") -> None:
-    """Warn where the graph is not one engine."""
-    parts = [
-        part
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == EXECUTION_PROVIDERS["tensorrt"]
-    ]
-    if len(parts) != 1:
-        log.warning(
-            "TensorRT split the model into %d engines instead of one, which is slower", len(parts)
-        )
-    cuda.warn_cpu_fallback_nodes(placements(session), "tensorrt")
 
 
 def check_engine(bucket_session: Session, spec: SessionSpec, largest: int) -> None:

@@ -7,23 +7,12 @@ product's channels, which OpenVINO applies as it writes them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 SPLIT, RESHAPE, TRANSPOSE = "Split", "Reshape", "Transpose"
 ATTENTION = "ScaledDotProductAttention"
-
-
-@dataclass(frozen=True)
-class _Heads:
-    """An attention whose query, key and value are the thirds of one tensor (N, T, 3 D)."""
-
-    attention: Any
-    tensor: Any
-    heads: int
-    width: int  # of a head
 
 
 def fuse_qkv_transpose(model: Any) -> None:
@@ -33,10 +22,12 @@ def fuse_qkv_transpose(model: Any) -> None:
     """
     from openvino import opset13 as op
 
-    for found in list(_found(model)):
-        tensor, heads, width = found.tensor, found.heads, found.width
+    for found, joint in list(_attentions(model)):
+        tensor = joint
+        shape = found.output(0).get_partial_shape()
+        heads, width = shape[1].get_length(), shape[3].get_length()
         kind = tensor.get_element_type().to_dtype()
-        inputs = found.attention.input_values()[3:] or [op.constant(kind.type(0))]
+        inputs = found.input_values()[3:] or [op.constant(kind.type(0))]
         scale = kind.type(width**-0.5)
         if kind == np.float32 or scale == width**-0.5:
             factor = np.ones((1, 1, 3, heads * width), kind)
@@ -49,12 +40,13 @@ def fuse_qkv_transpose(model: Any) -> None:
         thirds = op.split(forward, op.constant(0), 3)
         query, key, value = (op.squeeze(third, op.constant([0])) for third in thirds.outputs())
         attention = op.scaled_dot_product_attention(query, key, value, *inputs)
-        attention.set_friendly_name(found.attention.get_friendly_name())
-        found.attention.output(0).replace(attention.output(0))
+        attention.set_friendly_name(found.get_friendly_name())
+        found.output(0).replace(attention.output(0))
     model.validate_nodes_and_infer_types()
 
 
-def _found(model: Any) -> Iterator[_Heads]:
+def _attentions(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield attention whose query, key and value are the thirds of one tensor, and that tensor."""
     for node in model.get_ops():
         if node.get_type_name() != ATTENTION or len(node.inputs()) > 4:
             continue
@@ -64,13 +56,7 @@ def _found(model: Any) -> Iterator[_Heads]:
         splits = [s.get_node() for s in sources if s]
         if len({s.get_friendly_name() for s in splits}) > 1 or len(splits[0].outputs()) != 3:
             continue
-        _, heads, _, width = node.output(0).get_partial_shape()
-        yield _Heads(
-            node,
-            splits[0].input_value(0),
-            heads.get_length(),
-            width.get_length(),
-        )
+        yield node, splits[0].input_value(0)
 
 
 def _third(node: Any) -> Any:

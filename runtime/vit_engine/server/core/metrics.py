@@ -1,13 +1,13 @@
 """Counts and times in Prometheus' text format. Labels come from closed sets alone."""
 
-from collections.abc import Iterator
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
-    Metric,
+    disable_created_metrics,
     generate_latest,
 )
 
@@ -22,51 +22,36 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-
-        def counter(name: str, words: str, *labels: str) -> Counter:
-            return Counter(name, words, labels, registry=registry)
-
-        def seconds(name: str, words: str, *labels: str) -> Histogram:
-            return Histogram(name, words, labels, registry=registry, buckets=_SECONDS)
-
-        def gauge(name: str, words: str, *labels: str) -> Gauge:
-            return Gauge(name, words, labels, registry=registry)
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        seconds = partial(Histogram, registry=registry, buckets=_SECONDS)
 
         words = "Requests that have ended; status 499 where the client left before"
-        self.requests = counter("vit_requests_total", words, "route", "status")
+        self.requests = counter("vit_requests_total", words, ["route", "status"])
         words = "From the head of a request to the end of its answer"
-        self.request_seconds = seconds("vit_request_seconds", words, "route")
+        self.request_seconds = seconds("vit_request_seconds", words, ["route"])
         words = "Requests without labels, by their error_code"
-        self.refusals = counter("vit_refusals_total", words, "reason")
+        self.refusals = counter("vit_refusals_total", words, ["reason"])
         self.body_bytes = counter("vit_body_bytes_total", "Bytes of bodies received")
         words = "Images and tensors that were answered: ok, an error_code, or dropped"
-        self.images = counter("vit_images_total", words, "model", "outcome")
+        self.images = counter("vit_images_total", words, ["model", "outcome"])
         words = "Time of an image in queues, decoder, engine"
-        self.stage_seconds = seconds("vit_stage_seconds", words, "model", "stage")
+        self.stage_seconds = seconds("vit_stage_seconds", words, ["model", "stage"])
         name, words = "vit_batch_images", "Images of a batch"
         self.batch_images = Histogram(name, words, ["model"], registry=registry, buckets=_BATCHES)
         words = "Batches by how they ended"
-        self.engine_runs = counter("vit_engine_runs_total", words, "model", "outcome")
+        self.engine_runs = counter("vit_engine_runs_total", words, ["model", "outcome"])
         words = "Decoder processes started again"
-        self.decoder_restarts = counter("vit_decoder_restarts_total", words, "model")
-        self.queue_images = gauge("vit_queue_images", "Images at each stage", "model", "stage")
-        words = "Age of the image that has been in a queue for longest"
-        self.oldest_seconds = gauge("vit_queue_oldest_seconds", words, "model")
-        words = "Time that the images that are here will take"
-        self.wait_seconds = gauge("vit_predicted_wait_seconds", words, "model")
-        self.decoders = gauge("vit_decoders", "Decoder processes", "model")
+        self.decoder_restarts = counter("vit_decoder_restarts_total", words, ["model"])
+        self.queue_images = gauge("vit_queue_images", "Images at each stage", ["model", "stage"])
+        self.decoders = gauge("vit_decoders", "Decoder processes", ["model"])
         self.held_bytes = gauge("vit_held_bytes", "Bytes of bodies in memory")
         self.ready = gauge("vit_ready", "1 while requests are wanted")
         self.alive = gauge("vit_alive", "0 where a new process is needed")
-        build = gauge("vit_build_info", "1, of this version", "version")
+        build = gauge("vit_build_info", "1, of this version", ["version"])
         build.labels(vit_engine.__version__).set(1)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every metric, without the moments at which prometheus_client began to count."""
-        for metric in self.registry.collect():
-            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
-            yield metric
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format, version 0.0.4."""
-        return generate_latest(self)
+        return generate_latest(self.registry)

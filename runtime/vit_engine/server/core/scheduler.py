@@ -151,10 +151,6 @@ class Scheduler:
     def _gone(self) -> RefusalError:
         return RefusalError(503, "closed", f"{self.name} is shutting down", retry_after=1)
 
-    def wait(self) -> float:
-        """Return the seconds that the images that are here will take."""
-        return self.batcher.rate.wait(self.admission.depth)
-
     def depths(self) -> dict[str, int]:
         """Return how many images are at each stage."""
         return {
@@ -164,15 +160,9 @@ class Scheduler:
             "engine": self.batcher.running,
         }
 
-    def _oldest(self) -> float:
-        since = [image.since for image in (*self.decoders.waiting, *self.batcher.ready)]
-        return time.monotonic() - min(since) if since else 0.0
-
     def _show(self, metrics: Metrics) -> None:
         """Have the metrics look up what they do not count."""
         for stage in self.depths():
             depth = partial(lambda stage: self.depths()[stage], stage)
             metrics.queue_images.labels(self.name, stage).set_function(depth)
-        metrics.oldest_seconds.labels(self.name).set_function(self._oldest)
-        metrics.wait_seconds.labels(self.name).set_function(self.wait)
         metrics.decoders.labels(self.name).set_function(lambda: len(self.decoders.processes))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.outputs.kinds import OutputKind
-from vit_engine.outputs.prediction import Prediction, Score
+from vit_engine.outputs.prediction import Prediction
 from vit_engine.outputs.scores import DEFAULT_TOP_K, ScoreOptions, Selection
 from vit_engine.server.core.pending_request import Outcome, PendingRequest
 from vit_engine.server.core.refusal import RefusalError, bad_request
@@ -39,18 +39,6 @@ class ClassifyBody(msgspec.Struct, forbid_unknown_fields=True):
 
     inputs: Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
     parameters: Parameters | None = None
-
-
-class Row(TypedDict):
-    """One of several images, as vit-infer writes it."""
-
-    path: str | None
-    label: str | None
-    index: int | None
-    score: float | None
-    topk: list[Score]
-    error: str | None
-    error_code: str | None
 
 
 _JSON = msgspec.json.Decoder(ClassifyBody)

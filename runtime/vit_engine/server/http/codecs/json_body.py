@@ -1,6 +1,5 @@
-"""JSON bodies: msgspec's structs decode and check them; what is wrong with one, in plain words."""
+"""JSON bodies: msgspec's structs decode and check them; what is wrong with one, in its words."""
 
-import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -10,24 +9,13 @@ from vit_engine.server.core.refusal import RefusalError, bad_request
 
 T = TypeVar("T")
 
-_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a string",
-    "bool": "a boolean",
-    "object": "an object",
-    "array": "a list",
-}
-"""What msgspec calls the types of JSON."""
-
-_TYPES = re.compile(r"`([a-z|\s]+)`")
 _LONGEST = 200  # characters of what is told, which may repeat the client's own
 
 
 def decoded(
     body: bytes | memoryview, decoder: msgspec.json.Decoder[T], *, at: str = "", usage: str = ""
 ) -> T:
-    """Return what a decoder reads, found `at` this path; RefusalError says what is wrong.
+    """Return what a decoder reads, found `at` a place; RefusalError says what is wrong.
 
     It ends with `usage`, where that is given.
     """
@@ -50,9 +38,6 @@ def from_query(query: Mapping[str, str], kind: type[T], *, usage: str) -> T:
 
 
 def _refusal(error: msgspec.ValidationError, at: str, usage: str) -> RefusalError:
-    """Say it as in "parameters.top_k: expected a whole number or null, got a string"."""
-    text, _, path = str(error).partition(" - at `$")
-    path = f"{at}{path.rstrip('`')}".lstrip(".") or "the body"
-    text = _TYPES.sub(lambda m: " or ".join(_WORDS.get(t, t) for t in m[1].split(" | ")), text)
-    message = f"{path}: {text[:1].lower()}{text[1:]}"[:_LONGEST]
-    return bad_request(f"{message}; {usage}" if usage else message)
+    """Say it as in "query: Expected `int | null`, got `str` - at `$.top_k`; ..."."""
+    message = ": ".join(filter(None, (at, str(error))))[:_LONGEST]
+    return bad_request("; ".join(filter(None, (message, usage))))

@@ -10,7 +10,7 @@ import vit_engine
 from vit_engine.outputs.prediction import Score
 from vit_engine.server.core.service import VERSION
 from vit_engine.server.core.settings import Settings
-from vit_engine.server.http.codecs.classification import ClassifyBody, Parameters, Row
+from vit_engine.server.http.codecs.classification import ClassifyBody, Parameters
 from vit_engine.server.http.codecs.open_inference import InferBody
 
 _SCHEMAS = "#/components/schemas/"
@@ -47,7 +47,7 @@ def document(routes: Iterable[Route], settings: Settings, models: list[str]) -> 
         for method in sorted({*(route.methods or ())} - {"HEAD"}):
             paths[route.path][method.lower()] = _described(method, route, settings, models)
     _, schemas = msgspec.json.schema_components(
-        [Score, Row, Error, ClassifyBody, InferBody], ref_template=_SCHEMAS + "{name}"
+        [Score, Error, ClassifyBody, InferBody], ref_template=_SCHEMAS + "{name}"
     )
     return {
         "openapi": "3.1.0",
@@ -71,7 +71,8 @@ def _described(method: str, route: Route, settings: Settings, models: list[str])
             answer: dict[str, Any] = {"type": "object", "required": ["model_name", "outputs"]}
         else:
             bodies = _images(settings)
-            answer = {"anyOf": [{"type": "array", "items": _ref(n)} for n in ("Score", "Row")]}
+            # Rows of several images are as vit-infer's.
+            answer = {"type": "array", "items": {"anyOf": [_ref("Score"), {"type": "object"}]}}
             found["parameters"] = _query(models)
         found["requestBody"] = {"required": True, "content": bodies}
         content[JSON] = {"schema": answer}
