@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections import Counter
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -445,7 +446,7 @@ def test_a_count_that_meets_an_error_is_quiet(monkeypatch):
 
     ended, told = threading.Event(), []
     monkeypatch.setattr(threading, "excepthook", told.append)
-    progress = Progress(done=1)
+    progress = Progress(Counter(), done=1)
     progress.count(images)
     assert ended.wait(10)
     for thread in set(threading.enumerate()) - {threading.main_thread()}:

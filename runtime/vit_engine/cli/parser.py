@@ -69,6 +69,12 @@ def whole_number(what: str, *, minimum: int) -> Callable[[str], int]:
     return parsed
 
 
+def seconds(longest: int) -> Callable[[str], float]:
+    """Return the type of an option that takes seconds, more than 0 and at most `longest`."""
+    expected = f"a number of seconds above 0, {longest:,} at most"
+    return number(expected, accepts=lambda found: 0 < found <= longest)
+
+
 def local_path(text: str) -> Path:
     """Return the path that an option takes; argparse's error for a URL."""
     if _URL.match(text):

@@ -3,8 +3,20 @@
 import argparse
 from typing import get_args
 
+from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.cli.parser import whole_number
 from vit_engine.options import CHOICES, DEFAULT_PROVIDER, Compute, EngineOptions
+
+
+def add_model_options(group: argparse._ArgumentGroup) -> None:
+    """Add the model, and the options that `engine_settings` reads."""
+    group.add_argument(
+        "-m",
+        "--model",
+        default=DEFAULT_MODEL,
+        help="artefact, or 'demo' for the bundled one (default %(default)s)",
+    )
+    add_engine_options(group)
 
 
 def add_engine_options(group: argparse._ArgumentGroup) -> None:

@@ -10,8 +10,8 @@ from vit_engine.artefact import metadata
 from vit_engine.classifier import Classifier
 from vit_engine.cli.parser import Parser, local_path, number
 from vit_engine.cli.signals import interrupts
-from vit_engine.commands.engine_options import add_engine_options, engine_settings
-from vit_engine.commands.progress import Progress, format_skipped, number_of_images
+from vit_engine.commands.engine_options import add_model_options, engine_settings
+from vit_engine.commands.progress import Progress, number_of_images
 from vit_engine.commands.source_options import (
     add_source_options,
     check_inputs,
@@ -23,7 +23,6 @@ from vit_engine.evaluation.against import ModelComparison, opened
 from vit_engine.evaluation.evaluation import Evaluation
 from vit_engine.evaluation.report import is_report, write_report
 from vit_engine.evaluation.truth import truth_from_name
-from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.machine.output_file import OutputFile, output_file
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import DEFAULT_THRESHOLD
@@ -40,14 +39,7 @@ def command_line() -> Parser:
         "but some images failed, 4 provider, library or disk not available, 130/143 interrupted",
     )
     add_source_options(parser.add_argument_group("images"))
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "-m",
-        "--model",
-        default=metadata.DEFAULT_MODEL,
-        help="artefact, or 'demo' for the bundled one (default %(default)s)",
-    )
-    add_engine_options(group)
+    add_model_options(parser.add_argument_group("model"))
     add = parser.add_argument_group("evaluation").add_argument
     add(
         "--truth",
@@ -112,8 +104,8 @@ def _evaluate(
         output = output_from_contract(contract.output)
         truth = truth_from_name(arguments.truth, output)
         parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
-    skipped, progress, clipped_to_8bit = Counter[str](), Progress(), 0
-    watched = sys.stderr.isatty() and not arguments.quiet
+    skipped = Counter[str]()
+    progress = Progress(skipped, quiet=arguments.quiet)
     with interrupts() as interrupt, ExitStack() as models:
         options = engine_settings(arguments)
         vit = models.enter_context(Classifier.load(arguments.model, options))
@@ -127,7 +119,7 @@ def _evaluate(
                     thumbnails=thumbnails,
                 )
             )
-        if watched and "-" not in arguments.sources:  # stdin can be read only once
+        if progress.watched and "-" not in arguments.sources:  # stdin can be read only once
             progress.count(lambda: finder_of(arguments)(arguments.sources))
         sheet = ContactSheet(contract)
         for labelled in vit.stream(
@@ -139,23 +131,12 @@ def _evaluate(
                 part.add(labelled)
             if page:
                 sheet.add(labelled)
-            clipped_to_8bit += labelled.clipped_to_8bit
-            progress.done += len(labelled.predictions)
-            progress.failed += sum(p.error is not None for p in labelled.predictions)
-            if watched:
-                progress.show(sys.stderr)
+            progress.add(labelled)
         identity, provider = contract.identity, vit.engine.provider
-    if watched:
-        progress.clear(sys.stderr)
+    progress.clear()
     for part in parts.values():
         sys.stdout.writelines(f"{line}\n" for line in part.lines())
-    if not arguments.quiet:
-        sys.stderr.write(
-            f"{progress.line()}, {identity.model} {identity.precision} on {provider}"
-            f"{format_skipped(skipped)}\n"
-        )
-        if clipped_to_8bit:
-            sys.stderr.write(f"vit-eval: warning: {format_clipped_to_8bit(clipped_to_8bit)}\n")
+    progress.summarize("vit-eval", contract, provider)
     if interrupt():
         done = number_of_images(progress.done)
         sys.stderr.write(f"vit-eval: interrupted after {done}; no file is written\n")

@@ -20,7 +20,6 @@ from vit_engine.commands.engine_options import engine_settings
 from vit_engine.commands.progress import Progress, format_skipped, number_of_images
 from vit_engine.commands.source_options import check_inputs, finder_of, task_of
 from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.machine.output_file import PARTIAL, OutputFile, is_stream, output_file
 from vit_engine.outputs.kinds import OutputKind, output_from_contract
 from vit_engine.outputs.scores import ScoreOptions, Selection
@@ -84,22 +83,18 @@ def _label(
             samples = output.begin(
                 samples, lambda: _settings(arguments, row_format, vit, selection)
             )
-            progress = Progress(done=output.done, failed=output.failed)
-            watched = sys.stderr.isatty() and not arguments.quiet
-            if watched and "-" not in arguments.sources:  # stdin can be read only once
+            before = {"done": output.done, "failed": output.failed}
+            progress = Progress(skipped, quiet=arguments.quiet, **before)
+            if progress.watched and "-" not in arguments.sources:  # stdin can be read only once
                 progress.count(lambda: finder_of(arguments)(arguments.sources))
             sheet = ContactSheet(vit.contract, before=output.done) if page else None
-            clipped_to_8bit = 0
             for labelled in _stream(vit, samples, arguments, interrupt):
-                if watched and arguments.output is None:
-                    progress.clear(sys.stderr)  # the rows may go to the same terminal
+                if arguments.output is None:
+                    progress.clear()  # the rows may go to the same terminal
                 output.write(labelled.predictions)
                 if sheet:
                     sheet.add(labelled)
-                clipped_to_8bit += labelled.clipped_to_8bit
-                progress.done, progress.failed = output.done, output.failed
-                if watched:
-                    progress.show(sys.stderr)
+                progress.add(labelled)
                 if limit:
                     limit.check(output)
             provider = vit.engine.provider
@@ -110,14 +105,7 @@ def _label(
                 limit.check(output, at_end=True)
     if page and sheet:
         stays.append(_write_sheet(sheet, page))
-    if not arguments.quiet:
-        clear, identity = "\r\x1b[K" if watched else "", contract.identity
-        sys.stderr.write(
-            f"{clear}{progress.line()}, {identity.model} {identity.precision} on {provider}"
-            f"{format_skipped(skipped)}\n"
-        )
-        if clipped_to_8bit:
-            sys.stderr.write(f"vit-infer: warning: {format_clipped_to_8bit(clipped_to_8bit)}\n")
+    progress.summarize("vit-infer", contract, provider)
     for reason in filter(None, stays):
         sys.stderr.write(f"vit-infer: {reason}\n")
     if interrupt():

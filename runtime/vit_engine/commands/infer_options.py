@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.cli.parser import Parser, local_path, number, whole_number
-from vit_engine.commands.engine_options import add_engine_options
+from vit_engine.commands.engine_options import add_model_options
 from vit_engine.commands.progress import number_of_images
 from vit_engine.commands.source_options import add_source_options
 from vit_engine.errors import FailedImagesError
@@ -68,13 +67,7 @@ def command_line() -> Parser:
     add_source_options(parser.add_argument_group("images"))
     group = parser.add_argument_group("model")
     add = group.add_argument
-    add(
-        "-m",
-        "--model",
-        default=DEFAULT_MODEL,
-        help="artefact, or 'demo' for the bundled one (default %(default)s)",
-    )
-    add_engine_options(group)
+    add_model_options(group)
     add(
         "--build-only",
         action="store_true",

@@ -1,12 +1,15 @@
 """How far a run is: a line on a terminal while it goes on, and the summary at its end."""
 
 import contextlib
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TextIO
 
+from vit_engine.artefact.contract import Contract
+from vit_engine.classifier import LabelledBatch
+from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.sources.folders import in_words
 
 _EVERY = 0.1  # seconds between two updates of the line
@@ -15,8 +18,12 @@ _EVERY = 0.1  # seconds between two updates of the line
 class Progress:
     """Counts a run's rows, those of an interrupted run that it resumes included."""
 
-    def __init__(self, *, done: int = 0, failed: int = 0) -> None:
-        self.done, self.failed = done, failed
+    def __init__(
+        self, skipped: Counter[str], *, quiet: bool = False, done: int = 0, failed: int = 0
+    ) -> None:
+        self.done, self.failed, self.clipped_to_8bit = done, failed, 0
+        self.watched = sys.stderr.isatty() and not quiet
+        self._skipped, self._quiet = skipped, quiet
         self._before, self._start, self._shown = done, time.monotonic(), 0.0
         self._total: int | None = None
 
@@ -29,18 +36,31 @@ class Progress:
 
         threading.Thread(target=work, daemon=True).start()
 
-    def show(self, stream: TextIO) -> None:
-        """Bring the line up to date, at most every tenth of a second."""
+    def add(self, labelled: LabelledBatch) -> None:
+        """Count a batch, and bring the line up to date, at most every tenth of a second."""
+        self.done += len(labelled.predictions)
+        self.failed += sum(p.error is not None for p in labelled.predictions)
+        self.clipped_to_8bit += labelled.clipped_to_8bit
         now = time.monotonic()
-        if now - self._shown >= _EVERY:
+        if self.watched and now - self._shown >= _EVERY:
             self._shown = now
-            stream.write(f"\r\x1b[K{self.line()}")
-            stream.flush()
+            sys.stderr.write(f"\r\x1b[K{self.line()}")
 
-    def clear(self, stream: TextIO) -> None:
+    def clear(self) -> None:
         """Take the line off the terminal."""
-        stream.write("\r\x1b[K")
-        stream.flush()
+        if self.watched:
+            sys.stderr.write("\r\x1b[K")
+
+    def summarize(self, command: str, contract: Contract, provider: str) -> None:
+        """Write what the run has come to, unless it is to be quiet."""
+        if self._quiet:
+            return
+        self.clear()
+        model = f"{contract.identity.model} {contract.identity.precision}"
+        sys.stderr.write(f"{self.line()}, {model} on {provider}{format_skipped(self._skipped)}\n")
+        if self.clipped_to_8bit:
+            message = format_clipped_to_8bit(self.clipped_to_8bit)
+            sys.stderr.write(f"{command}: warning: {message}\n")
 
     def line(self) -> str:
         """Return "1,200 of 5,000 images, 3 failed, 81.2 images/s, 0:47 left"."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vit_engine.artefact.metadata import DEFAULT_MODEL
-from vit_engine.cli.parser import Parser, number, whole_number
+from vit_engine.cli.parser import Parser, seconds, whole_number
 from vit_engine.commands.engine_options import add_engine_options
 from vit_engine.errors import UsageError, printable
 from vit_engine.server.core.settings import SETTINGS, Settings
@@ -15,7 +15,6 @@ from vit_engine.server.core.settings import SETTINGS, Settings
 PREFIX = "VIT_SERVE_"
 """Of environment variables: VIT_SERVE_PORT is --port, VIT_SERVE_MODELS the models."""
 
-_LONGEST = 86_400  # seconds
 _MIB = 2**20
 
 
@@ -58,13 +57,10 @@ def command_line() -> Parser:
             help=f"{message} (default %(default)s)",
         )
 
-    def seconds(name: str, default: float, message: str) -> None:
+    def time(name: str, default: float, message: str) -> None:
         limits.add_argument(
             name,
-            type=number(
-                f"a number of seconds above 0, {_LONGEST:,} at most",
-                accepts=lambda s: 0 < s <= _LONGEST,
-            ),
+            type=seconds(86_400),
             default=default,
             metavar="S",
             help=f"seconds {message} (default %(default)g)",
@@ -74,12 +70,12 @@ def command_line() -> Parser:
     size("--max-held", SETTINGS.max_held // _MIB, "MiB", "MiB of all bodies at once")
     size("--max-pixels", SETTINGS.max_pixels, "pixels", "pixels of an image")
     size("--max-images", SETTINGS.max_images, "images", "images that wait, of each model")
-    seconds("--decode-timeout", SETTINGS.decode_time, "to decode an image")
-    seconds("--header-timeout", SETTINGS.header_time, "to send the head of a request")
-    seconds("--body-timeout", SETTINGS.body_time, "to send its body")
-    seconds("--keep-alive", SETTINGS.keep_alive, "that a connection may idle")
-    seconds("--deadline", SETTINGS.deadline, "until a request is answered, or refused")
-    seconds("--drain", SETTINGS.drain, "to go on after SIGTERM, not ready")
+    time("--decode-timeout", SETTINGS.decode_time, "to decode an image")
+    time("--header-timeout", SETTINGS.header_time, "to send the head of a request")
+    time("--body-timeout", SETTINGS.body_time, "to send its body")
+    time("--keep-alive", SETTINGS.keep_alive, "that a connection may idle")
+    time("--deadline", SETTINGS.deadline, "until a request is answered, or refused")
+    time("--drain", SETTINGS.drain, "to go on after SIGTERM, not ready")
     return parser
 
 

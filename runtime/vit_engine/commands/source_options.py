@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.artefact.metadata import path_from_name
-from vit_engine.cli.parser import number
+from vit_engine.cli.parser import seconds
 from vit_engine.errors import UsageError, printable
 from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
 from vit_engine.machine.output_file import OutputFile, check_apart
@@ -51,9 +51,7 @@ def add_source_options(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--timeout",
-        type=number(
-            f"a number of seconds above 0, {LONGEST:,} at most", accepts=lambda s: 0 < s <= LONGEST
-        ),
+        type=seconds(LONGEST),
         default=TIME_LIMIT,
         metavar="S",
         help="seconds to decode one image (default %(default)g)",
