@@ -1,10 +1,12 @@
 """The Open Inference Protocol: Triton's own client, and the requests that Triton's tests send."""
 
+import gzip
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,9 +70,12 @@ def infer(binary_in, binary_out, **options):
 
 for binary_in in (True, False):
     for binary_out in (True, False):
-        answer = infer(binary_in, binary_out, request_id="7")
-        np.testing.assert_allclose(answer.as_numpy("logits"), expected, atol=1e-3)
-        assert answer.get_response()["id"] == "7"
+        for compression in (None, "gzip", "deflate"):
+            answer = infer(
+                binary_in, binary_out, request_id="7", request_compression_algorithm=compression
+            )
+            np.testing.assert_allclose(answer.as_numpy("logits"), expected, atol=1e-3)
+            assert answer.get_response()["id"] == "7"
 answer = infer(True, True, response_compression_algorithm="gzip")
 np.testing.assert_allclose(answer.as_numpy("logits"), expected, atol=1e-3)
 for binary_out in (True, False):
@@ -87,6 +92,9 @@ assert client.infer("demo", [given]).as_numpy("logits").shape == expected.shape
 many = [client.async_infer("demo", [given]) for _ in range(20)]
 for one in many:
     np.testing.assert_allclose(one.get_result().as_numpy("logits"), expected, atol=1e-3)
+stats = client.get_inference_statistics("demo")["model_stats"][0]
+assert stats["inference_count"] >= len(pixels) and stats["execution_count"] >= 1
+assert len(client.get_inference_statistics()["model_stats"]) == 1
 wrong = triton.InferInput("pixels", [1, 8, 8, 3], "UINT8")
 wrong.set_data_from_numpy(np.zeros((1, 8, 8, 3), np.uint8))
 for model, inputs, words in (("demo", [wrong], "shape of pixels"), ("nobody", [given], "no model")):
@@ -317,12 +325,25 @@ def test_many_chunks(server: Server, pixels: np.ndarray[Any, Any]) -> None:
     assert server.ask(INFER, chunks).status == 200
 
 
+def test_compressed_bodies(server: Server, pixels: np.ndarray[Any, Any]) -> None:
+    text = json.dumps(request(pixels)).encode()
+    for encoding, packed in (("gzip", gzip.compress(text)), ("deflate", zlib.compress(text))):
+        assert server.ask(INFER, packed, headers={"content-encoding": encoding}).status == 200
+        for broken in (packed[:-20], text, b""):
+            answer = server.ask(INFER, broken, headers={"content-encoding": encoding})
+            assert (answer.status, answer.code) == (400, "malformed")
+    bomb = gzip.compress(bytes(200 * 2**20))
+    answer = server.ask(INFER, bomb, headers={"content-encoding": "gzip"})
+    assert (answer.status, answer.code) == (413, "too_large")
+    assert server.ask(INFER, text, headers={"content-encoding": "br"}).code == "encoding"
+
+
 def test_names_and_versions(server: Server) -> None:
     for path in ("/v2/models/demo", "/v2/models/demo/versions/1"):
-        for end in ("", "/ready", "/config"):
+        for end in ("", "/ready", "/config", "/stats"):
             assert server.ask(path + end).status == 200
     for path in ("/v2/models/nobody", "/v2/models/demo/versions/2", "/v2/models/demo/versions/x"):
-        for end in ("", "/ready", "/config"):
+        for end in ("", "/ready", "/config", "/stats"):
             answer = server.ask(path + end)
             assert (answer.status, answer.code) == (404, "model")
         assert server.ask(path + "/infer", b"{}").status == 404

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,14 @@ class _Batch:
     since: float
 
 
+@dataclass
+class Stats:
+    """What has gone through since the start, for the statistics of the inference protocol."""
+
+    last: float = 0.0  # seconds since the epoch
+    batches: dict[int, list[float]] = field(default_factory=dict)  # size: [runs, seconds]
+
+
 class Batcher:
     """One engine at work. Every method is for the event loop, which is where `on_done` is called.
 
@@ -61,7 +69,7 @@ class Batcher:
         self._running: list[_Batch] = []
         self._failures = 0  # in a row
         self._closed = False
-        self.rate = Rate()
+        self.rate, self.stats = Rate(), Stats()
         self.warm = False
         self.fault: str | None = None  # why it will never be warm
 
@@ -160,6 +168,10 @@ class Batcher:
         self, batch: _Batch, seconds: float, result: NDArray[np.float32] | BaseException
     ) -> None:
         size = len(batch.images)
+        runs = self.stats.batches.setdefault(size, [0, 0.0])
+        runs[0] += 1
+        runs[1] += seconds
+        self.stats.last = time.time()
         self._sizes.observe(size)
         outcomes: Iterable[Outcome]
         if isinstance(result, BaseException):

@@ -52,6 +52,15 @@ class Metrics:
         build = gauge("vit_build_info", "1, of this version", ["version"])
         build.labels(vit_engine.__version__).set(1)
 
+    def stage(self, model: str, stage: str) -> tuple[int, float]:
+        """Return how many images of a model have been through a stage, and their seconds in all."""
+        labels = {"model": model, "stage": stage}
+        count, seconds = (
+            self.registry.get_sample_value(f"vit_stage_seconds_{kind}", labels) or 0.0
+            for kind in ("count", "sum")
+        )
+        return int(count), seconds
+
     def text(self) -> bytes:
         """Return everything in Prometheus' text format, version 0.0.4."""
         return generate_latest(self.registry)

@@ -1,6 +1,6 @@
 """What each path answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from starlette.exceptions import HTTPException
@@ -15,7 +15,12 @@ from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import Service
 from vit_engine.server.http.body import read_body
 from vit_engine.server.http.codecs import classification, open_inference
-from vit_engine.server.http.codecs.open_inference_models import EXTENSIONS, config_of, metadata_of
+from vit_engine.server.http.codecs.open_inference_models import (
+    EXTENSIONS,
+    config_of,
+    metadata_of,
+    stats_of,
+)
 from vit_engine.server.http.codecs.openapi import document
 from vit_engine.server.http.page import page_and_policy
 from vit_engine.server.http.responses import CLIENT_LEFT, error_response
@@ -44,9 +49,11 @@ class Routes:
         yield Route("/v2", self.server)
         yield Route("/v2/health/live", self.live)
         yield Route("/v2/health/ready", self.health)
+        yield Route("/v2/models/stats", self.all_stats)
         for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             yield Route(path, self.metadata)
             yield Route(f"{path}/config", self.config)
+            yield Route(f"{path}/stats", self.stats)
             yield Route(f"{path}/ready", self.model_ready)
             yield Route(f"{path}/infer", self.infer, methods=["POST"])
 
@@ -167,11 +174,24 @@ class Routes:
         """The configuration."""
         return JSONResponse(config_of(self._find(request)))
 
+    async def stats(self, request: Request) -> Response:
+        """What has gone through."""
+        return self._stats([self._find(request)])
+
+    async def all_stats(self, _: Request) -> Response:
+        """What has gone through every model."""
+        return self._stats(self._service.schedulers.values())
+
+    def _stats(self, schedulers: Iterable[Scheduler]) -> Response:
+        metrics = self._service.metrics
+        stats = [stats_of(scheduler, metrics) for scheduler in schedulers]
+        return JSONResponse({"model_stats": stats})
+
     async def infer(self, request: Request) -> Response:
         """Logits of tensors, or their labels."""
         service, scheduler = self._service, self._find(request)
         with MemoryReservation(service.memory) as reservation:
-            body = await read_body(request, reservation, service.settings)
+            body = await read_body(request, reservation, service.settings, compressed=True)
             asked = open_inference.parse_request(
                 body, request.headers, scheduler.engine.contract, service.settings
             )
