@@ -49,27 +49,6 @@ def test_the_json_of_this_machine(run_command: Run, tiny_artefact: Path) -> None
     assert done.returncode == (4 if report["problems"] else 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("absent.onnx", "no such file"),
-        ("checkpoint", "run 'vit-export "),
-        ("checkpoint/model.safetensors", "run 'vit-export "),
-        ("photo.jpg", "not an ONNX file"),
-    ],
-)
-def test_what_is_no_artefact_is_bad_usage(
-    name: str, words: str, run_command: Run, tmp_path: Path
-) -> None:
-    (tmp_path / "checkpoint").mkdir()
-    for file in ("checkpoint/config.json", "checkpoint/model.safetensors", "photo.jpg"):
-        (tmp_path / file).write_bytes(b"\xff\xd8\xff" * 10)
-    done = run_command("vit-doctor", "-m", name, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    (told,) = done.stderr.splitlines()
-    assert told.startswith(f"vit-doctor: {name}: ") and words in told
-
-
 def test_an_artefact_that_was_altered_is_a_problem(
     run_command: Run, tiny_artefact: Path, tmp_path: Path
 ) -> None:
@@ -85,21 +64,6 @@ def test_an_artefact_that_was_altered_is_a_problem(
     report = json.loads(done.stdout)
     assert done.returncode == 4
     assert sum("is damaged or was altered" in problem for problem in report["problems"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (["--device", "x"], "'x' is not the number of a GPU, 0 or more"),
-        (["--device", "-1"], "'-1' is not the number of a GPU, 0 or more"),
-        (["--devise", "1"], "unrecognized arguments"),
-    ],
-)
-def test_mistakes_are_told_in_a_line(run_command: Run, line: list[str], words: str) -> None:
-    done = run_command("vit-doctor", *line)
-    assert (done.returncode, done.stdout) == (2, "")
-    (told,) = done.stderr.splitlines()
-    assert words in told and told.endswith("; 'vit-doctor --help' lists the options")
 
 
 @pytest.mark.skipif(GPU, reason="a GPU asks for its own extra")

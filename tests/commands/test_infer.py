@@ -189,7 +189,7 @@ def test_options_take_their_bounds_and_names_that_look_like_numbers(monkeypatch)
     found = command_line().parse()
     assert found.sources == ["-3"] and found.null
     assert (found.batch, found.threads, found.device, found.timeout) == (1, 1, 0, 0.5)
-    assert (found.max_errors.most, found.ray_gpus) == (0, 0.5)
+    assert (found.max_errors.maximum, found.ray_gpus) == (0, 0.5)
 
 
 @pytest.mark.parametrize("command", ["vit-infer", "vit-export"])

@@ -3,7 +3,6 @@
 The provider itself is not here to be run; `compare.py --device cuda` does that where one is.
 """
 
-import json
 import multiprocessing
 import os
 import threading
@@ -278,9 +277,3 @@ def test_a_built_engine_that_strays_is_not_kept(
     here.answers = here.spec
     here.open()
     assert here.opened == 3
-
-
-def test_the_key_is_written_down_beside_the_engine(built: EngineCache) -> None:
-    sealed = json.loads((built.folder / engine_cache.SEAL).read_text())
-    assert sealed["key"] == {"artefact": "a"}
-    assert sorted(sealed["files"]) == ["model.engine", "model.profile"]

@@ -540,17 +540,6 @@ def test_hugging_faces_client(server: Server) -> None:
         client.image_classification(b"no image")
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # what it does itself
-def test_hugging_faces_async_client(server: Server) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-
-    async def ask() -> list[Any]:
-        async with hub.AsyncInferenceClient(model=server.url) as client:
-            return await asyncio.gather(*(client.image_classification(STAR) for _ in range(8)))
-
-    assert [found[0].label for found in asyncio.run(ask())] == ["star"] * 8
-
-
 def test_curl(server: Server, tmp_path: Path) -> None:
     if subprocess.run(["which", "curl"], capture_output=True, check=False).returncode:
         pytest.skip("curl is not installed")

@@ -5,6 +5,7 @@ Field numbers are those of onnx.proto3.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -38,14 +39,68 @@ class Node:
     attributes: dict[str, int | float]
 
 
-def with_graph(model: Buffer, rewrite: Callable[[int, int], bytes]) -> bytes:
-    """Return a ModelProto with another graph: `rewrite` gets the bounds of the one it has."""
-    return with_fields(
-        model,
-        0,
-        fields(model, 0, len(model)),
-        lambda kind, start, end: field(kind, rewrite(start, end)) if kind == MODEL_GRAPH else None,
-    )
+@dataclass(frozen=True)
+class Graph:
+    """A GraphProto of `model`: its fields, its nodes, and the types and shapes of its weights."""
+
+    model: Buffer
+    start: int
+    spans: list[tuple[int, int, int]]
+    nodes: list[Node]
+    weights: dict[str, tuple[int, list[int]]]
+
+    @classmethod
+    def from_bytes(cls, model: Buffer, start: int, end: int) -> Self:
+        """Read it."""
+        spans = list(fields(model, start, end))
+        nodes = [node_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_NODE]
+        weights = [
+            weight_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_INITIALIZER
+        ]
+        return cls(model, start, spans, nodes, dict(weights))
+
+    @classmethod
+    def of(cls, model: Buffer) -> Self:
+        """Return the graph of a ModelProto."""
+        spans = fields(model, 0, len(model))
+        return next(cls.from_bytes(model, a, b) for kind, a, b in spans if kind == MODEL_GRAPH)
+
+    @property
+    def made_by(self) -> dict[str, Node]:
+        """The nodes, by the names of what they give."""
+        return {name: n for n in self.nodes for name in n.outputs}
+
+    def with_nodes(
+        self,
+        replaced: Mapping[str, Iterable[bytes]],
+        initializers: Mapping[str, bytes] | None = None,
+    ) -> bytes:
+        """Return the bytes with other nodes, and other initializers by name.
+
+        `replaced` has the nodes that take a node's place, none or several, by its first output.
+        """
+        remaining = iter(self.nodes)
+
+        def change(kind: int, a: int, b: int) -> bytes | None:
+            if kind == GRAPH_NODE and (name := next(remaining).outputs[0]) in replaced:
+                return b"".join(field(kind, new) for new in replaced[name])
+            if kind == GRAPH_INITIALIZER and initializers:
+                name = weight_from_bytes(self.model, a, b)[0]
+                return field(kind, initializers[name]) if name in initializers else None
+            return None
+
+        return with_fields(self.model, self.start, self.spans, change)
+
+
+def with_graph(model: Buffer, rewrite: Callable[[Graph], bytes]) -> bytes:
+    """Return a ModelProto with another graph, which `rewrite` makes of the one that it has."""
+
+    def change(kind: int, start: int, end: int) -> bytes | None:
+        if kind != MODEL_GRAPH:
+            return None
+        return field(kind, rewrite(Graph.from_bytes(model, start, end)))
+
+    return with_fields(model, 0, fields(model, 0, len(model)), change)
 
 
 def with_fields(
@@ -61,33 +116,6 @@ def with_fields(
         out.append(model[start:b] if changed is None else changed)
         start = b
     return b"".join(out)
-
-
-def replace_nodes(
-    model: Buffer,
-    start: int,
-    spans: Iterable[tuple[int, int, int]],
-    nodes: Iterable[Node],
-    replaced: Mapping[str, Iterable[bytes]],
-    *,
-    initializers: Mapping[str, bytes] | None = None,
-) -> bytes:
-    """Return the GraphProto from `start` on with other nodes, and other initializers by name.
-
-    `spans` are its fields and `nodes` its nodes, in order; `replaced` has the nodes that take a
-    node's place, none or several, by its first output.
-    """
-    remaining = iter(nodes)
-
-    def change(kind: int, a: int, b: int) -> bytes | None:
-        if kind == GRAPH_NODE and (name := next(remaining).outputs[0]) in replaced:
-            return b"".join(field(kind, new) for new in replaced[name])
-        if kind == GRAPH_INITIALIZER and initializers:
-            name = weight_from_bytes(model, a, b)[0]
-            return field(kind, initializers[name]) if name in initializers else None
-        return None
-
-    return with_fields(model, start, spans, change)
 
 
 def node(

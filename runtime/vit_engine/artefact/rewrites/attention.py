@@ -11,17 +11,14 @@ from vit_engine.artefact.nodes import (
     FLOAT,
     FLOAT16,
     GRAPH_INITIALIZER,
-    GRAPH_NODE,
     INT64,
+    Graph,
     Node,
     node,
-    node_from_bytes,
-    replace_nodes,
     tensor,
-    weight_from_bytes,
     with_graph,
 )
-from vit_engine.artefact.protobuf import field, fields
+from vit_engine.artefact.protobuf import field
 from vit_engine.errors import ArtefactError
 
 BEHIND = ("MatMul", "LayerNormalization")
@@ -35,7 +32,7 @@ def decompose_attention(model: bytes) -> bytes:
 
     ArtefactError if one is not as vit-export writes it.
     """
-    return with_graph(model, lambda start, end: _graph(model, start, end))
+    return with_graph(model, _rewritten)
 
 
 def _decomposed(attention: Node, width: int, element: int) -> tuple[list[bytes], list[bytes]]:
@@ -77,21 +74,16 @@ def _decomposed(attention: Node, width: int, element: int) -> tuple[list[bytes],
     return nodes, initializers
 
 
-def _graph(model: bytes, start: int, end: int) -> bytes:
-    spans = list(fields(model, start, end))
-    nodes = [node_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_NODE]
-    weights = dict(
-        weight_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_INITIALIZER
-    )
-    consumers = {name: n for n in nodes for name in n.inputs}
+def _rewritten(graph: Graph) -> bytes:
+    consumers = {name: n for n in graph.nodes for name in n.inputs}
     replaced: dict[str, list[bytes]] = {}
     brought: list[bytes] = []
-    for n in nodes:
+    for n in graph.nodes:
         if n.op == "Attention" and not n.domain:
-            element, width = _element_and_width(n, consumers, weights)
+            element, width = _element_and_width(n, consumers, graph.weights)
             replaced[n.outputs[0]], initializers = _decomposed(n, width, element)
             brought += [field(GRAPH_INITIALIZER, t) for t in initializers]
-    return replace_nodes(model, start, spans, nodes, replaced) + b"".join(brought)
+    return graph.with_nodes(replaced) + b"".join(brought)
 
 
 def _element_and_width(

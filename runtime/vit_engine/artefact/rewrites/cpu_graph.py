@@ -18,15 +18,16 @@ from vit_engine.artefact.nodes import (
     GRAPH_INITIALIZER,
     GRAPH_NODE,
     GRAPH_VALUE_INFO,
+    Graph,
     Node,
     node,
-    node_from_bytes,
     renamed_tensor,
     tensor_in_file,
     weight_from_bytes,
+    with_fields,
     with_graph,
 )
-from vit_engine.artefact.protobuf import field, fields
+from vit_engine.artefact.protobuf import field
 
 
 def graph_for_cpu(path: Path) -> bytes:
@@ -36,38 +37,36 @@ def graph_for_cpu(path: Path) -> bytes:
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
         location = os.fsencode(path.resolve().name)
-        return with_graph(model, lambda start, end: _graph(model, start, end, location))
+        return with_graph(model, lambda graph: _rewritten(graph, location))
 
 
-def _graph(model: mmap.mmap, start: int, end: int, location: bytes) -> bytes:
-    spans = list(fields(model, start, end))
-    nodes = [node_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_NODE]
-    large = {n.inputs[1] for n in nodes if n.op == "MatMul"}
-    replaced = _replaced(nodes)
+def _rewritten(graph: Graph, location: bytes) -> bytes:
+    model = graph.model
+    large = {n.inputs[1] for n in graph.nodes if n.op == "MatMul"}
+    replaced, remaining = _replaced(graph), iter(graph.nodes)
     casts: list[bytes] = []
-    rest: list[bytes] = []
-    position, remaining = start, iter(nodes)
-    for kind, a, b in spans:
+
+    def change(kind: int, a: int, b: int) -> bytes | None:
         if kind == GRAPH_INITIALIZER:
             name, (element, _) = weight_from_bytes(model, a, b)
             stored = tensor_in_file(model, a, b, location) if name in large else model[a:b]
             if element == FLOAT16:
                 casts.append(field(GRAPH_NODE, node("Cast", [f"{name}/half"], name, to=FLOAT)))
                 stored = renamed_tensor(stored, f"{name}/half")
-            rest.append(field(kind, stored))
-        elif kind == GRAPH_NODE and (found := next(remaining)).outputs[0] in replaced:
-            rest += [field(kind, new) for new in replaced[found.outputs[0]]]
-        elif kind != GRAPH_VALUE_INFO:  # it may still say FP16
-            rest.append(model[position:b])
-        position = b
-    return b"".join(casts + rest)
+            return field(kind, stored)
+        if kind == GRAPH_NODE and (name := next(remaining).outputs[0]) in replaced:
+            return b"".join(field(kind, new) for new in replaced[name])
+        return b"" if kind == GRAPH_VALUE_INFO else None  # it may still say FP16
+
+    rest = with_fields(model, graph.start, graph.spans, change)
+    return b"".join(casts) + rest
 
 
-def _replaced(nodes: list[Node]) -> dict[str, list[bytes]]:
+def _replaced(graph: Graph) -> dict[str, list[bytes]]:
     """Return what takes the place of some nodes, by their first output."""
-    made_by = {name: n for n in nodes for name in n.outputs}
+    made_by = graph.made_by
     replaced: dict[str, list[bytes]] = {}
-    for n in nodes:
+    for n in graph.nodes:
         if n.op == "Cast" and n.attributes.get("to") == FLOAT16:
             replaced[n.outputs[0]] = [node("Cast", n.inputs, n.outputs[0], to=FLOAT)]
         elif n.op == "Split":

@@ -7,22 +7,20 @@ one pass of each: SkipLayerNormalization, and Attention, which takes the product
 
 import mmap
 import os
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from vit_engine.artefact.nodes import (
     GRAPH_INITIALIZER,
-    GRAPH_NODE,
+    Graph,
     Node,
     node,
-    node_from_bytes,
-    replace_nodes,
     tensor_in_file,
-    weight_from_bytes,
     with_graph,
 )
-from vit_engine.artefact.protobuf import field, fields
+from vit_engine.artefact.protobuf import field
 
 DOMAIN = "com.microsoft"
 _MODEL_OPSETS, _OPSET_DOMAIN, _OPSET_VERSION = 8, 1, 2
@@ -36,37 +34,30 @@ def graph_for_cuda(path: Path, *, attention: bool = True) -> bytes:
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
         location = os.fsencode(path.resolve().name)
-        rewritten = with_graph(
-            model, lambda start, end: _graph(model, start, end, location, attention)
-        )
+        rewritten = with_graph(model, lambda graph: _rewritten(graph, location, attention))
     return rewritten + field(_MODEL_OPSETS, field(_OPSET_DOMAIN, DOMAIN) + field(_OPSET_VERSION, 1))
 
 
-def _graph(model: mmap.mmap, start: int, end: int, location: bytes, attention: bool) -> bytes:
-    spans = list(fields(model, start, end))
-    nodes = [node_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_NODE]
-    weights = [
-        (a, b, *weight_from_bytes(model, a, b)) for k, a, b in spans if k == GRAPH_INITIALIZER
-    ]
-    found = _Replacements(nodes, {name: shape for *_, name, (_, shape) in weights})
+def _rewritten(graph: Graph, location: bytes, attention: bool) -> bytes:
+    found = _Replacements(graph)
     replaced = dict(chain(found.norms(), found.attentions() if attention else ()))
-    large = {n.inputs[1] for n in nodes if n.op == "MatMul"}
+    large = {n.inputs[1] for n in graph.nodes if n.op == "MatMul"}
+    places = [(a, b) for kind, a, b in graph.spans if kind == GRAPH_INITIALIZER]
     stored = {
-        name: tensor_in_file(model, a, b, location) for a, b, name, _ in weights if name in large
+        name: tensor_in_file(graph.model, *place, location)
+        for name, place in zip(graph.weights, places, strict=True)
+        if name in large
     }
-    return replace_nodes(model, start, spans, nodes, replaced, initializers=stored)
+    return graph.with_nodes(replaced, stored)
 
 
 class _Replacements:
     """What takes the place of some nodes, by their first output."""
 
-    def __init__(self, nodes: list[Node], shapes: dict[str, list[int]]) -> None:
-        self._nodes, self._shapes = nodes, shapes
-        self._made_by = {name: n for n in nodes for name in n.outputs}
-        self._readers: dict[str, int] = {}
-        for n in nodes:
-            for name in n.inputs:
-                self._readers[name] = self._readers.get(name, 0) + 1
+    def __init__(self, graph: Graph) -> None:
+        self._nodes, self._made_by = graph.nodes, graph.made_by
+        self._shapes = {name: shape for name, (_, shape) in graph.weights.items()}
+        self._readers = Counter(name for n in graph.nodes for name in n.inputs)
 
     def norms(self) -> Iterator[tuple[str, list[bytes]]]:
         """Fuse what adds up to a norm's input into the norm; the sum stays, others read it too."""

@@ -6,24 +6,19 @@ weights in 8 bits. The weights, their scales and all that stays in float are tho
 """
 
 import mmap
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vit_engine.artefact.nodes import (
-    GRAPH_INITIALIZER,
-    GRAPH_NODE,
     GRAPH_OUTPUT,
-    MODEL_GRAPH,
+    Graph,
     Node,
     node,
-    node_from_bytes,
-    replace_nodes,
     value_name,
-    weight_from_bytes,
     with_graph,
 )
-from vit_engine.artefact.protobuf import Buffer, fields
 from vit_engine.errors import ArtefactError
 
 INT8_PRODUCT = "MatMulIntegerToFloat"
@@ -34,7 +29,7 @@ def dynamic_int8(model: bytes) -> bytes:
 
     ArtefactError if the products are not as vit-export writes them.
     """
-    return with_graph(model, lambda start, end: _rewritten(model, start, end))
+    return with_graph(model, _rewritten)
 
 
 def min_input_channels(path: Path) -> int:
@@ -43,47 +38,34 @@ def min_input_channels(path: Path) -> int:
     ArtefactError if the products are not as vit-export writes them.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
-        spans = fields(model, 0, len(model))
-        graph = next(_Graph(model, a, b) for kind, a, b in spans if kind == MODEL_GRAPH)
-        weights = dict(
-            weight_from_bytes(model, a, b)
-            for kind, a, b in graph.spans
-            if kind == GRAPH_INITIALIZER
-        )
+        graph = Graph.of(model)
     try:
-        return min(weights[product.weight][1][0] for product in graph.products.values())
+        return min(graph.weights[p.weight][1][0] for p in _products(graph).values())
     except (KeyError, IndexError) as e:
         raise _unknown(str(e)) from e
 
 
-class _Graph:
-    """The parts of the GraphProto in model[start:end], and its int8 products by their outputs."""
-
-    def __init__(self, model: Buffer, start: int, end: int) -> None:
-        self.spans = list(fields(model, start, end))
-        self.nodes = [
-            node_from_bytes(model, a, b) for kind, a, b in self.spans if kind == GRAPH_NODE
-        ]
-        self.made_by = {name: n for n in self.nodes for name in n.outputs}
-        read_by: dict[str, list[Node]] = {}
-        for n in self.nodes:
-            for name in n.inputs:
-                read_by.setdefault(name, []).append(n)
-        found = [_product(n, self.made_by, read_by) for n in self.nodes if n.op == INT8_PRODUCT]
-        if not found:
-            raise ArtefactError("the artefact is called int8 and has no int8 product")
-        self.products = {product.output: product for product in found}
+def _products(graph: Graph) -> dict[str, "_Product"]:
+    """Return the int8 products by their outputs."""
+    made_by, read_by = graph.made_by, defaultdict[str, list[Node]](list)
+    for n in graph.nodes:
+        for name in n.inputs:
+            read_by[name].append(n)
+    found = [_product(n, made_by, read_by) for n in graph.nodes if n.op == INT8_PRODUCT]
+    if not found:
+        raise ArtefactError("the artefact is called int8 and has no int8 product")
+    return {product.output: product for product in found}
 
 
-def _rewritten(model: bytes, start: int, end: int) -> bytes:
-    graph = _Graph(model, start, end)
+def _rewritten(graph: Graph) -> bytes:
+    model, products = graph.model, _products(graph)
     outputs = [value_name(model, a, b) for kind, a, b in graph.spans if kind == GRAPH_OUTPUT]
-    needed = _needed(outputs, graph.made_by, graph.products)
+    needed = _needed(outputs, graph.made_by, products)
     replaced: dict[str, list[bytes]] = {
         n.outputs[0]: [] for n in graph.nodes if n.outputs[0] not in needed
     }
-    replaced |= {name: product.nodes() for name, product in graph.products.items()}
-    return replace_nodes(model, start, graph.spans, graph.nodes, replaced)
+    replaced |= {name: product.nodes() for name, product in products.items()}
+    return graph.with_nodes(replaced)
 
 
 @dataclass(frozen=True)
