@@ -19,7 +19,7 @@ from comparison.job import Contender, Job
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.providers.buckets import BucketSession, buckets_up_to
-from vit_engine.providers.provider import Request
+from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 
 
@@ -42,7 +42,7 @@ def test_batches_that_overlap_get_their_own_answers(
     contract = read_contract(tiny_artefact)
 
     def bucketed(largest: int) -> BucketSession:
-        session = open_session(Request(tiny_artefact, contract), {"cpu": {}})
+        session = open_session(SessionSpec(tiny_artefact, contract), {"cpu": {}})
         return BucketSession(
             session,
             contract,

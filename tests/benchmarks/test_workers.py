@@ -155,12 +155,12 @@ def test_what_others_take_of_the_cores_is_told(bounded: None) -> None:
     try:
         before = core_seconds()
         time.sleep(0.5)
-        as_inputs = seconds_of_others(before)
+        taken = seconds_of_others(before)
     finally:
         for process in busy:
             process.kill()
             process.wait()
-    assert as_inputs is not None and as_inputs[0] > 0.7 * as_inputs[1]
+    assert taken is not None and taken[0] > 0.7 * taken[1]
     before, end = core_seconds(), time.process_time() + 0.2
     while time.process_time() < end:
         pass

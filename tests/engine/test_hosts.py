@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.spec
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -366,7 +366,7 @@ def test_gunicorn_with_preload(tmp_path: Path) -> None:
         wait_until(lambda: log.read_text().count("Booting worker") == 2)
         address = log.read_text().partition("Listening at: ")[2].split()[0]
         for _ in range(4):
-            with urllib.spec.urlopen(address, timeout=30) as answer:
+            with urllib.request.urlopen(address, timeout=30) as answer:
                 worker, right = json.load(answer)
             assert worker != server.pid
             assert right

@@ -81,8 +81,10 @@ FP16 = 2e-2
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.architecture)
-def checkpoint(spec: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    family: Family = spec.param
+def checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Checkpoint:
+    family: Family = request.param
     folder = tmp_path_factory.mktemp("family")
     write_checkpoint(
         folder,

@@ -147,9 +147,11 @@ def randomise(model: torch.nn.Module) -> None:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def checkpoint(spec: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Checkpoint:
     folder = tmp_path_factory.mktemp("timm")
-    return load(str(write_timm(folder, spec.param, **CASES[spec.param])))
+    return load(str(write_timm(folder, request.param, **CASES[request.param])))
 
 
 IMAGES = list(drawn_images()[-8:])

@@ -58,7 +58,7 @@ SEEN_BY_THE_EXPORTER = {
     "machine.atomic",
     "machine.output_file",  # what a command may write over
     "machine.installation",  # what to type for an extra
-    "providers.obstacles",  # ONNX Runtime, as it is imported with its telemetry off
+    "providers.availability",  # ONNX Runtime, as it is imported with its telemetry off
     "providers.sessions",  # the session setting that keeps int8 products exact
     "providers.tensorrt",  # the profile that Triton's configuration repeats
 }

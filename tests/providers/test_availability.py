@@ -17,7 +17,7 @@ from vit_engine.engine import Engine
 from vit_engine.errors import ProviderError, UsageError
 from vit_engine.machine import libraries, nvidia, processor
 from vit_engine.machine.installation import pip_install
-from vit_engine.providers import obstacles
+from vit_engine.providers import availability
 from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session, placements
 
@@ -107,7 +107,8 @@ def test_two_distributions_of_onnxruntime_are_both_named(tmp_path: Path) -> None
     )
     (fake / "top_level.txt").write_text("onnxruntime\n")
     code = (
-        "from vit_engine.providers import obstacles; print(*obstacles.distributions(), sep='\\n')"
+        "from vit_engine.providers.availability import distributions\n"
+        "print(*distributions(), sep='\\n')"
     )
     rc, out, err = python(code, path=tmp_path)
     assert rc == 0, err
@@ -116,7 +117,7 @@ def test_two_distributions_of_onnxruntime_are_both_named(tmp_path: Path) -> None
 
 
 def test_the_installed_distribution_is_found() -> None:
-    (owner,) = obstacles.distributions()
+    (owner,) = availability.distributions()
     name, _, version = owner.partition(" ")
     assert metadata.version(name) == version
 
@@ -130,7 +131,7 @@ def test_placements_name_every_node(tiny_artefact: Path) -> None:
 
 @pytest.mark.skipif(GPU, reason="there is a GPU")
 def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None:
-    # Past the look for obstacles: ONNX Runtime itself only warns, and takes the CPU.
+    # Past the look for what is missing: ONNX Runtime itself only warns, and takes the CPU.
     spec = SessionSpec(tiny_artefact, read_contract(tiny_artefact))
     with (
         pytest.warns(UserWarning, match="not in available provider names"),

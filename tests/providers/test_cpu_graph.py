@@ -24,10 +24,10 @@ on_x86 = pytest.mark.skipif(not processor.is_x86(), reason="other processors run
 
 @pytest.fixture(scope="module", params=["uint8", "hf"])
 def half(
-    spec: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("half") / "vit.onnx"
-    export(load(str(tiny_folder)), path, precision="fp16", io=spec.param, images=None)
+    export(load(str(tiny_folder)), path, precision="fp16", io=request.param, images=None)
     return path
 
 

@@ -47,14 +47,14 @@ def lacking(what: str) -> NoReturn:
 
 @pytest.fixture(scope="module", params=["fp16", "fp32", "hf"])
 def artefact(
-    spec: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The tiny checkpoint in each precision, and with normalised input."""
     from vit_export.artefact import export
     from vit_export.checkpoints.checkpoint import load
 
     path = tmp_path_factory.mktemp("cuda") / "vit.onnx"
-    precision, io = ("fp16", "hf") if spec.param == "hf" else (spec.param, "uint8")
+    precision, io = ("fp16", "hf") if request.param == "hf" else (request.param, "uint8")
     export(load(str(tiny_folder)), path, precision=precision, io=io, images=None)
     return path
 

@@ -64,7 +64,7 @@ class Server:
         """Send one request on a connection of its own."""
         connection = http.client.HTTPConnection(*self.address, timeout=60)
         with contextlib.closing(connection):
-            connection.spec(
+            connection.request(
                 method or ("GET" if body is None else "POST"), path, body, headers or {}
             )
             response = connection.getresponse()

@@ -32,7 +32,7 @@ from vit_engine.machine.worker import Channel, EndedError, Worker
 from vit_engine.options import Compute, EngineOptions
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.parity import BOUNDS, ROUNDED, check_parity, sample_pixels
-from vit_engine.providers import engine_cache, obstacles
+from vit_engine.providers import availability, engine_cache
 from vit_engine.providers.provider import Provider
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
 from vit_engine.providers.table import PROVIDERS, may_use_gpu
@@ -97,14 +97,14 @@ class Report:
 
 def examine(model: str, device: int) -> Report:
     """Look at everything, and run `model` on each provider that may be there."""
-    owners = obstacles.distributions()
+    owners = availability.distributions()
     driver, cpu = nvidia.driver(), processor.cpu()
     built_with: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
     problems: list[str] = []
     version = None
     try:
-        ort = obstacles.import_onnxruntime()
+        ort = availability.import_onnxruntime()
     except ProviderError as e:
         problems.append(str(e))
     else:
@@ -147,7 +147,7 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
     name = provider.name
     options = EngineOptions(name, device=device if provider.kind == "gpu" else 0, compute=compute)
     if found := provider.unavailable_reason(options):
-        fix = None if found.fix.startswith(obstacles.NO_GPU) else found.fix
+        fix = None if found.fix.startswith(availability.NO_GPU) else found.fix
         return Trial(name, "absent", found.reason, fix, compute)
     try:
         with Worker(serve_trials, purpose="try a provider in") as child:
@@ -244,12 +244,12 @@ def _median_time(engine: Engine, images: NDArray[np.uint8]) -> float:
 def _wanted(built_with: tuple[str, ...]) -> Iterator[Wanted]:
     """Yield what the GPU providers are linked to, each library once."""
     by: dict[str, list[str]] = {}
-    cuda = obstacles.cuda_version() if built_with else 0
+    cuda = availability.cuda_version() if built_with else 0
     for provider in reversed(built_with):
         for name in libraries.linked(provider, cuda):
             by.setdefault(name, []).append(provider)
     if "cuda" in built_with:
-        for name in obstacles.OPTIONAL_LIBRARIES:
+        for name in availability.OPTIONAL_LIBRARIES:
             by.setdefault(name, []).append("cuda, optional")
     for name, users in by.items():
         found = libraries.load(name)
@@ -289,8 +289,8 @@ def _artefact(model: str) -> tuple[str | None, str | None]:
 def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | None) -> Iterator[str]:
     has_gpu = driver is not None and bool(driver.gpus)
     if len(owners) > 1:
-        line = obstacles.reinstall(owners, "gpu" if has_gpu else "cpu")
-        yield f"{obstacles.overwritten(owners)}; {line}"
+        line = availability.reinstall(owners, "gpu" if has_gpu else "cpu")
+        yield f"{availability.overwritten(owners)}; {line}"
     wanted = {"cpu", "cuda"} if has_gpu else {"cpu"}
     faults: dict[str, list[str]] = {}  # what is wrong with a model is so on every provider
     for trial in trials:
