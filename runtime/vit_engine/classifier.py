@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.images.decode_pool import Batch, DecodeJob, DecodePool, slots_for
+from vit_engine.images.decode_pool import Batch, DecodeJob, DecodePool, Decoder, slots_for
 from vit_engine.images.decoder_process import (
     TIME_LIMIT,
     DecodeOptions,
@@ -42,6 +42,8 @@ from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.sources.sample import Sample
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", ImageInput, Sample)
 
 
 @dataclass(frozen=True)
@@ -159,22 +161,20 @@ class Classifier:
         batch: int,
         decode_options: DecodeOptions | None,
     ) -> Generator[LabelledBatch]:
-        """Label images here, or with a task in other processes."""
-        input_spec, workers = self.contract.input, usable_cores()
-        with SharedPixels(slots_for(batch, workers), input_spec.height, input_spec.width) as shared:
+        """Label images here, or by `decode_options` in other processes."""
 
-            def decoder() -> InputDecoder:
-                process = None if decode_options is None else DecoderProcess(shared, decode_options)
-                return InputDecoder(shared.array, self.contract.preprocessing, process)
+        def new_decoder(shared: SharedPixels) -> InputDecoder:
+            process = None if decode_options is None else DecoderProcess(shared, decode_options)
+            return InputDecoder(shared.array, self.contract.preprocessing, process)
 
-            pool = DecodePool(
-                shared.array,
-                decoder,
-                batch=batch,
-                workers=workers,
-                size_of=lambda image: image.size // workers,  # large ones for all, not one by one
-            )
-            yield from self._labelled(pool, images, selection)
+        workers = usable_cores()
+        return self._labelled(
+            images,
+            selection,
+            batch,
+            new_decoder,
+            size_of=lambda image: image.size // workers,  # large ones for all, not one by one
+        )
 
     def logits(
         self,
@@ -260,64 +260,69 @@ class Classifier:
         """
         selection, batch = self._checked(top_k, threshold, batch)
         decode_options = decode_options or DecodeOptions(self.contract.preprocessing)
-        input_spec, workers = self.contract.input, usable_cores()
-
-        def streamed() -> Iterator[LabelledBatch]:
-            with SharedPixels(
-                slots_for(batch, workers), input_spec.height, input_spec.width
-            ) as shared:
-                pool = DecodePool(
-                    shared.array,
-                    lambda: DecoderProcess(shared, decode_options),
-                    batch=batch,
-                    workers=workers,
-                    size_of=lambda item: len(item.data or b""),
-                )
-                yield from self._labelled(
-                    pool, samples, selection, batch_timeout=batch_timeout, stopped=stopped
-                )
-
-        return streamed()
+        return self._labelled(
+            samples,
+            selection,
+            batch,
+            lambda shared: DecoderProcess(shared, decode_options),
+            size_of=lambda item: len(item.data or b""),
+            batch_timeout=batch_timeout,
+            stopped=stopped,
+        )
 
     def _labelled(
         self,
-        pool: DecodePool[Any],
-        images: Iterable[Any],
+        images: Iterable[T],
         selection: Selection,
+        batch_size: int,
+        new_decoder: Callable[[SharedPixels], Decoder[T]],
         *,
+        size_of: Callable[[T], int],
         batch_timeout: float | None = None,
         stopped: Callable[[], bool] = never,
-    ) -> Iterator[LabelledBatch]:
+    ) -> Generator[LabelledBatch]:
         """Run the engine ahead of the caller, who turns logits into rows meanwhile."""
+        input_spec, workers = self.contract.input, usable_cores()
+        slots = slots_for(batch_size, workers)
 
-        def running() -> Iterator[tuple[Batch[Any], Future[NDArray[np.float32]]]]:
+        def running(pool: DecodePool[T]) -> Iterator[tuple[Batch[T], Future[NDArray[np.float32]]]]:
             for batch in pool.batches(images, batch_timeout=batch_timeout, stopped=stopped):
                 yield batch, self.engine.submit(batch.pixels)
 
-        # The pool ends first: what runs ahead waits for it.
-        with contextlib.closing(ahead(running(), stopped)) as results, pool:
-            for batch, logits in results:
-                self.engine.check_open()
-                try:
-                    values = logits.result()
-                    paths = [job.image.path for job in batch.jobs if job.error is None]
-                    found = self.output.results(values, selection, paths)
-                finally:
-                    del logits  # it holds its error, whose traceback holds this frame, and the pool
-                decoded, rows = iter(batch.pixels), iter(values)
-                pairs = [
-                    (next(found), next(decoded))
-                    if job.error is None
-                    else (self.output.failed(job.image.path, job.error), None)
-                    for job in batch.jobs
-                ]
-                yield LabelledBatch(
-                    [p for p, _ in pairs],
-                    [pixels for _, pixels in pairs],
-                    sum(job.is_clipped_to_8bit for job in batch.jobs),
-                    [None if job.error else next(rows) for job in batch.jobs],
-                )
-                pool.free(batch)
+        with SharedPixels(slots, input_spec.height, input_spec.width) as shared:
+            pool = DecodePool(
+                shared.array,
+                lambda: new_decoder(shared),
+                batch=batch_size,
+                workers=workers,
+                size_of=size_of,
+            )
+            # The pool ends first: what runs ahead waits for it.
+            with contextlib.closing(ahead(running(pool), stopped)) as results, pool:
+                for batch, logits in results:
+                    self.engine.check_open()
+                    try:
+                        values = logits.result()
+                        paths = [job.image.path for job in batch.jobs if job.error is None]
+                        found = self.output.results(values, selection, paths)
+                    finally:
+                        del (
+                            logits
+                        )  # it holds its error, whose traceback holds this frame, and the pool
+                    decoded, rows = iter(batch.pixels), iter(values)
+                    pairs = [
+                        (next(found), next(decoded))
+                        if job.error is None
+                        else (self.output.failed(job.image.path, job.error), None)
+                        for job in batch.jobs
+                    ]
+                    yield LabelledBatch(
+                        [p for p, _ in pairs],
+                        [pixels for _, pixels in pairs],
+                        sum(job.is_clipped_to_8bit for job in batch.jobs),
+                        [None if job.error else next(rows) for job in batch.jobs],
+                    )
+                    pool.free(batch)
 
     def pixels(self, image: ImageLike, *, urls: bool = False) -> NDArray[np.uint8]:
         """Return the model's input, uint8 (height, width, 3) in RGB, for one image.

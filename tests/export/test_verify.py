@@ -97,7 +97,7 @@ def test_fp16_that_overflows_leaves_nothing_behind(tmp_path: Path, run_command: 
     ended = run_command("vit-export", folder, "--fp16", "-o", out)
     assert ended.returncode == 5
     assert ended.stderr.splitlines()[-1].startswith("vit-export: the fp16 graph gives NaN or Inf")
-    assert not any(out.parent.iterdir())
+    assert not out.parent.exists()
     assert run_command("vit-export", folder, "--fp32", "-o", out).returncode == 0
 
 

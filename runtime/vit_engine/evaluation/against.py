@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -13,7 +12,7 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.classifier import LabelledBatch
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
-from vit_engine.evaluation.examples import Example, Examples, JudgedImage
+from vit_engine.evaluation.examples import Examples, JudgedImage
 from vit_engine.machine.installation import pip_install
 from vit_engine.options import EngineOptions
 from vit_engine.outputs.comparison import Comparison
@@ -75,17 +74,13 @@ class ModelComparison:
         same = self._compared.add(ours, theirs)
         apart = np.abs(theirs - ours).max(1)
         for i in np.flatnonzero(~same if same.size else apart > 0).tolist():
-            make = partial(self._example, ours[i], theirs[i])
+            differing = self._output.differing(ours[i], theirs[i], self._threshold)
+            labels = [{"label": a, "score": b, "other_score": c} for a, b, c in differing]
+            shown = [x for a, b, c in differing for x in ((a, b), (f"{a} (other)", c))]
             if same.size and len(self._flips) < _MAX_FLIPS:
-                self._flips.append({"path": printable(those[i].path or "-")} | make().report)
-            self._examples.add(float(apart[i]), those[i], make)
-
-    def _example(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Example:
-        differing = self._output.differing(ours, theirs, self._threshold)
-        return Example(
-            {"labels": [{"label": a, "score": b, "other_score": c} for a, b, c in differing]},
-            [x for a, b, c in differing for x in ((a, b), (f"{a} (other)", c))],
-        )
+                path = printable(those[i].path or "-")
+                self._flips.append({"path": path, "labels": labels})
+            self._examples.add(float(apart[i]), those[i], {"labels": labels}, shown)
 
     def report(self) -> dict[str, Any]:
         """Return all that was found, as it goes into JSON."""

@@ -1,13 +1,12 @@
 """Models whose labels do not exclude each other: each label is judged by itself at a threshold."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.evaluation.examples import Example, Examples, JudgedImage
+from vit_engine.evaluation.examples import Examples, JudgedImage
 from vit_engine.evaluation.one_label import share
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
@@ -49,24 +48,17 @@ class FreeLabels:
             self._truths.append(truth)
             if self._images * len(truth) > MAX_SCORES:
                 self._logits, self._truths = None, []
-        make = partial(self._example, truth, given, scores)
-        if (wrong := scores[given & ~truth]).size:
-            self._wrong.add(float(wrong.max()), image, make)
-        if (missed := scores[truth & ~given]).size:
-            self._missed.add(-float(missed.min()), image, make)
-
-    def _example(
-        self, truth: NDArray[np.bool_], given: NDArray[np.bool_], scores: NDArray[np.float64]
-    ) -> Example:
         labels = self._output.labels
         either = sorted(np.flatnonzero(truth | given).tolist(), key=lambda i: -scores[i])
-        return Example(
-            {
-                "truth": [labels[i] for i in np.flatnonzero(truth)],
-                "labels": [{"label": labels[i], "score": float(scores[i])} for i in either],
-            },
-            [(f"{labels[i]}{' (true)' * bool(truth[i])}", float(scores[i])) for i in either],
-        )
+        found = {
+            "truth": [labels[i] for i in np.flatnonzero(truth)],
+            "labels": [{"label": labels[i], "score": float(scores[i])} for i in either],
+        }
+        shown = [(f"{labels[i]}{' (true)' * bool(truth[i])}", float(scores[i])) for i in either]
+        if (wrong := scores[given & ~truth]).size:
+            self._wrong.add(float(wrong.max()), image, found, shown)
+        if (missed := scores[truth & ~given]).size:
+            self._missed.add(-float(missed.min()), image, found, shown)
 
     def _average_precisions(self) -> dict[int, float]:
         """Return the average precision of each label that some image has, where all are kept."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vit_engine.errors import printable
-from vit_engine.evaluation.examples import Example, Examples, JudgedImage
+from vit_engine.evaluation.examples import Examples, JudgedImage
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
 
@@ -48,14 +48,11 @@ class OneLabel:
         self._bins[min(BINS - 1, int(score * BINS))] += 1, score, right
         if not right:
             self._confused[truth, index] += 1
-
-            def mistake() -> Example:
-                a, b, true_score = self._label(truth), self._label(index), float(scores[truth])
-                found = {"truth": a, "label": b, "score": score, "truth_score": true_score}
-                return Example(found, [(b, score), (f"{a} (true)", true_score)])
-
-            self._confident.add(score, image, mistake)
-            self._worst.add(-float(scores[truth]), image, mistake)
+            a, b, true_score = self._label(truth), self._label(index), float(scores[truth])
+            found = {"truth": a, "label": b, "score": score, "truth_score": true_score}
+            shown = [(b, score), (f"{a} (true)", true_score)]
+            self._confident.add(score, image, found, shown)
+            self._worst.add(-true_score, image, found, shown)
 
     def _label(self, index: int) -> str:
         return self._output.labels[index]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_engine.evaluation.examples import Example, Examples, JudgedImage
+from vit_engine.evaluation.examples import Examples, JudgedImage
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
@@ -24,14 +24,10 @@ class Values:
         truth = np.array([true])
         self._errors.add(logits[None], truth)
         error = float(np.abs(logits - truth).max())
-
-        def example() -> Example:
-            found = {"truth": list(true), "values": logits.tolist(), "error": error}
-            pairs = zip(self._labels, logits.tolist(), true, strict=True)
-            shown = [x for a, b, t in pairs for x in ((a, b), (f"{a} (true)", t))]
-            return Example(found, shown)
-
-        self._worst.add(error, image, example)
+        found = {"truth": list(true), "values": logits.tolist(), "error": error}
+        pairs = zip(self._labels, logits.tolist(), true, strict=True)
+        shown = [x for a, b, t in pairs for x in ((a, b), (f"{a} (true)", t))]
+        self._worst.add(error, image, found, shown)
 
     def report(self) -> dict[str, Any]:
         """Return what was found, as it goes into JSON."""

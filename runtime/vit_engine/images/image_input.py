@@ -45,7 +45,8 @@ alpha is dropped; or a Sample."""
 
 _KINDS = (
     "an image is a path, a URL, bytes, a file opened with 'rb', a PIL image or a uint8 array "
-    "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+    "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4); a tensor (3, H, W) with values from 0 to 255 "
+    "becomes one by tensor.permute(1, 2, 0).cpu().numpy()"
 )
 
 
@@ -82,25 +83,18 @@ def images_from(given: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
     """Return an iterable of images: the one that was given, a batch's, or that of one image alone.
 
     An array of four dimensions is a batch; so is one of objects or strings, whatever it holds.
-    TypeError, in words, for what is neither an image nor an ordered run of images.
+    TypeError for what is neither an image nor an ordered run of images.
     """
     if isinstance(given, np.ndarray):
         several = given.ndim == 4 if given.dtype.kind not in "OSUT" else given.ndim > 0
         return cast(Iterable[ImageLike], given) if several else [given]
     if _is_one(given):
         return [cast(ImageLike, given)]
-    if isinstance(given, Mapping):
-        message = "give its keys or its values as a list"
-    elif isinstance(given, set | frozenset):
-        message = "it has no order, give a list"
-    elif hasattr(type(given), "columns"):
-        message = "give one of its columns, as in table['path']"
-    elif _is_tensor(given):
-        message = _HOW_TO_CONVERT
-    elif not isinstance(given, Iterable) and not hasattr(type(given), "__getitem__"):
-        message = f"give an image or an iterable of images; {_KINDS}"
-    else:
+    is_run = isinstance(given, Iterable) or hasattr(type(given), "__getitem__")
+    is_other = isinstance(given, Mapping | set | frozenset) or hasattr(type(given), "columns")
+    if is_run and not is_other and not _is_tensor(given):
         return cast(Iterable[ImageLike], given)
+    message = f"give an image, or a list of images; {_KINDS}"
     raise TypeError(f"images is of type {_name_of(given)}: {message}")
 
 
@@ -153,7 +147,7 @@ def _contents(image: object, name: str) -> Sample | Image.Image:
         return _item(_bytes_from_file(cast(ReadableFile, image), name))
     found = one_line(str(image), 40) if isinstance(image, bool | int | float | complex) else ""
     kind = f"{name} is of type {_name_of(image)}{found and f' ({found})'}"
-    raise ImageError("format", f"{kind}: {_HOW_TO_CONVERT if _is_tensor(image) else _KINDS}")
+    raise ImageError("format", f"{kind}: {_KINDS}")
 
 
 def _image_from_array(array: NDArray[np.generic], name: str) -> Image.Image:
@@ -217,12 +211,6 @@ def _is_file(given: object) -> bool:
 def _is_tensor(given: object) -> bool:
     """Tell an array of another library, which is as good as an image once it is converted."""
     return hasattr(type(given), "__dlpack__") and hasattr(type(given), "shape")
-
-
-_HOW_TO_CONVERT = (
-    "give a NumPy array, uint8 (H, W, 3) with values from 0 to 255; a tensor (3, H, W) of them "
-    "becomes one by tensor.permute(1, 2, 0).cpu().numpy()"
-)
 
 
 def _name_of(given: object) -> str:

@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vit_engine.errors import WriteError, printable
@@ -16,9 +16,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield an empty file beside `path` that takes its place at the end, or is removed on failure.
 
-    The folder is made where there is none. `WriteError` where the file cannot be written; what
-    stood at `path` is untouched then.
+    The folder is made where there is none, and goes again on failure. `WriteError` where the file
+    cannot be written; what stood at `path` is untouched then.
     """
+    made = [folder for folder in path.parents if not folder.exists()]
     # A new random name, refused if it is there: a link planted beforehand is not followed.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}")
     try:
@@ -40,6 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
             raise _unwritten(path, e) from e
     finally:
         temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the file is in it, or another's is
+            for folder in made:
+                folder.rmdir()
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -39,9 +39,8 @@ def tar_members(
 ) -> Iterator[Sample | str]:
     """Yield the images as items, `path`/member, and why a member is passed over as a string.
 
-    A member of a plain tar is a span of it; those of a gzipped one come with their bytes. Damage
-    that is followed by a sound header is an item `path` with an error. ImageError and OSError, at
-    the end, where there is more amiss.
+    A member of a plain tar is a span of it; those of a gzipped one come with their bytes.
+    ImageError and OSError where the tar cannot be read, or not further.
     """
     with open_regular(path) as file:
         if os.pread(file.fileno(), len(MAGIC), 0) != MAGIC:
@@ -85,9 +84,7 @@ class _Tar:
     def members(self) -> Iterator[Sample | str]:
         """Yield what `tar_members` does."""
         for member in TarArchive(self._stream, self._report_progress).headers():
-            if isinstance(member, ImageError):
-                yield Sample(self._path, error=member)
-            elif max(len(member.name), len(member.linkname)) > MAX_NAME:
+            if max(len(member.name), len(member.linkname)) > MAX_NAME:
                 message = f"has a name of more than {MAX_NAME} characters at byte {member.offset}"
                 yield Sample(self._path, error=ImageError("too_large", message))
             elif not member.name:

@@ -147,7 +147,7 @@ def _members(file: int) -> Iterator[_Member]:
         at += _ENTRY.size + named + extra + comment
         if raw.endswith(b"/"):
             continue
-        size, packed, header = _wide(more, size, packed, header)
+        size, packed, header = _wide(more, [size, packed, header])
         yield _Member(
             _name(raw, is_utf8=bool(flags & _UTF8)),
             header + shift,
@@ -194,22 +194,16 @@ def _directory(file: int) -> tuple[int, int, int]:
     return end - size, end, end - size - offset
 
 
-def _wide(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
-    """Return the numbers of an entry, those of 64 bits from its extra field."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, at)
+def _wide(extra: bytes, numbers: list[int]) -> list[int]:
+    """Return the numbers of an entry, those of 64 bits from its extra field, in this order."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<2H", extra)
         if kind == 1:
-            numbers = iter(
-                struct.unpack_from(f"<{min(length, len(extra) - at - 4) // 8}Q", extra, at + 4)
-            )
-            return (
-                next(numbers, size) if size == _ABSENT else size,
-                next(numbers, packed) if packed == _ABSENT else packed,
-                next(numbers, header) if header == _ABSENT else header,
-            )
-        at += 4 + length
-    return size, packed, header
+            field = extra[4 : 4 + length]
+            wide = (n for (n,) in struct.iter_unpack("<Q", field[: len(field) // 8 * 8]))
+            return [next(wide, n) if n == _ABSENT else n for n in numbers]
+        extra = extra[4 + length :]
+    return numbers
 
 
 def _name(raw: bytes, *, is_utf8: bool) -> str:
