@@ -11,6 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # A build of PyTorch without CUDA; pip's default index has none for x86, PyTorch's own index has, which
 # PIP_EXTRA_INDEX_URL can name.
 TORCH_CPU := $(shell sed -n 's/^torch==.*/&+cpu/p' constraints.txt)
+# How many processes share the tests; those marked `alone` follow, one by one.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+SHARED := -n $(JOBS) --dist worksteal
 
 .PHONY: demo wheel test test-slow test-gpu-build test-timm check setup dev clean peers benchmark readme-table
 
@@ -25,11 +28,13 @@ wheel:
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 test: dev
-	$(BIN)/pytest
+	$(BIN)/pytest $(SHARED) -m 'not hub and not slow and not alone'
+	$(BIN)/pytest -m 'alone and not hub and not slow'
 
 # Kills, fuzzing, Ray: minutes
 test-slow: dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(SHARED) -m 'slow and not hub and not alone'
+	$(BIN)/pytest -m 'slow and alone and not hub'
 
 # ONNX Runtime's GPU build in an environment of its own, on a GPU that computes nothing
 test-gpu-build: dev .venv-gpu/.installed
@@ -44,7 +49,7 @@ test-gpu-build: dev .venv-gpu/.installed
 
 # timm's models against timm itself, in an environment of its own
 test-timm: dev .venv-timm/.installed
-	.venv-timm/bin/python -m pytest -k timm tests/export/test_timm.py tests/export/test_preprocessor.py
+	.venv-timm/bin/python -m pytest $(SHARED) -k timm tests/export/test_timm.py tests/export/test_preprocessor.py
 
 # It shows .venv's packages. torchvision, which timm needs, must not get into .venv: there transformers
 # would import it, and beside a CPU build of torch that takes what tests/support/standin has.

@@ -32,6 +32,7 @@ from vit_engine.sources.find import samples_from_sources
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,  # each Ray is a dozen processes
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of Ray's processes and sockets

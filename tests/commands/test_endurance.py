@@ -60,6 +60,7 @@ def run_for(seconds: float, line: list, number: int, ends: set[int]) -> None:
         assert run.wait(20) in ends
 
 
+@pytest.mark.alone  # killed at a moment of the time that it took before
 def test_rows_survive_30_kills(folder, clean, tmp_path):
     """Killed at 30 random moments and resumed each time, the rows are those of a clean run."""
     expected, seconds = clean
@@ -87,6 +88,7 @@ def test_rows_survive_30_kills(folder, clean, tmp_path):
     assert len(set(kept[1:])) > 3  # some kills did come in the middle
 
 
+@pytest.mark.alone  # killed at a moment of the time that it took before
 def test_rows_survive_20_terminations(folder, clean, tmp_path):
     expected, seconds = clean
     out = tmp_path / "rows.jsonl"

@@ -14,6 +14,8 @@ from support import ROOT, wait_until
 from vit_engine.cli import exit_codes, signals
 from vit_engine.cli.signals import interrupts
 
+pytestmark = pytest.mark.alone  # what comes within milliseconds
+
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 

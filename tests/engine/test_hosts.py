@@ -117,12 +117,12 @@ assert labels(vit) == want
 def test_an_iteration_of_the_parent_is_refused_in_the_child() -> None:
     found = hosted("""
 from vit_engine.errors import UsageError
-from vit_engine.sources.sample import Item
+from vit_engine.sources.sample import Sample
 
 vit = Classifier.load("demo", provider="cpu")
 want = labels(vit)
 classified = vit.classify(EXAMPLES * 3, batch=4)
-streamed = vit.stream([Item(str(path)) for path in EXAMPLES], batch=4)
+streamed = vit.stream([Sample(str(path)) for path in EXAMPLES], batch=4)
 next(classified)
 next(streamed)
 
@@ -606,9 +606,9 @@ while threading.active_count() > 1:
 @pytest.mark.parametrize("call", ["classify", "stream"])
 def test_a_program_that_ends_in_the_middle_ends(call: str) -> None:
     hosted(f"""
-from vit_engine.sources.sample import Item
+from vit_engine.sources.sample import Sample
 vit = Classifier.load("demo", provider="cpu")
-iteration = vit.{call}([Item(str(path)) for path in EXAMPLES * 100])
+iteration = vit.{call}([Sample(str(path)) for path in EXAMPLES * 100])
 next(iteration)
 """)
 

@@ -58,8 +58,8 @@ def folder(saved, tmp_path):
 def edit(folder, file, **changes):
     path = folder / file
     document = json.loads(path.read_text()) | changes
-    num_output_tokens = {key: value for key, value in document.items() if value is not ...}
-    path.write_text(json.dumps(num_output_tokens))
+    kept = {key: value for key, value in document.items() if value is not ...}
+    path.write_text(json.dumps(kept))
 
 
 def tensors_of(folder):
@@ -176,10 +176,10 @@ def test_a_pooler_is_passed_over(folder):
 
 def test_query_key_and_value_without_bias(folder):
     tensors, expected = tensors_of(folder), load(str(folder)).tensors
-    num_output_tokens = {
+    kept = {
         n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))
     }
-    save_file(num_output_tokens, folder / "model.safetensors")
+    save_file(kept, folder / "model.safetensors")
     refused(folder, f"tensor {QUERY}.bias", "missing")
     edit(folder, "config.json", qkv_bias=False)
     biases = {f"blocks.{i}.{part}.bias" for i in (0, 1) for part in "qkv"}
@@ -340,10 +340,10 @@ def test_configs_that_are_absent_or_broken(folder, file):
     refused(folder, f"{file} is missing")
 
 
-@pytest.mark.parametrize("num_output_tokens", [0, 7, 200, -1])
-def test_weights_that_are_absent_or_broken(folder, num_output_tokens):
+@pytest.mark.parametrize("length", [0, 7, 200, -1])
+def test_weights_that_are_absent_or_broken(folder, length):
     path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:num_output_tokens])
+    path.write_bytes(path.read_bytes()[:length])
     refused(folder, "model.safetensors is truncated or corrupt")
     path.rename(folder / "pytorch_model.bin")
     refused(folder, "pytorch_model.bin is corrupt")

@@ -310,14 +310,12 @@ def test_a_rotated_basis_changes_nothing(checkpoint: Checkpoint) -> None:
     expected = logits_of(checkpoint, pixels)
     found = logits_of(replace(checkpoint, tensors=turned), pixels)
     np.testing.assert_allclose(found, expected, rtol=0, atol=FP32 * np.ptp(expected))
-    for layer, num_output_tokens in (
+    for layer, kept in (
         ("fc2", model_config.pre_norm),
         ("out", model_config.pre_norm and model_config.inner_norm),
     ):
-        num_prefix_tokens, after = (
-            t[f"blocks.0.{layer}.weight"] for t in (checkpoint.tensors, turned)
-        )
-        assert np.allclose(num_prefix_tokens, after) == num_output_tokens
+        before, after = (t[f"blocks.0.{layer}.weight"] for t in (checkpoint.tensors, turned))
+        assert np.allclose(before, after) == kept
 
 
 def test_int8_stays_close(

@@ -177,8 +177,8 @@ def test_logits_are_those_of_timm(checkpoint: Checkpoint, expected: Floats) -> N
 def test_what_leaves_no_tensor_is_seen(checkpoint: Checkpoint) -> None:
     """So that the test before this one can fail: another value of each trait moves the logits."""
     expected = logits(checkpoint)
-    for change in other_traits(checkpoint.our_config):
-        found = logits(replace(checkpoint, our_config=replace(checkpoint.our_config, **change)))
+    for change in other_traits(checkpoint.model_config):
+        found = logits(replace(checkpoint, model_config=replace(checkpoint.model_config, **change)))
         moved = np.abs(found - expected).max() / np.ptp(expected, axis=0).max()
         assert moved > 2 * BOUND, change
 
@@ -238,7 +238,7 @@ def test_what_transformers_saves_of_it(tmp_path: Path, architecture: str) -> Non
     state = load_file(plain.folder / "model.safetensors")
     save_file({f"timm_model.{k}": v for k, v in state.items()}, folder / "model.safetensors")
     wrapped = load(str(folder))
-    assert (wrapped.our_config, wrapped.labels) == (plain.our_config, plain.labels)
+    assert (wrapped.model_config, wrapped.labels) == (plain.model_config, plain.labels)
     np.testing.assert_array_equal(logits(wrapped), logits(plain))
     np.testing.assert_array_equal(eager_logits(wrapped, IMAGES), eager_logits(plain, IMAGES))
 
@@ -253,31 +253,31 @@ def test_labels_of_imagenet() -> None:
 @pytest.mark.parametrize("grid", [3, 7])
 def test_images_of_another_size(checkpoint: Checkpoint, grid: int) -> None:
     """Tables are resampled and turns computed anew as timm does it."""
-    size = grid * checkpoint.our_config.patch_size
+    size = grid * checkpoint.model_config.patch_size
     resized = load(str(checkpoint.folder), image_size=size)
     expected = eager_logits(resized, IMAGES)
     across = np.ptp(expected, axis=0).max()
     np.testing.assert_allclose(logits(resized), expected, rtol=0, atol=BOUND * across)
 
 
-def other_traits(our_config: ModelConfig) -> Iterator[dict[str, Any]]:
-    if not our_config.relative:  # whose tables show them
-        yield {"heads": 2 * our_config.heads}
-    yield {"layer_norm_eps": 1e-5 if our_config.layer_norm_eps == 1e-6 else 1e-6}
+def other_traits(model_config: ModelConfig) -> Iterator[dict[str, Any]]:
+    if not model_config.relative:  # whose tables show them
+        yield {"heads": 2 * model_config.heads}
+    yield {"layer_norm_eps": 1e-5 if model_config.layer_norm_eps == 1e-6 else 1e-6}
     acts = {"gelu": "gelu_new", "gelu_new": "gelu", "quick_gelu": "gelu", "silu": "gelu"}
-    yield {"hidden_act": acts[our_config.hidden_act]}
-    if our_config.pooled == ("patches",):
-        if our_config.prefix[:1] == (("cls", 1),):
+    yield {"hidden_act": acts[model_config.hidden_act]}
+    if model_config.pooled == ("patches",):
+        if model_config.prefix[:1] == (("cls", 1),):
             yield {"pooled": ("cls",)}
     else:
-        yield {"pooled": ("patches",) * len(our_config.pooled)}
-    if our_config.norm == "pooled" and "patches" in our_config.pooled:
+        yield {"pooled": ("patches",) * len(model_config.pooled)}
+    if model_config.norm == "pooled" and "patches" in model_config.pooled:
         yield {"norm": "tokens"}
-    if rotary := our_config.rotary:
+    if rotary := model_config.rotary:
         yield {"rotary": None}
         yield {"rotary": replace(rotary, theta=rotary.theta / 2)}
         yield {"rotary": replace(rotary, columns_first=not rotary.columns_first)}
-        yield {"rotary": replace(rotary, reference_grid=our_config.grid + 1)}
+        yield {"rotary": replace(rotary, reference_grid=model_config.grid + 1)}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -288,28 +288,28 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
     size = model.patch_embed.img_size[0]
     config = {"architecture": architecture, "pretrained_cfg": {"input_size": [3, size, size]}}
     family = family_from_timm(config)
-    our_config = family.our_config(config, lambda: shapes)
+    model_config = family.model_config(config, lambda: shapes)
     block = model.blocks[0]
     acts = {type(m) for m in block.modules() if type(m) in ACTIVATIONS}
-    assert our_config.heads == block.attn.num_heads
-    assert {m.eps for m in model.modules() if hasattr(m, "eps")} == {our_config.layer_norm_eps}
-    assert {ACTIVATIONS[act] for act in acts} == {our_config.hidden_act}
-    assert ("avg" if our_config.pooled == ("patches",) else "token") == model.global_pool
+    assert model_config.heads == block.attn.num_heads
+    assert {m.eps for m in model.modules() if hasattr(m, "eps")} == {model_config.layer_norm_eps}
+    assert {ACTIVATIONS[act] for act in acts} == {model_config.hidden_act}
+    assert ("avg" if model_config.pooled == ("patches",) else "token") == model.global_pool
     assert not getattr(model, "pool_include_prefix", False)
     assert type(block) in BLOCKS
     assert {type(m) for m in model.modules() if "Norm" in type(m).__name__} == {
         timm.layers.LayerNorm
     }
     rope = getattr(model, "rope", None)
-    assert (rope is None) == (our_config.rotary is None)
-    if our_config.rotary:
+    assert (rope is None) == (model_config.rotary is None)
+    if model_config.rotary:
         turned = rope.get_embed()[:, : rope.dim].double()
-        angles = our_config.rotary.angles(
-            our_config.grid, our_config.hidden_size // our_config.heads
+        angles = model_config.rotary.angles(
+            model_config.grid, model_config.hidden_size // model_config.heads
         )
         np.testing.assert_allclose(turned, np.sin(angles).repeat(2, axis=1), atol=1e-5)
-    found = canonical(zeros(shapes), family, our_config, 7)
-    assert found.keys() == {name for name, _ in our_config.shapes(7)}
+    found = canonical(zeros(shapes), family, model_config, 7)
+    assert found.keys() == {name for name, _ in model_config.shapes(7)}
 
 
 def of_shapes(architecture: str) -> Any:

@@ -11,46 +11,9 @@ from pathlib import Path
 import pytest
 
 from support import ROOT, Run
+from support.house import EXPORTER, FOLDERS, RUNTIME
 
 HEAVY = {"torch", "transformers", "modelscope", "onnx", "onnxscript", "onnx_ir", "vit_export"}
-
-RUNTIME = (
-    "commands",
-    "cli",
-    "server",
-    "cluster",
-    "evaluation",
-    "rows",
-    "classifier",
-    "engine",
-    "providers",
-    "options",
-    "images",
-    "sources",
-    "outputs",
-    "artefact",
-    "machine",
-    "errors",
-)
-"""The rooms and single files of vit_engine, from the top down: imports go down, never up."""
-
-EXPORTER = (
-    "cli",
-    "hf_folder",
-    "triton",
-    "artefact",
-    "verify",
-    "reference",
-    "eager",
-    "quantization",
-    "graph",
-    "checkpoints",
-    "packages",
-    "families",
-    "files",
-    "samples",
-)
-"""The same of vit_export."""
 
 SEEN_BY_THE_EXPORTER = {
     *("artefact", "engine", "errors", "images", "options", "outputs", "sources"),
@@ -63,11 +26,7 @@ SEEN_BY_THE_EXPORTER = {
     "providers.tensorrt",  # the profile that Triton's configuration repeats
 }
 
-PACKAGES = {
-    "vit_engine": sorted((ROOT / "runtime/vit_engine").rglob("*.py")),
-    "vit_export": sorted((ROOT / "export/vit_export").rglob("*.py")),
-}
-FOLDERS = {"vit_engine": ROOT / "runtime/vit_engine", "vit_export": ROOT / "export/vit_export"}
+PACKAGES = {name: sorted(folder.rglob("*.py")) for name, folder in FOLDERS.items()}
 
 
 def imports(path: Path) -> set[str]:

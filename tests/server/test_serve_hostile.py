@@ -424,6 +424,7 @@ def test_a_clock_that_jumps_changes_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_mixed_load_does_not_grow_memory() -> None:
     """Good, bad, large and slow images, clients that leave and probes, for ten minutes."""
     photographs = [path.read_bytes() for path in sorted((ROOT / "examples").iterdir())]

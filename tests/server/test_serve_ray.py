@@ -68,6 +68,7 @@ print("done")
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_replicas_of_which_one_is_killed(unused_port: int) -> None:
     if importlib.util.find_spec("opentelemetry") is None or not importlib.util.find_spec("fastapi"):
         pytest.skip("the ray-serve extra is not installed")

@@ -1,1 +1,1 @@
-"""The artefact: its contract, ONNX's wire format, and changes to the graph on loading."""
+"""The artefact: its contract and file, ONNX's wire format, rewrites of the graph on loading."""

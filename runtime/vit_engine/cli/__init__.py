@@ -1,1 +1,1 @@
-"""Command lines: their parser, signals, and how a command ends."""
+"""What all command lines share: their parser, signals, and how a command ends."""

@@ -1,1 +1,1 @@
-"""Past one machine: Ray Data."""
+"""Past one machine: Ray Data, the manifest of a run, and its tasks on the nodes."""

@@ -1,4 +1,4 @@
-"""The command lines: arguments, progress, exit codes. Nothing imports a command."""
+"""`vit-infer`, `vit-eval`, `vit-serve`, `vit-doctor`, which nothing imports."""
 
 from vit_engine.cli import exit_codes
 

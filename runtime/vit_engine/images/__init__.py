@@ -1,1 +1,1 @@
-"""From an item to the input of the graph: decoding, in this process or an isolated one."""
+"""From an item to the graph's input: decoding, here or in a child, ahead of the engine."""

@@ -1,1 +1,1 @@
-"""What this machine has: processor, NVIDIA driver, shared libraries."""
+"""This machine: processor, NVIDIA driver, libraries, threads, children, files written whole."""

@@ -1,1 +1,1 @@
-"""Labels over HTTP: `http` speaks, `core` schedules."""
+"""Labels over HTTP: `http` speaks, `core` schedules requests into batches."""

@@ -1,1 +1,1 @@
-"""From what a user names to single images and their bytes."""
+"""From what a user names to images and their bytes: files, tars, tables, URLs, stores."""
