@@ -222,23 +222,6 @@ def test_every_image_comes_once_in_order_and_keeps_its_slot(
     decoders.assert_closed()
 
 
-@pytest.mark.parametrize("number", range(15, 22))
-def test_an_error_at_the_end_of_the_buffer_leaves_its_neighbours_alone(number: int) -> None:
-    """18 slots: the fifth batch of four, images 16 to 19, lies on both sides of the end."""
-    decoders = Decoders(18, bad=[number])
-    reader = Reader(decoders, 40)
-    with decoders.pool(4, 1) as pool:
-        assert len(reader.consume(pool, held=2)) == 10
-
-
-@pytest.mark.parametrize("bad", [[4], [7], [4, 7], [5, 6], [4, 5, 6, 7], range(12)])
-def test_a_batch_may_have_errors_anywhere(bad: Sequence[int]) -> None:
-    decoders = Decoders(16, bad=bad)
-    reader = Reader(decoders, 12)
-    with decoders.pool(4, 1) as pool:
-        assert len(reader.consume(pool, held=2)) == 3
-
-
 def test_a_batch_without_errors_is_not_copied() -> None:
     decoders = Decoders(slots_for(4, 2), bad=[0, 3, 5])
     with decoders.pool(4, 2) as pool:
