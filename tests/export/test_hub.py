@@ -53,7 +53,8 @@ def hub(published):
 
 
 LOAD = """
-import argparse, sys
+import argparse, sys, time
+sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.05))  # of retries
 sys.modules["torch"] = None  # which ModelScope's client would load, in seconds
 from vit_engine.errors import VitError
 from vit_export.checkpoints.checkpoint import load
