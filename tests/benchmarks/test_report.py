@@ -17,6 +17,7 @@ import pytest
 import compare
 import readme_table
 from comparison import stored_result
+from comparison.report import plots
 from comparison.report import report_text as report
 from comparison.report import sections as tables
 from comparison.report.page import headline, page
@@ -130,6 +131,15 @@ def result() -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without the work of drawing, for tests of what stands around the pictures."""
+    monkeypatch.setattr(plots, "_picture", lambda _, __, rows, **___: "<svg></svg>" if rows else "")
+
+
+undrawn = pytest.mark.usefixtures("no_pictures")
+
+
 def test_rows_say_what_the_samples_say(result: dict[str, Any]) -> None:
     rows = {r.name: r for r in rows_from_result(result)}
     assert next(iter(rows)) == "pytorch", "the baseline comes first"
@@ -195,6 +205,7 @@ def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
     assert headline(rows_from_result(result)) == expected
 
 
+@undrawn
 def test_what_went_on_while_speeds_were_taken_is_told(result: dict[str, Any]) -> None:
     row = result["speed"]["rows"]["ours-fp16"]
     row["others"] = {"1": [[-0.01, 0.2], [0.02, 0.8]], "8": [None, [0.06, 2.0]]}
@@ -216,6 +227,7 @@ def test_what_went_on_while_speeds_were_taken_is_told(result: dict[str, Any]) ->
     assert MARK not in report.markdown(result)
 
 
+@undrawn
 @pytest.mark.parametrize("fault", ["others", "spread"])
 def test_a_busy_machine_has_marks_for_a_headline(result: dict[str, Any], fault: str) -> None:
     plain = report.markdown(result)
@@ -243,6 +255,7 @@ def test_a_busy_machine_has_marks_for_a_headline(result: dict[str, Any], fault: 
     assert MARK not in plain
 
 
+@undrawn
 def test_what_was_left_out_by_choice_could_run_here(result: dict[str, Any]) -> None:
     result["speed"]["rows"]["ours-int8"] = {"status": "skipped", "reason": "left out of --quick"}
     result["accuracy"]["excluded"]["optimum"] = ["skipped", "no time"]
@@ -293,6 +306,7 @@ def test_files_to_labels_beside_what_its_parts_allow(result: dict[str, Any]) -> 
     assert apart["vit-engine fp16"][6] == "67%", "of the slower part: the GPU leaves the cores"
 
 
+@undrawn
 def test_kernels_are_told_with_their_share(result: dict[str, Any]) -> None:
     kernels = [
         {"kernel": f"gemm<{i}>", "calls": 12.0, "microseconds": 100.0 - i} for i in range(20)
@@ -311,6 +325,7 @@ def test_kernels_are_told_with_their_share(result: dict[str, Any]) -> None:
     assert "gemm&lt;0&gt;" in page(result)
 
 
+@undrawn
 def test_an_interrupted_result_renders(result: dict[str, Any]) -> None:
     for part in ("ceilings", "files", "accuracy"):
         del result[part]
@@ -328,6 +343,7 @@ def test_an_interrupted_result_renders(result: dict[str, Any]) -> None:
     assert report.markdown(nothing)
 
 
+@undrawn
 def test_render_writes_both_beside_the_json(
     result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +453,7 @@ def without_pictures(text: str) -> str:
 STORED = sorted(readme_table.RESULTS.glob("*.json"))
 
 
+@undrawn
 @pytest.mark.parametrize("stored", STORED, ids=lambda path: path.stem)
 def test_committed_results_are_rendered_as_they_are(stored: Path) -> None:
     """After a change to the report: python benchmarks/compare.py --render benchmarks/results/X"""

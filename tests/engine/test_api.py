@@ -12,19 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import ROOT, children
+from support import EXAMPLES, children
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.images import decoder_process
 from vit_engine.sources.sample import Sample
-
-EXAMPLES = sorted((ROOT / "examples").iterdir())
-
-
-@pytest.fixture(scope="module")
-def vit() -> Iterator[Classifier]:
-    with Classifier.load("demo", provider="cpu") as classifier:
-        yield classifier
 
 
 def test_logits_are_those_of_the_engine(vit: Classifier) -> None:

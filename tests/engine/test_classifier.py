@@ -1,40 +1,16 @@
 """The classifier: every kind of image, in order, with errors in their places."""
 
-import io
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from support import ROOT
+from support import EXAMPLES
 from vit_engine.classifier import Classifier
 from vit_engine.errors import UsageError
 from vit_engine.outputs.prediction import Prediction
-
-EXAMPLES = sorted((ROOT / "examples").iterdir())
-
-
-@pytest.fixture(scope="module")
-def vit():
-    with Classifier.load("demo", provider="cpu") as classifier:
-        yield classifier
-
-
-def test_paths_images_arrays_and_bytes_are_one_thing(vit: Classifier) -> None:
-    path = EXAMPLES[1]
-    image = Image.open(path)
-    kinds = [str(path), path, path.read_bytes(), image, np.asarray(image.convert("RGB"))]
-    predictions = list(vit.classify(kinds, top_k=3))
-    assert [p.path for p in predictions] == [str(path), str(path), None, None, None]
-    assert len({p.topk for p in predictions}) == 1
-    assert len(predictions[0].topk) == 3
-    assert predictions[0].label == path.stem.partition("-")[0]
-    (alone,) = vit.classify(path, top_k=3, batch=1)
-    assert alone.index == predictions[0].index
-    assert alone.score == pytest.approx(predictions[0].score, abs=1e-3)
 
 
 def test_scores_are_a_softmax(vit: Classifier) -> None:
@@ -150,11 +126,3 @@ def test_numbers_of_numpy_are_numbers(vit: Classifier) -> None:
 def test_a_classifier_is_made_of_an_engine(given: Any) -> None:
     with pytest.raises(TypeError, match=r"not of .*; Classifier.load\(path\) opens a model"):
         Classifier(given)
-
-
-def test_an_image_of_another_mode(vit: Classifier) -> None:
-    grey = Image.open(EXAMPLES[0]).convert("L")
-    buffer = io.BytesIO()
-    grey.save(buffer, "PNG")
-    first, second = vit.classify([grey, buffer.getvalue()])
-    assert first.topk == second.topk

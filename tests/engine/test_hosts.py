@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from support import ROOT, wait_until
+from support import EXAMPLES, ROOT, wait_until
 from vit_engine.classifier import Classifier
 from vit_engine.errors import UsageError
 from vit_engine.images.decode_pool import DecodePool
@@ -31,7 +31,6 @@ from vit_engine.sources.sample import Sample
 
 in_process = pytest.mark.usefixtures("bounded")
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 
 PRELUDE = f"""
 import contextlib, os, signal, sys, threading, time
@@ -75,12 +74,6 @@ def hosted(script: str, *options: str, timeout: float = 110) -> str:
         err.seek(0)
         assert host.returncode == 0, f"{host.returncode}: {err.read()[-3000:]}"
         return out.read()
-
-
-@pytest.fixture(scope="module")
-def vit() -> Iterator[Classifier]:
-    with Classifier.load("demo", provider="cpu") as classifier:
-        yield classifier
 
 
 # Forks

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from support import ROOT
+from support import EXAMPLES
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ImageError
 from vit_engine.sources.sample import MAX_BYTES, Sample
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.usefixtures("bounded")
 
 Pixels = NDArray[np.uint8]
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 PATH = EXAMPLES[1]
 DATA = PATH.read_bytes()
 
@@ -39,12 +38,6 @@ def png(pixels: Pixels) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def vit() -> Iterator[Classifier]:
-    with Classifier.load("demo", provider="cpu") as classifier:
-        yield classifier
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +159,13 @@ def test_an_array_of_four_dimensions_is_a_batch(
     assert [p.error.partition(" ")[0] for p in of_floats] == ["images[0]", "images[1]", "images[2]"]
 
 
+class ByIndex:
+    """An iterable of the old kind."""
+
+    def __getitem__(self, index: int) -> Path:
+        return EXAMPLES[index]
+
+
 NAMES = [str(path) for path in EXAMPLES]
 TABLE = pd.DataFrame({"path": NAMES, "image": COLOUR})
 
@@ -184,10 +184,11 @@ TABLE = pd.DataFrame({"path": NAMES, "image": COLOUR})
         lambda: TABLE["path"].astype("category"),
         lambda: TABLE.set_index(pd.Index(["read", "columns", *NAMES[2:]]))["path"],
         TABLE["path"].to_numpy,
+        ByIndex,
     ],
     ids=[
         *("list", "tuple", "iterator", "keys", "values", "strings", "objects", "Series"),
-        *("categories", "labels like methods", "column as array"),
+        *("categories", "labels like methods", "column as array", "by index"),
     ],
 )
 def test_runs_of_paths(
@@ -201,32 +202,6 @@ def test_a_column_of_arrays(vit: Classifier) -> None:
     wanted = [p.index for p in vit.classify(COLOUR)]
     assert [p.index for p in vit.classify(TABLE["image"])] == wanted
     assert [p.index for p in vit.classify(TABLE["image"].to_numpy())] == wanted
-
-
-class ByIndex:
-    """An iterable of the old kind."""
-
-    def __getitem__(self, index: int) -> Path:
-        return EXAMPLES[index]
-
-
-def test_an_iterable_of_the_old_kind(vit: Classifier, expected: list[int | None]) -> None:
-    assert [p.index for p in vit.classify(ByIndex())] == expected
-
-
-def test_iterating_begins_when_the_first_prediction_is_asked_for(vit: Classifier) -> None:
-    class Counted:
-        started = 0
-
-        def __iter__(self) -> Iterator[Path]:
-            self.started += 1
-            return iter(EXAMPLES)
-
-    images = Counted()
-    predictions = vit.classify(images)
-    assert images.started == 0
-    assert len(list(predictions)) == len(EXAMPLES)
-    assert images.started == 1
 
 
 @pytest.mark.parametrize(
@@ -483,12 +458,6 @@ def test_an_image_is_loaded_while_the_generator_holds_it_open(
             image.close()
 
     assert [p.index for p in vit.classify(images())] == expected
-
-
-def test_a_list_of_opened_images(vit: Classifier, expected: list[int | None]) -> None:
-    with contextlib.ExitStack() as stack:
-        images = [stack.enter_context(Image.open(path)) for path in EXAMPLES]
-        assert [p.index for p in vit.classify(images)] == expected
 
 
 def test_one_opened_image_many_times_in_a_list(vit: Classifier, expected: list[int | None]) -> None:

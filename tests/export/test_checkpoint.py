@@ -176,9 +176,7 @@ def test_a_pooler_is_passed_over(folder):
 
 def test_query_key_and_value_without_bias(folder):
     tensors, expected = tensors_of(folder), load(str(folder)).tensors
-    kept = {
-        n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))
-    }
+    kept = {n: t for n, t in tensors.items() if not n.endswith(("ry.bias", "key.bias", "ue.bias"))}
     save_file(kept, folder / "model.safetensors")
     refused(folder, f"tensor {QUERY}.bias", "missing")
     edit(folder, "config.json", qkv_bias=False)

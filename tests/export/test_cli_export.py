@@ -15,6 +15,7 @@ import pytest
 
 from support import ROOT, Run, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
+from vit_engine.outputs.parity import BOUNDS
 
 
 def test_a_checkpoint_becomes_one_verified_file(
@@ -30,7 +31,9 @@ def test_a_checkpoint_becomes_one_verified_file(
     contract = read_contract(out)
     assert contract.identity.precision == "fp16"
     assert contract.identity.model == tiny_folder.name
-    assert contract.parity is not None
+    parity = contract.parity
+    assert parity is not None
+    assert 0 < parity.max_abs_diff <= BOUNDS["fp16"].max_diff * parity.logit_range
     umask = os.umask(0)
     os.umask(umask)
     assert out.stat().st_mode & 0o777 == 0o666 & ~umask

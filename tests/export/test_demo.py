@@ -13,12 +13,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 from transformers import ViTForImageClassification, ViTImageProcessorPil
 
-from support import ROOT
+from support import EXAMPLES, ROOT
 from vit_export.checkpoints.checkpoint import DEMO
 from vit_export.samples import draw
 
 SCRIPTS = ROOT / "export/scripts"
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 
 
 def labels_of(images: Iterable[Image.Image], *, checkpoint: Path = DEMO) -> list[str]:

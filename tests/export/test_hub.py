@@ -53,7 +53,8 @@ def hub(published):
 
 
 LOAD = """
-import argparse, sys
+import argparse, sys, time
+sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.05))  # of retries
 sys.modules["torch"] = None  # which ModelScope's client would load, in seconds
 from vit_engine.errors import VitError
 from vit_export.checkpoints.checkpoint import load
@@ -119,7 +120,12 @@ def test_download_then_cache_then_offline(hub, fetch, tmp_path, name):
     out = tmp_path / "vit.onnx"
     program = ("-m", "vit_export.cli", "--no-verify", "-o", str(out))
     silent = "http://127.0.0.1:9"
-    refused(fetch(name, url=silent), f"{name}: cannot be downloaded from {silent}", "refused", "the network")
+    refused(
+        fetch(name, url=silent),
+        f"{name}: cannot be downloaded from {silent}",
+        "refused",
+        "the network",
+    )
     assert fetch(name, program=program).returncode == 0
     identity = read_contract(out).identity
     assert identity.model == name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").iterdir())
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
