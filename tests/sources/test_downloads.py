@@ -1,6 +1,7 @@
 """Whatever a server does, a download is an image's bytes or an error in words, and in time."""
 
 import contextlib
+import gzip
 import io
 import os
 import random
@@ -146,6 +147,7 @@ def refusal(url: str, **options) -> ImageError:
         head("Transfer-Encoding: chunked") + b"5\r\n" + PNG[:5] + b"\r\n%x;x=y\r\n" % len(PNG[5:])
         + PNG[5:] + b"\r\n0\r\nTrailer: x\r\n\r\n",
         head(status="100 Continue") + head("Link: </a>", status="103 Early Hints") * 2 + sized(),
+        head("Content-Encoding: gzip") + gzip.compress(PNG),
         b"HTTP/1.1 200\r\n\r\n" + PNG,
         head("Content-Length: -5") + PNG,
         head("Content-Length: many") + PNG,
@@ -183,6 +185,9 @@ def test_images_are_downloaded(answer: bytes) -> None:
         (head("Content-Length: 5000") + b"x" * 5000, "too_large", "has 5000 bytes"),
         (head("Content-Length: " + "9" * 30), "too_large", "the limit is 4000"),
         (head() + b"x" * 5000, "too_large", "has more than 4000"),
+        (head("Content-Encoding: gzip") + gzip.compress(b"x" * 5000), "too_large", "more than"),
+        (head("Content-Encoding: gzip") + gzip.compress(PNG)[:-9], "truncated", "cut short"),
+        (head("Content-Encoding: gzip") + PNG, "decode", "cannot be unpacked"),
         (sized(status="404 Not Found"), "missing", "answered 404 Not Found"),
         (sized(status="500 \x1b[31m\x07Oops"), "missing", "answered 500"),
         (sized(status="401 Who?"), "permission", "answered 401"),
