@@ -29,15 +29,15 @@ def main() -> None:
         infer = [sys.executable, "-m", "vit_engine.commands.infer", "examples/", "-m", "demo"]
         options = ["-k", "3", "--html", str(page), "-o", f"{page}.csv"]
         subprocess.run([*infer, *options], cwd=ROOT, check=True)
-        as_inputs = Path(folder) / "sheet.png"
+        shot = Path(folder) / "sheet.png"
         options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={WINDOW}"]
         subprocess.run(
-            [browser, *options, f"--screenshot={as_inputs}", page.as_uri()],
+            [browser, *options, f"--screenshot={shot}", page.as_uri()],
             check=True,
             capture_output=True,
             timeout=120,
         )
-        with Image.open(as_inputs) as image:  # a palette: a third of the bytes
+        with Image.open(shot) as image:  # a palette: a third of the bytes
             image.convert("RGB").quantize(COLOURS).save(PICTURE, optimize=True)
 
 

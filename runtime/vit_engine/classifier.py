@@ -34,7 +34,7 @@ from vit_engine.images.image_input import (
 from vit_engine.images.input_decoder import InputDecoder
 from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.machine.processor import usable_cores
-from vit_engine.machine.threads import ahead, check_process, never
+from vit_engine.machine.threads import check_process, never, prefetch
 from vit_engine.options import DEFAULTS, EngineOptions, checked_int
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.prediction import Prediction
@@ -298,7 +298,7 @@ class Classifier:
                 size_of=size_of,
             )
             # The pool ends first: what runs ahead waits for it.
-            with contextlib.closing(ahead(running(pool), stopped)) as results, pool:
+            with contextlib.closing(prefetch(running(pool), stopped)) as results, pool:
                 for batch, logits in results:
                     self.engine.check_open()
                     try:

@@ -46,7 +46,7 @@ class Engine:
 
     `provider` names what really runs, `contract` what the artefact says of itself, `output` its
     kind of output. `max_batch` is the batch that keeps the provider busy, `in_flight` how many
-    batches it can have at once; larger batches are run in parts. `open_runner` opens a session for
+    batches it can have at once; larger batches are run in parts. `open_session` opens a session for
     batches of up to its argument: at once, again for smaller ones when memory runs out, and again
     at the first use in a forked child, where `survives_fork` says that it can.
     """
@@ -55,7 +55,7 @@ class Engine:
         self,
         contract: Contract,
         provider: str,
-        open_runner: Callable[[int], Session],
+        open_session: Callable[[int], Session],
         *,
         max_batch: int,
         in_flight: int,
@@ -65,8 +65,8 @@ class Engine:
         self.output = output_from_contract(contract.output)
         self.max_batch, self.in_flight = max_batch, in_flight
         self._survives_fork = survives_fork
-        self._open_runner = open_runner
-        self._runner: Session | None = open_runner(max_batch)
+        self._open_session = open_session
+        self._session: Session | None = open_session(max_batch)
         self._exhausted = ""  # why there is no session any more
         self._closed = self._forked = False
         self._start()
@@ -101,14 +101,14 @@ class Engine:
         spec = SessionSpec(path.absolute(), contract, options)
 
         def on(chosen: Provider) -> Engine:
-            def open_runner(largest: int) -> Session:
+            def open_session(largest: int) -> Session:
                 check_state(spec.path, before)
                 return chosen.open(spec, largest)
 
             return cls(
                 contract,
                 chosen.name,
-                open_runner,
+                open_session,
                 max_batch=options.max_batch or chosen.default_batch(options),
                 in_flight=chosen.in_flight,
                 survives_fork=chosen.kind == "cpu",
@@ -183,7 +183,7 @@ class Engine:
         """Free the session, after what it runs; batches that wait, and later ones, are refused."""
         with self._lock:
             self._closed = True
-            session, self._runner = self._runner, None
+            session, self._session = self._session, None
         self._callers.shutdown()
         if session is not None:
             session.close()
@@ -216,13 +216,13 @@ class Engine:
 
     def _open(self) -> Session:
         with self._lock:  # held while a session is opened anew
-            if self._runner is not None:
-                return self._runner
+            if self._session is not None:
+                return self._session
             self.check_open()
             if self._exhausted:
                 raise ProviderError(self._exhausted)
-            self._runner = self._open_runner(self.max_batch)
-            return self._runner
+            self._session = self._open_session(self.max_batch)
+            return self._session
 
     def _leave_to_parent(self) -> None:
         """In a forked child: forget the session, whose threads are in the parent alone.
@@ -230,9 +230,9 @@ class Engine:
         It must never be destroyed here, not even at the end: that would wait for those threads, or
         abort. So it is given a reference that nobody takes back.
         """
-        if self._runner is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runner))
-            self._runner, self._forked = None, True
+        if self._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._session, self._forked = None, True
         self._start()
 
     def _shrink(self, failed: Session, message: str) -> None:
@@ -241,10 +241,10 @@ class Engine:
         A session that has run out of device memory often stays broken, so it is dropped.
         """
         with self._lock:
-            if self._runner is not failed:
+            if self._session is not failed:
                 return
             failed.close()
-            self._runner = None
+            self._session = None
             while self.max_batch > 1:
                 self.max_batch //= 2
                 log.warning(
@@ -253,7 +253,7 @@ class Engine:
                     self.max_batch,
                 )
                 try:
-                    self._runner = self._open_runner(self.max_batch)
+                    self._session = self._open_session(self.max_batch)
                 except Exception as e:
                     if not is_out_of_memory(e):
                         raise

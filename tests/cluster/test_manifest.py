@@ -19,8 +19,8 @@ import pyarrow.parquet as pq  # noqa: E402
 from vit_engine.cluster import manifest  # noqa: E402
 from vit_engine.errors import ImageError, UsageError  # noqa: E402
 from vit_engine.sources.find import samples_from_sources  # noqa: E402
+from vit_engine.sources.object_stores import bytes_from_store, folder_from_path  # noqa: E402
 from vit_engine.sources.sample import Limits, Sample  # noqa: E402
-from vit_engine.sources.stores import bytes_from_store, folder_from_path  # noqa: E402
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from support import wait_until
 from support.threads import PATIENCE, Block, wait_for
 from vit_engine.errors import ImageError
 from vit_engine.images.decode_pool import MAX_PENDING_BYTES, Batch, DecodeJob, DecodePool, slots_for
-from vit_engine.machine.threads import ahead
+from vit_engine.machine.threads import prefetch
 
 SHAPE = (2, 2, 3)
 
@@ -252,23 +252,23 @@ def test_no_more_decoders_start_than_images_need(count: int) -> None:
 def test_a_consumer_that_frees_nothing_gets_no_more_than_there_are_slots() -> None:
     decoders = Decoders(slots := slots_for(4, 2))
     reader = Reader(decoders, 200)
-    as_inputs: list[Batch[int]] = []
+    batches: list[Batch[int]] = []
     with decoders.pool(4, 2) as pool:
-        thread = threading.Thread(target=lambda: as_inputs.extend(pool.batches(reader.images())))
+        thread = threading.Thread(target=lambda: batches.extend(pool.batches(reader.images())))
         thread.start()
-        wait_until(lambda: len(as_inputs) == slots // 4 and reader.read == slots + 1)
+        wait_until(lambda: len(batches) == slots // 4 and reader.read == slots + 1)
         time.sleep(0.3)  # nothing more happens, however long
-        assert (len(as_inputs), len(decoders.decoded), reader.read) == (
+        assert (len(batches), len(decoders.decoded), reader.read) == (
             slots // 4,
             slots,
             slots + 1,
         )
         for at in range(50):
-            wait_until(lambda at=at: len(as_inputs) > at)
-            reader.hold(as_inputs[at])
+            wait_until(lambda at=at: len(batches) > at)
+            reader.hold(batches[at])
             reader.free(pool)
         thread.join()
-    assert numbers(as_inputs) == list(range(200))
+    assert numbers(batches) == list(range(200))
 
 
 class Slow:
@@ -561,7 +561,7 @@ def test_batches_read_on_another_thread_end_with_the_pool() -> None:
     reader = Reader(decoders, 1000)
     with (
         decoders.pool(4, 2) as pool,
-        contextlib.closing(ahead(pool.batches(reader.images()))) as batches,
+        contextlib.closing(prefetch(pool.batches(reader.images()))) as batches,
     ):
         for batch in batches:
             reader.hold(batch)

@@ -7,7 +7,7 @@ import pytest
 
 from support.threads import Block, wait_for
 from vit_engine.machine import threads
-from vit_engine.machine.threads import ahead
+from vit_engine.machine.threads import prefetch
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -18,8 +18,8 @@ class BrokenError(Exception):
 
 def test_ahead_gives_what_the_source_gives() -> None:
     things = [3, None, 0, "", 1]
-    assert list(ahead(iter(things))) == things
-    assert list(ahead(iter([]))) == []
+    assert list(prefetch(iter(things))) == things
+    assert list(prefetch(iter([]))) == []
 
 
 def test_ahead_runs_to_the_end_of_the_source_before_it_is_asked_again() -> None:
@@ -29,7 +29,7 @@ def test_ahead_runs_to_the_end_of_the_source_before_it_is_asked_again() -> None:
         yield from range(100)
         ended.set()
 
-    items = ahead(source())
+    items = prefetch(source())
     assert next(items) == 0
     wait_for(ended)
     assert list(items) == list(range(1, 100))
@@ -45,7 +45,7 @@ def test_ahead_raises_what_the_source_raises_after_its_items(kind: type[BaseExce
 
     found: list[int] = []
     with pytest.raises(kind) as caught:
-        found.extend(ahead(source()))
+        found.extend(prefetch(source()))
     assert caught.value is fault
 
 
@@ -62,7 +62,7 @@ def test_ahead_that_is_closed_ends_its_source_with_the_next_item() -> None:
         finally:
             closed.set()
 
-    items = ahead(source())
+    items = prefetch(source())
     assert next(items) == 0
     wait_for(block.reached)
     items.close()
@@ -85,7 +85,7 @@ def test_ahead_that_is_stopped_waits_for_what_is_under_way() -> None:
         wait_for(waiting)
         yield 1
 
-    items = ahead(source(), stopped)
+    items = prefetch(source(), stopped)
     assert next(items) == 0
     stop.set()
     assert list(items) == [1]
@@ -99,6 +99,6 @@ def test_ahead_that_is_stopped_does_not_wait_for_ever(monkeypatch: pytest.Monkey
         yield 0
         block()
 
-    assert list(ahead(source(), lambda: True)) == [0]
+    assert list(prefetch(source(), lambda: True)) == [0]
     assert not block.released.is_set()
     block.released.set()

@@ -360,13 +360,13 @@ def test_sigterm_under_load_answers_all_that_it_took() -> None:
         wait_until(lambda: len(answers) > 50)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not server.is_ready())
-        as_inputs = len(answers)
+        accepted = len(answers)
         code = server.process.wait(60)
         ended.set()
         for thread in threads:
             thread.join()
         assert code == 0, server.told
-        assert len(answers) > as_inputs  # it went on accepting
+        assert len(answers) > accepted  # it went on accepting
         assert {answer.status for answer in answers} == {200}
         # A connection may be made in the moment when the socket closes, before it is accepted.
         assert all(isinstance(e, ConnectionError) for e in lost) and len(lost) <= 16, lost

@@ -60,10 +60,10 @@ def load(job: Job) -> Contender:
     else:
         options |= {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
     model = core.compile_model(folder(job) / "model.xml", "CPU", options)
-    spec = model.create_infer_request()
+    request = model.create_infer_request()
 
     def run(batch: Any) -> Logits:
-        found: Logits = spec.infer(batch, share_inputs=True)[0]
+        found: Logits = request.infer(batch, share_inputs=True)[0]
         return found
 
     about: dict[str, Any] = {
@@ -87,10 +87,10 @@ def load(job: Job) -> Contender:
     def run_pipelined(batches: Sequence[Any]) -> list[Logits]:
         answers: list[Any] = [None] * len(batches)
 
-        def cache_compiled(spec: Any, i: int) -> None:
-            answers[i] = np.array(spec.get_output_tensor(0).data)
+        def keep(request: Any, i: int) -> None:
+            answers[i] = np.array(request.get_output_tensor(0).data)
 
-        waiting.set_callback(cache_compiled)
+        waiting.set_callback(keep)
         for i, batch in enumerate(batches):
             waiting.start_async(batch, i, share_inputs=True)
         waiting.wait_all()

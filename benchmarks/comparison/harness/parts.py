@@ -28,8 +28,8 @@ def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
     count = min(len(photos.files), max(4 * batch, int(plan.files_s / baseline)))
     files = [str(p) for p in photos.files[:: len(photos.files) // count][:count]]
 
-    def turns(verb: str, **spec: Any) -> dict[str, list[Answer]]:
-        requests = {entry.name: {"batch": batch, **spec} for entry in able}
+    def turns(verb: str, **options: Any) -> dict[str, list[Answer]]:
+        requests = {entry.name: {"batch": batch, **options} for entry in able}
         return suite.take_turns(verb, requests, rounds)
 
     suite.need(2 * rounds * plan.files_s * sum(suite.seconds(e, 1) for e in able) / baseline)

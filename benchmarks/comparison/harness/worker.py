@@ -31,12 +31,12 @@ def main() -> None:
     session = Session(pipe.recv())
     while True:
         try:
-            spec = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
         try:
-            verb = getattr(session, spec.pop("verb"))
-            answer = {"status": "ok", **verb(**spec)}
+            verb = getattr(session, request.pop("verb"))
+            answer = {"status": "ok", **verb(**request)}
         except AbsentError as e:
             answer = {"status": "absent", "reason": str(e)}
         except Exception as e:  # noqa: BLE001  every failure becomes the contender's row

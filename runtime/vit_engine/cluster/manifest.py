@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.rows.formats import arrow_path
+from vit_engine.sources.object_stores import Folder, folder_from_path
 from vit_engine.sources.sample import ByteRange, Sample
-from vit_engine.sources.stores import Folder, folder_from_path
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -23,8 +23,8 @@ from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import ScoreOptions
 from vit_engine.sources.find import samples_from_sources
+from vit_engine.sources.object_stores import Folder, folder_from_path
 from vit_engine.sources.sample import Sample
-from vit_engine.sources.stores import Folder, folder_from_path
 
 if TYPE_CHECKING:
     from ray.data.checkpoint import CheckpointConfig

@@ -22,9 +22,9 @@ from vit_engine.options import EngineOptions
 from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
 from vit_engine.sources.downloads import is_url
+from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.read import bytes_from_item
 from vit_engine.sources.sample import Sample
-from vit_engine.sources.stores import is_store
 
 if TYPE_CHECKING:
     import pyarrow as pa

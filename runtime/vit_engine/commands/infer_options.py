@@ -14,7 +14,7 @@ from vit_engine.errors import FailedImagesError
 from vit_engine.outputs.scores import DEFAULT_TOP_K
 from vit_engine.rows.formats import FORMATS
 from vit_engine.rows.output import Output
-from vit_engine.sources.stores import is_store
+from vit_engine.sources.object_stores import is_store
 
 LEAST = 100
 """Rows before a percentage is looked at while a run goes on: of fewer it says little."""

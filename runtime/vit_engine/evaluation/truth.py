@@ -13,7 +13,7 @@ from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.scores import Scores
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular
-from vit_engine.sources.stores import is_store
+from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.tables.csv_rows import csv_rows
 from vit_engine.sources.tables.paths import resolved
 

@@ -17,8 +17,8 @@ from vit_engine.errors import ImageError, one_line
 from vit_engine.images.image_errors import image_errors
 from vit_engine.images.preprocess import is_loaded, rgb_from_image
 from vit_engine.sources.downloads import is_url
+from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.sample import MAX_BYTES, MAX_PIXELS, Sample
-from vit_engine.sources.stores import is_store
 
 
 class ReadableFile(Protocol):

@@ -54,7 +54,7 @@ def join(thread: threading.Thread, seconds: float | None = None) -> None:
         thread.join(seconds)
 
 
-def ahead(source: Iterator[T], stopped: Callable[[], bool] = never) -> Generator[T, None, None]:
+def prefetch(source: Iterator[T], stopped: Callable[[], bool] = never) -> Generator[T, None, None]:
     """Yield what `source` yields, which runs on a thread of its own, as far ahead as it can.
 
     Once `stopped`, what is under way is waited for no longer than a few seconds.

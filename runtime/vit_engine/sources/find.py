@@ -14,8 +14,8 @@ from vit_engine.sources.archives.tars import items_from_tar
 from vit_engine.sources.archives.zips import items_from_zip
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.lists import items_from_list
+from vit_engine.sources.object_stores import is_store, samples_from_store
 from vit_engine.sources.sample import Sample
-from vit_engine.sources.stores import is_store, samples_from_store
 from vit_engine.sources.tables.paths import check_table, items_from_table
 
 TARS = (".tar", ".tar.gz", ".tgz")

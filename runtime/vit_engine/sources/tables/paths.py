@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from vit_engine.errors import ImageError, UsageError, one_line, printable
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular, read_error
+from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.sample import Sample
-from vit_engine.sources.stores import is_store
 from vit_engine.sources.tables.csv_rows import csv_rows
 from vit_engine.sources.tables.parquet_rows import Cell, parquet_cells
 

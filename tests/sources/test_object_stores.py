@@ -13,9 +13,9 @@ fsspec = pytest.importorskip("fsspec", reason="the ray extra is not installed")
 
 from vit_engine.errors import ImageError, MachineError, UsageError  # noqa: E402
 from vit_engine.sources.find import samples_from_sources  # noqa: E402
+from vit_engine.sources.object_stores import _store, folder_from_path  # noqa: E402
 from vit_engine.sources.read import bytes_from_item  # noqa: E402
 from vit_engine.sources.sample import Sample  # noqa: E402
-from vit_engine.sources.stores import _store, folder_from_path  # noqa: E402
 
 
 @pytest.fixture
