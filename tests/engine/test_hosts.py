@@ -148,7 +148,7 @@ import itertools
 import numpy as np
 from vit_engine.errors import UsageError
 from vit_engine.images.decode_pool import DecodePool
-from vit_engine.machine.threads import ahead
+from vit_engine.machine.threads import prefetch
 
 class Decoder:
     def decode(self, jobs):
@@ -162,7 +162,7 @@ pool.__enter__()
 batches = pool.batches(itertools.count())
 batch = next(batches)
 blocked = threading.Event()
-things = ahead(filter(lambda i: i == 0 or blocked.wait(), itertools.count()))
+things = prefetch(filter(lambda i: i == 0 or blocked.wait(), itertools.count()))
 next(things)
 
 def work():

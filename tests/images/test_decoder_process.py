@@ -136,7 +136,7 @@ def test_children_end_with_a_parent_that_is_killed():
         sys.path.append({str(ROOT / "tests")!r})
         from test_decoder_process import *
         shared = SharedPixels(1, 64, 64)
-        decoder = DecoderProcess(shared, Task(PRE))
+        decoder = DecoderProcess(shared, DecodeOptions(PRE))
         print(decoder._worker._child.pid, flush=True)
         time.sleep(60)
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vit_engine.artefact import metadata
 from vit_engine.classifier import Classifier
+from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, number
 from vit_engine.cli.signals import interrupts
 from vit_engine.commands.engine_options import add_model_options, engine_settings
@@ -153,3 +154,7 @@ def _evaluate(
             raise UsageError(f"--{name}: no image could be judged")
     has_failed = progress.failed or any(part.failed for part in parts.values())
     return ImageError.exit_code if has_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_codes.start("vit-eval", "vit_engine.commands.eval"))
