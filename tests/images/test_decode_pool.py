@@ -504,8 +504,13 @@ def test_leaving_while_a_decoder_starts_waits_and_closes_it() -> None:
             block()
 
     def each(number: int) -> None:
-        if number >= 4:  # leave something to the second one
+        if number > 0:  # leave something to the second one
             wait_for(block.reached)
+
+    def images() -> Iterator[int]:
+        yield 0
+        wait_until(lambda: decoders.decoded == [0])  # by the first one: the second has no task yet
+        yield from range(1, 1000)
 
     def before() -> None:
         wait_for(block.reached)
@@ -517,9 +522,9 @@ def test_leaving_while_a_decoder_starts_waits_and_closes_it() -> None:
         block.released.set()
 
     releasing = threading.Thread(target=release)
+    decoders = Decoders(slots_for(1, 2), start=start, each=each)
     releasing.start()
-    decoders = Decoders(slots_for(4, 2), start=start, each=each)
-    leave(decoders.pool(4, 2), range(1000), before)
+    leave(decoders.pool(1, 2), images(), before)
     releasing.join()
     assert [decoder.started for decoder in decoders.made] == [True, True]
     decoders.assert_closed()
