@@ -102,6 +102,58 @@ class Output:
     score: ScoreKind
 
 
+Pooling = Literal["cls", "mean", "cls+mean", "pooler", "map"]
+"""What an image's vector is made of: the CLS token after the last norm; the mean of the patches;
+both, one after the other; CLS through the library's dense layer and tanh; or an attention-pooling
+head (SigLIP's)."""
+
+
+@dataclass(frozen=True)
+class EmbeddingOutput:
+    """The graph's one output, float32 `[batch, size]`: a vector for each image.
+
+    `normalized` vectors have length 1. Two vectors may be compared where their `space` is the same:
+    the SHA-256 of the weights, the pooling, the projection and the preprocessing that made them.
+    """
+
+    name: str
+    size: int
+    pooling: Pooling
+    normalized: bool
+    space: str
+
+
+@dataclass(frozen=True)
+class EmbeddingParity:
+    """An artefact's vectors beside its reference's, measured at export on `images` images.
+
+    `recall` is the share of each image's nearest others that are the reference's too: of ten, or
+    of half the others where they are fewer than 20.
+    """
+
+    reference: str
+    images: int
+    min_cosine: float
+    mean_cosine: float
+    recall: float
+    max_abs_diff: float  # of an element
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """What the labels of a zero-shot classifier were made of, once, at export.
+
+    The vectors of the label in each of `templates`, whose "{}" is the label's place, were averaged.
+    `space` is that of the image vectors that are compared with them.
+    """
+
+    templates: tuple[str, ...]
+    space: str
+    tokenizer: str  # how texts became tokens, in words
+    logit_scale: float
+    logit_bias: float
+
+
 @dataclass(frozen=True)
 class Parity:
     """The artefact beside its reference, measured at export on `images` images."""
@@ -133,9 +185,10 @@ class Contract:
     identity: Identity
     input: Input
     preprocessing: Preprocessing
-    output: Output
-    parity: Parity | None
+    output: Output | EmbeddingOutput
+    parity: Parity | EmbeddingParity | None
     calibration: Calibration | None = None
+    zero_shot: ZeroShot | None = None
     content_sha256: str | None = None
     schema: int = SCHEMA
 
@@ -175,9 +228,12 @@ def _check(contract: Contract) -> None:
         "sizes must be positive": min(*size, *pre.resize) < 1,
         "fill is no colour": not all(0 <= value <= MAX_COLOUR for value in pre.fill),
         "std has a zero": 0 in pre.std,
-        "no labels": not output.labels,
-        "softmax over one label is always 1": output.score == "softmax" and len(output.labels) == 1,
     }
+    if isinstance(output, EmbeddingOutput):
+        problems["a vector has no numbers"] = output.size < 1
+    else:
+        alone = output.score == "softmax" and len(output.labels) == 1
+        problems |= {"no labels": not output.labels, "softmax over one label is always 1": alone}
     for problem, present in problems.items():
         if present:
             raise ArtefactError(f"the contract contradicts itself: {problem}")
@@ -187,18 +243,17 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
     """Return `value` as the annotated type, or raise `ArtefactError` that names the field."""
     if is_dataclass(expected) and isinstance(expected, type):
         hints = get_type_hints(expected)
-        names = {f.name for f in fields(expected)}
-        # A field with a default is younger than some artefacts.
-        required = {f.name for f in fields(expected) if f.default is MISSING}
-        if not isinstance(value, dict) or not required <= set(value) <= names:
+        if not isinstance(value, dict) or not _fits(expected, value):
             found = sorted(value) if isinstance(value, dict) else type(value).__name__
-            raise ArtefactError(f"the contract's {where} has {found}, expected {sorted(names)}")
+            names = sorted(f.name for f in fields(expected))
+            raise ArtefactError(f"the contract's {where} has {found}, expected {names}")
         return expected(**{n: _parsed(hints[n], v, f"{where}.{n}") for n, v in value.items()})
     if isinstance(expected, UnionType):
         if value is None and NoneType in get_args(expected):
             return None
-        (expected,) = (a for a in get_args(expected) if a is not NoneType)
-        return _parsed(expected, value, where)
+        kinds = [a for a in get_args(expected) if a is not NoneType]
+        fitting = [a for a in kinds[1:] if isinstance(value, dict) and _fits(a, value)]
+        return _parsed((fitting or kinds)[0], value, where)
     if get_origin(expected) is Literal:
         if type(value) is str and value in get_args(expected):
             return value
@@ -216,3 +271,10 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
     elif type(value) is expected:
         return value
     raise ArtefactError(f"the contract's {where} is {value!r:.80}, expected {expected}")
+
+
+def _fits(expected: Any, value: dict[str, Any]) -> bool:
+    """Tell whether a table has a dataclass's fields; one with a default may be absent."""
+    # A field with a default is younger than some artefacts.
+    required = {f.name for f in fields(expected) if f.default is MISSING}
+    return required <= set(value) <= {f.name for f in fields(expected)}
