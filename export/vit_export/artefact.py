@@ -9,18 +9,20 @@ from onnxscript import ir
 from PIL import Image
 
 import vit_engine
-from vit_engine.artefact.contract import KEY, Contract, Identity, Output, Precision
+from vit_engine.artefact.contract import KEY, Contract, EmbeddingOutput, Identity, Output, Precision
 from vit_engine.artefact.integrity import content_sha256
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
 from vit_engine.artefact.protobuf import field, fields
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.machine.atomic import replacing
+from vit_engine.outputs.embeddings import Embeddings
+from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.parity import BOUNDS, Bounds
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.choices import DEFAULT_IO, Io, input_from_io
 from vit_export.graph.layers import Linear
-from vit_export.graph.model import OUTPUT, model_from_checkpoint
+from vit_export.graph.model import EMBEDDING, LOGITS, model_from_checkpoint
 from vit_export.quantization.pipeline import Quantized
 from vit_export.verify import parity_of
 
@@ -87,9 +89,15 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io
         ),
         input=input_from_io(io, checkpoint.model_config.image_size),
         preprocessing=checkpoint.preprocessing,
-        output=Output(OUTPUT, checkpoint.labels, checkpoint.score),
+        output=_output(checkpoint.output),
         parity=None,
     )
+
+
+def _output(kind: OutputKind) -> Output | EmbeddingOutput:
+    if isinstance(kind, Embeddings):
+        return EmbeddingOutput(EMBEDDING, kind.size, kind.pooling, kind.normalized, kind.space)
+    return Output(LOGITS, kind.labels, kind.function)
 
 
 def write(model: ir.Model, precision: Precision, path: Path) -> None:

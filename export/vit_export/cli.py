@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from vit_engine.artefact.contract import Precision
+from vit_engine.artefact.contract import Pooling, Precision
 from vit_engine.artefact.description import SATURATION, parity_in_words
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract
@@ -19,11 +19,14 @@ from vit_engine.cli.parser import Parser, local_path, number, whole_number
 from vit_engine.errors import ArtefactError, MachineError, UsageError
 from vit_engine.machine.installation import pip_install
 from vit_engine.machine.output_file import OutputFile, check_apart, output_file
+from vit_engine.outputs.embeddings import Embeddings
+from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.parity import BOUNDS
 from vit_engine.sources.sample import Sample
 from vit_export.checkpoints.checkpoint import (
     DEFAULT_MODEL,
     Checkpoint,
+    VectorOptions,
     folder_on_this_machine,
     load,
 )
@@ -120,6 +123,23 @@ def _parser() -> Parser:
         help="take images of this size, square, in place of the checkpoint's own; the position "
         "tables are interpolated as the reference does it",
     )
+    add(
+        "--embed",
+        action="store_true",
+        help="give the vector of an image in place of scores over labels: of CLIP, SigLIP, DINOv2 "
+        "and others without a classifier's head, or of what a classifier's head reads",
+    )
+    add(
+        "--pool",
+        choices=get_args(Pooling),
+        help="with --embed: how tokens become one vector (default: as its library does it)",
+    )
+    add(
+        "--no-normalize",
+        dest="normalize",
+        action="store_false",
+        help="with --embed: leave vectors at the length that the model gives them (default: 1)",
+    )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
@@ -169,6 +189,8 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{output} is a file; with --io hf -o takes a folder")
     if arguments.triton_tensorrt and not arguments.triton:
         raise UsageError("--triton-tensorrt only makes sense together with --triton DIR")
+    if not arguments.embed and (arguments.pool or not arguments.normalize):
+        raise UsageError("--pool and --no-normalize are for vectors; add --embed")
     if arguments.precision != "int8":
         for option in ("calibrate", "min_agreement"):
             if getattr(arguments, option) is not None:
@@ -186,6 +208,7 @@ def _export(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         offline=arguments.offline,
         image_size=arguments.image_size,
+        vectors=VectorOptions(arguments.pool, arguments.normalize) if arguments.embed else None,
     )
     check_apart(outputs, _files_of_checkpoint(checkpoint.folder))
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
@@ -291,9 +314,15 @@ def _summary(checkpoint: Checkpoint) -> str:
     a = checkpoint.model_config
     return (
         f"ViT with {a.layers} layers of {a.hidden_size}, {a.heads} heads, patch {a.patch_size}, "
-        f"{a.image_size}x{a.image_size}, {len(checkpoint.labels)} labels, scores by "
-        f"{checkpoint.score}"
+        f"{a.image_size}x{a.image_size}, {_gives(checkpoint.output)}"
     )
+
+
+def _gives(output: OutputKind) -> str:
+    if isinstance(output, Embeddings):
+        length = "of length 1" if output.normalized else "not normalised"
+        return f"vectors of {output.size}, pooled by {output.pooling}, {length}"
+    return f"{len(output.labels)} labels, scores by {output.function}"
 
 
 def say(text: str) -> None:

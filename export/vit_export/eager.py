@@ -17,24 +17,29 @@ BATCH = 8
 """Images in PyTorch's memory at once."""
 
 
-def eager_logits(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[np.float32]:
-    """Return the logits (N, labels) of RGB images; CheckpointError where the library fails."""
+def eager_outputs(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[np.float32]:
+    """Return the outputs (N, ...) of RGB images; CheckpointError where the library fails."""
     import torch
 
     model, processor = eager_model(checkpoint), eager_processor(checkpoint)
     with torch.inference_mode(), _told(checkpoint, "run"):
-        logits = [
+        found = [
             model(processor(images[i : i + BATCH])).numpy() for i in range(0, len(images), BATCH)
         ]
-    return np.concatenate(logits)
+    return np.concatenate(found)
 
 
 def eager_model(checkpoint: Checkpoint) -> Model:
     """Return the library's own model; CheckpointError where it does not load."""
+    import torch
+
     with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
-        return checkpoint.package.model(
+        model = checkpoint.package.model(
             folder, checkpoint.family, checkpoint.model_config.image_size
         )
+    if checkpoint.model_config.normalized:
+        return lambda pixels: torch.nn.functional.normalize(model(pixels), dim=-1)
+    return model
 
 
 def eager_processor(checkpoint: Checkpoint) -> Processor:

@@ -5,20 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from vit_engine.artefact.contract import Parity
+from vit_engine.artefact.contract import EmbeddingParity, Parity, Precision
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.errors import ParityError, ProviderError, UsageError
 from vit_engine.images.preprocess import normalized, pixels_from_image, rgb_from_image
 from vit_engine.outputs.comparison import Comparison
+from vit_engine.outputs.embeddings import Embeddings, cosines, recall
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.parity import Bounds, check_parity
-from vit_engine.outputs.scores import Logits
+from vit_engine.outputs.scores import Scores
 from vit_engine.sources.sample import Sample
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.eager import eager_logits, eager_pixels, eager_versions
+from vit_export.eager import eager_outputs, eager_pixels, eager_versions
 from vit_export.files.utf8_path import in_utf8
 from vit_export.quantization.agreement import agreement_of
 from vit_export.quantization.calibration import view_count, views_of
@@ -47,7 +49,7 @@ def parity_of(
     images: Iterable[Image.Image],
     bounds: Bounds,
     report: Callable[[str], None],
-) -> Parity:
+) -> Parity | EmbeddingParity:
     """Measure the artefact at `path` against eager fp32 PyTorch; ParityError beyond its bounds.
 
     The reference preprocesses with transformers and the artefact with the runtime, so that a
@@ -61,17 +63,23 @@ def parity_of(
     precision = read_contract(path).identity.precision
     views = view_count(len(rgb)) if precision == "int8" else 1
     rgb = [view for image in rgb for view in views_of(image, views)]
-    expected = eager_logits(checkpoint, rgb)
+    expected = eager_outputs(checkpoint, rgb)
     parity, output = None, checkpoint.output
     for provider in INT8_PROVIDERS if precision == "int8" else ("cpu",):
         try:
-            found = _logits_on(provider, path, rgb)
+            found = _outputs_on(provider, path, rgb)
         except (ProviderError, UsageError) as e:
             if provider == "cpu":
                 raise
             report(f"not compared on {provider}: {e}")
             continue
         name = f"the {precision} graph" + (f" on {provider}" if precision == "int8" else "")
+        if isinstance(output, Embeddings):
+            _check_vectors(found, expected, precision, name=name)
+            parity = parity or parity_from_outputs(
+                found, expected, output, package=checkpoint.package.name
+            )
+            continue
         check_parity(
             found,
             expected,
@@ -81,20 +89,42 @@ def parity_of(
             reference="eager PyTorch",
             fix=CURE,
         )
-        if precision == "int8" and output.function != "none":
+        if precision == "int8" and isinstance(output, Scores) and output.function != "none":
             agreement = agreement_of(found, expected, output, views)
             agreement.check(bounds.min_agreement, name=name, fix=CURE)
             report(f"on {provider}: {agreement}")
             if confidence := agreement.confidence(bounds.min_agreement):
                 report(f"on {provider}: {confidence}")
-        parity = parity or parity_from_logits(
+        parity = parity or parity_from_outputs(
             found[::views], expected[::views], output, package=checkpoint.package.name
         )
     assert parity is not None  # the cpu provider comes first
     return parity
 
 
-def _logits_on(provider: str, path: Path, rgb: list[Image.Image]) -> Logits:
+MIN_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}
+"""The least cosine of an image's vector to the reference's."""
+
+
+def _check_vectors(
+    found: NDArray[np.float32], expected: NDArray[np.float32], precision: Precision, *, name: str
+) -> None:
+    """Raise ParityError for vectors (N, size) that are not finite, or far from the reference's."""
+    finite = np.isfinite(found).all(1)
+    if not finite.all():
+        cure = "export with --fp32" if precision == "fp16" else CURE
+        raise ParityError(
+            f"{name} gives NaN or Inf on {(~finite).sum()} of {len(found)} images; {cure}"
+        )
+    least = float(cosines(found, expected).min())
+    if least < MIN_COSINE[precision]:
+        raise ParityError(
+            f"{name} differs too much from eager PyTorch: a vector's cosine is {least:.5f} "
+            f"(allowed {MIN_COSINE[precision]}); {CURE}"
+        )
+
+
+def _outputs_on(provider: str, path: Path, rgb: list[Image.Image]) -> NDArray[np.float32]:
     with (
         in_utf8(path) as readable,
         Engine.open(
@@ -122,13 +152,27 @@ def check_preprocessing(checkpoint: Checkpoint) -> None:
             )
 
 
-def parity_from_logits(
-    found: Logits, expected: Logits, output: OutputKind, *, package: str = "transformers"
-) -> Parity:
+def parity_from_outputs(
+    found: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    output: OutputKind,
+    *,
+    package: str = "transformers",
+) -> Parity | EmbeddingParity:
     """Compare two sets of outputs (N, ...), one image at least, of a kind.
 
     The expected ones are from that package's model.
     """
+    if isinstance(output, Embeddings):
+        near = cosines(found, expected)
+        return EmbeddingParity(
+            reference=eager_versions(package),
+            images=len(found),
+            min_cosine=float(near.min()),
+            mean_cosine=float(near.mean()),
+            recall=recall(found, expected),
+            max_abs_diff=float(np.abs(found - expected).max()),
+        )
     compared = Comparison(output)
     compared.add(found, expected)
     return Parity(

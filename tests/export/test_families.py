@@ -39,7 +39,7 @@ from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.eager import eager_logits
+from vit_export.eager import eager_outputs
 from vit_export.families.family import Family
 from vit_export.families.known import FAMILIES
 from vit_export.families.model_config import ModelConfig
@@ -105,7 +105,7 @@ CALIBRATING, JUDGED = slice(8), slice(8, 16)
 @pytest.fixture(scope="module")
 def expected(checkpoint: Checkpoint) -> Floats:
     """What eager PyTorch says of the images to judge on."""
-    return eager_logits(checkpoint, list(drawn_images()[JUDGED]))
+    return eager_outputs(checkpoint, list(drawn_images()[JUDGED]))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_any_config(drawn: tuple[str, dict[str, Any]]) -> None:
         write_checkpoint(Path(folder), architecture=architecture, spread=SPREAD, **config)
         checkpoint = load(folder)
         images = list(drawn_images()[-6:])
-        expected = eager_logits(checkpoint, images)
+        expected = eager_outputs(checkpoint, images)
         found = logits_of(checkpoint, pixels_of(images, checkpoint.preprocessing))
     extent = max(float(np.abs(expected).max()), 1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5 * FP32 * extent)
@@ -263,7 +263,7 @@ def test_position_tables_fit_the_preprocessor_where_the_model_fits_them(
 
 def assert_as_eager(checkpoint: Checkpoint) -> None:
     images = list(drawn_images()[-6:])
-    expected = eager_logits(checkpoint, images)
+    expected = eager_outputs(checkpoint, images)
     found = logits_of(checkpoint, pixels_of(images, checkpoint.preprocessing))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2 * FP32 * float(np.ptp(expected)))
 
@@ -302,10 +302,7 @@ def test_the_bound_sees_a_wrong_form(checkpoint: Checkpoint) -> None:
 
 def test_a_rotated_basis_changes_nothing(checkpoint: Checkpoint) -> None:
     """But the weights: a norm at the start of the stream, or before `out`, keeps those it has."""
-    model_config, turned = (
-        checkpoint.model_config,
-        rotated(checkpoint.model_config, checkpoint.tensors),
-    )
+    model_config, turned = rotated(checkpoint.model_config, checkpoint.tensors)
     pixels = noise(checkpoint)
     expected = logits_of(checkpoint, pixels)
     found = logits_of(replace(checkpoint, tensors=turned), pixels)

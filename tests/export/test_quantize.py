@@ -23,7 +23,7 @@ from vit_engine.machine import processor
 from vit_engine.providers.sessions import keep_int8_exact
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.eager import eager_logits
+from vit_export.eager import eager_outputs
 from vit_export.graph.matmul import MatMul
 from vit_export.graph.model import IR_VERSION, OPSET
 from vit_export.quantization import calibration, sensitivity
@@ -34,7 +34,7 @@ from vit_export.quantization.operators import DOMAIN, Int8Linear, Int8Weights
 from vit_export.quantization.pipeline import Quantized, quantize
 from vit_export.quantization.sensitivity import AIM, SHARES, choose_float_layers, float_share
 from vit_export.quantization.smoothquant import smoothed
-from vit_export.verify import parity_from_logits
+from vit_export.verify import parity_from_outputs
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     path = tmp_path / "vit.onnx"
     quantized = quantize(checkpoint, calibration.pixels_of(images, preprocessing))
     export(checkpoint, path, precision="int8", images=None, quantized=quantized)
-    pixels, expected = calibration.pixels_of(rest, preprocessing), eager_logits(checkpoint, rest)
+    pixels, expected = calibration.pixels_of(rest, preprocessing), eager_outputs(checkpoint, rest)
     with Engine.open(path, provider="cpu") as engine:
         found = engine.run(pixels)
         alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(8)])
-    parity = parity_from_logits(found, expected, checkpoint.output)
+    parity = parity_from_outputs(found, expected, checkpoint.output)
     with capsys.disabled():
         print(
             f"\nDeiT-Tiny int8: agreement {parity.agreement:.1%}, "

@@ -28,7 +28,7 @@ from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.eager import eager_logits
+from vit_export.eager import eager_outputs
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.timm.architectures import ARCHITECTURES
 from vit_export.families.timm.vision_transformer import family_from_timm
@@ -164,7 +164,7 @@ def logits(checkpoint: Checkpoint) -> Floats:
 @pytest.fixture(scope="module")
 def expected(checkpoint: Checkpoint) -> Floats:
     """What timm says of the images."""
-    return eager_logits(checkpoint, IMAGES)
+    return eager_outputs(checkpoint, IMAGES)
 
 
 def test_logits_are_those_of_timm(checkpoint: Checkpoint, expected: Floats) -> None:
@@ -240,7 +240,7 @@ def test_what_transformers_saves_of_it(tmp_path: Path, architecture: str) -> Non
     wrapped = load(str(folder))
     assert (wrapped.model_config, wrapped.labels) == (plain.model_config, plain.labels)
     np.testing.assert_array_equal(logits(wrapped), logits(plain))
-    np.testing.assert_array_equal(eager_logits(wrapped, IMAGES), eager_logits(plain, IMAGES))
+    np.testing.assert_array_equal(eager_outputs(wrapped, IMAGES), eager_outputs(plain, IMAGES))
 
 
 def test_labels_of_imagenet() -> None:
@@ -255,7 +255,7 @@ def test_images_of_another_size(checkpoint: Checkpoint, grid: int) -> None:
     """Tables are resampled and turns computed anew as timm does it."""
     size = grid * checkpoint.model_config.patch_size
     resized = load(str(checkpoint.folder), image_size=size)
-    expected = eager_logits(resized, IMAGES)
+    expected = eager_outputs(resized, IMAGES)
     across = np.ptp(expected, axis=0).max()
     np.testing.assert_allclose(logits(resized), expected, rtol=0, atol=BOUND * across)
 

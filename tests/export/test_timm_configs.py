@@ -9,7 +9,7 @@ import pytest
 from support.timm_folder import CONFIG, SHAPES, write_timm_folder
 from vit_engine.errors import CheckpointError
 from vit_export.checkpoints.checkpoint import load
-from vit_export.eager import eager_logits
+from vit_export.eager import eager_outputs
 from vit_export.families.timm.vision_transformer import family_from_timm
 from vit_export.packages.timm import labels_from_timm
 
@@ -116,7 +116,7 @@ def test_without_timm_there_is_a_line_to_paste(
     checkpoint = load(write_timm_folder(tmp_path))
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(CheckpointError, match=r"pip install .*\[timm\]'.*--no-verify"):
-        eager_logits(checkpoint, [])
+        eager_outputs(checkpoint, [])
     monkeypatch.setitem(sys.modules, "timm.data", None)
     with pytest.raises(CheckpointError, match=r"pip install .*\[timm\]'"):
         labels_from_timm({"num_classes": 11821, "pretrained_cfg": {}})

@@ -18,8 +18,8 @@ from vit_engine.errors import CheckpointError
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
-from vit_export.eager import eager_logits
-from vit_export.verify import parity_from_logits
+from vit_export.eager import eager_outputs
+from vit_export.verify import parity_from_outputs
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def photographs(test_data: Path) -> Photographs:
     return Photographs(
         checkpoint,
         np.stack([pixels_from_image(image, checkpoint.preprocessing) for image in images]),
-        eager_logits(checkpoint, images),
+        eager_outputs(checkpoint, images),
         np.array([int(row[1]) for row in rows]),
     )
 
@@ -62,7 +62,7 @@ def test_deit_tiny_on_two_hundred_photographs(
     with Engine.open(path, provider="cpu", optimize_graph=optimize_graph) as engine:
         found = engine.run(pixels)
         alone = np.concatenate([engine.run(pixels[i : i + 1]) for i in range(16)])
-    parity = parity_from_logits(found, expected, photographs.checkpoint.output)
+    parity = parity_from_outputs(found, expected, photographs.checkpoint.output)
     with capsys.disabled():
         print(
             f"\nDeiT-Tiny {precision}{', adapted' if optimize_graph else ''}: "
@@ -105,6 +105,6 @@ def test_what_transformers_raises_is_one_line(
     document = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(document | change))
     with pytest.raises(CheckpointError) as caught:
-        eager_logits(checkpoint, [Image.new("RGB", (32, 32))])
+        eager_outputs(checkpoint, [Image.new("RGB", (32, 32))])
     assert str(caught.value).startswith("tiny: transformers cannot ")
     assert "\n" not in str(caught.value)

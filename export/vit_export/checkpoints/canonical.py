@@ -11,7 +11,7 @@ from vit_export.files.weight_files import Tensor
 
 
 def canonical(
-    stored: Mapping[str, Tensor], family: Family, model_config: ModelConfig, labels: int
+    stored: Mapping[str, Tensor], family: Family, model_config: ModelConfig, outputs: int
 ) -> dict[str, Tensor]:
     """Return the tensors of a model, `ModelConfig.shapes`, out of those `stored` by name on disk.
 
@@ -19,10 +19,10 @@ def canonical(
     that lie in one on disk are split. Nothing else may be there. CheckpointError names a tensor as
     it is called on disk.
     """
-    conventions = family.stored(model_config, labels)
+    conventions = family.stored(model_config, outputs)
     usual = max(conventions, key=lambda parts: sum(p.stored in stored for p in parts.values()))
     tensors, used = {}, set()
-    for name, shape in model_config.shapes(labels):
+    for name, shape in model_config.shapes(outputs):
         places = dict.fromkeys(parts[name] for parts in conventions if name in parts)
         there = [place for place in places if place.stored in stored]
         if not there:
@@ -32,20 +32,19 @@ def canonical(
             raise CheckpointError(
                 f"the weights hold {there[0].stored} a second time, as {there[1].stored}"
             )
-        tensors[name] = _part(stored[there[0].stored], there[0], shape, labels)
+        tensors[name] = _part(stored[there[0].stored], there[0], shape)
         used.add(there[0].stored)
     _refuse_strange((n for n in stored if n not in used), family)
     return tensors
 
 
-def _part(tensor: Tensor, part: Part, shape: tuple[int, ...], labels: int) -> Tensor:
+def _part(tensor: Tensor, part: Part, shape: tuple[int, ...]) -> Tensor:
     """Return the part of a stored tensor that is of that shape."""
     whole = (shape[0] * part.of, *shape[1:])
     if _without_ones(tensor.shape) != _without_ones(whole):
         expected = (1,) * (tensor.ndim - len(whole)) + whole
         raise CheckpointError(
-            f"tensor {part.stored} has shape {tensor.shape}, expected {expected} "
-            f"by config.json with its {labels} labels"
+            f"tensor {part.stored} has shape {tensor.shape}, expected {expected} by config.json"
         )
     found = tensor.reshape(whole)[part.nth * shape[0] : (part.nth + 1) * shape[0]]
     if not np.isfinite(found).all():

@@ -1,13 +1,16 @@
 """A ViT classifier as it was published, from a hub or a folder, checked and ready to export."""
 
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vit_engine.artefact.contract import Preprocessing, ScoreKind
+from vit_engine.artefact.contract import Pooling, Preprocessing
 from vit_engine.errors import CheckpointError, UsageError, printable
+from vit_engine.outputs.embeddings import Embeddings
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints import hub
@@ -16,6 +19,7 @@ from vit_export.checkpoints.folding import folded
 from vit_export.checkpoints.resampling import resampled
 from vit_export.families.family import Family
 from vit_export.families.model_config import ModelConfig
+from vit_export.families.pooling import chosen_pooling, pooled_by
 from vit_export.files.json_file import read_json
 from vit_export.files.other_kinds import describe_file, refuse_other_kinds
 from vit_export.files.weight_files import Tensor, sha256_of, tensors_from_files, weight_files
@@ -44,16 +48,18 @@ class Checkpoint:
     model_config: ModelConfig
     preprocessing: Preprocessing
     preprocessor_scale: float  # what the preprocessor's own sizes are multiplied by
-    labels: tuple[str, ...]
-    score: ScoreKind  # how logits become scores
+    output: OutputKind  # labels and how logits become their scores, or vectors
     tensors: Mapping[
         str, Tensor
     ]  # float32 or float64, by canonical name, all that `model_config` has
 
-    @property
-    def output(self) -> OutputKind:
-        """The kind of output that the model gives."""
-        return Scores(self.labels, self.score)
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """How a checkpoint's vectors are made: pooled as asked, by default as its library does it."""
+
+    pooling: Pooling | None = None
+    normalized: bool = True
 
 
 def load(
@@ -62,12 +68,13 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     image_size: int | None = None,
+    vectors: VectorOptions | None = None,
 ) -> Checkpoint:
     """Read `"demo"`, a folder, `hf:owner/name` or a ModelScope id `owner/name`, in that order.
 
     So a folder that exists wins over an id of the same name. No code of a checkpoint is ever run.
     With an `image_size` in pixels, other than the checkpoint's own, the position tables and the
-    sizes of the preprocessor are fitted to it.
+    sizes of the preprocessor are fitted to it. With `vectors` it gives those in place of logits.
     CheckpointError says what was found and what is supported; UsageError that a folder has no
     revisions.
     """
@@ -83,7 +90,7 @@ def load(
         folder, revision = hub.download(model, revision=revision, offline=offline)
         name = model
     try:
-        return _read(folder, name, revision, image_size)
+        return _read(folder, name, revision, image_size, vectors)
     except CheckpointError as e:
         raise CheckpointError(f"{printable(model)}: {e}") from e
 
@@ -95,7 +102,13 @@ def folder_on_this_machine(model: str) -> Path | None:
     return Path(model) if os.path.isdir(model) else None  # noqa: PTH112 - takes any text
 
 
-def _read(folder: Path, name: str, revision: str | None, image_size: int | None) -> Checkpoint:
+def _read(
+    folder: Path,
+    name: str,
+    revision: str | None,
+    image_size: int | None,
+    vectors: VectorOptions | None,
+) -> Checkpoint:
     refuse_other_kinds(path.name for path in folder.iterdir())
     config = read_json(folder / CONFIG)
     if quantised := config.get("quantization_config"):
@@ -110,29 +123,51 @@ def _read(folder: Path, name: str, revision: str | None, image_size: int | None)
             "remove it"
         )
     package = next(package for package in PACKAGES if package.owns(config))
-    family = package.family(config)
+    family = package.vector_family(config) if vectors else package.family(config)
     files = weight_files(folder)
     stored = functools.cache(lambda: tensors_from_files(files, family.reads))
-    model_config = family.model_config(
-        config, lambda: {name: t.shape for name, t in stored().items()}
-    )
-    labels = package.labels(config)
+
+    def shapes() -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in stored().items()}
+
+    model_config = family.model_config(config, shapes)
+    pooling = None
+    if vectors and family.poolings:
+        pooling = chosen_pooling(vectors.pooling, family.poolings(config, shapes))
+        model_config = pooled_by(model_config, pooling, normalized=vectors.normalized)
+        family = replace(family, pooling=pooling)
+    labels = () if pooling else package.labels(config)
     preprocessing, scale = package.preprocessing(folder, family, model_config, image_size)
     model_config = model_config.at(preprocessing.shape[0])
-    tensors = canonical(stored(), family, model_config, len(labels))
+    read = {name: tensor for name, tensor in stored().items() if family.reads(name)}
+    tensors = canonical(read, family, model_config, len(labels) or model_config.vector_size)
     for change in (resampled, folded):
         model_config, tensors = change(model_config, tensors)
+    weights_sha256 = sha256_of(files)
+    output: OutputKind
+    if pooling is None:
+        output = Scores(labels, score_from_config(config, len(labels)))
+    else:
+        space = space_of(weights_sha256, pooling, model_config, preprocessing)
+        output = Embeddings(model_config.vector_size, pooling, model_config.normalized, space)
     return Checkpoint(
         model=name,
         revision=revision,
         folder=folder,
-        weights_sha256=sha256_of(files),
+        weights_sha256=weights_sha256,
         package=package,
         family=family,
         model_config=model_config,
         preprocessing=preprocessing,
         preprocessor_scale=scale,
-        labels=labels,
-        score=score_from_config(config, len(labels)),
+        output=output,
         tensors=tensors,
     )
+
+
+def space_of(
+    weights_sha256: str, pooling: Pooling, model_config: ModelConfig, preprocessing: Preprocessing
+) -> str:
+    """Return the SHA-256 of all that vectors must share to be compared, besides their precision."""
+    parts = [weights_sha256, pooling, model_config.projection, asdict(preprocessing)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

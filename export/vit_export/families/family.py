@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from vit_engine.artefact.contract import Pooling
 from vit_export.families.model_config import ModelConfig
 
 Config = Mapping[str, Any]
@@ -41,6 +42,12 @@ class Family:
     image_processor: str  # in transformers, of a preprocessor config that names none
     takes_any_size: bool = False
     """Whether the library's model fits its position tables to the image without being told."""
+    classes: tuple[str, ...] = ()
+    """Further classes of the library whose files hold this one, which then is the reference."""
+    poolings: Callable[[Config, StoredShapes], tuple[Pooling, ...]] | None = None
+    """How it makes a vector of an image, what its library hands out first; None: a classifier."""
+    pooling: Pooling | None = None
+    """Which of them is meant, once that is known."""
 
     def stored(self, model_config: ModelConfig, labels: int) -> list[dict[str, Part]]:
         """Return, for each convention, where on disk every tensor is by its canonical name."""
@@ -50,7 +57,9 @@ class Family:
         ]
 
     def reads(self, name: str) -> bool:
-        """Return whether a classifier has any use for the tensor of that name on disk."""
+        """Return whether the model has any use for the tensor of that name on disk."""
+        if self.pooling not in (None, "pooler") and "pooler.dense." in name:
+            return False
         patterns = (re.escape(start).replace(r"\*", r"\d+") for start in self.unread)
         return not any(re.match(pattern, name) for pattern in patterns)
 

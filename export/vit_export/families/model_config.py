@@ -100,6 +100,12 @@ class ModelConfig:
     """What the head reads, side by side: tokens of the prefix, or the mean of the "patches"."""
     heads_averaged: bool = False
     """Whether each part of `pooled` has a head of its own, whose logits are averaged."""
+    head: Literal["linear", "tanh", "none"] = "linear"
+    """What makes the output of what is pooled: a layer, a layer and tanh, or nothing."""
+    projection: int = 0
+    """Channels that a vector is projected to; 0 where it is not."""
+    normalized: bool = False
+    """Whether the output is brought to length 1."""
 
     def __post_init__(self) -> None:
         if self.image_size < self.patch_size:
@@ -144,6 +150,11 @@ class ModelConfig:
         return max(ends[name] for name in self.pooled)
 
     @property
+    def vector_size(self) -> int:
+        """Numbers of the vector of an image, where there are no logits."""
+        return self.projection or self.hidden_size * len(self.pooled)
+
+    @property
     def pools_before_fc2(self) -> bool:
         """Whether the last block's fc2 can follow the mean over the patches: it is linear.
 
@@ -160,8 +171,8 @@ class ModelConfig:
             start += number
         raise KeyError(name)
 
-    def shapes(self, labels: int) -> Shapes:
-        """Yield the canonical name and shape of every tensor of a classifier of `labels` labels."""
+    def shapes(self, outputs: int) -> Shapes:
+        """Yield the canonical name and shape of every tensor of a model of so many outputs."""
         hidden, inner = self.hidden_size, self.intermediate_size
         grid = self.table_grid or self.grid
         for name, number in self.prefix:
@@ -194,11 +205,13 @@ class ModelConfig:
                 yield f"{block}.scale2", (hidden,)
         if self.norm != "none":
             yield from _norm("norm", hidden)
+        if self.head == "none":
+            return
         if self.heads_averaged:
             for part in self.pooled:
-                yield from self._linear(f"head.{part}", labels, hidden)
+                yield from self._linear(f"head.{part}", outputs, hidden)
         else:
-            yield from self._linear("head", labels, hidden * len(self.pooled))
+            yield from self._linear("head", outputs, hidden * len(self.pooled))
 
     def _linear(self, layer: str, rows: int, columns: int) -> Shapes:
         yield f"{layer}.weight", (rows, columns)

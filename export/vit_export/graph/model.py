@@ -3,6 +3,7 @@
 from onnxscript import GraphBuilder, OpBuilder, ir, nn
 
 from vit_engine.artefact.contract import Precision, Preprocessing
+from vit_engine.outputs.embeddings import Embeddings
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.families.model_config import ModelConfig
 from vit_export.graph.block import Block
@@ -14,11 +15,12 @@ from vit_export.graph.weights import DTYPES, LinearFactory, Weights
 
 OPSET = 23  # the first with the standard Attention operator
 IR_VERSION = 11  # the one that goes with opset 23
-OUTPUT = "logits"
+LOGITS, EMBEDDING = "logits", "embedding"
+"""The names of the output."""
 
 
 class ViT(nn.Module):
-    """Image -> logits (N, labels) in float32.
+    """Image -> logits (N, labels) or a vector (N, size), in float32.
 
     The last block computes nothing that the head does not read: exact, and in ViT-B/16, whose head
     reads CLS alone, 6.9 % fewer multiply-adds.
@@ -39,9 +41,11 @@ class ViT(nn.Module):
             else LayerNorm(weights, "norm", model_config.layer_norm_eps)
         )
         input_layer = "norm" if self.norm and len(model_config.pooled) == 1 else None
-        self.classifier = weights.linear(
-            MatMul("head", None, ("head",), tokens=1, input_layer=input_layer)  # x is (N, D)
-        )
+        self.head = None
+        if model_config.head != "none":
+            self.head = weights.linear(
+                MatMul("head", None, ("head",), tokens=1, input_layer=input_layer)  # x is (N, D)
+            )
 
     def forward(self, op: OpBuilder, image: ir.Value) -> ir.Value:
         x = self.embeddings(op, image)
@@ -51,7 +55,14 @@ class ViT(nn.Module):
         y = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-1)
         if self.norm and self.model_config.norm == "pooled":
             y = self.norm(op, y)
-        return op.Cast(self.classifier(op, y), to=ir.DataType.FLOAT)
+        if self.head:
+            y = self.head(op, y)
+        y = op.Cast(y, to=ir.DataType.FLOAT)
+        if self.model_config.head == "tanh":
+            y = op.Tanh(y)
+        if self.model_config.normalized:
+            y = op.Div(y, op.ReduceL2(y, [-1], keepdims=1))
+        return y
 
     def pool(self, op: OpBuilder, x: ir.Value, name: str) -> ir.Value:
         """Return one part of what the head reads: (N, tokens, D) -> (N, D)."""
@@ -73,7 +84,7 @@ def model_from_checkpoint(
     """Return the ONNX model; `linear` makes its products, all in float unless told otherwise.
 
     Input: uint8 `pixels` [batch, H, W, 3], or for "hf" float32 `pixel_values` [batch, 3, H, W].
-    Output: float32 `logits` [batch, labels].
+    Output: float32 `logits` [batch, labels], or `embedding` [batch, size].
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="vit")
     builder = GraphBuilder(graph)
@@ -85,10 +96,11 @@ def model_from_checkpoint(
     )
     weights = Weights(checkpoint.tensors, DTYPES[precision], linear)
     vit = ViT(weights, checkpoint.model_config, checkpoint.preprocessing, io)
-    logits = vit(builder.op, image)
-    logits.shape = ir.Shape(["batch", len(checkpoint.labels)])
-    logits.type = ir.TensorType(ir.DataType.FLOAT)
-    builder.add_output(logits, OUTPUT)
+    output = vit(builder.op, image)
+    output.shape = ir.Shape(["batch", *checkpoint.output.shape])
+    output.type = ir.TensorType(ir.DataType.FLOAT)
+    is_vector = isinstance(checkpoint.output, Embeddings)
+    builder.add_output(output, EMBEDDING if is_vector else LOGITS)
     for node in graph:
         graph.opset_imports.setdefault(node.domain, 1)  # int8 has an operator of ONNX Runtime's own
     return ir.Model(graph, ir_version=IR_VERSION, producer_name="vit-engine")

@@ -14,7 +14,7 @@ from vit_export.families.model_config import ModelConfig
 CONFIG = "config.json"
 
 Model = Callable[[Any], Any]
-"""From pixels, a float32 tensor (N, 3, H, W), to logits (N, labels)."""
+"""From pixels, a float32 tensor (N, 3, H, W), to logits (N, labels) or vectors (N, size)."""
 
 Processor = Callable[[list[Image.Image]], Any]
 """From RGB images to the tensor (N, 3, H, W) that the model takes."""
@@ -30,6 +30,7 @@ class Package:
     name: str
     owns: Callable[[Config], bool]
     family: Callable[[Config], Family]
+    vector_family: Callable[[Config], Family]  # that gives vectors in place of logits
     labels: Callable[[Config], tuple[str, ...]]  # of each logit, in order
     preprocessing: Callable[[Path, Family, ModelConfig, int | None], tuple[Preprocessing, float]]
     """Of a folder's images; for a size in pixels other than the checkpoint's own, also the factor

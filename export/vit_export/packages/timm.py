@@ -198,6 +198,7 @@ TIMM = Package(
     name="timm",
     owns=is_timm,
     family=family_from_timm,
+    vector_family=family_from_timm,
     labels=labels_from_timm,
     preprocessing=_preprocessing,
     resized_configs=_resized_configs,

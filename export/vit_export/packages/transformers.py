@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vit_engine.artefact.contract import Preprocessing
+from vit_engine.artefact.contract import Pooling, Preprocessing
 from vit_export.families.family import Family
 from vit_export.families.known import family_from_config
 from vit_export.families.model_config import ModelConfig
@@ -60,14 +60,45 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    model = getattr(transformers, family.architecture).from_pretrained(
+    architecture = _architecture(folder, family)
+    model = getattr(transformers, architecture).from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
     )
     model.eval()
     own = getattr(model.config, "vision_config", model.config).image_size
     another = image_size != (own if isinstance(own, int) else own[0])
     told = {"interpolate_pos_encoding": True} if another and not family.takes_any_size else {}
-    return lambda pixels: model(pixel_values=pixels, **told).logits
+    if family.pooling is None:
+        return lambda pixels: model(pixel_values=pixels, **told).logits
+    return lambda pixels: _vectors(model, family.pooling, pixels, told)
+
+
+def _architecture(folder: Path, family: Family) -> str:
+    """Return the class that is the reference: the folder's own, unless it is a classifier."""
+    (found,) = read_json(folder / CONFIG).get("architectures") or [family.architecture]
+    return family.architecture if found.endswith("ForImageClassification") else str(found)
+
+
+def _vectors(model: Any, pooling: Pooling | None, pixels: Any, told: dict[str, bool]) -> Any:
+    """Return what the library hands out as vectors (N, size), not normalised."""
+    import torch
+
+    if hasattr(model, "get_image_features"):
+        found = model.get_image_features(pixel_values=pixels, **told)
+        return getattr(found, "pooler_output", found)  # a tensor in transformers 4
+    found = model(pixel_values=pixels, **told)
+    if hasattr(found, "image_embeds"):
+        return found.image_embeds
+    tokens = found.last_hidden_state
+    patches = (model.config.image_size // model.config.patch_size) ** 2
+    parts = {
+        "pooler": [found.pooler_output],
+        "map": [found.pooler_output],
+        "cls": [tokens[:, 0]],
+        "mean": [tokens[:, -patches:].mean(1)],
+    }
+    names = pooling.split("+") if pooling else ()
+    return torch.cat([part for name in names for part in parts[name]], dim=-1)
 
 
 def _processor(folder: Path, preprocessing: Preprocessing, scale: float) -> Processor:
@@ -96,6 +127,7 @@ TRANSFORMERS = Package(
     name="transformers",
     owns=lambda _: True,
     family=family_from_config,
+    vector_family=partial(family_from_config, vectors=True),
     labels=labels_from_config,
     preprocessing=_preprocessing,
     resized_configs=_resized_configs,

@@ -87,6 +87,6 @@ def agreement_of(found: Logits, expected: Logits, output: Scores, views: int) ->
         expected=mean,
         low=max(0.0, float(doubtful.mean()) - SURE * float(doubtful.std()) / math.sqrt(count + 1)),
         high=min(1.0, mean + SURE * float(by_image.std()) / math.sqrt(count)),
-        divergence=float(divergence(reference, quantized, output.function).mean()),
+        divergence=float(divergence(reference, quantized, output).mean()),
         flipped=float(margin[~same].min(1).max(initial=0.0)) if margin.size else 0.0,
     )

@@ -70,7 +70,8 @@ def quantize(
     """
     progress("running the calibration images")
     samples, pixels = pixels, pixels[::views]
-    checkpoint = replace(checkpoint, tensors=rotated(checkpoint.model_config, checkpoint.tensors))
+    model_config, tensors = rotated(checkpoint.model_config, checkpoint.tensors)
+    checkpoint = replace(checkpoint, model_config=model_config, tensors=tensors)
     tensors, statistics = smoothed(checkpoint.tensors, activations_of(checkpoint, pixels))
     int8_weights = {}
     for done, (matmul, found) in enumerate(statistics.items()):

@@ -6,6 +6,7 @@ computes what it did, with as many operators.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,20 +17,26 @@ from vit_export.graph.weights import Array
 SEED = 0
 
 
-def rotated(model_config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors in a rotated basis, those of a folded form.
+def rotated(
+    model_config: ModelConfig, tensors: Mapping[str, Tensor]
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Return the form and the tensors, those of a folded form, in a rotated basis.
 
     A norm before the blocks holds the stream to its channels, and one behind attention its values.
+    A vector that is pooled of the stream itself gets a head, which turns it back.
     """
     result = dict(tensors)
     rng = np.random.default_rng(SEED)
     if not model_config.pre_norm:
+        if model_config.head == "none" and "map" not in model_config.pooled:
+            result["head.weight"] = np.eye(model_config.vector_size)
+            model_config = replace(model_config, head="linear")
         _rotate_stream(model_config, result, _keeping_mean(model_config.hidden_size, rng))
     if not model_config.inner_norm:
         _rotate_values(
             model_config, result, _rotation(model_config.hidden_size // model_config.heads, rng)
         )
-    return result
+    return model_config, result
 
 
 def _rotate_stream(model_config: ModelConfig, tensors: dict[str, Tensor], turn: Array) -> None:
@@ -48,7 +55,8 @@ def _rotate_stream(model_config: ModelConfig, tensors: dict[str, Tensor], turn: 
             if name in tensors:
                 made = tensors[name].astype(np.float64)
                 tensors[name] = np.tensordot(turn, made, (0, 0))
-    _read_norm(tensors, None if model_config.norm == "none" else "norm", ["head"], turn, parts)
+    readers = ["map.k", "map.v"] if "map" in model_config.pooled else ["head"]
+    _read_norm(tensors, None if model_config.norm == "none" else "norm", readers, turn, parts)
 
 
 def _read_norm(

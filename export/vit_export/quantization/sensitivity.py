@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.artefact.contract import ScoreKind
+from vit_engine.outputs.embeddings import Embeddings, cosines
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.graph.matmul import MatMul
 from vit_export.graph.model import model_from_checkpoint
@@ -52,7 +54,7 @@ def sensitivity_of(
     for done, (matmul, weights) in enumerate(int8_weights.items()):
         progress(f"running {matmul} in int8 alone ({done} of {len(int8_weights)} products)")
         alone = logits_of(checkpoint, {matmul: weights}, probes)
-        found[matmul] = float(divergence(true, alone, checkpoint.score).mean())
+        found[matmul] = float(divergence(true, alone, checkpoint.output).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -67,7 +69,7 @@ def float_share(
 
     The largest where none does; a regression has the least.
     """
-    if checkpoint.score == "none":
+    if isinstance(checkpoint.output, Scores) and checkpoint.output.function == "none":
         return FloatShare(*choose_float_layers(int8_weights, sensitivity, SHARES[0]), None)
     true = logits_of(checkpoint, {}, pixels)
     for limit in SHARES:
@@ -75,7 +77,7 @@ def float_share(
         matmuls, share = choose_float_layers(int8_weights, sensitivity, limit)
         rest = {matmul: w for matmul, w in int8_weights.items() if matmul not in matmuls}
         found = logits_of(checkpoint, rest, pixels)
-        mean = float(divergence(true, found, checkpoint.score).mean())
+        mean = float(divergence(true, found, checkpoint.output).mean())
         if mean <= AIM:
             break
     return FloatShare(matmuls, share, mean)
@@ -99,12 +101,17 @@ def choose_float_layers(
     return frozenset(chosen), sum(cost[matmul] for matmul in chosen) / whole
 
 
-def divergence(true: Array, found: Array, score: ScoreKind) -> Array:
-    """Return how far the scores of each row of logits (N, labels) are from the true ones, (N,).
+def divergence(true: Array, found: Array, output: OutputKind) -> Array:
+    """Return how far each row of outputs (N, ...) is from the true one, (N,).
+
+    Of vectors it is 1 less their cosine. Of logits it is how far their scores are:
 
     Kullback-Leibler's, in nats: between two distributions over the labels for softmax, summed over
     the labels for sigmoid. Of a regression's values it is the squared difference.
     """
+    if isinstance(output, Embeddings):
+        return 1 - cosines(true, found)
+    score = output.function
     if score == "none":
         return np.asarray(np.square(true - found).sum(1))
     if score == "sigmoid":

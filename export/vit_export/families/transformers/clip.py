@@ -1,6 +1,9 @@
 """The vision half of CLIP (arXiv:2103.00020) and MetaCLIP 2 (arXiv:2507.22062), as classifiers."""
 
-from vit_export.families.family import Config, Family, StoredShapes
+from dataclasses import replace
+
+from vit_engine.artefact.contract import Pooling
+from vit_export.families.family import Config, Family, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
 from vit_export.families.transformers.names import VISION_TOWER
@@ -19,6 +22,27 @@ def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
     )
 
 
+def vector_form(config: Config, shapes: StoredShapes) -> ModelConfig:
+    """Read config.json of a model whose vectors are CLS after the last norm, mostly projected."""
+    vision = config if "vision_config" not in config else {"vision_config": config["vision_config"]}
+    form = form_from_config(
+        vision if "vision_config" in vision else {"vision_config": config}, shapes
+    )
+    projection = shapes().get("visual_projection.weight", (0,))[0]
+    return replace(
+        form,
+        norm="tokens",
+        pooled=("cls",),
+        no_bias=(*form.no_bias, "head"),
+        head="linear" if projection else "none",
+        projection=projection,
+    )
+
+
+def _cls_alone(_config: Config, _shapes: StoredShapes) -> tuple[Pooling, ...]:
+    return ("cls",)
+
+
 CLIP = Family(
     model_type="clip",
     architecture="CLIPForImageClassification",
@@ -35,4 +59,29 @@ METACLIP_2 = Family(
     conventions=(VISION_TOWER,),
     unread=CLIP.unread,
     image_processor="CLIPImageProcessor",
+)
+
+_TOWER = {**VISION_TOWER, "head": "visual_projection"}
+
+CLIP_VECTORS = replace(
+    CLIP,
+    architecture="CLIPModel",
+    classes=("CLIPVisionModelWithProjection", "CLIPVisionModel"),
+    model_config=vector_form,
+    conventions=(_TOWER, renamed(_TOWER, r"^vision_model\.", "")),
+    unread=(
+        "vision_model.embeddings.position_ids",
+        "embeddings.position_ids",
+        "text_model.",
+        "text_projection.",
+        "logit_scale",
+    ),
+    poolings=_cls_alone,
+)
+
+METACLIP_2_VECTORS = replace(
+    CLIP_VECTORS,
+    model_type="metaclip_2",
+    architecture="MetaClip2Model",
+    classes=("MetaClip2VisionModelWithProjection", "MetaClip2VisionModel"),
 )

@@ -3,6 +3,7 @@
 from vit_export.families.family import Config, Family, StoredShapes
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
+from vit_export.families.transformers.headless import of_tokens, without_head
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 
 
@@ -19,3 +20,5 @@ VIT = Family(
     unread=("vit.pooler.",),  # it belongs to ViTModel
     image_processor="ViTImageProcessor",
 )
+
+VIT_VECTORS = without_head(VIT, "ViTModel", "vit.", poolings=of_tokens, unread=())
