@@ -6,19 +6,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Input
-from vit_engine.classifier import Classifier
 from vit_engine.cluster import manifest
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, VitError
+from vit_engine.image_model import ImageModel
 from vit_engine.images.decode_pool import DecodeJob
 from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
 from vit_engine.options import EngineOptions
+from vit_engine.outputs.kinds import Result
 from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
 from vit_engine.sources.downloads import is_url
@@ -133,9 +134,9 @@ class Labeller:
         self._folder = tempfile.TemporaryDirectory(prefix="vit-engine-")
         model = Path(self._folder.name, "vit.onnx")
         model.write_bytes(ray.get(given.file))
-        self._opened: Classifier | VitError
+        self._opened: ImageModel | VitError
         try:
-            self._opened = Classifier.load(model, given.options)
+            self._opened = ImageModel.load(model, given.options)
         except VitError as e:
             # Kept for the first call: Ray hands its error on as it is, a constructor's as text.
             self._opened = e
@@ -152,8 +153,8 @@ class Labeller:
         batch = _pixels(table, vit.contract.input)
         if table["error_code"].null_count < len(codes):
             batch = batch[[code is None for code in codes]]
-        found = vit.output.results(_logits(vit.engine, batch), self._selection)
-        rows = []
+        found: Iterator[Result] = vit.output.results(_logits(vit.engine, batch), self._selection)
+        rows: list[dict[str, Any]] = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),
             manifest.items_from_table(table),

@@ -12,7 +12,6 @@ from shutil import get_terminal_size
 from vit_engine.artefact import metadata
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
-from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.cli import exit_codes
 from vit_engine.cli.signals import Interrupt, interrupts
 from vit_engine.commands import infer_options
@@ -20,6 +19,7 @@ from vit_engine.commands.engine_options import engine_settings
 from vit_engine.commands.progress import Progress, format_skipped, number_of_images
 from vit_engine.commands.source_options import check_inputs, finder_of, task_of
 from vit_engine.errors import ImageError, UsageError, printable
+from vit_engine.image_model import ImageModel, LabelledBatch
 from vit_engine.machine.output_file import PARTIAL, OutputFile, is_stream, output_file
 from vit_engine.outputs.kinds import OutputKind, output_from_contract
 from vit_engine.outputs.scores import ScoreOptions, Selection
@@ -167,12 +167,12 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     return ImageError.exit_code if tally.failed else 0
 
 
-def _loaded(arguments: argparse.Namespace) -> Classifier:
-    return Classifier.load(arguments.model, engine_settings(arguments))
+def _loaded(arguments: argparse.Namespace) -> ImageModel:
+    return ImageModel.load(arguments.model, engine_settings(arguments))
 
 
 def _stream(
-    vit: Classifier, samples: Iterable[Sample], arguments: argparse.Namespace, interrupt: Interrupt
+    vit: ImageModel, samples: Iterable[Sample], arguments: argparse.Namespace, interrupt: Interrupt
 ) -> Iterator[LabelledBatch]:
     live = "-" in arguments.sources and arguments.output is None
     return vit.stream(
@@ -221,7 +221,7 @@ def _write_sheet(sheet: ContactSheet, page: OutputFile) -> str:
 
 
 def _settings(
-    arguments: argparse.Namespace, row_format: str, vit: Classifier, selection: Selection
+    arguments: argparse.Namespace, row_format: str, vit: ImageModel, selection: Selection
 ) -> Settings:
     """Return what the rows of this run depend on: what was resolved, where options leave it open.
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
 from vit_engine.outputs import csv_dialect
-from vit_engine.outputs.kinds import OutputKind
-from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.kinds import OutputKind, Result
 from vit_engine.rows.text_table import Table
 
 if TYPE_CHECKING:
@@ -37,17 +36,17 @@ class Format:
     format that is not made of lines; with None the lines are the format.
     """
 
-    line: Callable[[Prediction], bytes]
+    line: Callable[[Result], bytes]
     header: bytes = b""
     convert: Callable[[Path, Path], None] | None = None
 
 
-def jsonl_line(prediction: Prediction) -> bytes:
+def jsonl_line(prediction: Result) -> bytes:
     """Return one JSON document; bytes of a path that are not UTF-8 are lone surrogates in it."""
     return json.dumps(prediction.to_dict()).encode() + b"\n"
 
 
-def csv_line(prediction: Prediction) -> bytes:
+def csv_line(prediction: Result) -> bytes:
     """Return one CSV record: lists are JSON within their cell, a path has the bytes it has on disk.
 
     A text that a spreadsheet would run as a formula gets an apostrophe before it.
@@ -55,7 +54,7 @@ def csv_line(prediction: Prediction) -> bytes:
     return _csv(_cell(value, prediction) for value in prediction.to_dict().values())
 
 
-def _cell(value: Any, prediction: Prediction) -> Any:
+def _cell(value: Any, prediction: Result) -> Any:
     if isinstance(value, list):
         return json.dumps(value) if prediction.error is None else None
     return csv_dialect.escaped(value) if isinstance(value, str) else value

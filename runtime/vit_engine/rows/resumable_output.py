@@ -16,7 +16,7 @@ from typing import Self
 from vit_engine.errors import UsageError, WriteError, one_line, printable
 from vit_engine.machine.atomic import replacing, sync_folder
 from vit_engine.machine.output_file import PARTIAL, STATE, OutputFile
-from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.kinds import Result
 from vit_engine.rows.formats import Format
 from vit_engine.rows.resume_state import ResumeState, Settings
 from vit_engine.sources.sample import Sample
@@ -85,7 +85,7 @@ class ResumableOutput:
         self._begun = True
         return samples
 
-    def write(self, predictions: Iterable[Prediction]) -> None:
+    def write(self, predictions: Iterable[Result]) -> None:
         """Add a batch of rows; they are safe once a chunk is full or old enough."""
         for prediction in predictions:
             self._rows.append(self._form.line(prediction))
