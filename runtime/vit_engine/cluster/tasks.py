@@ -22,6 +22,7 @@ from vit_engine.options import EngineOptions
 from vit_engine.outputs.kinds import Result
 from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
+from vit_engine.rows.vectors import VectorType, arrow_table
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.read import bytes_from_item
@@ -54,6 +55,7 @@ class Labelling:
     file: "ray.ObjectRef[bytes]"
     options: EngineOptions
     selection: Selection
+    vectors: VectorType | None
 
 
 def decoded(table: "pa.Table", given: Decoding) -> "pa.Table":
@@ -140,7 +142,7 @@ class Labeller:
         except VitError as e:
             # Kept for the first call: Ray hands its error on as it is, a constructor's as text.
             self._opened = e
-        self._selection = given.selection
+        self._given = given
 
     def __call__(self, table: "pa.Table") -> "pa.Table":
         """Return the rows of what `decoded` gave: those of vit-infer, after their `row_id`."""
@@ -153,7 +155,9 @@ class Labeller:
         batch = _pixels(table, vit.contract.input)
         if table["error_code"].null_count < len(codes):
             batch = batch[[code is None for code in codes]]
-        found: Iterator[Result] = vit.output.results(_logits(vit.engine, batch), self._selection)
+        found: Iterator[Result] = vit.output.results(
+            _logits(vit.engine, batch), self._given.selection
+        )
         rows: list[dict[str, Any]] = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),
@@ -166,9 +170,10 @@ class Labeller:
                 result = next(found)
             else:
                 result = vit.output.failed(item.path, ImageError(code, error))
-            rows.append({**result.to_dict(), **arrow_path(item.path), "row_id": row_id})
-        schema = arrow_schema(vit.output)
-        return pa.Table.from_pylist(rows, schema.insert(0, pa.field("row_id", pa.int64())))
+            rows.append({**result.packed(), **arrow_path(item.path), "row_id": row_id})
+        model, dtype = vit.contract.identity.model, self._given.vectors or "float32"
+        schema = arrow_schema(vit.output, dtype, model)
+        return arrow_table(rows, schema.insert(0, pa.field("row_id", pa.int64())))
 
 
 def _logits(engine: Engine, batch: NDArray[np.uint8]) -> NDArray[np.float32]:

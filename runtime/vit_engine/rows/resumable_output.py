@@ -120,8 +120,9 @@ class ResumableOutput:
                 self._partial.replace(self._target.path)
                 sync_folder(self._partial.parent)
             else:
-                with replacing(self._target.path) as whole:
-                    self._form.convert(self._partial, whole)
+                for suffix, write in (*self._form.beside.items(), ("", self._form.convert)):
+                    with replacing(self._target.beside(suffix)) as whole:
+                        write(self._partial, whole)
                 self._partial.unlink()
             self._finished = True
             self._state_path.unlink(missing_ok=True)
