@@ -24,11 +24,11 @@ from vit_engine.errors import (
     format_limit,
     one_line,
 )
-from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.options import DEFAULTS, EngineOptions
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.provider import Provider, Session, SessionClosedError, SessionSpec
 from vit_engine.providers.table import candidates, log_fallback
+from vit_engine.providers.tensors import feed_from_pixels
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Engine:
                 open_session,
                 max_batch=options.max_batch or chosen.default_batch(options),
                 in_flight=chosen.in_flight,
-                survives_fork=chosen.kind == "cpu",
+                survives_fork=not chosen.is_gpu,
             )
 
         first, *rest = candidates(spec)

@@ -189,7 +189,7 @@ def test_an_artefact_of_normalised_floats(
     tmp_path_factory: pytest.TempPathFactory, logits: np.ndarray[Any, Any], pixels: Any
 ) -> None:
     """--io hf: the tensor is float32, and images are normalised here."""
-    from vit_engine.images.preprocess import normalized
+    from vit_engine.providers.tensors import normalized
     from vit_export.artefact import export
     from vit_export.checkpoints.checkpoint import load
 

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.artefact.contract import Input
 from vit_engine.classifier import Classifier
 from vit_engine.cluster import manifest
-from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, VitError
 from vit_engine.images.decode_pool import DecodeJob
 from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
@@ -149,10 +147,10 @@ class Labeller:
             raise self._opened
         vit = self._opened
         codes = table["error_code"].to_pylist()
-        batch = _pixels(table, vit.contract.input)
+        batch = _pixels(table, vit)
         if table["error_code"].null_count < len(codes):
             batch = batch[[code is None for code in codes]]
-        found = vit.output.results(_logits(vit.engine, batch), self._selection)
+        found = vit.output.results(_logits(vit, batch), self._selection)
         rows = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),
@@ -170,15 +168,16 @@ class Labeller:
         return pa.Table.from_pylist(rows, schema.insert(0, pa.field("row_id", pa.int64())))
 
 
-def _logits(engine: Engine, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _logits(vit: Classifier, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Run the batch in parts, through the engine's own threads: an actor's calls may overlap."""
-    parts = _parts(batch, engine.max_batch) if len(batch) else [batch]
-    return np.concatenate([f.result() for f in [engine.submit(part) for part in parts]])
+    parts = _parts(batch, vit.engine.max_batch) if len(batch) else [batch]
+    return np.concatenate([f.result() for f in [vit.engine.submit(part) for part in parts]])
 
 
-def _pixels(table: "pa.Table", given: Input) -> NDArray[np.uint8]:
+def _pixels(table: "pa.Table", vit: Classifier) -> NDArray[np.uint8]:
     """Return the pixels (N, H, W, 3) where they are: in the shared memory of the node."""
     column = table["pixels"].combine_chunks()
     pixels = np.frombuffer(column.buffers()[1], np.uint8)
-    batch = pixels.reshape(-1, given.height, given.width, 3)
+    input_spec = vit.contract.input
+    batch = pixels.reshape(-1, input_spec.height, input_spec.width, 3)
     return batch[column.offset : column.offset + len(column)]

@@ -114,8 +114,8 @@ def _evaluate(
             parts["against"] = models.enter_context(
                 opened(
                     arguments.against,
-                    contract,
-                    options,
+                    vit,
+                    lambda name: Classifier.load(name, options),
                     threshold=threshold,
                     thumbnails=thumbnails,
                 )

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from vit_engine.errors import ImageError, UsageError, one_line, printable
-from vit_engine.machine.suggestions import did_you_mean
+from vit_engine.errors import ImageError, UsageError, did_you_mean, one_line, printable
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.scores import Scores
 from vit_engine.sources.downloads import is_url

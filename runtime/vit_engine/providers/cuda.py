@@ -100,7 +100,6 @@ def _obstacle(options: EngineOptions) -> Unavailable | None:
 
 CUDA = Provider(
     name="cuda",
-    kind="gpu",
     precisions=GPU_PRECISIONS,
     computes=(),
     default_batch=lambda _options: GPU_BATCH,

@@ -9,7 +9,6 @@ import numpy as np
 from vit_engine.artefact.contract import Input
 from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.errors import ParityError, ProviderError
-from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia
 from vit_engine.options import EngineOptions, ProviderName
 from vit_engine.outputs.kinds import output_from_contract
@@ -21,6 +20,7 @@ from vit_engine.providers.cpu import open_on_cpu
 from vit_engine.providers.engine_cache import EngineCache
 from vit_engine.providers.provider import Provider, Session, SessionSpec, Unavailable
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
+from vit_engine.providers.tensors import feed_from_pixels
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -161,7 +161,6 @@ def _obstacle(options: EngineOptions) -> Unavailable | None:
 
 TENSORRT = Provider(
     name="tensorrt",
-    kind="gpu",
     precisions=cuda.GPU_PRECISIONS,
     computes=(),
     default_batch=lambda _options: cuda.GPU_BATCH,

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import BinaryIO
 
-from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.machine.suggestions import did_you_mean
+from vit_engine.errors import ImageError, UsageError, did_you_mean, printable
 from vit_engine.sources import folders
 from vit_engine.sources.archives.tars import items_from_tar
 from vit_engine.sources.archives.zips import items_from_zip
