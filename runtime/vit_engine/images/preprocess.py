@@ -1,4 +1,4 @@
-"""From an image to the input's pixels, by the contract; the same bits as the reference's PIL path."""
+"""From an image to the input's pixels, by the contract; the same bits as transformers' PIL path."""
 
 import numpy as np
 from numpy.typing import NDArray

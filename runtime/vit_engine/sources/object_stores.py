@@ -19,7 +19,7 @@ from vit_engine.errors import (
 from vit_engine.machine.installation import pip_install
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import bytes_from_path
-from vit_engine.sources.folders import WILD, by_name, in_words, why_passed_over
+from vit_engine.sources.folders import WILD, by_name, in_words, is_wanted
 from vit_engine.sources.sample import LIMITS, Limits, Sample
 
 if TYPE_CHECKING:
@@ -97,11 +97,11 @@ def _image_error(store: Any, name: str, e: Exception) -> ImageError:
     return ImageError("missing", f"cannot be read: {printable(one_line(e))}")
 
 
-def samples_from_store(source: str, *, skipped: Counter[str] | None = None) -> Iterator[Sample]:
+def samples_from_store(source: str, *, skipped: Counter[str]) -> Iterator[Sample]:
     """Yield the objects that a URL, a prefix or a pattern names; one level's names in memory.
 
     UsageError or MachineError, at once, for one that names none or that cannot be listed; a prefix
-    that fails later is an item with its error. `skipped` is that of `folders.walked`.
+    that fails later is an item with its error. `skipped` is that of `folders.is_wanted`.
     """
     store, root = _store(source)
     try:
@@ -120,11 +120,10 @@ def samples_from_store(source: str, *, skipped: Counter[str] | None = None) -> I
         listing = []
     except Exception as e:  # each store raises its own
         raise MachineError(f"{printable(source)}: cannot be listed ({one_line(e)})") from e
-    counts = Counter[str]() if skipped is None else skipped
-    samples = _walked(store, root, listing, counts)
+    samples = _walked(store, root, listing, skipped)
     first = next(samples, None)
     if first is None:
-        more = f"; passed over: {in_words(counts)}" if counts else ""
+        more = f"; passed over: {in_words(skipped)}" if skipped else ""
         raise UsageError(
             f"{printable(source)}: no image below this prefix (searched by extension){more}"
         )
@@ -154,11 +153,7 @@ def _walked(
             if kind == "directory":
                 below.append(name)
                 continue
-            wanted, unread = by_name(name)
-            reason = why_passed_over(name[len(root) :], wanted=wanted, unread=unread)
-            if reason:
-                skipped[reason] += 1
-            if wanted and not reason:
+            if is_wanted(name[len(root) :], by_name(name), skipped):
                 yield Sample(store.unstrip_protocol(name))
         stack += reversed(below)
 
