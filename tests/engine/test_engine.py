@@ -32,8 +32,8 @@ def bucketed(path: Path, largest: int) -> BucketSession:
     return BucketSession(
         open_session(spec, {"cpu": {}}),
         spec.contract,
+        largest,
         device=("cpu", 0),
-        buckets=buckets_up_to(largest),
         graphs=True,  # the CPU provider ignores the graphs' numbers
     )
 
@@ -185,7 +185,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.providers.buckets import BucketSession, buckets_up_to
+from vit_engine.providers.buckets import BucketSession
 from vit_engine.engine import Engine
 from vit_engine.errors import ProviderError
 
@@ -202,9 +202,7 @@ def opened(largest):
     options.log_severity_level = 4
     options.add_session_config_entry("session.use_env_allocators", "1")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return BucketSession(
-        session, contract, device=("cpu", 0), buckets=buckets_up_to(largest), graphs=False
-    )
+    return BucketSession(session, contract, largest, device=("cpu", 0), graphs=False)
 
 
 pixels = np.random.default_rng(0).integers(0, 256, (most, 32, 32, 3), np.uint8)

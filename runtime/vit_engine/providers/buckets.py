@@ -37,7 +37,7 @@ def smallest_that_fits(buckets: Sequence[int], size: int) -> int:
 
 
 class BucketSession:
-    """Runs batches of up to `buckets[-1]` images through fixed buffers on a device. Thread-safe.
+    """Runs batches of up to `largest` images through fixed buffers on a device. Thread-safe.
 
     `device` is ONNX Runtime's name and index, ("cuda", 0). With `graphs`, the provider captures a
     CUDA graph for each pair of buffers on its first run and replays it from then on. Graphs belong
@@ -48,12 +48,12 @@ class BucketSession:
         self,
         session: "onnxruntime.InferenceSession",
         contract: Contract,
+        largest: int,
         *,
         device: tuple[str, int],
-        buckets: Sequence[int],
         graphs: bool,
     ) -> None:
-        self.buckets = tuple(buckets)
+        self.largest, self.buckets = largest, buckets_up_to(largest)
         self._session: onnxruntime.InferenceSession | None = session
         self._contract, self._device, self._graphs = contract, device, graphs
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -66,11 +66,6 @@ class BucketSession:
             self._free[bucket] = queue.SimpleQueue()
             for _ in range(IN_FLIGHT):
                 self._free[bucket].put(None)
-
-    @property
-    def largest(self) -> int:
-        """The most images in a batch."""
-        return self.buckets[-1]
 
     def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
