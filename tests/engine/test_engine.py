@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.engine import Engine, is_out_of_memory
+from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError, UsageError
-from vit_engine.providers.buckets import BucketSession, buckets_up_to, smallest_that_fits
+from vit_engine.providers.buckets import BucketSession, buckets_up_to
 from vit_engine.providers.provider import SessionSpec
-from vit_engine.providers.sessions import open_session
+from vit_engine.providers.sessions import is_out_of_memory, open_session
 
 Pixels = NDArray[np.uint8]
 CLOSE = 1e-4
@@ -57,7 +57,6 @@ def expected(tiny_artefact: Path) -> NDArray[np.float32]:
 
 def test_buckets_are_powers_of_two_and_the_largest() -> None:
     assert [buckets_up_to(n) for n in (1, 2, 3, 8)] == [(1,), (1, 2), (1, 2, 3), (1, 2, 4, 8)]
-    assert [smallest_that_fits((1, 2, 4, 6), n) for n in (1, 2, 3, 4, 5, 6)] == [1, 2, 4, 4, 6, 6]
 
 
 @pytest.mark.parametrize("provider", ["cpu", "auto"])

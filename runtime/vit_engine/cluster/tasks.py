@@ -19,10 +19,9 @@ from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, Sha
 from vit_engine.options import EngineOptions
 from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
-from vit_engine.sources.downloads import is_url
-from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.read import bytes_from_item
 from vit_engine.sources.sample import Sample
+from vit_engine.sources.urls import is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,7 +89,7 @@ def _fetched(samples: Sequence[Sample], given: Decoding) -> Iterator[Sequence[Sa
     """Yield the items in parts that have slots, those from elsewhere with their bytes."""
 
     def is_here(item: Sample) -> bool:
-        return item.error is not None or not (is_store(item.path) or is_url(item.path))
+        return item.error is not None or not is_remote(item.path)
 
     def fetch(item: Sample) -> Sample:
         if is_here(item):

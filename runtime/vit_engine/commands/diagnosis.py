@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,7 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
     """Run the model in a process of its own: a driver's library may crash or hang."""
     name = provider.name
     options = EngineOptions(name, device=device if provider.is_gpu else 0, compute=compute)
+    failed = partial(Trial, name, "fails", compute=compute)
     if found := provider.unavailable_reason(options):
         fix = None if found.fix.startswith(availability.NO_GPU) else found.fix
         return Trial(name, "absent", found.reason, fix, compute)
@@ -126,13 +128,13 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
             child.wait_until_ready()
             child.ask(pickle.dumps((model, options)))
             trial: Trial = pickle.loads(child.answer(TRIAL_LIMIT_S))
+            return trial
     except TimeoutError:
-        return Trial(name, "fails", f"no answer in {TRIAL_LIMIT_S} s", compute=compute)
+        return failed(f"no answer in {TRIAL_LIMIT_S} s")
     except EndedError as e:
-        return Trial(name, "fails", f"ended the process that tried it ({e})", compute=compute)
+        return failed(f"ended the process that tried it ({e})")
     except MachineError as e:
-        return Trial(name, "fails", str(e), compute=compute)
-    return trial
+        return failed(str(e))
 
 
 def serve_trials(channel: Channel) -> None:
@@ -241,16 +243,11 @@ def advice_for(trials: tuple[Trial, ...], cpu: Cpu) -> Iterator[str]:
     best = next((p.name for p in PROVIDERS.values() if p.is_gpu and p.name in working), None)
     if best:
         yield f"for this GPU: vit-export --fp16, vit-infer --provider {best}"
-    if cpu.int8:
-        yield (
-            "for this CPU: vit-export --fp16 labels as PyTorch does; --int8 is up to 2.4 times as "
-            "fast, and about one label in a hundred differs"
-        )
-    else:
-        yield (
-            "for this CPU: vit-export --fp16 labels as PyTorch does; without VNNI --int8 is "
-            "1.3 times as fast, and about one label in a hundred differs"
-        )
+    int8 = "--int8 is up to 2.4 times" if cpu.int8 else "without VNNI --int8 is 1.3 times"
+    yield (
+        f"for this CPU: vit-export --fp16 labels as PyTorch does; {int8} as fast, and about one "
+        "label in a hundred differs"
+    )
 
 
 def fastest(trials: tuple[Trial, ...], model: str) -> Iterator[str]:

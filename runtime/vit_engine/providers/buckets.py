@@ -7,7 +7,6 @@ and thrown away.
 
 import queue
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,6 @@ IN_FLIGHT = 2
 def buckets_up_to(largest: int) -> tuple[int, ...]:
     """Return the batch sizes 1, 2, 4, ... and `largest`."""
     return (*(2**i for i in range((largest - 1).bit_length())), largest)
-
-
-def smallest_that_fits(buckets: Sequence[int], size: int) -> int:
-    """Return the first of the ascending buckets that holds `size` images."""
-    return next(bucket for bucket in buckets if bucket >= size)
 
 
 class BucketSession:
@@ -81,7 +75,7 @@ class BucketSession:
                 self._gate.notify_all()
 
     def _run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        bucket = smallest_that_fits(self.buckets, len(inputs))
+        bucket = next(size for size in self.buckets if size >= len(inputs))
         slot = self._free[bucket].get()
         try:
             slot = slot or self._slot(bucket)

@@ -11,11 +11,11 @@ from vit_engine.errors import ImageError, UsageError, did_you_mean, printable
 from vit_engine.sources import folders
 from vit_engine.sources.archives.tars import items_from_tar
 from vit_engine.sources.archives.zips import items_from_zip
-from vit_engine.sources.downloads import is_url
 from vit_engine.sources.lists import items_from_list
 from vit_engine.sources.object_stores import is_store, samples_from_store
 from vit_engine.sources.sample import Sample
 from vit_engine.sources.tables.paths import check_table, items_from_table
+from vit_engine.sources.urls import is_remote, is_url
 
 TARS = (".tar", ".tar.gz", ".tgz")
 """Names of files that hold images."""
@@ -32,7 +32,7 @@ DEFAULT_COLUMN = "path"
 
 def is_local(source: str) -> bool:
     """Tell whether a source is on this machine's disk: no URL, no object store's, no list."""
-    return source != "-" and not is_url(source) and not is_store(source)
+    return source != "-" and not is_remote(source)
 
 
 def check_present(sources: Sequence[str]) -> None:

@@ -1,7 +1,6 @@
 """Object stores and local disks as one thing, through fsspec: `s3://`, `gs://`, plain paths."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from vit_engine.errors import (
     printable,
 )
 from vit_engine.machine.installation import pip_install
-from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import bytes_from_path
 from vit_engine.sources.folders import WILD, by_name, in_words, is_wanted
 from vit_engine.sources.sample import LIMITS, Limits, Sample
+from vit_engine.sources.urls import is_remote, is_url
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -29,8 +28,6 @@ SCHEMES = (
     "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "hf", "hdfs", "file", "memory",
 )  # fmt: skip
 """Of the URLs that are read through fsspec, in lower case."""
-
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def _extra() -> str:
 
 def is_store(path: str) -> bool:
     """Tell whether a path is fsspec's to read: it has a scheme, and not http(s)."""
-    return _SCHEME.match(path) is not None and not is_url(path)
+    return is_remote(path) and not is_url(path)
 
 
 def folder_from_path(path: str) -> Folder:
