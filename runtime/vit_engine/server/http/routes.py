@@ -188,7 +188,7 @@ class Routes:
         return JSONResponse({"model_stats": stats})
 
     async def infer(self, request: Request) -> Response:
-        """Logits of tensors, or their labels."""
+        """Logits of tensors."""
         service, scheduler = self._service, self._find(request)
         with MemoryReservation(service.memory) as reservation:
             body = await read_body(request, reservation, service.settings, compressed=True)
