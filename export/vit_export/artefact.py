@@ -91,6 +91,7 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io
         preprocessing=checkpoint.preprocessing,
         output=_output(checkpoint.output),
         parity=None,
+        zero_shot=checkpoint.zero_shot,
     )
 
 

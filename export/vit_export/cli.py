@@ -34,6 +34,7 @@ from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 from vit_export.hf_folder import CONFIGS, write_configs
 from vit_export.quantization.calibration import calibration_items
 from vit_export.samples.images import items_for
+from vit_export.zero_shot import TEMPLATE, labelled, labels_from_file, templates_from
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -140,6 +141,21 @@ def _parser() -> Parser:
         action="store_false",
         help="with --embed: leave vectors at the length that the model gives them (default: 1)",
     )
+    add(
+        "--labels",
+        type=local_path,
+        metavar="FILE",
+        help="make a zero-shot classifier of CLIP, MetaCLIP 2 or SigLIP: a text file with one "
+        "label a line, whose texts are encoded now, once and for all",
+    )
+    add(
+        "--template",
+        nargs="+",
+        action="extend",
+        metavar="TEMPLATE",
+        help=f"with --labels: texts with {{}} in the label's place, or files of them, one a line; "
+        f"several are averaged (default: {TEMPLATE!r})",
+    )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
@@ -191,6 +207,10 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UsageError("--triton-tensorrt only makes sense together with --triton DIR")
     if not arguments.embed and (arguments.pool or not arguments.normalize):
         raise UsageError("--pool and --no-normalize are for vectors; add --embed")
+    if arguments.labels and arguments.embed:
+        raise UsageError("--labels gives scores, --embed vectors; choose one")
+    if arguments.template and not arguments.labels:
+        raise UsageError("--template is for zero-shot labels; add --labels FILE")
     if arguments.precision != "int8":
         for option in ("calibrate", "min_agreement"):
             if getattr(arguments, option) is not None:
@@ -200,6 +220,8 @@ def _export(arguments: argparse.Namespace) -> int:
     if folder := folder_on_this_machine(arguments.model):
         check_apart(outputs, _files_of_checkpoint(folder))
     # Before the checkpoint, which may have to come from a hub.
+    labels = labels_from_file(arguments.labels) if arguments.labels else ()
+    templates = templates_from(arguments.template or [TEMPLATE])
     given, shown = arguments.calibrate, arguments.verify_images
     calibrating = None if given is None else calibration_items(given)
     verifying = None if shown is None else items_for("--verify-images", shown)
@@ -208,9 +230,13 @@ def _export(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         offline=arguments.offline,
         image_size=arguments.image_size,
-        vectors=VectorOptions(arguments.pool, arguments.normalize) if arguments.embed else None,
+        vectors=VectorOptions(arguments.pool, arguments.normalize)
+        if arguments.embed or labels
+        else None,
     )
     check_apart(outputs, _files_of_checkpoint(checkpoint.folder))
+    if labels:
+        checkpoint = labelled(checkpoint, labels, templates, progress)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
     # or the checkpoint is reported before.

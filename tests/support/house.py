@@ -36,6 +36,7 @@ EXPORTER = (
     "artefact",
     "verify",
     "reference",
+    "zero_shot",
     "eager",
     "quantization",
     "graph",

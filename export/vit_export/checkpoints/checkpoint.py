@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vit_engine.artefact.contract import Pooling, Preprocessing
+from vit_engine.artefact.contract import Pooling, Preprocessing, ZeroShot
 from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_engine.outputs.embeddings import Embeddings
 from vit_engine.outputs.kinds import OutputKind
@@ -56,6 +56,7 @@ class Checkpoint:
     tensors: Mapping[
         str, Tensor
     ]  # float32 or float64, by canonical name, all that `model_config` has
+    zero_shot: ZeroShot | None = None  # what labels were made of that are no part of the weights
 
 
 @dataclass(frozen=True)
