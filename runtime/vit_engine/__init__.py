@@ -18,6 +18,8 @@ from vit_engine.errors import (
 TYPE_CHECKING = False  # what type checkers take for true; typing would cost half of the import
 if TYPE_CHECKING:
     from vit_engine.classifier import Classifier
+    from vit_engine.embedder import Embedder
+    from vit_engine.outputs.embeddings import Embedding
     from vit_engine.outputs.prediction import Prediction, Score
 
     __version__: str
@@ -26,6 +28,8 @@ __all__ = [
     "ArtefactError",
     "CheckpointError",
     "Classifier",
+    "Embedder",
+    "Embedding",
     "ImageError",
     "MachineError",
     "ParityError",
@@ -40,6 +44,8 @@ __all__ = [
 
 _HOMES = {
     "Classifier": "vit_engine.classifier",
+    "Embedder": "vit_engine.embedder",
+    "Embedding": "vit_engine.outputs.embeddings",
     "Prediction": "vit_engine.outputs.prediction",
     "Score": "vit_engine.outputs.prediction",
 }

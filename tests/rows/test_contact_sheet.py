@@ -11,7 +11,7 @@ import pytest
 
 from support import ROOT
 from vit_engine.artefact import metadata
-from vit_engine.classifier import LabelledBatch
+from vit_engine.image_model import LabelledBatch
 from vit_engine.outputs.prediction import Prediction, Score
 from vit_engine.rows.contact_sheet import MAX_IMAGES, ContactSheet
 

@@ -17,6 +17,8 @@ RUNTIME = (
     "evaluation",
     "rows",
     "classifier",
+    "embedder",
+    "image_model",
     "engine",
     "providers",
     "options",

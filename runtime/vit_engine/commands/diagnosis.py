@@ -44,7 +44,7 @@ class Trial:
     milliseconds: float | None = None  # median, one image
     images_per_second: float | None = None  # in batches of SAMPLES, on a CPU
     agreement: float | None = None  # with the cpu provider, as Comparison's; None for values
-    difference: float | None = None  # largest of a logit, as a share of their range
+    difference: float | None = None  # largest of a logit or number, as a share of their range
 
     @property
     def name(self) -> str:
@@ -147,7 +147,7 @@ def serve_trials(channel: Channel) -> None:
 
 
 def try_provider(model: str, options: EngineOptions) -> Trial:
-    """Label images on a provider, hold the logits against the CPU's, and time it."""
+    """Run images on a provider, hold its outputs against the CPU's, and time it."""
     provider, compute = options.provider, options.compute
     on_cpu = not may_use_gpu(provider)
     start = time.perf_counter()
@@ -187,7 +187,8 @@ def try_provider(model: str, options: EngineOptions) -> Trial:
         message.append(f"{rate:.3g} images/s in batches of {len(images)}")
     if provider != "cpu":
         message.append(
-            f"beside the cpu provider {compared}, logits within {difference:.1g} of their range"
+            f"beside the cpu provider {compared}, {engine.output.element}s within "
+            f"{difference:.1g} of their range"
         )
     return Trial(
         provider,

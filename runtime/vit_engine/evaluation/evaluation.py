@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from vit_engine.classifier import LabelledBatch
 from vit_engine.evaluation.examples import JudgedImage
 from vit_engine.evaluation.free_labels import FreeLabels
 from vit_engine.evaluation.one_label import OneLabel
 from vit_engine.evaluation.regression import Values
 from vit_engine.evaluation.truth import GroundTruth
-from vit_engine.outputs.kinds import OutputKind
+from vit_engine.image_model import LabelledBatch
+from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
 
 
@@ -17,7 +17,7 @@ class Evaluation:
     """Takes a run's batches as they come, and holds their results against the truth."""
 
     def __init__(
-        self, truth: GroundTruth, output: OutputKind, *, threshold: float, thumbnails: bool
+        self, truth: GroundTruth, output: Scores, *, threshold: float, thumbnails: bool
     ) -> None:
         self.truth = truth
         self.images = self.failed = self.without_truth = 0

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
 from vit_engine.machine.suggestions import did_you_mean
-from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.scores import Scores
 from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular
@@ -76,7 +75,7 @@ class GroundTruth:
             yield f"images of the truth that are not in this run: {self.unmatched:,}"
 
 
-def truth_from_name(name: str, output: OutputKind) -> GroundTruth:
+def truth_from_name(name: str, output: Scores) -> GroundTruth:
     """Return the truth that `--truth` names: "folders", or a CSV file with a column `path`.
 
     Beside it are the columns `label` or `index` or, for a regression, `value` or one column for
@@ -105,7 +104,7 @@ def truth_from_name(name: str, output: OutputKind) -> GroundTruth:
     return GroundTruth(facts, lambda _: Fact(None))
 
 
-def _facts(name: str, output: OutputKind) -> dict[str, Fact]:
+def _facts(name: str, output: Scores) -> dict[str, Fact]:
     """Return what a CSV file says, by the key of each path."""
     facts: dict[str, Fact] = {}
     first_rows: dict[str, int] = {}
@@ -143,7 +142,7 @@ def _facts(name: str, output: OutputKind) -> dict[str, Fact]:
     return facts
 
 
-def _reader(names: Sequence[str], output: OutputKind) -> Callable[[dict[str, str]], Fact]:
+def _reader(names: Sequence[str], output: Scores) -> Callable[[dict[str, str]], Fact]:
     """Return what makes a fact of a row with these columns."""
     if output.function == "none":
         one = len(output.labels) == 1 and "value" in names

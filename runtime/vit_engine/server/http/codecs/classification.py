@@ -10,8 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import ImageError, UsageError
-from vit_engine.outputs.kinds import OutputKind
-from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.kinds import OutputKind, Result
 from vit_engine.outputs.scores import DEFAULT_TOP_K, ScoreOptions, Selection
 from vit_engine.server.core.pending_request import Outcome, PendingRequest
 from vit_engine.server.core.refusal import RefusalError, bad_request
@@ -131,7 +130,7 @@ def timing(done: PendingRequest) -> str:
 
 def _prediction(
     name: str | None, outcome: Outcome | None, output: OutputKind, selection: Selection
-) -> Prediction:
+) -> Result:
     if isinstance(outcome, ImageError):
         return output.failed(name, outcome)
     if isinstance(outcome, RefusalError):

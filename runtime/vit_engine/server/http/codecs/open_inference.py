@@ -19,6 +19,8 @@ from starlette.responses import JSONResponse, Response
 
 from vit_engine.artefact.contract import Contract, Input
 from vit_engine.errors import ImageError
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.scores import Scores
 from vit_engine.server.core.pending_request import PendingRequest
 from vit_engine.server.core.refusal import RefusalError, bad_request
 from vit_engine.server.core.scheduler import Scheduler
@@ -217,7 +219,7 @@ def answer(
         assert outcome is not None and not isinstance(outcome, ImageError)
         rows.append(outcome)
     output = {"name": scheduler.engine.contract.output.name}
-    found, data = _output(asked, np.stack(rows), scheduler.engine.output.labels)
+    found, data = _output(asked, np.stack(rows), scheduler.engine.output)
     document = {
         "model_name": scheduler.name,
         "model_version": VERSION,
@@ -236,11 +238,14 @@ def answer(
 
 
 def _output(
-    asked: InferRequest, logits: NDArray[np.float32], labels: tuple[str, ...]
+    asked: InferRequest, logits: NDArray[np.float32], kind: OutputKind
 ) -> tuple[dict[str, Any], bytes]:
     """Return what the JSON says of an output, and the bytes that follow it."""
     output: dict[str, Any]
     if asked.classes:
+        if not isinstance(kind, Scores):
+            raise bad_request("the model gives vectors, which have no classification")
+        labels = kind.labels
         count = min(asked.classes, len(labels))
         best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
         words = [
