@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from vit_engine.artefact.contract import Pooling, Precision
 from vit_engine.artefact.description import SATURATION, parity_in_words
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
-from vit_engine.artefact.metadata import read_contract
+from vit_engine.artefact.metadata import read_contract, read_text_contract
 from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, number, whole_number
 from vit_engine.errors import ArtefactError, MachineError, UsageError
@@ -47,6 +47,9 @@ HF_FILES: dict[Precision, str] = {
     "int8": "model_int8.onnx",
 }
 """The file names that Optimum and transformers.js look for."""
+DEFAULT_TEXT_OUTPUT = "text.onnx"
+OF_IMAGES = ("embed", "labels", "triton", "verify_images")
+"""Options that make no sense for texts."""
 CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
 """How the names of a checkpoint's files end."""
 PRECISIONS: dict[Precision, str] = {
@@ -156,6 +159,12 @@ def _parser() -> Parser:
         help=f"with --labels: texts with {{}} in the label's place, or files of them, one a line; "
         f"several are averaged (default: {TEMPLATE!r})",
     )
+    add(
+        "--text",
+        action="store_true",
+        help=f"write the text tower of CLIP, MetaCLIP 2 or SigLIP, whose vectors are compared with "
+        f"those of --embed, with its tokenizer (-o: default {DEFAULT_TEXT_OUTPUT})",
+    )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
@@ -200,7 +209,8 @@ def _parser() -> Parser:
 
 def _export(arguments: argparse.Namespace) -> int:
     hf = arguments.io == "hf"
-    output = arguments.output or Path("vit" if hf else DEFAULT_OUTPUT)
+    default = DEFAULT_TEXT_OUTPUT if arguments.text else "vit" if hf else DEFAULT_OUTPUT
+    output = arguments.output or Path(default)
     if hf and output.is_file():
         raise UsageError(f"{output} is a file; with --io hf -o takes a folder")
     if arguments.triton_tensorrt and not arguments.triton:
@@ -215,6 +225,14 @@ def _export(arguments: argparse.Namespace) -> int:
         for option in ("calibrate", "min_agreement"):
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
+    if arguments.text:
+        for option in (name for name in OF_IMAGES if getattr(arguments, name)):
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for models of images, --text writes the text "
+                "tower; run vit-export twice"
+            )
+        if hf or arguments.precision == "int8":
+            raise UsageError("--text writes one file in --fp16 or --fp32; leave out the rest")
     outputs = _output_files(output, arguments)
     path = outputs[0].path
     if folder := folder_on_this_machine(arguments.model):
@@ -231,10 +249,12 @@ def _export(arguments: argparse.Namespace) -> int:
         offline=arguments.offline,
         image_size=arguments.image_size,
         vectors=VectorOptions(arguments.pool, arguments.normalize)
-        if arguments.embed or labels
+        if arguments.embed or arguments.text or labels
         else None,
     )
     check_apart(outputs, _files_of_checkpoint(checkpoint.folder))
+    if arguments.text:
+        return _export_text(checkpoint, path, arguments)
     if labels:
         checkpoint = labelled(checkpoint, labels, templates, progress)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
@@ -276,6 +296,22 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export_text(checkpoint: Checkpoint, path: Path, arguments: argparse.Namespace) -> int:
+    from vit_export.text_artefact import export_text
+
+    contract = export_text(
+        checkpoint, path, precision=arguments.precision, verified=not arguments.no_verify
+    )
+    if parity := contract.parity:
+        say(
+            f"verified: smallest cosine {parity.min_cosine:.6f}, on {parity.texts} texts, against "
+            f"{parity.reference}"
+        )
+    size = path.stat().st_size / 1e6
+    say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, texts of {contract.length} tokens)")
+    return 0
+
+
 def _output_files(output: Path, arguments: argparse.Namespace) -> list[OutputFile]:
     """Return the files to be written, the artefact first; UsageError if one there must stay.
 
@@ -299,11 +335,13 @@ def _files_of_checkpoint(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _is_artefact(path: Path) -> bool:
-    try:
-        read_contract(path)
-    except ArtefactError:
-        return False
-    return True
+    for read in (read_contract, read_text_contract):
+        try:
+            read(path)
+        except ArtefactError:
+            continue
+        return True
+    return False
 
 
 def _rounded(

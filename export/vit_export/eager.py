@@ -22,6 +22,8 @@ from vit_export.packages.text_model import TextModel, prompts
 BATCH = 8
 """Images in PyTorch's memory at once."""
 
+TEXT_CURE = "texts need its tokenizer and its text tower beside config.json"
+
 
 def eager_outputs(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[np.float32]:
     """Return the outputs (N, ...) of RGB images; CheckpointError where the library fails."""
@@ -74,7 +76,7 @@ def eager_text_model(checkpoint: Checkpoint) -> TextModel:
     except CheckpointError as e:
         raise CheckpointError(f"{checkpoint.model}: {e}") from e
     assert isinstance(form, TextConfig)
-    with told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+    with told(checkpoint, "load", cure=TEXT_CURE), in_utf8(checkpoint.folder) as folder:
         return TextModel(folder, family, form)
 
 
@@ -96,7 +98,9 @@ def eager_pixels(checkpoint: Checkpoint, images: list[Image.Image]) -> list[NDAr
 
 
 @contextmanager
-def told(checkpoint: Checkpoint, verb: str) -> Iterator[None]:
+def told(
+    checkpoint: Checkpoint, verb: str, *, cure: str = "--no-verify exports it without a comparison"
+) -> Iterator[None]:
     """Tell in one line what the library raises, of its own or of another that it calls."""
     package = checkpoint.package.name
     try:
@@ -110,7 +114,7 @@ def told(checkpoint: Checkpoint, verb: str) -> Iterator[None]:
             raise
         raise CheckpointError(
             f"{checkpoint.model}: {package} cannot {verb} it "
-            f"({type(e).__name__}: {one_line(e)}); --no-verify exports it without a comparison"
+            f"({type(e).__name__}: {one_line(e)}); {cure}"
         ) from e
 
 

@@ -12,7 +12,7 @@ from vit_engine.errors import UsageError, printable
 from vit_engine.outputs.embeddings import Embeddings, unit
 from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.eager import eager_text_model, told
+from vit_export.eager import TEXT_CURE, eager_text_model, told
 from vit_export.packages.text_model import prompts
 
 TEMPLATE = "This is a photo of {}."
@@ -80,7 +80,7 @@ def labelled(
             "to 1; give two or more"
         )
     total = np.zeros((len(labels), vectors.size))
-    with told(checkpoint, "encode texts for"):
+    with told(checkpoint, "encode texts for", cure=TEXT_CURE):
         for done, template in enumerate(templates):
             progress(f"encoding {len(labels)} labels in {template!r} ({done} of {len(templates)})")
             total += unit(model.vectors(prompts(labels, template)))

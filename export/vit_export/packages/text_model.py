@@ -31,7 +31,7 @@ class TextModel:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-        self.config = config
+        self.family, self.config = family, config
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.model, found = getattr(transformers, family.architecture).from_pretrained(
             folder,
@@ -101,6 +101,27 @@ class TextModel:
                 f"most {self.config.length}; shorten it"
             )
         return found
+
+    def fits(self, text: str) -> bool:
+        """Tell whether a text is not too long for the model."""
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        return self.config.pads_to_length or len(ids) <= self.config.length
+
+    def tokenizer_json(self, folder: Path) -> str:
+        """Return the tokenizer as the tokenizers library reads it; CheckpointError where it can't.
+
+        Of one that transformers runs in Python, it is the folder's own file beside it.
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if hasattr(backend, "to_str"):
+            return str(backend.to_str())
+        try:
+            return (folder / "tokenizer.json").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise CheckpointError(
+                f"its tokenizer, transformers' {type(self.tokenizer).__name__}, needs it, "
+                "and no tokenizer.json stands in for it; --labels works with it"
+            ) from e
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the vectors (N, size) of texts, not normalised."""
