@@ -11,7 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from support import ROOT, Run
-from support.two_towers import DEMO_CLIP, TOKENIZER_CONFIG, change_json, write_two_towers
+from support.two_towers import (
+    CASES,
+    DEMO_CLIP,
+    TOKENIZER_CONFIG,
+    change_json,
+    text_vectors,
+    write_two_towers,
+)
 from vit_engine.artefact.contract import ZeroShot
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.classifier import Classifier
@@ -22,7 +29,7 @@ IMAGES = [Image.open(path).convert("RGB") for path in sorted((ROOT / "examples")
 TEMPLATES = ("a photo of a {}.", "A drawing: {}", "{}")
 
 
-@pytest.fixture(scope="module", params=["CLIPModel", "MetaClip2Model", "demo"])
+@pytest.fixture(scope="module", params=[*CASES, "demo"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "demo":
         return DEMO_CLIP
@@ -36,8 +43,9 @@ def labels_file(folder: Path, *labels: str) -> Path:
 
 
 def pipeline_scores(folder: Path, labels: tuple[str, ...], template: str) -> np.ndarray:
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     pipe = transformers.pipeline(
-        "zero-shot-image-classification", model=str(folder), use_fast=False
+        "zero-shot-image-classification", model=str(folder), image_processor=processor
     )
     rows = pipe(IMAGES, candidate_labels=list(labels), hypothesis_template=template)
     return np.array([[{r["label"]: r["score"] for r in row}[n] for n in labels] for row in rows])
@@ -69,20 +77,29 @@ def test_several_templates_are_averaged(folder: Path, run_command: Run, tmp_path
     ended = run_command("vit-export", folder, "--labels", labels_file(tmp_path, *LABELS), *line)
     assert ended.returncode == 0, ended.stderr
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
-    normalize = torch.nn.functional.normalize
     with torch.inference_mode():
-        texts = 0
-        for template in TEMPLATES:
-            prompts = [template.format(label) for label in LABELS]
-            tokens = tokenizer(prompts, padding=True, return_tensors="pt")
-            texts = texts + normalize(model.get_text_features(**tokens).pooler_output)
-        pixels = processor(IMAGES, return_tensors="pt")
-        images = normalize(model.get_image_features(**pixels).pooler_output)
-        expected = (images @ normalize(texts).T * model.logit_scale.exp()).numpy()
+        texts = sum(
+            text_vectors(folder, [template.format(label) for label in LABELS])
+            for template in TEMPLATES
+        )
+        texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+        images = model.get_image_features(**processor(IMAGES, return_tensors="pt")).pooler_output
+        images = torch.nn.functional.normalize(images).numpy()
+        scale, bias = model.logit_scale.exp().item(), float(getattr(model, "logit_bias", 0))
+    expected = images @ texts.T * scale + bias
     with Classifier.load(path, provider="cpu") as classifier:
         np.testing.assert_allclose(classifier.logits(IMAGES), expected, atol=2e-4)
+
+
+def test_one_label_of_siglip(run_command: Run, tmp_path: Path) -> None:
+    folder = write_two_towers(tmp_path / "model", "SiglipModel")
+    line = ["--labels", labels_file(tmp_path, "a red star"), "--fp32", "-o", tmp_path / "m.onnx"]
+    ended = run_command("vit-export", folder, *line)
+    assert ended.returncode == 0, ended.stderr
+    expected = pipeline_scores(folder, ("a red star",), "This is a photo of {}.")
+    with Classifier.load(tmp_path / "m.onnx", provider="cpu") as classifier:
+        np.testing.assert_allclose(classifier.probabilities(IMAGES), expected, atol=1e-5)
 
 
 def test_a_thousand_labels_in_half_precision(run_command: Run, tmp_path: Path) -> None:

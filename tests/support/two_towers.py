@@ -5,6 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from support import ROOT, TINY, write_checkpoint
 
 DEMO_CLIP = ROOT / "export/vit_export/demo_clip"
@@ -49,3 +52,20 @@ def change_json(path: Path, **changes: Any) -> None:
     for key, value in changes.items():
         document[key] = document[key] | value if isinstance(value, dict) else value
     path.write_text(json.dumps(document))
+
+
+def text_vectors(folder: Path, texts: list[str]) -> NDArray[np.float32]:
+    """Return the vectors (N, size) of transformers' own model, at length 1."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    how: dict[str, Any] = {"padding": True}
+    if model.config.model_type == "siglip":
+        how = {"padding": "max_length", "max_length": 64, "truncation": True}
+    with torch.inference_mode():
+        tokens = tokenizer(texts, return_tensors="pt", **how)
+        found = torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output)
+    vectors: NDArray[np.float32] = found.numpy()
+    return vectors
