@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vit_engine.embedder import Embedder
     from vit_engine.outputs.embeddings import Embedding
     from vit_engine.outputs.prediction import Prediction, Score
+    from vit_engine.text_embedder import TextEmbedder
 
     __version__: str
 
@@ -36,6 +37,7 @@ __all__ = [
     "Prediction",
     "ProviderError",
     "Score",
+    "TextEmbedder",
     "UsageError",
     "VitError",
     "WriteError",
@@ -48,6 +50,7 @@ _HOMES = {
     "Embedding": "vit_engine.outputs.embeddings",
     "Prediction": "vit_engine.outputs.prediction",
     "Score": "vit_engine.outputs.prediction",
+    "TextEmbedder": "vit_engine.text_embedder",
 }
 
 

@@ -17,6 +17,7 @@ HEAVY = {"torch", "transformers", "modelscope", "onnx", "onnxscript", "onnx_ir",
 
 SEEN_BY_THE_EXPORTER = {
     *("artefact", "engine", "errors", "images", "options", "outputs", "sources"),
+    "text_embedder",  # what a text tower is held against PyTorch through
     "cli",  # what command lines share
     "machine.atomic",
     "machine.output_file",  # what a command may write over

@@ -104,6 +104,8 @@ class ModelConfig:
     relative: bool = False
     """Whether attention has a bias by distance (BEiT, arXiv:2106.08254)."""
     rotary: Rotary | None = None
+    causal: bool = False
+    """Whether a token attends to itself and to those before it alone."""
     norm: Literal["tokens", "pooled", "none"] = "tokens"
     """What the last norm is of: each token, or what is pooled of them."""
     pooled: tuple[str, ...] = ("cls",)
