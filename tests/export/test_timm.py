@@ -18,7 +18,7 @@ from support.graphs import (
     drawn_images,
     logits_of,
 )
-from vit_engine.artefact.contract import Precision
+from vit_engine.artefact.contract import Pooling, Precision
 from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
@@ -27,7 +27,7 @@ from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 from vit_export.artefact import export
 from vit_export.checkpoints.canonical import canonical
-from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.checkpoints.checkpoint import Checkpoint, VectorOptions, load
 from vit_export.eager import eager_outputs
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.timm.architectures import ARCHITECTURES
@@ -238,9 +238,36 @@ def test_what_transformers_saves_of_it(tmp_path: Path, architecture: str) -> Non
     state = load_file(plain.folder / "model.safetensors")
     save_file({f"timm_model.{k}": v for k, v in state.items()}, folder / "model.safetensors")
     wrapped = load(str(folder))
-    assert (wrapped.model_config, wrapped.labels) == (plain.model_config, plain.labels)
+    assert (wrapped.model_config, wrapped.output) == (plain.model_config, plain.output)
     np.testing.assert_array_equal(logits(wrapped), logits(plain))
     np.testing.assert_array_equal(eager_outputs(wrapped, IMAGES), eager_outputs(plain, IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "labels", "pooling"),
+    [
+        ("vit_small_patch14_reg4_dinov2", 0, None),
+        ("vit_small_patch14_reg4_dinov2", 7, "cls+mean"),
+        ("vit_betwixt_patch16_reg4_gap_256", 0, None),
+        ("vit_base_patch32_clip_quickgelu_224", 7, None),
+        ("beit_base_patch16_224", 0, "cls"),
+        ("eva02_tiny_patch14_224", 7, None),
+    ],
+)
+@pytest.mark.parametrize("grid", [None, 3])
+def test_vectors_are_those_of_timm(
+    tmp_path: Path, architecture: str, labels: int, pooling: Pooling | None, grid: int | None
+) -> None:
+    folder = write_timm(tmp_path, architecture, labels=labels, **CASES[architecture])
+    vectors = VectorOptions(pooling, normalized=grid is None)
+    checkpoint = load(str(folder), vectors=vectors)
+    size = grid and grid * checkpoint.model_config.patch_size
+    checkpoint = load(str(folder), vectors=vectors, image_size=size)
+    found, expected = logits(checkpoint), eager_outputs(checkpoint, IMAGES)
+    assert found.shape == (len(IMAGES), 128 if pooling == "cls+mean" else 64)
+    across = np.ptp(expected, axis=0).max()
+    assert across > 0.05 * np.ptp(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=BOUND * across)
 
 
 def test_labels_of_imagenet() -> None:

@@ -20,7 +20,7 @@ class ArchitectureDefaults:
     heads: int | None = None  # None: as many as give each HEAD_CHANNELS
     layer_norm_eps: float = 1e-6
     hidden_act: HiddenAct = "gelu"
-    pool: Literal["token", "avg"] = "token"
+    pool: Literal["token", "avg", "map"] = "token"
     rotary: Rotary | None = None
     packed: bool = False  # gate and fc1 lie in one tensor, called fc1
 
