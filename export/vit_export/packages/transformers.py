@@ -60,58 +60,66 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    architecture = _architecture(folder, family)
+    (architecture,) = read_json(folder / CONFIG).get("architectures") or [family.architecture]
     model = getattr(transformers, architecture).from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
     )
     model.eval()
-    own = getattr(model.config, "vision_config", model.config).image_size
-    another = image_size != (own if isinstance(own, int) else own[0])
+    own = _side(getattr(model.config, "vision_config", model.config).image_size)
+    another = image_size != own
     told = {"interpolate_pos_encoding": True} if another and not family.takes_any_size else {}
     if family.pooling is None:
         return lambda pixels: model(pixel_values=pixels, **told).logits
     return lambda pixels: _vectors(model, family.pooling, pixels, told)
 
 
-def _architecture(folder: Path, family: Family) -> str:
-    """Return the class that is the reference: the folder's own, unless it is a classifier."""
-    (found,) = read_json(folder / CONFIG).get("architectures") or [family.architecture]
-    return family.architecture if found.endswith("ForImageClassification") else str(found)
-
-
 def _vectors(model: Any, pooling: Pooling | None, pixels: Any, told: dict[str, bool]) -> Any:
     """Return what the library hands out as vectors (N, size), not normalised."""
     import torch
 
-    if hasattr(model, "get_image_features"):
+    if hasattr(model, "get_image_features") and pooling != "mean":
         found = model.get_image_features(pixel_values=pixels, **told)
         return getattr(found, "pooler_output", found)  # a tensor in transformers 4
-    found = model(pixel_values=pixels, **told)
+    tower = model.base_model  # of a classifier, all but its head
+    if pooling in ("map", "mean"):
+        tower = getattr(tower, "vision_model", tower)  # SigLIP's classifier says of no base
+    found = tower(pixel_values=pixels, **told)
     if hasattr(found, "image_embeds"):
         return found.image_embeds
-    tokens = found.last_hidden_state
-    patches = (model.config.image_size // model.config.patch_size) ** 2
+    tokens, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
+    config = tower.config
+    patches = (pixels.shape[-1] // _side(config.patch_size)) ** 2
+    has_norm = getattr(config, "use_mean_pooling", False) and pooled is not None  # of the mean
     parts = {
-        "pooler": [found.pooler_output],
-        "map": [found.pooler_output],
-        "cls": [tokens[:, 0]],
-        "mean": [tokens[:, -patches:].mean(1)],
+        "pooler": pooled,
+        "map": pooled,
+        "cls": tokens[:, 0],
+        "mean": pooled if has_norm else tokens[:, -patches:].mean(1),
     }
-    names = pooling.split("+") if pooling else ()
-    return torch.cat([part for name in names for part in parts[name]], dim=-1)
+    return torch.cat([parts[name] for name in str(pooling).split("+")], dim=-1)
+
+
+def _side(value: Any) -> int:
+    return value if isinstance(value, int) else int(value[0])
 
 
 def _processor(folder: Path, preprocessing: Preprocessing, scale: float) -> Processor:
     """Return the processor on PIL images.
 
+    DINOv3's resizes without Pillow and without rounding; ViT's, which rounds, stands for it.
     One that resizes an edge and is not told whether to crop is told to, as the export is.
     """
     import transformers
 
-    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
-    processor = transformers.AutoImageProcessor.from_pretrained(
-        folder, local_files_only=True, **pil
-    )
+    if str(processor_config(folder).get("image_processor_type")).startswith("DINOv3"):
+        vit = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
+        processor = vit.from_pretrained(folder, local_files_only=True)
+    else:
+        slow = transformers.__version__.startswith("4.")
+        pil = {"use_fast": False} if slow else {"backend": "pil"}
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, **pil
+        )
     if scale != 1:
         for key in SIZES:
             if size := getattr(processor, key, None):
