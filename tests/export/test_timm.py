@@ -30,8 +30,9 @@ from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint, VectorOptions, load
 from vit_export.eager import eager_outputs
 from vit_export.families.model_config import ModelConfig
+from vit_export.families.pooling import PARTS
 from vit_export.families.timm.architectures import ARCHITECTURES
-from vit_export.families.timm.vision_transformer import family_from_timm
+from vit_export.families.timm.vision_transformer import POOLS, family_from_timm
 from vit_export.files.json_file import read_json
 from vit_export.graph.choices import Io
 from vit_export.packages.timm import IMAGENET, labels_from_timm
@@ -86,6 +87,10 @@ CASES: dict[str, dict[str, Any]] = {
     "vit_base_patch16_siglip_gap_224": SMALL | {"img_size": 64},
     "vit_so400m_patch14_siglip_gap_384": SMALL | {"img_size": 62},  # 6 pixels over
     "vit_so400m_patch16_siglip_gap_256": SMALL | {"img_size": 64},
+    "vit_base_patch16_siglip_224": SMALL | {"img_size": 64},
+    "vit_so150m_patch16_reg4_map_256": SMALL | {"img_size": 64},
+    "vit_small_patch16_dinov3": SMALL | {"img_size": 64},
+    "vit_small_plus_patch16_dinov3_qkvb": SMALL | {"img_size": 64},
     "vit_medium_patch16_rope_reg1_gap_256": SMALL | {"img_size": 64},
     "vit_small_patch16_rope_224": SMALL | {"img_size": 64},
     "vit_small_patch16_rope_ape_224": SMALL | {"img_size": 64},
@@ -136,7 +141,7 @@ def randomise(model: torch.nn.Module) -> None:
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
             if ("norm" in name and name.endswith("weight")) or "gamma" in name:
                 parameter.normal_(1.0, 0.2)
-            elif "token" in name or "pos_embed" in name:
+            elif "token" in name or "latent" in name or "pos_embed" in name:
                 parameter.normal_(0, 0.02)
             elif parameter.dim() == 1 or "relative" in name:
                 parameter.normal_(0, 0.02 if stream else 1.0)
@@ -252,6 +257,10 @@ def test_what_transformers_saves_of_it(tmp_path: Path, architecture: str) -> Non
         ("vit_base_patch32_clip_quickgelu_224", 7, None),
         ("beit_base_patch16_224", 0, "cls"),
         ("eva02_tiny_patch14_224", 7, None),
+        ("vit_small_patch16_dinov3", 0, None),
+        ("vit_base_patch16_siglip_224", 0, None),
+        ("vit_base_patch16_siglip_224", 7, "mean"),
+        ("vit_so150m_patch16_reg4_map_256", 0, None),
     ],
 )
 @pytest.mark.parametrize("grid", [None, 3])
@@ -296,7 +305,7 @@ def other_traits(model_config: ModelConfig) -> Iterator[dict[str, Any]]:
     if model_config.pooled == ("patches",):
         if model_config.prefix[:1] == (("cls", 1),):
             yield {"pooled": ("cls",)}
-    else:
+    elif model_config.pooled != ("map",):
         yield {"pooled": ("patches",) * len(model_config.pooled)}
     if model_config.norm == "pooled" and "patches" in model_config.pooled:
         yield {"norm": "tokens"}
@@ -304,7 +313,8 @@ def other_traits(model_config: ModelConfig) -> Iterator[dict[str, Any]]:
         yield {"rotary": None}
         yield {"rotary": replace(rotary, theta=rotary.theta / 2)}
         yield {"rotary": replace(rotary, columns_first=not rotary.columns_first)}
-        yield {"rotary": replace(rotary, reference_grid=model_config.grid + 1)}
+        if not rotary.centered:
+            yield {"rotary": replace(rotary, reference_grid=model_config.grid + 1)}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -321,7 +331,7 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
     assert model_config.heads == block.attn.num_heads
     assert {m.eps for m in model.modules() if hasattr(m, "eps")} == {model_config.layer_norm_eps}
     assert {ACTIVATIONS[act] for act in acts} == {model_config.hidden_act}
-    assert ("avg" if model_config.pooled == ("patches",) else "token") == model.global_pool
+    assert PARTS[POOLS[model.global_pool]] == model_config.pooled[:1]
     assert not getattr(model, "pool_include_prefix", False)
     assert type(block) in BLOCKS
     assert {type(m) for m in model.modules() if "Norm" in type(m).__name__} == {
@@ -334,7 +344,9 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
         angles = model_config.rotary.angles(
             model_config.grid, model_config.hidden_size // model_config.heads
         )
-        np.testing.assert_allclose(turned, np.sin(angles).repeat(2, axis=1), atol=1e-5)
+        sines = np.sin(angles)
+        pairs = np.tile(sines, 2) if model_config.rotary.in_halves else sines.repeat(2, axis=1)
+        np.testing.assert_allclose(turned, pairs, atol=1e-5)
     found = canonical(zeros(shapes), family, model_config, 7)
     assert found.keys() == {name for name, _ in model_config.shapes(7)}
 

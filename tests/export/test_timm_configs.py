@@ -45,9 +45,9 @@ def test_a_model_as_either_library_saves_it(tmp_path: Path) -> None:
         ({"architecture": "resnet50"}, SHAPES, ["'resnet50' is not supported", "EVA-02"]),
         ({"architecture": "swin_tiny_patch4_window7_224"}, SHAPES, ["is not supported"]),
         (
-            {"architecture": "vit_base_patch16_siglip_224"},
+            {"architecture": "vit_base_patch16_siglip_gap_225"},
             SHAPES,
-            ["vit_base_patch16_siglip_224", "vit_base_patch16_siglip_gap_224"],
+            ["vit_base_patch16_siglip_gap_225", "vit_base_patch16_siglip_gap_224"],
         ),
         ({"architecture": "naflexvit_base_patch16_gap"}, SHAPES, ["is not supported"]),
         ({"model_args": {"use_naflex": True}}, SHAPES, ["use_naflex"]),

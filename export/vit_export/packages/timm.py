@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -175,7 +176,8 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
     state: dict[str, Any] = {}
     for path in weight_files(folder):
         state |= timm.models.load_state_dict(str(path), weights_only=True)
-    read = {k.removeprefix("timm_model."): v for k, v in state.items() if family.reads(k)}
+    reads = replace(family, pooling=None).reads  # timm's model has what its own pooling reads
+    read = {k.removeprefix("timm_model."): v for k, v in state.items() if reads(k)}
     model.load_state_dict(read)
     model.float().eval()
     shape = (image_size, image_size)

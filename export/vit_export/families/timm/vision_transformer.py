@@ -46,6 +46,14 @@ FUSED: Names = {
     "head": "head",
     "head.cls": "head",
     "head.distillation": "head_dist",
+    "map.probe": "attn_pool.latent",
+    "map.q": "attn_pool.q",
+    "map.k": Part("attn_pool.kv", 0, 2),
+    "map.v": Part("attn_pool.kv", 1, 2),
+    "map.out": "attn_pool.proj",
+    "map.norm": "attn_pool.norm",
+    "map.fc1": "attn_pool.mlp.fc1",
+    "map.fc2": "attn_pool.mlp.fc2",
 }
 """As most are stored."""
 
@@ -242,7 +250,7 @@ def _architecture(config: Config) -> tuple[str, ArchitectureDefaults]:
     near = difflib.get_close_matches(name, ARCHITECTURES, n=3)
     raise CheckpointError(
         f"timm's architecture {name!r} is not supported; supported are its ViT, flexivit, DeiT, "
-        "DeiT III, CLIP, DINOv2, SigLIP with mean pooling, BEiT, EVA and EVA-02"
+        "DeiT III, CLIP, DINOv2, DINOv3, SigLIP, BEiT, EVA and EVA-02"
         + (f", such as {', '.join(near)}" if near else "")
     )
 
