@@ -26,6 +26,14 @@ FUSED: Names = {
     "head": "head",
     "head.cls": "head",
     "head.distillation": "head_dist",
+    "map.probe": "attn_pool.latent",
+    "map.q": "attn_pool.q",
+    "map.k": Part("attn_pool.kv", 0, 2),
+    "map.v": Part("attn_pool.kv", 1, 2),
+    "map.out": "attn_pool.proj",
+    "map.norm": "attn_pool.norm",
+    "map.fc1": "attn_pool.mlp.fc1",
+    "map.fc2": "attn_pool.mlp.fc2",
 }
 """As most are stored."""
 
