@@ -116,7 +116,7 @@ def test_hugging_faces_zero_shot_client(server: Server, folder: Path, template: 
     [
         ("labels", {"candidate_labels": ["cat", "dog"]}, "made at export"),
         ("labels", {"hypothesis_template": "a {}"}, "not into hypothesis_template"),
-        ("vectors", {"top_k": 3}, "vectors"),
+        ("vectors", {"top_k": 3}, "a vector, not labels"),
     ],
 )
 def test_labels_that_are_not_baked_in(
