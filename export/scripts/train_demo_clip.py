@@ -69,8 +69,9 @@ def tokenizer() -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     single = [*alphabet, *(byte + "</w>" for byte in alphabet)]
     blank = CLIPTokenizer().backend_tokenizer
+    # As special tokens they get their numbers in this order, which decides between equal pairs.
     trainer = trainers.BpeTrainer(
-        show_progress=False, initial_alphabet=alphabet, end_of_word_suffix="</w>"
+        show_progress=False, special_tokens=single, end_of_word_suffix="</w>"
     )
     blank.train_from_iterator(every_caption(), trainer)
     merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
@@ -156,9 +157,16 @@ def _start_from_demo(model: Any) -> None:
                 target = VISION_TOWER[part].replace("*", block) + kind
                 if source in demo and target in own:
                     own[target].copy_(demo[source].reshape(own[target].shape))
-    # CLIP's patches have no bias: their positions take it.
-    positions = own[VISION_TOWER["positions"]]
-    positions[1:] += demo[CLASSIC["patch"] + ".bias"]
+    # CLIP's patches have no bias, and a LayerNorm stands before its blocks. It hardly changes
+    # tokens that all lie far along one direction; its own bias moves them back.
+    token, positions = own[VISION_TOWER["cls"]], own[VISION_TOWER["positions"]]
+    far = torch.tensor([2.0, -2.0]).repeat(len(token) // 2)
+    back = token + positions[0] - far
+    positions[1:] += demo[CLASSIC["patch"] + ".bias"] - back
+    positions[0] = 0
+    token.copy_(far)
+    own[VISION_TOWER["pre_norm"] + ".weight"].fill_(2)
+    own[VISION_TOWER["pre_norm"] + ".bias"].copy_(back)
 
 
 def _configs() -> tuple[dict[str, Any], dict[str, Any]]:
