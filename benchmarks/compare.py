@@ -27,8 +27,7 @@ from comparison.harness.plan import FULL, GPU, QUICK, Plan, Setting
 from comparison.inputs import models
 from comparison.inputs.models import SIZES, Model
 from comparison.measure import PARTS, Comparison
-from comparison.report.page import page
-from comparison.report.report_text import markdown
+from comparison.report.page import markdown, page
 from comparison.report.rows import Result, rows_from_result
 from comparison.report.sections import at_batch, sections
 from vit_engine.cli.parser import number, whole_number

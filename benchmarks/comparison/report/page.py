@@ -1,40 +1,58 @@
-"""The page to put before a manager: what was found, plots, tables, how it was measured."""
+"""The report in Markdown, and as a page to put before a manager, with plots."""
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from comparison.report import plots, report_text
-from comparison.report.rows import Result, Row, rows_from_result
+from jinja2 import Environment, StrictUndefined
+
+from comparison.report import plots
+from comparison.report.rows import (
+    QUIET,
+    STEADY,
+    Result,
+    Row,
+    ceilings,
+    disturbances,
+    rows_from_result,
+)
 from comparison.report.sections import model_line, sections
-from comparison.report.table import megabytes
+from comparison.report.table import MARK, megabytes
 
 TEMPLATE = Path(__file__).with_name("page.html")
+METHOD = Template(Path(__file__).with_name("method.txt").read_text())
 
 
 def page(result: Result) -> str:
     """Return one HTML document that needs nothing but itself."""
     rows = rows_from_result(result)
-    return Template(TEMPLATE.read_text()).substitute(
-        title=escape(report_text.title(result)),
-        colours=" ".join(f"--{name}: {colour};" for name, colour in plots.PALETTE.items()),
-        day=escape(result["made"][:10]),
-        headline=escape(headline(rows)),
-        model=escape(model_line(result)),
-        machine=escape(report_text.machine_line(result)),
-        notes=_each("<p class='note'>{}</p>", report_text.notes(result)),
-        cards=_cards(rows),
-        plots="\n".join(_plots(result, [row for row in rows if row.throughput])),
-        tables="\n".join(table.html() for table in sections(result)),
-        method=_each("<li>{}</li>", report_text.method_lines(result)),
-        versions=_each("<li>{}</li>", report_text.versions(result)),
-        command=escape(result["command"]),
+    timed = [row for row in rows if row.throughput]
+    judged = result.get("accuracy", {"rows": {}})
+    top1 = {name: row["top1"] for name, row in judged["rows"].items()}
+    drawn = {
+        "throughput": plots.throughput(timed),
+        "latency": plots.latency([row for row in timed if row.samples]),
+        "trade": plots.accuracy_against_speed([row for row in timed if row.name in top1], top1),
+        "ceiling": plots.share_of_the_ceiling([row for row in timed if row.share]),
+    }
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text()).render(
+        result=result,
+        judged=judged,
+        palette=plots.PALETTE,
+        headline=headline(rows),
+        model_line=model_line(result),
+        title=title(result),
+        machine_line=machine_line(result),
+        notes=notes(result),
+        ceilings_line=ceilings_line(result),
+        method_lines=method_lines(result),
+        versions=versions(result),
+        cards=_ours(rows) if _quiet(rows) else [],
+        megabytes=megabytes,
+        plots=drawn,
+        tables=sections(result),
     )
-
-
-def _each(element: str, texts: Iterable[str]) -> str:
-    return "".join(element.format(escape(text)) for text in texts)
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -65,62 +83,82 @@ def _quiet(rows: Sequence[Row]) -> bool:
     return not any(found.doubtful for row in rows for found in row.speedup.values())
 
 
-def _cards(rows: Sequence[Row]) -> str:
-    """Key figures: each of ours beside the baseline, at batch 1 and at the largest.
-
-    None where any is not to be trusted.
-    """
-    cards = [
-        f"<div class='card'><p class='what'>{escape(row.title)}</p>"
-        f"<p class='figure'>{row.speedup[min(row.speedup)].median:.2f}&times;</p>"
-        f"<p class='sub'>eager PyTorch fp32 at batch {min(row.speedup)}; "
-        f"{row.speedup[max(row.speedup)].median:.2f}&times; at batch {max(row.speedup)}; "
-        f"{megabytes(row.file_bytes)} MB on disk</p></div>"
-        for row in _ours(rows)
-    ]
-    return f"<section class='cards'>{''.join(cards)}</section>" if cards and _quiet(rows) else ""
+def markdown(result: Result) -> str:
+    """Return the report in Markdown."""
+    parts = [f"# {title(result)}", machine_line(result), *(f"**{note}**" for note in notes(result))]
+    for table in sections(result):
+        parts += [f"## {table.title}", table.note, table.markdown()]
+    parts += ["## How it was measured", "\n".join(f"- {line}" for line in method_lines(result))]
+    parts.append(f"Ceilings in GFLOP/s: {ceilings_line(result) or 'not measured'}.")
+    parts.append("\n".join(f"- {line}" for line in versions(result)))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _plots(result: Result, rows: Sequence[Row]) -> list[str]:
-    """Return the figures that there are numbers for."""
-    judged = result.get("accuracy", {"rows": {}, "model": {"name": ""}, "images": 0})
-    top1 = {name: row["top1"] for name, row in judged["rows"].items()}
-    model = judged["model"]["name"]
-    if model != result["speed"]["model"]["name"]:
-        model += ", another model than the timed one"
-    figures = (
-        (
-            "throughput",
-            "Throughput by batch size",
-            "Images a second, from the median run. Higher is better.",
-            plots.throughput(rows),
-        ),
-        (
-            "latency",
-            "Latency of one image",
-            "Batch 1. Box: the middle half of the runs, line: median (the number), whisker: p10 to "
-            "p90, ring: p99 where there are 100 runs. Logarithmic; lower is better.",
-            plots.latency([row for row in rows if row.samples]),
-        ),
-        (
-            "trade",
-            "Accuracy against speed",
-            f"Top-1 of {model}, on {judged['images']} images; speed at the best batch "
-            "size. Up and to the right is better.",
-            plots.accuracy_against_speed([row for row in rows if row.name in top1], top1),
-        ),
-        (
-            "ceiling",
-            "Share of the machine's ceiling",
-            "Useful arithmetic a second at the best batch size, as a share of the fastest large "
-            "matrix product measured in the same precision (GFLOP/s: "
-            f"{report_text.ceilings_line(result)}).",
-            plots.share_of_the_ceiling([row for row in rows if row.share]),
-        ),
+def title(result: Result) -> str:
+    """Return the report's heading."""
+    return f"vit-engine beside its peers, {result['speed']['model']['name']}"
+
+
+def machine_line(result: Result) -> str:
+    """Return the machine in one line."""
+    m = result["machine"]
+    features = f" with {', '.join(m['cpu_features'])}" if m["cpu_features"] else ""
+    cpu = f"{m['cpu']} ({m['cpu_family']})" if m["cpu_family"] else m["cpu"]
+    gpu = f"{m['gpu']}; " if m["gpu"] else ""
+    return (
+        f"{gpu}{cpu}, {m['cores']} cores{features}; {m['memory_gib']} GiB; {m['system']}; "
+        f"Python {m['python']}; {m['threads']} threads; commit {m['commit'] or 'unknown'}"
     )
+
+
+def notes(result: Result) -> list[str]:
+    """Return what a reader must know before any number."""
+    found = [*result["notes"], _disturbed(result)]
+    if result.get("interrupted"):
+        found.append("Interrupted: this is what was finished.")
+    if left_out := result.get("no_time_for"):
+        found.append(f"The budget left no time for {', '.join(left_out)}; --resume measures it.")
+    return [note for note in found if note]
+
+
+def _disturbed(result: Result) -> str:
+    """Return what else went on while speeds were taken, at the batch sizes that had most of it."""
+    by_batch, told = disturbances(result), []
+    for name, words in (
+        ("others", "others took {:.1%} of the cores' time"),
+        ("spread", "the quartiles of a contender's ratios lay {:.1%} of their median apart"),
+    ):
+        found = {v: b for b, d in by_batch.items() if (v := getattr(d, name)) is not None}
+        if found:
+            told.append(f"{words.format(max(found))} (batch {found[max(found)]})")
+    text = f"While speeds were taken, at most: {'; '.join(told)}." if told else ""
+    if doubtful := [str(batch) for batch, d in by_batch.items() if not d.trusted]:
+        text += (
+            f" Over {QUIET:.0%} for others or {STEADY:.0%} between the quartiles no ratio is to "
+            f"be trusted: those with {MARK}, at batch {', '.join(doubtful)}."
+        )
+    return text
+
+
+def method_lines(result: Result) -> list[str]:
+    """Return how the numbers came about, for the reader who would dispute them."""
+    return METHOD.substitute(
+        threads=result["machine"]["threads"],
+        rounds=result["plan"]["latency_rounds"],
+        gflop=f"{result['speed']['model']['gflop']:.1f}",
+    ).splitlines()
+
+
+def ceilings_line(result: Result) -> str:
+    """Return the fastest product of each precision, "" where none was measured."""
+    return ", ".join(f"{name} {gflops:,.0f}" for name, gflops in sorted(ceilings(result).items()))
+
+
+def versions(result: Result) -> list[str]:
+    """Return what each row ran on."""
     return [
-        f'<figure id="{name}"><h2>{escape(title)}</h2><figcaption>{escape(caption)}</figcaption>'
-        f"{svg}</figure>"
-        for name, title, caption, svg in figures
-        if svg
+        f"{row.title}: {row.about['runtime']}"
+        + (f"; {row.about['note']}" if "note" in row.about else "")
+        for row in rows_from_result(result)
+        if row.about
     ]

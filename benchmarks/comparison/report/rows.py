@@ -15,7 +15,6 @@ Rounds = Sequence[Sequence[float]]
 """By round, the seconds of each run in one contender's turn."""
 
 TITLES = {entry.name: entry.title for entry in CONTENDERS}
-FAMILIES = {entry.name: entry.family for entry in CONTENDERS}
 
 FEWEST = {50: 1, 90: 10, 99: 100}
 """Samples for which a percentile is more than the maximum under another name."""
@@ -41,9 +40,6 @@ class Disturbance:
     """What others did to the contenders at one batch size; None where it was not recorded."""
 
     others: float | None  # share of the cores' time that others took
-    switches: float | None
-    """Times a second that the kernel took a core from a contender that had more to do. None is too
-    many: a contender's own threads bring them about as well."""
     spread: float | None  # between quartiles, relative to the median; of the middle contender
 
     @property
@@ -85,21 +81,17 @@ class Row:
 def rows_from_result(result: Result) -> list[Row]:
     """Return the speed rows in the order of the report. A failed row has no numbers at all."""
     doubtful = {b for b, found in disturbances(result).items() if not found.trusted}
-    return [
-        replace(
-            row, speedup={b: replace(s, doubtful=b in doubtful) for b, s in row.speedup.items()}
-        )
-        for row in _rows(result)
-    ]
+
+    def marked(speedup: dict[int, Spread]) -> dict[int, Spread]:
+        return {b: replace(found, doubtful=b in doubtful) for b, found in speedup.items()}
+
+    return [replace(row, speedup=marked(row.speedup)) for row in _rows(result)]
 
 
 def ceilings(result: Result) -> dict[str, float]:
     """Return the fastest matrix product of each precision, in GFLOP (or integer GOP) a second."""
-    best: dict[str, float] = {}
-    for row in result.get("ceilings", {}).values():
-        if "gflops" in row:
-            best[row["precision"]] = max(best.get(row["precision"], 0.0), row["gflops"])
-    return best
+    rows = [row for row in result.get("ceilings", {}).values() if "gflops" in row]
+    return {r["precision"]: r["gflops"] for r in sorted(rows, key=lambda row: row["gflops"])}
 
 
 def disturbances(result: Result) -> dict[int, Disturbance]:
@@ -110,17 +102,14 @@ def disturbances(result: Result) -> dict[int, Disturbance]:
         for batch, found in row.speedup.items() if row.name != BASELINE else ():
             spreads[batch].append((found.high - found.low) / found.median)
 
-    def rate(what: str, batch: int) -> float | None:
-        """Add up what turns recorded: a number, and the seconds in which it came about."""
+    def others(batch: int) -> float | None:
         raw = result["speed"]["rows"].values()
-        turns = [turn for row in raw for turn in row.get(what, {}).get(str(batch), ()) if turn]
-        seconds = sum(turn[1] for turn in turns)
-        return max(0.0, sum(turn[0] for turn in turns)) / seconds if seconds else None
+        turns = [turn for row in raw for turn in row.get("others", {}).get(str(batch), ()) if turn]
+        taken, seconds = (sum(part) for part in zip(*turns, strict=True)) if turns else (0, 0)
+        return max(0.0, taken) / seconds if seconds else None
 
     return {
-        batch: Disturbance(
-            rate("others", batch), rate("switches", batch), median(found) if found else None
-        )
+        batch: Disturbance(others(batch), median(found) if found else None)
         for batch, found in sorted(spreads.items())
     }
 
@@ -163,7 +152,7 @@ def _row(
     return Row(
         name=name,
         title=TITLES.get(name, name),
-        family=FAMILIES.get(name, "other"),
+        family=name.partition("-")[0],
         status=stored["status"],
         reason=stored["reason"],
         about=about,
