@@ -25,24 +25,23 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 from comparison.report.table import Table
 from vit_engine import Classifier
 from vit_engine.machine.processor import cpu, usable_cores
 from vit_engine.sources.sample import Sample
+from vit_engine.sources.signatures import EXTENSIONS
 
 HERE = Path(__file__).parent
 CLIENTS = (1, 8, 64, 256)
 START_S, STOP_S = 90, 10
 
 
-@dataclass(frozen=True)
-class Contender:
+class Contender(NamedTuple):
     """A server: the module that is started with a model and a port, and what it needs."""
 
     name: str
@@ -76,25 +75,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (apt-get install wrk)")
-    paths = [p for p in arguments.images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    paths = sorted(p for p in arguments.images.iterdir() if p.suffix.lower() in EXTENSIONS)
     turns: dict[tuple[str, int], list[Turn]] = {}
     alone: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        bodies = bodies_of(sorted(paths), Path(folder))
+        bodies = bodies_of(paths, Path(folder))
         servers = {}
-        for contender in CONTENDERS:
-            if contender.name not in arguments.only:
-                continue
-            if importlib.util.find_spec(contender.needs) is None:
+        for contender in (c for c in CONTENDERS if c.name in arguments.only):
+            if importlib.util.find_spec(contender.needs):
+                servers[contender] = stack.enter_context(started(contender, arguments.model))
+            else:
                 print(f"{contender.name}: {contender.needs} is not installed", file=sys.stderr)
-                continue
-            servers[contender] = stack.enter_context(started(contender, arguments.model))
         for _ in range(arguments.rounds):
             alone.append(without_http(arguments.model, paths, arguments.seconds))
-            for clients in arguments.clients:
-                for contender, server in servers.items():
-                    found = turn(contender, server, clients, bodies, arguments.seconds)
-                    turns.setdefault((contender.name, clients), []).append(found)
+            for clients, contender in product(arguments.clients, servers):
+                found = turn(contender, servers[contender], clients, bodies, arguments.seconds)
+                turns.setdefault((contender.name, clients), []).append(found)
     best, used, singly = (median(found) for found in zip(*alone, strict=True))
     print(
         f"{cpu().name}, {usable_cores()} cores; {arguments.model}, {arguments.rounds} rounds of "
@@ -173,7 +169,18 @@ def turn(
 ) -> Turn:
     """Load one server, after a second that does not count, and ask for its health meanwhile."""
     pid, port = server
-    wrk(contender, port, clients, bodies, 1)
+    kind = "application/json" if contender.base64 else "image/jpeg"
+    environment = os.environ | {"BODIES": str(bodies[contender.base64]), "KIND": kind}
+
+    def wrk(seconds: float) -> dict[str, float]:
+        """Run it; whole seconds alone are its unit."""
+        line = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+        line += ["-s", str(HERE / "serving_contenders/post.lua"), f"http://127.0.0.1:{port}"]
+        said = subprocess.check_output(line, env=environment, text=True, timeout=120)
+        found: dict[str, float] = json.loads(said[said.rindex("{") :])
+        return found
+
+    wrk(1)
     looks: list[float] = []
     done = threading.Event()
 
@@ -184,7 +191,7 @@ def turn(
     thread = threading.Thread(target=look)
     thread.start()
     before = cpu_seconds(pid)
-    found = wrk(contender, port, clients, bodies, seconds)
+    found = wrk(seconds)
     used = cpu_seconds(pid) - before
     done.set()
     thread.join()
@@ -196,36 +203,18 @@ def turn(
     }
 
 
-def wrk(
-    contender: Contender, port: int, clients: int, bodies: dict[bool, Path], seconds: float
-) -> dict[str, Any]:
-    """Run wrk; whole seconds alone are its unit."""
-    kind = "application/json" if contender.base64 else "image/jpeg"
-    line = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
-    line += ["-s", str(HERE / "serving_contenders/post.lua"), f"http://127.0.0.1:{port}"]
-    environment = os.environ | {"BODIES": str(bodies[contender.base64]), "KIND": kind}
-    ended = subprocess.run(
-        line, env=environment, capture_output=True, text=True, check=True, timeout=120
-    )
-    found: dict[str, Any] = json.loads(ended.stdout[ended.stdout.rindex("{") :])
-    return found
-
-
 def cpu_seconds(pid: int) -> float:
     """Return the processor time of a process and all below it that live."""
-    parents, used = {}, {}
+    known = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
-            parents[int(stat.parent.name)] = int(fields[1])
-            used[int(stat.parent.name)] = int(fields[11]) + int(fields[12])
+            known[int(stat.parent.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
 
-    def is_below(found: int | None) -> bool:
-        while found and found != pid:
-            found = parents.get(found)
-        return found == pid
+    def is_below(found: int) -> bool:
+        return found == pid or (found in known and is_below(known[found][0]))
 
-    ticks = sum(ticks for child, ticks in used.items() if is_below(child))
+    ticks = sum(used for child, (_, used) in known.items() if is_below(child))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -10,11 +10,9 @@ from typing import Any
 from comparison.contenders.entries import Entry
 from comparison.harness import parts
 from comparison.harness.plan import Setting
-from comparison.harness.speed import time_batch, warm
 from comparison.harness.suite import OutOfTimeError, Suite
-from comparison.inputs import arrays, labelled_images, models
-from comparison.inputs.arrays import Arrays
-from comparison.inputs.labelled_images import Photos
+from comparison.inputs import images, models
+from comparison.inputs.images import Arrays, Photos
 from comparison.inputs.models import DEMO, Model
 from comparison.report.rows import Result
 from comparison.stored_result import store
@@ -87,16 +85,16 @@ class Comparison:
 
     def _timed_model(self, stages: list[str]) -> None:
         setting, rows = self.setting, self.result["speed"]["rows"]
-        given = arrays.noise(self.model, max(64, *setting.plan.batches), setting.scratch)
+        given = images.noise(self.model, max(64, *setting.plan.batches), setting.scratch)
         photos, calibration = self._photos(self.model), given
         if self._judged is self.model:
-            calibration = arrays.arrays_from_photos(photos, self.model, setting.scratch)
+            calibration = images.arrays_from_photos(photos, self.model, setting.scratch)
         for row in rows.values():
             if row["status"] == "skipped":  # in a former sitting; it may have the time now
                 row["status"] = "ok"
         with Suite(setting, self.model, given, calibration, rows) as suite:
             suite.open(entry for entry in self._able() if not entry.files_only)
-            warm(suite, 1)
+            parts.warm(suite, 1)
             suite.need_baseline()
             setting.tell("all is converted and loaded")
             for stage in stages:
@@ -111,7 +109,7 @@ class Comparison:
         if part == "accuracy":
             return {"accuracy": parts.accuracy(suite, photos, calibration)}
         if part == "speed":
-            time_batch(suite, int(*batch))
+            parts.time_batch(suite, int(*batch))
             suite.need_baseline()
             return {}
         apart = [entry for entry in self._able() if entry.files_only]
@@ -127,7 +125,7 @@ class Comparison:
         model, setting = self._judged, self.setting
         setting.tell(f"accuracy: {model.name}")
         photos = self._photos(model)
-        given = arrays.arrays_from_photos(photos, model, setting.scratch)
+        given = images.arrays_from_photos(photos, model, setting.scratch)
         wanted = [e for e in self._able() if not e.files_only]
         if setting.plan.few_batches:  # where compiling again would cost minutes
             wanted = [e for e in wanted if not e.compiles]
@@ -138,7 +136,7 @@ class Comparison:
             return {"accuracy": parts.accuracy(suite, photos, given)}
 
     def _ceilings(self) -> dict[str, Any]:
-        given = arrays.noise(self.model, 1, self.setting.scratch)
+        given = images.noise(self.model, 1, self.setting.scratch)
         with Suite(self.setting, self.model, given, given) as suite:
             return {"ceilings": parts.ceilings(suite)}
 
@@ -157,6 +155,6 @@ class Comparison:
 
     def _photos(self, model: Model) -> Photos:
         if self.data:
-            return labelled_images.photos_from_folder(self.data, model.labels)
+            return images.photos_from_folder(self.data, model.labels)
         count, folder = self.setting.plan.held_out, self.setting.scratch / "drawn"
-        return labelled_images.drawn_photos(count, folder)
+        return images.drawn_photos(count, folder)

@@ -40,8 +40,6 @@ def test_a_sound_contender_answers(job: Job, tmp_path: Path) -> None:
         assert loaded["seconds"] > 0
         timed = process.ask("time", 30, batch=2, runs=3)
         assert len(timed["seconds"]) == 3
-        lost, seconds = timed["switches"]
-        assert lost >= 0 and seconds > sum(timed["seconds"])
         assert timed["memory_bytes"] > 1e6
         files = {"uint8": job.uint8, "float32": "", "out": str(tmp_path / "logits.npy")}
         assert process.ask("predict", 30, batch=3, **files) == {"images": 8}

@@ -63,21 +63,19 @@ def load(job: Job) -> Contender:
         found: Logits = logits.cpu().numpy()
         return found
 
-    packages = ("optimum-onnx", "onnxruntime")
-    about: dict[str, Any] = {
-        "compute": "int8" if "quantize" in job.options else "fp32",
-        "runtime": ", ".join(f"{name} {version(name)}" for name in packages),
+    kind, level, note = job.options.get("quantize"), job.options.get("optimize"), ""
+    if level:
+        note = f"its optimiser's level {level}"
+    elif kind:
+        note = f"{kind}, its preset {_preset(job)}, a scale for each channel of weights"
+    if kind == "static":
+        note += f", least and largest values of up to {CALIBRATION} of the comparison's own images"
+    about = {
+        "compute": "int8" if kind else "fp32",
+        "runtime": ", ".join(f"{name} {version(name)}" for name in ("optimum-onnx", "onnxruntime")),
         "files": [str(folder(job) / "model.onnx")],
     }
-    if kind := job.options.get("quantize"):
-        about["note"] = f"{kind}, its preset {_preset(job)}, a scale for each channel of weights"
-    if kind == "static":
-        about["note"] += (
-            f", least and largest values of up to {CALIBRATION} of the comparison's own images"
-        )
-    if level := job.options.get("optimize"):
-        about["note"] = f"its optimiser's level {level}"
-    return Contender("float32", run, about)
+    return Contender("float32", run, about | ({"note": note} if note else {}))
 
 
 def _quantise(model: Any, job: Job, folder: Path) -> None:
@@ -102,8 +100,3 @@ def _quantise(model: Any, job: Job, folder: Path) -> None:
 
 def _preset(job: Job) -> str:
     return "avx512_vnni" if job.vnni else "avx2"
-
-
-def _folder(job: Job) -> Path:
-    images = job.calibration_stamp() if job.options.get("quantize") == "static" else ""
-    return job.artefact(version("optimum-onnx"), version("onnxruntime"), images)

@@ -11,7 +11,7 @@ from typing import Any
 from comparison.contenders.entries import BASELINE, Entry
 from comparison.harness.plan import Setting
 from comparison.harness.worker_process import ROOT, Answer, FailedError, LateError, Process
-from comparison.inputs.arrays import Arrays
+from comparison.inputs.images import Arrays
 from comparison.inputs.models import Model
 from comparison.job import Job
 from vit_engine.errors import VitError
@@ -82,7 +82,6 @@ class Suite:
             left = self.setting.left() if entry.name == BASELINE else until - time.monotonic()
             with self.watch(entry.name):
                 self._open(entry, left * (SLOW if entry.slow_start else 1))
-        self.note_failures()
 
     def _open(self, entry: Entry, left: float) -> None:
         python, job = _python(entry, self.setting), self._job(entry)
@@ -125,17 +124,13 @@ class Suite:
 
     @contextmanager
     def watch(self, name: str) -> Iterator[None]:
-        """Turn a failure within the block into the contender's leaving."""
+        """Turn a failure within the block into the contender's leaving, and its row's reason."""
         try:
             yield
         except FailedError as e:
             self.failures[name] = e
+            self.rows.setdefault(name, {}).update(status=e.status, reason=str(e))
             self.leave(name)
-
-    def note_failures(self) -> None:
-        """Write into the rows who has left, and why."""
-        for name, why in self.failures.items():
-            self.rows.setdefault(name, {}).update(status=why.status, reason=str(why))
 
     def excluded(self) -> dict[str, tuple[str, str]]:
         """Return status and reason of who has left."""
@@ -185,7 +180,6 @@ class Suite:
                     answers[name].append(answer)
             round_s = time.monotonic() - started
             done += 1
-        self.note_failures()
         return {name: found for name, found in answers.items() if len(found) == done}
 
     def seconds(self, entry: Entry, batch: int) -> float:
