@@ -23,7 +23,7 @@ from pathlib import Path
 
 from comparison import host, stored_result
 from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
-from comparison.harness.plan import FULL, GPU, QUICK, Plan, Setting
+from comparison.harness.plan import FULL, GPU, QUICK, Setting
 from comparison.inputs import models
 from comparison.inputs.models import SIZES, Model
 from comparison.measure import PARTS, Comparison
@@ -99,6 +99,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     if device == "auto":
         device = "cuda" if host.gpu() else "cpu"
     usual = QUICK_S if arguments.quick and not arguments.add else math.inf
+    plan = QUICK if arguments.quick else GPU if device == "cuda" else FULL
+    if arguments.batches:
+        plan = replace(plan, batches=tuple(sorted(set(arguments.batches))), few_batches=None)
     cache = arguments.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
@@ -108,11 +111,17 @@ def _compare(arguments: argparse.Namespace) -> int:
             threads=arguments.threads or len(os.sched_getaffinity(0)),
             cache=cache,
             scratch=Path(scratch),
-            plan=_plan(arguments, device),
+            plan=plan,
             tell=tell,
             end=begun + (arguments.budget or usual),
         )
-        return _run(arguments, setting, _model(arguments, cache))
+        if arguments.model:
+            model = models.model_from_name(arguments.model)
+        else:
+            tell("no --model: random weights, made once")
+            usual_size = "ViT-Ti/16" if arguments.quick else "ViT-B/16"
+            model = models.random_model(arguments.random or usual_size, cache)
+        return _run(arguments, setting, model)
 
 
 def _entries(names: list[str] | None, device: str) -> tuple[Entry, ...]:
@@ -125,55 +134,31 @@ def _entries(names: list[str] | None, device: str) -> tuple[Entry, ...]:
     return tuple(entry for entry in CONTENDERS if entry.name in {*names, BASELINE})
 
 
-def _plan(arguments: argparse.Namespace, device: str) -> Plan:
-    plan = QUICK if arguments.quick else GPU if device == "cuda" else FULL
-    if not arguments.batches:
-        return plan
-    return replace(plan, batches=tuple(sorted(set(arguments.batches))), few_batches=None)
-
-
-def _model(arguments: argparse.Namespace, cache: Path) -> Model:
-    if arguments.model:
-        return models.model_from_name(arguments.model)
-    tell("no --model: random weights, made once")
-    usual = "ViT-Ti/16" if arguments.quick else "ViT-B/16"
-    return models.random_model(arguments.random or usual, cache)
-
-
 def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
+    """Measure into the stored result; what --add does is in it only if nothing interrupts."""
     result = stored_result.begun(setting, model)
-    path = arguments.output / f"{_file_name(result)}.json"
+    path, parts = arguments.output / f"{_file_name(result)}.json", tuple(arguments.only)
     tell(f"{model.name} on {setting.device}; what is not cached is converted first, for minutes")
     if arguments.add:
-        code, result = _add(setting, model, arguments.data, path, result)
+        target, aside = stored_result.read(path, model), setting.scratch / "added.json"
+        plan = replace(setting.plan, batches=tuple(target["plan"]["batches"]))
+        setting = replace(setting, plan=plan)
+        parts = tuple({stage.split()[0] for stage in target["done"]})
+        code = Comparison(setting, model, arguments.data, result, aside, show, parts).run()
+        if code:
+            tell("interrupted: nothing is added")
+            result = target
+        else:
+            result = stored_result.merged(target, result)
+            stored_result.store(result, path)
     else:
         if arguments.resume and path.exists():
             result = stored_result.read(path, model) | {"plan": asdict(setting.plan)}
-        code = Comparison(
-            setting, model, arguments.data, result, path, show, tuple(arguments.only)
-        ).run()
+        code = Comparison(setting, model, arguments.data, result, path, show, parts).run()
     for table in sections(result):
         print(f"\n{table.title}. {table.note}\n{table.text()}")
     tell(f"\nwritten: {', '.join(map(str, write(result, path)))}")
     return code
-
-
-def _add(
-    setting: Setting, model: Model, data: Path | None, path: Path, result: Result
-) -> tuple[int, Result]:
-    """Measure the chosen beside the baseline; into the stored result if nothing interrupts."""
-    target = stored_result.read(path, model)
-    plan = replace(setting.plan, batches=tuple(target["plan"]["batches"]))
-    setting = replace(setting, plan=plan)
-    aside = setting.scratch / "added.json"
-    parts = tuple({stage.split()[0] for stage in target["done"]})
-    code = Comparison(setting, model, data, result, aside, show, parts).run()
-    if code:
-        tell("interrupted: nothing is added")
-        return code, target
-    merged = stored_result.merged(target, result)
-    stored_result.store(merged, path)
-    return 0, merged
 
 
 def _file_name(result: Result) -> str:

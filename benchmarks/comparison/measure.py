@@ -12,7 +12,7 @@ from comparison.harness import parts
 from comparison.harness.plan import Setting
 from comparison.harness.suite import OutOfTimeError, Suite
 from comparison.inputs import images, models
-from comparison.inputs.images import Arrays, Photos
+from comparison.inputs.images import Photos
 from comparison.inputs.models import DEMO, Model
 from comparison.report.rows import Result
 from comparison.stored_result import store
@@ -97,21 +97,22 @@ class Comparison:
             parts.warm(suite, 1)
             suite.need_baseline()
             setting.tell("all is converted and loaded")
+            few = setting.plan.few_batches or setting.plan.batches
+            measured = {
+                "files": partial(self._files, suite, photos),
+                "accuracy": lambda: {"accuracy": parts.accuracy(suite, photos, calibration)},
+                "kernels": lambda: {"kernels": parts.kernels(suite, few)},
+            }
             for stage in stages:
-                self._stage(stage, partial(self._measured, stage, suite, photos, calibration))
+                self._stage(stage, measured.get(stage) or partial(self._speed, suite, stage))
 
-    def _measured(
-        self, stage: str, suite: Suite, photos: Photos, calibration: Arrays
-    ) -> dict[str, Any]:
-        plan, (part, *batch) = self.setting.plan, stage.split()
-        if part == "kernels":
-            return {"kernels": parts.kernels(suite, plan.few_batches or plan.batches)}
-        if part == "accuracy":
-            return {"accuracy": parts.accuracy(suite, photos, calibration)}
-        if part == "speed":
-            parts.time_batch(suite, int(*batch))
-            suite.need_baseline()
-            return {}
+    def _speed(self, suite: Suite, stage: str) -> dict[str, Any]:
+        parts.time_batch(suite, int(stage.split()[1]))
+        suite.need_baseline()
+        return {}
+
+    def _files(self, suite: Suite, photos: Photos) -> dict[str, Any]:
+        """Measure with those who take part in nothing else, and are in no other part's rows."""
         apart = [entry for entry in self._able() if entry.files_only]
         suite.open(apart)
         try:
@@ -126,12 +127,12 @@ class Comparison:
         setting.tell(f"accuracy: {model.name}")
         photos = self._photos(model)
         given = images.arrays_from_photos(photos, model, setting.scratch)
-        wanted = [e for e in self._able() if not e.files_only]
-        if setting.plan.few_batches:  # where compiling again would cost minutes
-            wanted = [e for e in wanted if not e.compiles]
+        # where compiling again would cost minutes, without who compiles
+        spared = bool(setting.plan.few_batches)
         with Suite(setting, model, given, given) as suite:
             suite.need(sum(r.get("load_s", 0) for r in self.result["speed"]["rows"].values()))
-            suite.open(wanted)
+            able = (entry for entry in self._able() if not entry.files_only)
+            suite.open(entry for entry in able if not (spared and entry.compiles))
             suite.need_baseline()
             return {"accuracy": parts.accuracy(suite, photos, given)}
 

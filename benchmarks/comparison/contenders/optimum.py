@@ -3,13 +3,12 @@
 Options: `optimize`, a level of its own, or `quantize` to int8, "dynamic" or "static".
 """
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from comparison.job import AbsentError, Contender, Job, Logits
+from comparison.job import AbsentError, Contender, Job, Logits, installed
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CALIBRATION = 128  # images at most
@@ -18,7 +17,7 @@ CALIBRATION = 128  # images at most
 def folder(job: Job) -> Path:
     """Return where the exported model is kept."""
     images = job.calibration_stamp() if job.options.get("quantize") == "static" else ""
-    return job.artefact(version("optimum-onnx"), version("onnxruntime"), images)
+    return job.artefact(installed("optimum-onnx", "onnxruntime"), images)
 
 
 def convert(job: Job, folder: Path) -> None:
@@ -72,7 +71,7 @@ def load(job: Job) -> Contender:
         note += f", least and largest values of up to {CALIBRATION} of the comparison's own images"
     about = {
         "compute": "int8" if kind else "fp32",
-        "runtime": ", ".join(f"{name} {version(name)}" for name in ("optimum-onnx", "onnxruntime")),
+        "runtime": installed("optimum-onnx", "onnxruntime"),
         "files": [str(folder(job) / "model.onnx")],
     }
     return Contender("float32", run, about | ({"note": note} if note else {}))

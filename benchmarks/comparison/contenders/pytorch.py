@@ -25,7 +25,6 @@ def load(job: Job) -> Contender:
     import torch
     import transformers
 
-    added: list[str] = []
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(job.threads)
@@ -40,13 +39,11 @@ def load(job: Job) -> Contender:
     )
     model: Any = eager.eval().to(job.device)
     if job.options.get("torchao"):
-        import torchao
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
         quantize_(model, Int8DynamicActivationInt8WeightConfig())
-        added.append(versions_of(torchao))
     if backend:
-        added.append(versions_of(importlib.import_module(backend)))  # which registers it
+        importlib.import_module(backend)  # which registers it
     if mode:
         torch._dynamo.config.recompile_limit = 64  # one graph for each batch size
         mode = None if mode == "default" else mode
@@ -85,9 +82,10 @@ def load(job: Job) -> Contender:
             pass
 
     attention = f"{eager.config._attn_implementation} attention"
+    others = [*(["torchao"] if job.options.get("torchao") else []), *([backend] if backend else [])]
     about: dict[str, Any] = {
         "compute": "int8" if job.options.get("torchao") else precision,
-        "runtime": ", ".join([versions_of(torch, transformers), attention, *added]),
+        "runtime": f"{installed('torch', 'transformers')}, {attention}{added and f', {installed(*added)}'}",
         "files": list(job.weights),
     }
     if job.options.get("compile"):

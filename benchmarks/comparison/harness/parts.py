@@ -54,32 +54,29 @@ def warm(suite: Suite, batch: int) -> None:
 
 def time_batch(suite: Suite, batch: int) -> None:
     """Time every contender at one batch size, into the suite's rows."""
-    plan = suite.setting.plan
-    if any(batch not in suite.expected.get(entry.name, {}) for entry in _timed(suite, batch)):
-        compiling = sum(suite.rows[e.name]["load_s"] for e in _timed(suite, batch) if e.compiles)
-        turns = sum(plan.runs_of(batch, s) * s for s in _expected(suite, batch).values())
+    plan, timed = suite.setting.plan, _timed(suite, batch)
+    if any(batch not in suite.expected.get(entry.name, {}) for entry in timed):
+        compiling = sum(suite.rows[entry.name]["load_s"] for entry in timed if entry.compiles)
+        times = [suite.seconds(entry, batch) for entry in timed]
+        turns = sum(plan.runs_of(batch, seconds) * seconds for seconds in times)
         suite.need(compiling + (1 + plan.rounds[0]) * turns)
         warm(suite, batch)
-    expected = _expected(suite, batch)
+    expected = {entry.name: suite.seconds(entry, batch) for entry in _timed(suite, batch)}
     requests = {n: {"batch": batch, "runs": plan.runs_of(batch, s)} for n, s in expected.items()}
     round_s = sum(requests[name]["runs"] * s for name, s in expected.items())
     rounds = plan.rounds_of(batch, expected)
     suite.setting.tell(f"batch {batch}: {rounds} rounds of {round_s:.0f} s")
-    for name, turns_ in suite.take_turns("time", requests, rounds, round_s).items():
+    for name, answers in suite.take_turns("time", requests, rounds, round_s).items():
         row = suite.rows[name]
         for what, kept in (("seconds", "rounds"), ("others", "others")):
-            row.setdefault(kept, {})[str(batch)] = [turn[what] for turn in turns_]
-        row["memory_bytes"] = max(turns_[-1]["memory_bytes"], row.get("memory_bytes", 0))
+            row.setdefault(kept, {})[str(batch)] = [answer[what] for answer in answers]
+        row["memory_bytes"] = max(answers[-1]["memory_bytes"], row.get("memory_bytes", 0))
         if suite.setting.device == "cuda":
             row["gpu_bytes"] = host.gpu_bytes(suite.pids[name])
 
 
 def _timed(suite: Suite, batch: int) -> list[Entry]:
     return [entry for entry in suite.alive if suite.setting.plan.takes(entry, batch)]
-
-
-def _expected(suite: Suite, batch: int) -> dict[str, float]:
-    return {entry.name: suite.seconds(entry, batch) for entry in _timed(suite, batch)}
 
 
 def _check_related(found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
@@ -110,18 +107,14 @@ def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
     expected = labelled.get(BASELINE, [{}])[0].get("labels")
     rows: dict[str, Row] = {}
     for name, found in labelled.items():
-        pairs = zip(found[0]["labels"], expected or (), strict=bool(expected))
-        same = sum(ours == theirs for ours, theirs in pairs) / count
-        rows[name] = {
-            "rounds": [[turn["seconds"]] for turn in found],
-            "images": count,
-            "same_labels": same if expected else None,
-        }
+        row = rows[name] = {"rounds": [[turn["seconds"]] for turn in found], "images": count}
+        if expected:
+            row["same_labels"] = float(np.mean(np.equal(found[0]["labels"], expected)))
         seconds = [turn["seconds"] for turn in decoded.get(name, ())]
         runs = [s for turn in computed.get(name, ()) for s in turn["seconds"]]
         if all(seconds) and seconds and runs:
-            rows[name]["decode_images_s"] = count / median(seconds)
-            rows[name]["model_images_s"] = batch / median(runs)
+            row["decode_images_s"] = count / median(seconds)
+            row["model_images_s"] = batch / median(runs)
     part = {"images": count, "batch": batch, "source": photos.source, "rows": rows}
     return part | {"excluded": suite.excluded()}
 
@@ -164,20 +157,20 @@ def accuracy_row(
     if expected is None:
         return row
     difference, theirs = np.abs(found - expected), expected.argmax(1)
+    differs = [
+        {
+            "file": str(photos.files[i].relative_to(photos.folder)),
+            "true": labels[classes[i]],
+            "baseline": labels[theirs[i]],
+            "here": labels[order[i, 0]],
+        }
+        for i in np.flatnonzero(order[:, 0] != theirs)
+    ]
     return row | {
         "agreement": float((order[:, 0] == theirs).mean()),
         "max_diff": float(difference.max()),
         "mean_diff": float(difference.mean()),
-        "logit_range": float(np.ptp(expected)),
-        "differs": [
-            {
-                "file": str(photos.files[i].relative_to(photos.folder)),
-                "true": labels[classes[i]],
-                "baseline": labels[theirs[i]],
-                "here": labels[order[i, 0]],
-            }
-            for i in np.flatnonzero(order[:, 0] != theirs)
-        ],
+        "differs": differs,
     }
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,30 +50,15 @@ class Plan:
         return not entry.compiles or self.few_batches is None or batch in self.few_batches
 
 
-FULL = Plan()
-QUICK = Plan(
-    "quick",
-    batches=(1, 8),
-    rounds=(3, 3),
-    latency_rounds=4,
-    latency_runs=3,
-    turn_s=0.1,
-    files_s=1,
-    files_rounds=2,
-    ceiling_rounds=2,
-    held_out=96,
-    slow_starts=False,
-)
-GPU = Plan(
-    "gpu",
-    batches=(1, 8, 32, 64, 256),
-    few_batches=(1, 64),  # a graph compiled with max-autotune takes about a minute [est]
-    rounds=(5, 5),
-    latency_rounds=10,
-    turn_s=0.1,
-    files_s=4,
-    files_batch=64,
-)
+def _plans() -> dict[str, Plan]:
+    tables = tomllib.loads(Path(__file__).with_name("plans.toml").read_text())
+    return {
+        name: Plan(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+        for name, table in tables.items()
+    }
+
+
+FULL, QUICK, GPU = Plan(), _plans()["quick"], _plans()["gpu"]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +35,23 @@ class OutOfTimeError(VitError):
     """What is left of the budget is not enough."""
 
 
+@dataclass
 class Suite:
     """The contenders with one model loaded; a context manager that ends them.
 
     What fails is out, and `failures` says why.
     """
 
-    def __init__(
-        self,
-        setting: Setting,
-        model: Model,
-        arrays: Arrays,
-        calibration: Arrays,
-        rows: dict[str, Row] | None = None,
-    ) -> None:
-        self.setting, self.model, self.arrays = setting, model, arrays
-        self.calibration = calibration
-        self.rows = {} if rows is None else rows
-        self.entries: dict[str, Entry] = {}  # that were opened
-        self.processes: dict[str, Process] = {}  # of who is still in the race
-        self.failures: dict[str, FailedError] = {}
-        self.expected: dict[str, dict[int, float]] = {}  # seconds of a run by batch size
-        self.pids: dict[str, int] = {}
+    setting: Setting
+    model: Model
+    arrays: Arrays
+    calibration: Arrays
+    rows: dict[str, Row] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)  # that were opened
+    processes: dict[str, Process] = field(default_factory=dict)  # of who is still in the race
+    failures: dict[str, FailedError] = field(default_factory=dict)
+    expected: dict[str, dict[int, float]] = field(default_factory=dict)  # s of a run by batch size
+    pids: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> "Suite":
         return self
@@ -93,22 +89,21 @@ class Suite:
         process = self.processes[entry.name] = Process(job, python)
         loaded = _ask(process, "load", LOAD_S, until - time.monotonic())
         row, about = self.rows[entry.name], loaded["about"]
-        files = [Path(p) for p in about.pop("files", ())]
         row.setdefault("load_s", loaded["seconds"])
-        row.update(about=about, file_bytes=sum(p.stat().st_size for p in files))
+        size = sum(Path(p).stat().st_size for p in about.pop("files", ()))
+        row.update(about=about, file_bytes=size)
         self.pids[entry.name] = loaded["pid"]
 
     def _job(self, entry: Entry) -> Job:
-        setting = self.setting
         return Job(
             contender=entry.name,
             module=entry.path,
             options=entry.options,
             model=str(self.model.folder),
-            cache=str(setting.cache),
-            threads=setting.threads,
-            device=setting.device,
-            max_batch=max(setting.plan.batches),
+            cache=str(self.setting.cache),
+            threads=self.setting.threads,
+            device=self.setting.device,
+            max_batch=max(self.setting.plan.batches),
             uint8=str(self.arrays.uint8),
             float32=str(self.arrays.float32),
             weights=tuple(map(str, weight_files(self.model.folder))),
@@ -213,7 +208,6 @@ def _python(entry: Entry, setting: Setting) -> str:
         return sys.executable
     installed = ROOT.parent / f".venv-{entry.environment}/.installed"
     if not installed.exists():
-        raise FailedError(
-            "absent", f"{installed.parent.name} is not there, or not whole; make peers"
-        )
+        words = f"{installed.parent.name} is not there, or not whole; make peers"
+        raise FailedError("absent", words)
     return str(installed.with_name("bin") / "python")

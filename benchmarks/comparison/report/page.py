@@ -2,25 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from comparison.report import plots
-from comparison.report.rows import (
-    QUIET,
-    STEADY,
-    Result,
-    Row,
-    ceilings,
-    disturbances,
-    rows_from_result,
-)
+from comparison.report import rows as numbers
+from comparison.report.rows import Result, Row, rows_from_result
 from comparison.report.sections import model_line, sections
 from comparison.report.table import MARK, megabytes
 
-TEMPLATE = Path(__file__).with_name("page.html")
-METHOD = Template(Path(__file__).with_name("method.txt").read_text())
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=select_autoescape(),
+    trim_blocks=True,
+)
+
+
+def markdown(result: Result) -> str:
+    """Return the report in Markdown."""
+    words = words_around(result)
+    (title, machine), notes = words["title"] + words["machine"], words["notes"]
+    parts = [f"# {title}", machine, *(f"**{note}**" for note in notes)]
+    for table in sections(result):
+        parts += [f"## {table.title}", table.note, table.markdown()]
+    parts += ["## How it was measured", "\n".join(f"- {line}" for line in words["method"])]
+    parts.append(f"Ceilings in GFLOP/s: {_ceilings(result) or 'not measured'}.")
+    parts.append("\n".join(f"- {line}" for line in words["versions"]))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def page(result: Result) -> str:
@@ -35,24 +43,43 @@ def page(result: Result) -> str:
         "trade": plots.accuracy_against_speed([row for row in timed if row.name in top1], top1),
         "ceiling": plots.share_of_the_ceiling([row for row in timed if row.share]),
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return TEMPLATES.get_template("page.html").render(
         result=result,
         judged=judged,
         palette=plots.PALETTE,
         headline=headline(rows),
         model_line=model_line(result),
-        title=title(result),
-        machine_line=machine_line(result),
-        notes=notes(result),
-        ceilings_line=ceilings_line(result),
-        method_lines=method_lines(result),
-        versions=versions(result),
+        words=words_around(result),
+        ceilings=_ceilings(result),
         cards=_ours(rows) if _quiet(rows) else [],
         megabytes=megabytes,
         plots=drawn,
         tables=sections(result),
     )
+
+
+def words_around(result: Result) -> dict[str, list[str]]:
+    """Return the lines that stand around the tables, by the blocks of words.txt."""
+    by_batch, most = numbers.disturbances(result), []
+    for name, words in (
+        ("others", "others took {:.1%} of the cores' time"),
+        ("spread", "the quartiles of a contender's ratios lay {:.1%} of their median apart"),
+    ):
+        found = {v: b for b, d in by_batch.items() if (v := getattr(d, name)) is not None}
+        if found:
+            most.append(f"{words.format(max(found))} (batch {found[max(found)]})")
+    template = TEMPLATES.get_template("words.txt")
+    known = {"most": most, "doubtful": [b for b, d in by_batch.items() if not d.trusted]}
+    known |= {"quiet": numbers.QUIET, "steady": numbers.STEADY, "mark": MARK}
+    context = template.new_context(result | known | {"rows": rows_from_result(result)})
+    blocks = {name: "".join(block(context)) for name, block in template.blocks.items()}
+    return {name: list(filter(None, text.splitlines())) for name, text in blocks.items()}
+
+
+def _ceilings(result: Result) -> str:
+    """Return the fastest product of each precision, "" where none was measured."""
+    found = sorted(numbers.ceilings(result).items())
+    return ", ".join(f"{name} {gflops:,.0f}" for name, gflops in found)
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -81,84 +108,3 @@ def _ours(rows: Sequence[Row]) -> list[Row]:
 
 def _quiet(rows: Sequence[Row]) -> bool:
     return not any(found.doubtful for row in rows for found in row.speedup.values())
-
-
-def markdown(result: Result) -> str:
-    """Return the report in Markdown."""
-    parts = [f"# {title(result)}", machine_line(result), *(f"**{note}**" for note in notes(result))]
-    for table in sections(result):
-        parts += [f"## {table.title}", table.note, table.markdown()]
-    parts += ["## How it was measured", "\n".join(f"- {line}" for line in method_lines(result))]
-    parts.append(f"Ceilings in GFLOP/s: {ceilings_line(result) or 'not measured'}.")
-    parts.append("\n".join(f"- {line}" for line in versions(result)))
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def title(result: Result) -> str:
-    """Return the report's heading."""
-    return f"vit-engine beside its peers, {result['speed']['model']['name']}"
-
-
-def machine_line(result: Result) -> str:
-    """Return the machine in one line."""
-    m = result["machine"]
-    features = f" with {', '.join(m['cpu_features'])}" if m["cpu_features"] else ""
-    cpu = f"{m['cpu']} ({m['cpu_family']})" if m["cpu_family"] else m["cpu"]
-    gpu = f"{m['gpu']}; " if m["gpu"] else ""
-    return (
-        f"{gpu}{cpu}, {m['cores']} cores{features}; {m['memory_gib']} GiB; {m['system']}; "
-        f"Python {m['python']}; {m['threads']} threads; commit {m['commit'] or 'unknown'}"
-    )
-
-
-def notes(result: Result) -> list[str]:
-    """Return what a reader must know before any number."""
-    found = [*result["notes"], _disturbed(result)]
-    if result.get("interrupted"):
-        found.append("Interrupted: this is what was finished.")
-    if left_out := result.get("no_time_for"):
-        found.append(f"The budget left no time for {', '.join(left_out)}; --resume measures it.")
-    return [note for note in found if note]
-
-
-def _disturbed(result: Result) -> str:
-    """Return what else went on while speeds were taken, at the batch sizes that had most of it."""
-    by_batch, told = disturbances(result), []
-    for name, words in (
-        ("others", "others took {:.1%} of the cores' time"),
-        ("spread", "the quartiles of a contender's ratios lay {:.1%} of their median apart"),
-    ):
-        found = {v: b for b, d in by_batch.items() if (v := getattr(d, name)) is not None}
-        if found:
-            told.append(f"{words.format(max(found))} (batch {found[max(found)]})")
-    text = f"While speeds were taken, at most: {'; '.join(told)}." if told else ""
-    if doubtful := [str(batch) for batch, d in by_batch.items() if not d.trusted]:
-        text += (
-            f" Over {QUIET:.0%} for others or {STEADY:.0%} between the quartiles no ratio is to "
-            f"be trusted: those with {MARK}, at batch {', '.join(doubtful)}."
-        )
-    return text
-
-
-def method_lines(result: Result) -> list[str]:
-    """Return how the numbers came about, for the reader who would dispute them."""
-    return METHOD.substitute(
-        threads=result["machine"]["threads"],
-        rounds=result["plan"]["latency_rounds"],
-        gflop=f"{result['speed']['model']['gflop']:.1f}",
-    ).splitlines()
-
-
-def ceilings_line(result: Result) -> str:
-    """Return the fastest product of each precision, "" where none was measured."""
-    return ", ".join(f"{name} {gflops:,.0f}" for name, gflops in sorted(ceilings(result).items()))
-
-
-def versions(result: Result) -> list[str]:
-    """Return what each row ran on."""
-    return [
-        f"{row.title}: {row.about['runtime']}"
-        + (f"; {row.about['note']}" if "note" in row.about else "")
-        for row in rows_from_result(result)
-        if row.about
-    ]
