@@ -28,8 +28,8 @@ from comparison.inputs import models
 from comparison.inputs.models import SIZES, Model
 from comparison.measure import PARTS, Comparison
 from comparison.report.page import markdown, page
-from comparison.report.rows import Result, rows_from_result
-from comparison.report.sections import at_batch, sections
+from comparison.report.rows import Result
+from comparison.report.sections import sections
 from vit_engine.cli.parser import number, whole_number
 from vit_engine.errors import UsageError, VitError
 from vit_engine.machine.atomic import write_whole
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", help="all that vit-export takes: id, hf:owner/name, folder, demo")
     add("--random", choices=SIZES, help="seeded random weights, in place of --model")
-    add("--data", type=Path, help="folder with labels.csv (file, index) or class folders")
+    add("--data", type=Path, help="folder with labels.csv (path, label or index) or class folders")
     add("--quick", action="store_true", help="2 minutes at most: a small model, few turns")
     add("--batches", type=IMAGES, nargs="+", metavar="N", help="batch sizes")
     add("--contenders", nargs="+", metavar="NAME", help=", ".join(e.name for e in CONTENDERS))
@@ -144,7 +144,7 @@ def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
         plan = replace(setting.plan, batches=tuple(target["plan"]["batches"]))
         setting = replace(setting, plan=plan)
         parts = tuple({stage.split()[0] for stage in target["done"]})
-        code = Comparison(setting, model, arguments.data, result, aside, show, parts).run()
+        code = Comparison(setting, model, arguments.data, result, aside, parts).run()
         if code:
             tell("interrupted: nothing is added")
             result = target
@@ -154,7 +154,7 @@ def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
     else:
         if arguments.resume and path.exists():
             result = stored_result.read(path, model) | {"plan": asdict(setting.plan)}
-        code = Comparison(setting, model, arguments.data, result, path, show, parts).run()
+        code = Comparison(setting, model, arguments.data, result, path, parts).run()
     for table in sections(result):
         print(f"\n{table.title}. {table.note}\n{table.text()}")
     tell(f"\nwritten: {', '.join(map(str, write(result, path)))}")
@@ -165,11 +165,6 @@ def _file_name(result: Result) -> str:
     model = re.sub(r"[^a-z0-9]+", "-", result["speed"]["model"]["name"].lower()).strip("-")
     quick = "-quick" if result["plan"]["name"] == QUICK.name else ""
     return f"{model}-on-{host.name(result['machine'])}{quick}"
-
-
-def show(result: Result, batch: int) -> None:
-    """Print what a batch size has brought, as soon as it is timed."""
-    print(at_batch(rows_from_result(result), batch).text() + "\n", flush=True)
 
 
 def write(result: Result, path: Path) -> list[Path]:

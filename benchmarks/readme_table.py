@@ -7,9 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from comparison.report import table
 from comparison.report.rows import TITLES, Result, Row, rows_from_result
@@ -33,26 +32,15 @@ GPU_ROWS = (
 Columns = dict[str, Callable[[str], str]]
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """One machine's result for a model; `letter` stands for the machine in the table's head."""
 
     letter: str
     path: Path
     result: Result
     rows: dict[str, Row]
-
-    @property
-    def batches(self) -> tuple[int, ...]:
-        """Return the sizes that are shown."""
-        return BATCHES[self.result["device"]]
-
-    @property
-    def accuracy(self) -> dict[str, Any]:
-        """Return the rows of accuracy, where it is that of the model that was timed."""
-        part = self.result.get("accuracy", {})
-        same = part.get("model", {}).get("name") == self.result["speed"]["model"]["name"]
-        return dict(part["rows"]) if same else {}
+    accuracy: dict[str, Any]  # rows of it, where it is that of the model that was timed
+    batches: tuple[int, ...]  # that are shown
 
     def cells(self, cell: Callable[[Row], str]) -> Callable[[str], str]:
         """Return what makes a column's cell of a contender's name."""
@@ -60,12 +48,9 @@ class Stored:
 
     def times(self, head: str) -> Columns:
         """Return a column for each size, of times the baseline."""
-        return {
-            head.format(self.letter, b): self.cells(
-                lambda row, b=b: table.times(row.speedup.get(b))
-            )
-            for b in self.batches
-        }
+        cells = [lambda row, b=b: table.times(row.speedup.get(b)) for b in self.batches]
+        heads = [head.format(self.letter, b) for b in self.batches]
+        return {head: self.cells(cell) for head, cell in zip(heads, cells, strict=True)}
 
     def legend(self, folder: Path) -> str:
         """Say what the letter stands for, and where all of it is told, in a page of a folder."""
@@ -88,8 +73,11 @@ def stored() -> dict[str, list[Stored]]:
         result = json.loads(path.read_text())
         rows = {row.name: row for row in rows_from_result(result) if row.speedup}
         letter = letters.setdefault(path.stem.partition("-on-")[2], "ABCDEFGH"[len(letters)])
-        same = models.setdefault(result["speed"]["model"]["name"], [])
-        same.append(Stored(letter, path, result, rows))
+        timed, judged = result["speed"]["model"]["name"], result.get("accuracy")
+        accuracy = judged["rows"] if judged and judged["model"]["name"] == timed else {}
+        batches = BATCHES[result["device"]]
+        one = Stored(letter, path, result, rows, accuracy, batches)
+        models.setdefault(timed, []).append(one)
     return models
 
 
@@ -147,17 +135,16 @@ def _size(found: Sequence[Stored]) -> Columns:
 
 
 def _table(
-    head: str,
-    names: Iterable[str],
-    found: Sequence[Stored],
-    columns: Columns,
-    legend: Sequence[str],
+    head: str, names: Iterable[str], found: Sequence[Stored], columns: Columns, legend: list[str]
 ) -> str:
     """Return a table of those contenders that some machine has timed, ours in bold."""
-    ours = {name for s in found for name, row in s.rows.items() if row.family == "ours"}
-    columns = {head: lambda name: f"**{TITLES[name]}**" if name in ours else TITLES[name]} | columns
-    timed = [name for name in names if any(name in s.rows for s in found)]
-    shown = table.table_from_rows("", "", timed, columns)
+    rows = {name: row for s in found for name, row in s.rows.items()}
+
+    def titled(name: str) -> str:
+        return f"**{TITLES[name]}**" if rows[name].family == "ours" else TITLES[name]
+
+    timed = [name for name in names if name in rows]
+    shown = table.table_from_rows("", "", timed, {head: titled} | columns)
     return shown.markdown() + "\n\n" + "\\\n".join(legend) + "\n\n"
 
 

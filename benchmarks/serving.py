@@ -21,10 +21,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import cycle, product
 from pathlib import Path
 from statistics import median, quantiles
@@ -114,11 +114,11 @@ def table(turns: dict[tuple[str, int], list[Turn]], best: float) -> Table:
 def bodies_of(paths: list[Path], folder: Path) -> dict[bool, Path]:
     """Return lists of the files that wrk sends: images, and the same as base64 in JSON."""
     lists = {False: folder / "plain", True: folder / "encoded"}
+    encoded = [folder / f"{number}.json" for number in range(len(paths))]
+    for path, target in zip(paths, encoded, strict=True):
+        target.write_text(json.dumps({"inputs": base64.b64encode(path.read_bytes()).decode()}))
     lists[False].write_text("".join(f"{path.absolute()}\n" for path in paths))
-    for number, path in enumerate(paths):
-        text = base64.b64encode(path.read_bytes()).decode()
-        (folder / f"{number}.json").write_text(json.dumps({"inputs": text}))
-    lists[True].write_text("".join(f"{folder / f'{n}.json'}\n" for n in range(len(paths))))
+    lists[True].write_text("".join(f"{path}\n" for path in encoded))
     return lists
 
 
@@ -182,19 +182,13 @@ def turn(
 
     wrk(1)
     looks: list[float] = []
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(0.05):
-            looks.extend(filter(None, [health(port)]))
-
-    thread = threading.Thread(target=look)
-    thread.start()
     before = cpu_seconds(pid)
-    found = wrk(seconds)
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(wrk, seconds)
+        while not wait([loading], 0.05).done:
+            looks.extend(filter(None, [health(port)]))
+        found = loading.result()
     used = cpu_seconds(pid) - before
-    done.set()
-    thread.join()
     return {
         **{what: found[what] for what in ("p50", "p99", "errors")},
         "rate": found["requests"] / found["seconds"],

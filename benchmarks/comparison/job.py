@@ -52,8 +52,8 @@ class Job:
         another library never finds it.
         """
         stats = [(p, Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p in self.weights]
-        told = [str(Path(self.model).resolve()), stats, *versions]
-        key = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+        told = repr([str(Path(self.model).resolve()), stats, *versions])
+        key = hashlib.sha256(told.encode()).hexdigest()[:12]
         return Path(self.cache, f"{shared or self.contender}-{key}")
 
 

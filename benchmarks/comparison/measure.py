@@ -15,6 +15,7 @@ from comparison.inputs import images, models
 from comparison.inputs.images import Photos
 from comparison.inputs.models import DEMO, Model
 from comparison.report.rows import Result
+from comparison.report.sections import at_batch
 from comparison.stored_result import store
 
 PARTS = ("speed", "files", "accuracy", "kernels", "ceilings")
@@ -22,14 +23,13 @@ PARTS = ("speed", "files", "accuracy", "kernels", "ceilings")
 
 @dataclass
 class Comparison:
-    """The stages of `parts` that `result` lacks; `show` gets each batch size once it is timed."""
+    """The stages of `parts` that `result` lacks; what a batch size brings is printed at once."""
 
     setting: Setting
     model: Model
     data: Path | None
     result: Result
     path: Path
-    show: Callable[[Result, int], None]
     parts: tuple[str, ...] = PARTS
 
     def run(self) -> int:
@@ -69,7 +69,9 @@ class Comparison:
         if other and "accuracy" in missing:
             self._stage("accuracy", self._other_model)
         if "ceilings" in missing:
-            self._stage("ceilings", self._ceilings)
+            given = images.noise(self.model, 1, self.setting.scratch)
+            with Suite(self.setting, self.model, given, given) as suite:
+                self._stage("ceilings", lambda: {"ceilings": parts.ceilings(suite)})
 
     def _stage(self, stage: str, measured: Callable[[], dict[str, Any]]) -> None:
         """Store what a stage has found, unless the budget has no time for it."""
@@ -81,7 +83,7 @@ class Comparison:
         self.result["done"].append(stage)
         store(self.result, self.path)
         if stage.startswith("speed"):
-            self.show(self.result, int(stage.split()[1]))
+            print(at_batch(self.result, int(stage.split()[1])).text() + "\n", flush=True)
 
     def _timed_model(self, stages: list[str]) -> None:
         setting, rows = self.setting, self.result["speed"]["rows"]
@@ -98,18 +100,15 @@ class Comparison:
             suite.need_baseline()
             setting.tell("all is converted and loaded")
             few = setting.plan.few_batches or setting.plan.batches
-            measured = {
+            measured: dict[str, Callable[[], dict[str, Any]]] = {
                 "files": partial(self._files, suite, photos),
                 "accuracy": lambda: {"accuracy": parts.accuracy(suite, photos, calibration)},
                 "kernels": lambda: {"kernels": parts.kernels(suite, few)},
             }
+            for batch in setting.plan.batches:
+                measured[f"speed {batch}"] = partial(parts.time_batch, suite, batch)
             for stage in stages:
-                self._stage(stage, measured.get(stage) or partial(self._speed, suite, stage))
-
-    def _speed(self, suite: Suite, stage: str) -> dict[str, Any]:
-        parts.time_batch(suite, int(stage.split()[1]))
-        suite.need_baseline()
-        return {}
+                self._stage(stage, measured[stage])
 
     def _files(self, suite: Suite, photos: Photos) -> dict[str, Any]:
         """Measure with those who take part in nothing else, and are in no other part's rows."""
@@ -135,11 +134,6 @@ class Comparison:
             suite.open(entry for entry in able if not (spared and entry.compiles))
             suite.need_baseline()
             return {"accuracy": parts.accuracy(suite, photos, given)}
-
-    def _ceilings(self) -> dict[str, Any]:
-        given = images.noise(self.model, 1, self.setting.scratch)
-        with Suite(self.setting, self.model, given, given) as suite:
-            return {"ceilings": parts.ceilings(suite)}
 
     def _able(self) -> list[Entry]:
         """Return whom a former stage has not thrown out."""

@@ -70,9 +70,8 @@ def merged(result: Result, added: Result) -> Result:
     """
     for part in {"speed", "files", "accuracy"} & result.keys():
         rows = added[part]["rows"]
-        for name in rows.keys() - {BASELINE}:
-            against = {"against": rows[BASELINE]["rounds"]} if part != "accuracy" else {}
-            result[part]["rows"][name] = rows[name] | against
+        against = {"against": rows[BASELINE]["rounds"]} if part != "accuracy" else {}
+        result[part]["rows"] |= {n: row | against for n, row in rows.items() if n != BASELINE}
         if part != "speed":
             kept = result[part]["excluded"].items()
             others = {name: why for name, why in kept if name not in added["speed"]["rows"]}

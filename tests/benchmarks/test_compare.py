@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import compare
-from comparison import host, stored_result
+from comparison import host, measure, stored_result
 from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
 from comparison.harness import parts
 from comparison.harness.plan import Setting
@@ -49,7 +49,7 @@ def compared(
         result = (
             json.loads(path.read_text()) if path.exists() else stored_result.begun(setting, demo)
         )
-        settings = {"path": path, "show": lambda *_: None, **more}
+        settings = {"path": path, **more}
         code = Comparison(wanted, demo, data, result, **settings).run()
         return code, json.loads(path.read_text())
 
@@ -70,11 +70,12 @@ def test_a_comparison_measures_every_part(compared, setting: Setting, told: list
     assert "accuracy on 20 images" in told
 
 
-def test_ctrl_c_leaves_what_is_finished_to_be_resumed(compared) -> None:
-    def interrupt(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    code, result = compared(show=interrupt)
+def test_ctrl_c_leaves_what_is_finished_to_be_resumed(
+    compared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(measure, "at_batch", lambda *_: signal.raise_signal(signal.SIGINT))
+        code, result = compared()
     assert code == 130
     assert result["interrupted"]
     assert result["done"] == ["speed 1"]

@@ -244,7 +244,7 @@ def test_a_busy_machine_has_marks_for_a_headline(result: dict[str, Any], fault: 
     at_one, at_eight = table["vit-engine fp16"]
     assert at_one == "2.00 (2.00\u20132.00)", "batch 1 was timed in quiet"
     assert re.fullmatch(rf"\d\.\d\d{MARK} \(.*\)", at_eight)
-    assert MARK in tables.at_batch(rows_from_result(result), 8).text()
+    assert MARK in tables.at_batch(result, 8).text()
     assert all(MARK in cells[2] for cells in tables.files(result).body)
     for shown in (report.markdown(result), html.unescape(text)):
         assert f"those with {MARK}, at batch 8." in shown

@@ -28,11 +28,6 @@ class Entry:
         return f"{__package__}.{self.module}"
 
     @property
-    def family(self) -> str:
-        """Return the group of rows that this is one of."""
-        return self.name.partition("-")[0]
-
-    @property
     def compiles(self) -> bool:
         """Whether each batch size costs a compilation, about the time that loading takes."""
         return "compile" in self.options

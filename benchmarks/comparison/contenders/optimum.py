@@ -22,18 +22,32 @@ def folder(job: Job) -> Path:
 
 def convert(job: Job, folder: Path) -> None:
     """Export the checkpoint, and optimise or quantise it, the way Optimum's documentation does."""
-    from optimum.onnxruntime import ORTModelForImageClassification, ORTOptimizer
-    from optimum.onnxruntime.configuration import AutoOptimizationConfig
+    from onnxruntime.quantization import CalibrationMethod
+    from optimum import onnxruntime as ort
+    from optimum.onnxruntime import configuration
 
-    model = ORTModelForImageClassification.from_pretrained(job.model, export=True)
+    model = ort.ORTModelForImageClassification.from_pretrained(job.model, export=True)
+    kind = job.options.get("quantize")
     if level := job.options.get("optimize"):
-        config = AutoOptimizationConfig.with_optimization_level(level)
+        config = configuration.AutoOptimizationConfig.with_optimization_level(level)
         try:
-            ORTOptimizer.from_pretrained(model).optimize(config, folder, file_suffix=None)
+            ort.ORTOptimizer.from_pretrained(model).optimize(config, folder, file_suffix=None)
         except NotImplementedError as e:
             raise AbsentError(f"Optimum optimises no such model: {e}") from e
-    elif "quantize" in job.options:
-        _quantise(model, job, folder)
+    elif kind:
+        preset = getattr(configuration.AutoQuantizationConfig, _preset(job))
+        config = preset(is_static=kind == "static", per_channel=True)
+        quantizer, ranges = ort.ORTQuantizer.from_pretrained(model), None
+        if kind == "static":
+            images = np.load(job.calibration, mmap_mode="r")[:CALIBRATION]
+            ranges = quantizer.fit(
+                [{"pixel_values": np.ascontiguousarray(image)} for image in images],
+                configuration.CalibrationConfig("", "", "", len(images), CalibrationMethod.MinMax),
+                onnx_augmented_model_name=folder / "augmented.onnx",
+                operators_to_quantize=config.operators_to_quantize,
+            )
+            (folder / "augmented.onnx").unlink()
+        quantizer.quantize(config, folder, file_suffix=None, calibration_tensors_range=ranges)
     else:
         model.save_pretrained(folder)
 
@@ -75,26 +89,6 @@ def load(job: Job) -> Contender:
         "files": [str(folder(job) / "model.onnx")],
     }
     return Contender("float32", run, about | ({"note": note} if note else {}))
-
-
-def _quantise(model: Any, job: Job, folder: Path) -> None:
-    from onnxruntime.quantization import CalibrationMethod
-    from optimum.onnxruntime import ORTQuantizer
-    from optimum.onnxruntime.configuration import AutoQuantizationConfig, CalibrationConfig
-
-    static = job.options["quantize"] == "static"
-    config = getattr(AutoQuantizationConfig, _preset(job))(is_static=static, per_channel=True)
-    quantizer, ranges = ORTQuantizer.from_pretrained(model), None
-    if static:
-        images = np.load(job.calibration, mmap_mode="r")[:CALIBRATION]
-        ranges = quantizer.fit(
-            [{"pixel_values": np.ascontiguousarray(image)} for image in images],
-            CalibrationConfig("", "", "", len(images), CalibrationMethod.MinMax),
-            onnx_augmented_model_name=folder / "augmented.onnx",
-            operators_to_quantize=config.operators_to_quantize,
-        )
-        (folder / "augmented.onnx").unlink()
-    quantizer.quantize(config, folder, file_suffix=None, calibration_tensors_range=ranges)
 
 
 def _preset(job: Job) -> str:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from comparison.job import AbsentError, Contender, Job, Logits, versions_of
+from comparison.job import AbsentError, Contender, Job, Logits, installed
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -25,6 +25,7 @@ def load(job: Job) -> Contender:
     import torch
     import transformers
 
+    libraries = ["torch", "transformers"]
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(job.threads)
@@ -42,8 +43,10 @@ def load(job: Job) -> Contender:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
         quantize_(model, Int8DynamicActivationInt8WeightConfig())
+        libraries.append("torchao")
     if backend:
         importlib.import_module(backend)  # which registers it
+        libraries.append(backend)
     if mode:
         torch._dynamo.config.recompile_limit = 64  # one graph for each batch size
         mode = None if mode == "default" else mode
@@ -82,10 +85,9 @@ def load(job: Job) -> Contender:
             pass
 
     attention = f"{eager.config._attn_implementation} attention"
-    others = [*(["torchao"] if job.options.get("torchao") else []), *([backend] if backend else [])]
     about: dict[str, Any] = {
         "compute": "int8" if job.options.get("torchao") else precision,
-        "runtime": f"{installed('torch', 'transformers')}, {attention}{added and f', {installed(*added)}'}",
+        "runtime": f"{installed(*libraries)}, {attention}",
         "files": list(job.weights),
     }
     if job.options.get("compile"):

@@ -45,15 +45,20 @@ def warm(suite: Suite, batch: int) -> None:
             if name == BASELINE:
                 baseline = logits
             elif baseline is not None:
-                _check_related(logits, baseline)
+                correlation = 0.0
+                if logits.shape == baseline.shape:
+                    correlation = np.corrcoef(logits, baseline)[0, 1] if logits.size > 2 else 1.0
+                if not correlation > UNRELATED:
+                    words = f"its {logits.size} logits have a correlation of {correlation:.2f} with"
+                    raise FailedError("failed", f"{words} the baseline's {baseline.size}")
                 times = suite.expected[name][batch] / suite.expected[BASELINE][batch]
                 if batch == 1 and times > HOPELESS:
                     words = f"not timed: {times:.0f} times slower than the baseline"
                     raise FailedError("skipped", words)
 
 
-def time_batch(suite: Suite, batch: int) -> None:
-    """Time every contender at one batch size, into the suite's rows."""
+def time_batch(suite: Suite, batch: int) -> dict[str, Any]:
+    """Time every contender at one batch size, into the suite's rows: it returns nothing more."""
     plan, timed = suite.setting.plan, _timed(suite, batch)
     if any(batch not in suite.expected.get(entry.name, {}) for entry in timed):
         compiling = sum(suite.rows[entry.name]["load_s"] for entry in timed if entry.compiles)
@@ -73,19 +78,12 @@ def time_batch(suite: Suite, batch: int) -> None:
         row["memory_bytes"] = max(answers[-1]["memory_bytes"], row.get("memory_bytes", 0))
         if suite.setting.device == "cuda":
             row["gpu_bytes"] = host.gpu_bytes(suite.pids[name])
+    suite.need_baseline()
+    return {}
 
 
 def _timed(suite: Suite, batch: int) -> list[Entry]:
     return [entry for entry in suite.alive if suite.setting.plan.takes(entry, batch)]
-
-
-def _check_related(found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
-    if found.shape != expected.shape:
-        raise FailedError("failed", f"{found.size} logits, the baseline has {expected.size}")
-    correlation = float(np.corrcoef(found, expected)[0, 1]) if found.size > 2 else 1.0
-    if not correlation > UNRELATED:
-        words = f"its logits have a correlation of {correlation:.2f} with the baseline's"
-        raise FailedError("failed", words)
 
 
 def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
@@ -131,10 +129,10 @@ def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
         size = batch if plan.takes(entry, batch) else 1
         if suite.ask(entry.name, "predict", PREDICT_S, batch=size, **files):
             logits[entry.name] = np.load(out)
-    if not logits:
-        raise OutOfTimeError("no contender had the time to answer")
+    if BASELINE not in logits:
+        raise OutOfTimeError("there is no answer of the baseline to compare with")
     rows = {
-        name: accuracy_row(found, logits.get(BASELINE), photos, suite.model.labels)
+        name: accuracy_row(found, logits[BASELINE], photos, suite.model.labels)
         for name, found in logits.items()
     }
     part = {"images": len(photos.files), "source": photos.source, "rows": rows}
@@ -143,19 +141,13 @@ def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
 
 def accuracy_row(
     found: NDArray[np.float32],
-    expected: NDArray[np.float32] | None,
+    expected: NDArray[np.float32],
     photos: Photos,
     labels: tuple[str, ...],
 ) -> Row:
     """Return top-1, top-5, and the distance from the expected logits (images, labels)."""
     classes = np.array(photos.classes)
     order = np.argsort(-found, axis=1, kind="stable")
-    row: Row = {
-        "top1": float((order[:, 0] == classes).mean()),
-        "top5": float((order[:, :5] == classes[:, None]).any(1).mean()),
-    }
-    if expected is None:
-        return row
     difference, theirs = np.abs(found - expected), expected.argmax(1)
     differs = [
         {
@@ -166,7 +158,9 @@ def accuracy_row(
         }
         for i in np.flatnonzero(order[:, 0] != theirs)
     ]
-    return row | {
+    return {
+        "top1": float((order[:, 0] == classes).mean()),
+        "top5": float((order[:, :5] == classes[:, None]).any(1).mean()),
         "agreement": float((order[:, 0] == theirs).mean()),
         "max_diff": float(difference.max()),
         "mean_diff": float(difference.mean()),

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from comparison.contenders.entries import Entry
 
@@ -50,15 +51,15 @@ class Plan:
         return not entry.compiles or self.few_batches is None or batch in self.few_batches
 
 
-def _plans() -> dict[str, Plan]:
-    tables = tomllib.loads(Path(__file__).with_name("plans.toml").read_text())
-    return {
-        name: Plan(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
-        for name, table in tables.items()
+def _plan(name: str) -> Plan:
+    table = tomllib.loads(Path(__file__).with_name("plans.toml").read_text())[name]
+    differing: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in table.items()
     }
+    return Plan(name, **differing)
 
 
-FULL, QUICK, GPU = Plan(), _plans()["quick"], _plans()["gpu"]
+FULL, QUICK, GPU = Plan(), _plan("quick"), _plan("gpu")
 
 
 @dataclass(frozen=True)

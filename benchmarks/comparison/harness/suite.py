@@ -4,14 +4,14 @@ import importlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comparison.contenders.entries import BASELINE, Entry
 from comparison.harness.plan import Setting
-from comparison.harness.worker_process import ROOT, Answer, FailedError, LateError, Process
+from comparison.harness.worker_process import ROOT, Answer, FailedError, Process
 from comparison.inputs.images import Arrays
 from comparison.inputs.models import Model
 from comparison.job import Job
@@ -84,10 +84,10 @@ class Suite:
         self.setting.tell(f"{entry.title}: loading")
         until = time.monotonic() + left
         if hasattr(importlib.import_module(entry.path), "convert"):
-            with Process(job, python) as process:
-                _ask(process, "convert", CONVERT_S, left)
+            with closing(Process(job, python)) as process:
+                process.ask("convert", CONVERT_S, left)
         process = self.processes[entry.name] = Process(job, python)
-        loaded = _ask(process, "load", LOAD_S, until - time.monotonic())
+        loaded = process.ask("load", LOAD_S, until - time.monotonic())
         row, about = self.rows[entry.name], loaded["about"]
         row.setdefault("load_s", loaded["seconds"])
         size = sum(Path(p).stat().st_size for p in about.pop("files", ()))
@@ -137,7 +137,7 @@ class Suite:
             raise OutOfTimeError(f"{seconds:.0f} s in the {left:.0f} s that are left")
 
     def need_baseline(self) -> None:
-        """Raise an error if the baseline is out."""
+        """Raise a VitError if the baseline is out."""
         if why := self.failures.get(BASELINE):
             error = OutOfTimeError if why.status == "skipped" else VitError
             raise error(f"the baseline cannot run: {why}")
@@ -147,9 +147,9 @@ class Suite:
     ) -> Answer | None:
         """Ask one contender; None if it is out or goes out by this."""
         if name in self.processes:
+            left = self.setting.left() * share
             with self.watch(name):
-                left = self.setting.left() * share
-                return _ask(self.processes[name], verb, limit, left, **arguments)
+                return self.processes[name].ask(verb, limit, left, **arguments)
         return None
 
     def take_turns(
@@ -184,17 +184,6 @@ class Suite:
         """
         known = self.expected.get(entry.name, {})
         return min((s * max(1, batch / b) for b, s in known.items()), default=0.0)
-
-
-def _ask(process: Process, verb: str, limit: float, left: float, **arguments: Any) -> Answer:
-    """Return the answer; who needs longer than a budget allows has not failed by it."""
-    try:
-        return process.ask(verb, max(0.0, min(limit, left)), **arguments)
-    except LateError as e:
-        if left >= limit:
-            raise
-        words = f"not done with {verb!r} in the {max(0.0, left):.0f} s that the budget left"
-        raise FailedError("skipped", words) from e
 
 
 def _python(entry: Entry, setting: Setting) -> str:

@@ -104,8 +104,7 @@ class Session:
     def predict(self, *, uint8: str, float32: str, out: str, batch: int) -> dict[str, Any]:
         """Write the logits of every image of an .npy file to another."""
         given = np.load({"uint8": uint8, "float32": float32}[self.contender.takes], mmap_mode="r")
-        starts = range(0, len(given), batch)
-        batches = [np.ascontiguousarray(given[start : start + batch]) for start in starts]
+        batches = [np.ascontiguousarray(given[i : i + batch]) for i in range(0, len(given), batch)]
         if self.contender.run_pipelined:
             answers = self.contender.run_pipelined(batches)
         else:

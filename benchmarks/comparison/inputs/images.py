@@ -44,7 +44,8 @@ def drawn_photos(count: int, folder: Path) -> Photos:
         path = folder / f"{i:04}-{draw.LABELS[index]}.png"
         image.save(path, compress_level=1)
         named[path] = index
-    return Photos("drawn, held out from the demo's training", folder, *_apart(named))
+    source = "drawn, held out from the demo's training"
+    return Photos(source, folder, tuple(named), tuple(named.values()))
 
 
 def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
@@ -66,11 +67,7 @@ def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
     if (unknown := len(files) - len(named)) or truth.unmatched:
         words = f"{unknown} of its {len(files)} images have no true class"
         raise UsageError(f"--data {folder}: {'; '.join([words, *truth.remarks()])}")
-    return Photos(folder.name, folder, *_apart(named))
-
-
-def _apart(named: dict[Path, int]) -> tuple[tuple[Path, ...], tuple[int, ...]]:
-    return tuple(named), tuple(named.values())
+    return Photos(folder.name, folder, tuple(named), tuple(named.values()))
 
 
 def noise(model: Model, count: int, folder: Path) -> Arrays:

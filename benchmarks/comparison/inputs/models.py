@@ -70,21 +70,18 @@ def random_model(name: str, cache: Path) -> Model:
     """Return a ViT with seeded random weights, written to the cache on first use."""
     folder = cache / (name.lower().replace("/", "-") + "-random")
     if not folder.exists():
-        _write_random(name, folder)
-    return replace(model_from_name(str(folder)), name=f"{name}, seeded random weights", random=True)
+        import torch
+        import transformers
 
-
-def _write_random(name: str, folder: Path) -> None:
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    family, differing = SIZES[name]
-    config = getattr(transformers, f"{family}Config")(num_labels=1000, **differing)
-    half = [0.5, 0.5, 0.5]
-    preprocessor = {"image_processor_type": "ViTImageProcessor", "size": 224, "do_normalize": True}
-    preprocessor |= {"image_mean": half, "image_std": half}
-    with whole(folder) as partial:
+        torch.manual_seed(0)
+        family, differing = SIZES[name]
+        config = getattr(transformers, f"{family}Config")(num_labels=1000, **differing)
         model = getattr(transformers, f"{family}ForImageClassification")(config)
-        model.save_pretrained(partial)
-        (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+        half = [0.5, 0.5, 0.5]
+        preprocessor: dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": 224}
+        preprocessor |= {"do_normalize": True, "image_mean": half, "image_std": half}
+        with whole(folder) as partial:
+            model.save_pretrained(partial)
+            (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    found = model_from_name(str(folder))
+    return replace(found, name=f"{name}, seeded random weights", random=True)

@@ -91,11 +91,8 @@ def headline(rows: Sequence[Row]) -> str:
         return "vit-engine beside its peers, on a machine too busy to compare speeds"
     times, batch, best = max(ours, key=lambda found: found[0])
     text = f"{best.title} is {times:.1f} times as fast as eager PyTorch at batch {batch}"
-    ahead = [
-        row.title
-        for row in rows
-        if row.family != "ours" and row.throughput.get(batch, 0) > best.throughput[batch]
-    ]
+    others = [row for row in rows if row.family != "ours"]
+    ahead = [r.title for r in others if r.throughput.get(batch, 0) > best.throughput[batch]]
     if not ahead:
         return text
     names = " and ".join(filter(None, (", ".join(ahead[:-1]), ahead[-1])))

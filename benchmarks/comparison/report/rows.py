@@ -16,6 +16,9 @@ Rounds = Sequence[Sequence[float]]
 
 TITLES = {entry.name: entry.title for entry in CONTENDERS}
 
+COSTS = ("load_s", "memory_bytes", "gpu_bytes", "file_bytes")
+"""Of a row, in a stored result as in `Row`."""
+
 FEWEST = {50: 1, 90: 10, 99: 100}
 """Samples for which a percentile is more than the maximum under another name."""
 
@@ -131,41 +134,34 @@ def flat(rounds: Iterable[Sequence[float]]) -> list[float]:
 
 
 def _rows(result: Result) -> list[Row]:
-    speed = result["speed"]
-    found, gflop, limits = speed["rows"], speed["model"]["gflop"], ceilings(result)
-    names = [n for n in TITLES if n in found] + [n for n in found if n not in TITLES]
-    return [_row(name, found[name], found.get(BASELINE, {}), limits, gflop) for name in names]
-
-
-def _row(
-    name: str, stored: Result, baseline: Result, limits: dict[str, float], gflop: float
-) -> Row:
-    numbers = stored if stored["status"] == "ok" else {}
-    rounds = dict(sorted((int(b), turns) for b, turns in numbers.get("rounds", {}).items()))
-    # a row of a later sitting brings the turns that the baseline took in that one
-    theirs = stored.get("against") or baseline.get("rounds", {})
-    if baseline.get("status") != "ok":
-        theirs = {}
-    throughput = {b: b / median(flat(turns)) for b, turns in rounds.items()}
-    about = stored.get("about", {})
-    limit = limits.get(about.get("compute", ""))
-    return Row(
-        name=name,
-        title=TITLES.get(name, name),
-        family=name.partition("-")[0],
-        status=stored["status"],
-        reason=stored["reason"],
-        about=about,
-        samples=() if about.get("pipelined") else flat(rounds.get(1, ())),
-        throughput=throughput,
-        speedup={
-            b: paired_speedup(theirs[str(b)], turns)
-            for b, turns in rounds.items()
-            if str(b) in theirs
-        },
-        share=max(throughput.values()) * gflop / limit if limit and throughput else None,
-        load_s=numbers.get("load_s"),
-        memory_bytes=numbers.get("memory_bytes"),
-        gpu_bytes=numbers.get("gpu_bytes"),
-        file_bytes=numbers.get("file_bytes"),
-    )
+    found, limits = result["speed"]["rows"], ceilings(result)
+    baseline = found.get(BASELINE, {})
+    rows = []
+    for name in [n for n in TITLES if n in found] + [n for n in found if n not in TITLES]:
+        stored = found[name]
+        numbers = stored if stored["status"] == "ok" else {}
+        rounds = dict(sorted((int(b), turns) for b, turns in numbers.get("rounds", {}).items()))
+        # a row of a later sitting brings the turns that the baseline took in that one
+        theirs = stored.get("against") or baseline.get("rounds", {})
+        if baseline.get("status") != "ok":
+            theirs = {}
+        known = (b for b in rounds if str(b) in theirs)
+        throughput = {b: b / median(flat(turns)) for b, turns in rounds.items()}
+        about = stored.get("about", {})
+        limit = limits.get(about.get("compute", ""))
+        useful = max(throughput.values(), default=0.0) * result["speed"]["model"]["gflop"]
+        row = Row(
+            name=name,
+            title=TITLES.get(name, name),
+            family=name.partition("-")[0],
+            status=stored["status"],
+            reason=stored["reason"],
+            about=about,
+            samples=() if about.get("pipelined") else flat(rounds.get(1, ())),
+            throughput=throughput,
+            speedup={b: paired_speedup(theirs[str(b)], rounds[b]) for b in known},
+            share=useful / limit if limit and useful else None,
+            **{what: numbers.get(what) for what in COSTS},
+        )
+        rows.append(row)
+    return rows

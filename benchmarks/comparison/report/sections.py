@@ -6,16 +6,9 @@ from statistics import median
 from typing import Any
 
 from comparison.contenders.entries import BASELINE
+from comparison.report import rows as numbers
 from comparison.report import table
-from comparison.report.rows import (
-    TITLES,
-    Result,
-    Row,
-    disturbances,
-    flat,
-    paired_speedup,
-    rows_from_result,
-)
+from comparison.report.rows import TITLES, Result, Row, flat, rows_from_result
 from comparison.report.table import DASH, Table, table_from_rows
 
 KERNELS = 15  # of a profile
@@ -47,14 +40,15 @@ def model_line(result: Result) -> str:
     )
 
 
-def at_batch(rows: Sequence[Row], batch: int) -> Table:
+def at_batch(result: Result, batch: int) -> Table:
     """One batch size, as soon as it is timed."""
+    rows = [row for row in rows_from_result(result) if batch in row.throughput]
     columns: Columns = {
         f"batch {batch}": lambda row: row.title,
         "img/s": lambda row: table.rate(row.throughput[batch]),
         "times the baseline": lambda row: table.ratio(row.speedup.get(batch)),
     }
-    return table_from_rows("", "", (row for row in rows if batch in row.throughput), columns)
+    return table_from_rows("", "", rows, columns)
 
 
 def speed(result: Result, rows: Sequence[Row]) -> Table:
@@ -93,7 +87,7 @@ def files(result: Result) -> Table:
     """Files to labels, images a second; beside what its parts reach alone, where that is known."""
     part, on_gpu = result["files"], result["device"] == "cuda"
     found, theirs = part["rows"], part["rows"].get(BASELINE, {}).get("rounds")
-    doubtful = not all(d.trusted for d in disturbances(result).values())
+    doubtful = not all(d.trusted for d in numbers.disturbances(result).values())
 
     def per_s(name: str) -> float:
         count = found[name].get("images", part["images"])
@@ -103,7 +97,7 @@ def files(result: Result) -> Table:
         if not (against := found[name].get("against") or theirs):
             return DASH
         return table.ratio(
-            replace(paired_speedup(against, found[name]["rounds"]), doubtful=doubtful)
+            replace(numbers.paired_speedup(against, found[name]["rounds"]), doubtful=doubtful)
         )
 
     def reached(name: str) -> str:
@@ -149,18 +143,14 @@ def accuracy(result: Result) -> Table:
         f"{part['model']['name']} on {part['images']} labelled images ({part['source']}). "
         f"“Agrees” and the differences of the logits are against {TITLES[BASELINE]}."
     )
-
-    def if_known(name: str, what: str, told: Callable[[Any], object]) -> str:
-        return f"{told(found[name][what])}" if what in found[name] else DASH
-
     columns: Columns = {
         "Contender": TITLES.__getitem__,
         "top-1": lambda name: table.percent(found[name]["top1"]),
         "top-5": lambda name: table.percent(found[name]["top5"]),
-        "agrees": lambda name: table.percent(found[name].get("agreement")),
-        "images differ": lambda name: if_known(name, "differs", len),
-        "max |Δ|": lambda name: if_known(name, "max_diff", "{:.2g}".format),
-        "mean |Δ|": lambda name: if_known(name, "mean_diff", "{:.2g}".format),
+        "agrees": lambda name: table.percent(found[name]["agreement"]),
+        "images differ": lambda name: str(len(found[name]["differs"])),
+        "max |Δ|": lambda name: f"{found[name]['max_diff']:.2g}",
+        "mean |Δ|": lambda name: f"{found[name]['mean_diff']:.2g}",
     }
     return table_from_rows("Accuracy", note, _known(found), columns)
 
@@ -170,7 +160,7 @@ def differences(result: Result) -> Table:
     said: dict[tuple[str, str, str], list[str]] = {}
     found = result["accuracy"]["rows"]
     for name in _known(found):
-        for differs in found[name].get("differs", ()):
+        for differs in found[name]["differs"]:
             # of a class that has several names the first
             true, expected, here = (differs[k].split(",")[0] for k in ("true", "baseline", "here"))
             others = said.setdefault((differs["file"], true, expected), [])
