@@ -97,7 +97,8 @@ def contender(job: Job, engine: "Engine") -> Contender:
             waiting.append(engine.submit(batch))
         return [*answers, *(answer.result() for answer in waiting)]
 
-    compute = precision = engine.contract.identity.precision
+    precision: str = engine.contract.identity.precision
+    compute = precision
     if precision != "int8" and engine.provider in ("cpu", "openvino"):
         # both multiply fp16 weights in fp32, or in what OpenVINO is asked for
         compute = "bf16" if job.options.get("compute") == "bf16" else "fp32"
