@@ -7,11 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from comparison.report import table
 from comparison.report.rows import TITLES, Result, Row, rows_from_result
+from comparison.report.sections import rate_at
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -48,9 +50,11 @@ class Stored(NamedTuple):
 
     def times(self, head: str) -> Columns:
         """Return a column for each size, of times the baseline."""
-        cells = [lambda row, b=b: table.times(row.speedup.get(b)) for b in self.batches]
-        heads = [head.format(self.letter, b) for b in self.batches]
-        return {head: self.cells(cell) for head, cell in zip(heads, cells, strict=True)}
+
+        def cell(batch: int, row: Row) -> str:
+            return table.times(row.speedup.get(batch))
+
+        return {head.format(self.letter, b): self.cells(partial(cell, b)) for b in self.batches}
 
     def legend(self, folder: Path) -> str:
         """Say what the letter stands for, and where all of it is told, in a page of a folder."""
@@ -111,10 +115,7 @@ def headline() -> str:
     head = "ViT-B/16, times as fast as eager PyTorch"
     text = "\n" + _table(head, HEADLINE_ROWS, cpus, columns, legend)
     for s in (s for s in found if s.result["device"] == "cuda"):
-        rates: Columns = {
-            f"{s.letter}, batch {b}": s.cells(lambda row, b=b: table.rate(row.throughput.get(b)))
-            for b in s.batches
-        }
+        rates: Columns = {f"{s.letter}, batch {b}": s.cells(partial(rate_at, b)) for b in s.batches}
         columns = rates | s.times("times eager fp32, batch {1}")
         text += _table("ViT-B/16, images a second", GPU_ROWS, [s], columns, [s.legend(ROOT)])
     return text
@@ -123,10 +124,11 @@ def headline() -> str:
 def _labels(found: Sequence[Stored], heads: dict[str, str]) -> Columns:
     """Return columns on the labels, of the first machine that knows: they hardly depend on it."""
     rows = {name: row for s in reversed(found) for name, row in s.accuracy.items()}
-    return {
-        head: lambda name, what=what: table.percent(rows.get(name, {}).get(what))
-        for head, what in (heads if rows else {}).items()
-    }
+
+    def cell(what: str, name: str) -> str:
+        return table.percent(rows.get(name, {}).get(what))
+
+    return {head: partial(cell, what) for head, what in (heads if rows else {}).items()}
 
 
 def _size(found: Sequence[Stored]) -> Columns:

@@ -137,7 +137,8 @@ def _rows(result: Result) -> list[Row]:
     found, limits = result["speed"]["rows"], ceilings(result)
     baseline = found.get(BASELINE, {})
     rows = []
-    for name in [n for n in TITLES if n in found] + [n for n in found if n not in TITLES]:
+    names: list[str] = [n for n in TITLES if n in found] + [n for n in found if n not in TITLES]
+    for name in names:
         stored = found[name]
         numbers = stored if stored["status"] == "ok" else {}
         rounds = dict(sorted((int(b), turns) for b, turns in numbers.get("rounds", {}).items()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -45,10 +46,19 @@ def at_batch(result: Result, batch: int) -> Table:
     rows = [row for row in rows_from_result(result) if batch in row.throughput]
     columns: Columns = {
         f"batch {batch}": lambda row: row.title,
-        "img/s": lambda row: table.rate(row.throughput[batch]),
-        "times the baseline": lambda row: table.ratio(row.speedup.get(batch)),
+        "img/s": partial(rate_at, batch),
+        "times the baseline": partial(_ratio_at, batch),
     }
     return table_from_rows("", "", rows, columns)
+
+
+def rate_at(batch: int, row: Row) -> str:
+    """Return a row's images a second at a batch size."""
+    return table.rate(row.throughput.get(batch))
+
+
+def _ratio_at(batch: int, row: Row) -> str:
+    return table.ratio(row.speedup.get(batch))
 
 
 def speed(result: Result, rows: Sequence[Row]) -> Table:
@@ -59,7 +69,7 @@ def speed(result: Result, rows: Sequence[Row]) -> Table:
         "p50 ms": lambda row: table.ms(row.latency(50)),
         "p90": lambda row: table.ms(row.latency(90)),
         "p99": lambda row: table.ms(row.latency(99)),
-        **{f"img/s @{b}": lambda row, b=b: table.rate(row.throughput.get(b)) for b in batches},
+        **{f"img/s @{b}": partial(rate_at, b) for b in batches},
         "of ceiling": lambda row: table.percent(row.share, 0),
         "load s": lambda row: DASH if row.load_s is None else f"{row.load_s:.1f}",
         "peak MB": lambda row: table.megabytes(row.memory_bytes),
@@ -76,9 +86,7 @@ def speedup(rows: Sequence[Row]) -> Table:
     batches = sorted({b for row in rows for b in row.speedup})
     doubtful = any(found.doubtful for row in rows for found in row.speedup.values())
     note = f"{TITLES[BASELINE]} is 1.{f' {table.MARK}: {table.MARK_WORDS}.' if doubtful else ''}"
-    columns = TITLE | {
-        f"batch {b}": lambda row, b=b: table.ratio(row.speedup.get(b)) for b in batches
-    }
+    columns = TITLE | {f"batch {b}": partial(_ratio_at, b) for b in batches}
     shown = (row for row in rows if row.speedup)
     return table_from_rows("Times the baseline", note, shown, columns)
 
