@@ -52,7 +52,8 @@ def _in_torch(side: int, precision: str, job: Job) -> tuple[Multiply, str]:
         raise AbsentError("PyTorch sees no CUDA device")
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
-    pair, matmul = torch.randn(2, side, side), torch.mm
+    matmul: Any = torch.mm
+    pair = torch.randn(2, side, side)
     if precision == "int8":
         pair, matmul = pair * INT8_SPREAD, torch._int_mm
     a, b = pair.to(job.device, getattr(torch, DTYPES.get(precision, precision)))

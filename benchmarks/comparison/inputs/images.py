@@ -60,7 +60,7 @@ def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
     if not files:
         raise UsageError(f"--data {folder}: no images; expected labels.csv or class folders")
     truth = truth_from_name(str(table) if table.exists() else FOLDERS, Scores(labels, "softmax"))
-    named = {path: fact.true[0] for path in files if (fact := truth.of(str(path))).true}
+    named = {path: int(fact.true[0]) for path in files if (fact := truth.of(str(path))).true}
     classes = sorted({path.parent for path in files})
     if not named and len(classes) == len(labels):
         named = {path: classes.index(path.parent) for path in files}
