@@ -28,7 +28,7 @@ def folded(
         if 0 < len(_biased(model_config)) < len(QKV):
             for part in set(QKV) - _biased(model_config):
                 result[f"{block}.{part}.bias"] = np.zeros(model_config.hidden_size)
-        if model_config.rotary:
+        if model_config.rotary and not model_config.rotary.in_halves:
             for name in (f"{block}.{part}.{kind}" for part in "qk" for kind in ("weight", "bias")):
                 if name in result:
                     result[name] = _halves(result[name], model_config.heads)

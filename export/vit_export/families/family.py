@@ -27,6 +27,9 @@ Names = Mapping[str, str | Part]
 """One convention of naming: the name on disk of each canonical layer or tensor. A `*` in both is
 the number of a block; a layer's `.weight` and `.bias` are called so on both sides."""
 
+READ_BY: Mapping[Pooling, str] = {"pooler": ".pooler.dense.", "map": ".head."}
+"""The layers on disk that one pooling alone reads."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -58,7 +61,10 @@ class Family:
 
     def reads(self, name: str) -> bool:
         """Return whether the model has any use for the tensor of that name on disk."""
-        if self.pooling not in (None, "pooler") and "pooler.dense." in name:
+        of_others = [
+            part for pooling, part in READ_BY.items() if self.pooling not in (None, pooling)
+        ]
+        if any(part in f".{name}" for part in of_others):
             return False
         patterns = (re.escape(start).replace(r"\*", r"\d+") for start in self.unread)
         return not any(re.match(pattern, name) for pattern in patterns)

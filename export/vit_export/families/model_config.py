@@ -9,6 +9,8 @@ Canonical names, by which all that comes after a checkpoint's load knows its ten
     blocks.I.relative                         its bias by the distance of two patches
     blocks.I.norm2  .fc1 .gate .mlp_norm .fc2 and the MLP's
     blocks.I.scale1 .scale2                   LayerScale of the two halves
+    map.probe                                 the one query of an attention-pooling head
+    map.q .k .v .out .norm .fc1 .fc2          its attention, and the MLP behind that
 
 A weight is stored as PyTorch stores it: rows are output channels.
 """
@@ -43,11 +45,19 @@ class Rotary:
     """Patches along a side that places are counted in, whatever the image's; None: the image's."""
     columns_first: bool = False
     """Whether the first pairs turn with the column, the others with the row."""
+    centered: bool = False
+    """Whether places are those of the patches' centres, from -1 to 1 over the image, times 2 pi
+    (DINOv3, arXiv:2508.10104)."""
+    in_halves: bool = False
+    """Whether what turns as a pair is half a head apart, as stored, and not neighbours."""
 
     def angles(self, grid: int, channels: int) -> NDArray[np.float64]:
         """Return the angle of each pair of a head's `channels`: (grid², channels / 2)."""
         bands = 1 / self.theta ** (np.arange(channels // 4) / (channels // 4))
-        places = np.arange(grid) * ((self.reference_grid or grid) / grid)
+        if self.centered:
+            places = 2 * np.pi * ((2 * np.arange(grid) + 1) / grid - 1)
+        else:
+            places = np.arange(grid) * ((self.reference_grid or grid) / grid)
         turns = np.outer(places, bands)
         rows = np.broadcast_to(turns[:, None], (grid, grid, len(bands)))
         columns = np.broadcast_to(turns[None], (grid, grid, len(bands)))
@@ -97,7 +107,8 @@ class ModelConfig:
     norm: Literal["tokens", "pooled", "none"] = "tokens"
     """What the last norm is of: each token, or what is pooled of them."""
     pooled: tuple[str, ...] = ("cls",)
-    """What the head reads, side by side: tokens of the prefix, or the mean of the "patches"."""
+    """What the head reads, side by side: tokens of the prefix, or the mean of the "patches"; or the
+    "map" alone, what a head that pools by attention makes of all tokens."""
     heads_averaged: bool = False
     """Whether each part of `pooled` has a head of its own, whose logits are averaged."""
     head: Literal["linear", "tanh", "none"] = "linear"
@@ -115,6 +126,10 @@ class ModelConfig:
         if self.hidden_size % self.heads:
             raise CheckpointError(
                 f"hidden_size {self.hidden_size} is not a multiple of its {self.heads} heads"
+            )
+        if self.rotary and (channels := self.hidden_size // self.heads) % 4:
+            raise CheckpointError(
+                f"a head has {channels} channels, expected a multiple of 4 for rotary embedding"
             )
 
     def at(self, image_size: int) -> "ModelConfig":
@@ -141,7 +156,7 @@ class ModelConfig:
     @property
     def num_output_tokens(self) -> int:
         """Leading tokens that the last block must compute: those up to the last that is read."""
-        if "patches" in self.pooled:
+        if {"patches", "map"} & set(self.pooled):
             return self.tokens
         ends, end = {}, 0
         for name, number in self.prefix:
@@ -205,6 +220,13 @@ class ModelConfig:
                 yield f"{block}.scale2", (hidden,)
         if self.norm != "none":
             yield from _norm("norm", hidden)
+        if "map" in self.pooled:
+            yield "map.probe", (1, hidden)
+            for part in ("q", "k", "v", "out"):
+                yield from self._linear(f"map.{part}", hidden, hidden)
+            yield from _norm("map.norm", hidden)
+            yield from self._linear("map.fc1", inner, hidden)
+            yield from self._linear("map.fc2", hidden, inner)
         if self.head == "none":
             return
         if self.heads_averaged:

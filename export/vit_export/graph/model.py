@@ -6,6 +6,7 @@ from vit_engine.artefact.contract import Precision, Preprocessing
 from vit_engine.outputs.embeddings import Embeddings
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.families.model_config import ModelConfig
+from vit_export.graph.attention_pool import AttentionPool
 from vit_export.graph.block import Block
 from vit_export.graph.choices import Io, input_from_io
 from vit_export.graph.embedding import PatchEmbedding
@@ -40,6 +41,7 @@ class ViT(nn.Module):
             if model_config.norm == "none"
             else LayerNorm(weights, "norm", model_config.layer_norm_eps)
         )
+        self.map = AttentionPool(weights, model_config) if "map" in model_config.pooled else None
         input_layer = "norm" if self.norm and len(model_config.pooled) == 1 else None
         self.head = None
         if model_config.head != "none":
@@ -67,11 +69,13 @@ class ViT(nn.Module):
     def pool(self, op: OpBuilder, x: ir.Value, name: str) -> ir.Value:
         """Return one part of what the head reads: (N, tokens, D) -> (N, D)."""
         model_config = self.model_config
+        norm = self.norm if model_config.norm == "tokens" else None
+        if self.map:
+            return self.map(op, norm(op, x) if norm else x)
         start, end = model_config.span(name)
         tokens = 1 if model_config.pools_before_fc2 else model_config.num_output_tokens
         if tokens > 1 and (start, end) != (0, tokens):
             x = op.Slice(x, [start], [end], [1])
-        norm = self.norm if model_config.norm == "tokens" else None
         if tokens == 1 or end - start == 1:
             x = op.Squeeze(x, [1])
             return norm(op, x) if norm else x

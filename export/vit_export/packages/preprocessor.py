@@ -53,6 +53,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Bit": _COMMON | _CLIP,
     "CLIP": _COMMON | _CLIP,
     "Siglip": _COMMON | {"default_to_square": False},
+    "DINOv3ViT": _COMMON
+    | {"resample": 2, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
     "ConvNext": _COMMON
     | {"size": {"shortest_edge": 384}, "default_to_square": False, "crop_pct": 224 / 256},
 }

@@ -8,6 +8,7 @@ from vit_engine.artefact.contract import Pooling, Preprocessing
 from vit_export.families.family import Family
 from vit_export.families.known import family_from_config
 from vit_export.families.model_config import ModelConfig
+from vit_export.families.transformers.config import VISION_ALONE
 from vit_export.files.json_file import read_json
 from vit_export.packages.labels import labels_from_config
 from vit_export.packages.package import CONFIG, Model, Package, Processor
@@ -60,58 +61,67 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    architecture = _architecture(folder, family)
+    (architecture,) = read_json(folder / CONFIG).get("architectures") or [family.architecture]
     model = getattr(transformers, architecture).from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
     )
     model.eval()
-    own = getattr(model.config, "vision_config", model.config).image_size
-    another = image_size != (own if isinstance(own, int) else own[0])
+    another = image_size != _side(getattr(model.config, "vision_config", model.config).image_size)
     told = {"interpolate_pos_encoding": True} if another and not family.takes_any_size else {}
     if family.pooling is None:
         return lambda pixels: model(pixel_values=pixels, **told).logits
     return lambda pixels: _vectors(model, family.pooling, pixels, told)
 
 
-def _architecture(folder: Path, family: Family) -> str:
-    """Return the class that is the reference: the folder's own, unless it is a classifier."""
-    (found,) = read_json(folder / CONFIG).get("architectures") or [family.architecture]
-    return family.architecture if found.endswith("ForImageClassification") else str(found)
-
-
 def _vectors(model: Any, pooling: Pooling | None, pixels: Any, told: dict[str, bool]) -> Any:
     """Return what the library hands out as vectors (N, size), not normalised."""
     import torch
 
-    if hasattr(model, "get_image_features"):
+    if hasattr(model, "get_image_features") and pooling != "mean":
         found = model.get_image_features(pixel_values=pixels, **told)
         return getattr(found, "pooler_output", found)  # a tensor in transformers 4
-    found = model(pixel_values=pixels, **told)
+    whole = type(model).__name__.endswith(("Model", "WithProjection"))
+    tower = model if whole else model.base_model
+    if pooling in ("map", "mean"):  # SigLIP's and CLIP's classifiers name no base
+        tower = getattr(tower, "vision_model", tower)
+    found = tower(pixel_values=pixels, **told)
     if hasattr(found, "image_embeds"):
         return found.image_embeds
-    tokens = found.last_hidden_state
-    patches = (model.config.image_size // model.config.patch_size) ** 2
+    tokens, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
+    config = tower.config
+    patches = (pixels.shape[-1] // _side(config.patch_size)) ** 2
+    of_mean = pooled is not None and getattr(config, "use_mean_pooling", False)  # BEiT's
     parts = {
-        "pooler": [found.pooler_output],
-        "map": [found.pooler_output],
-        "cls": [tokens[:, 0]],
-        "mean": [tokens[:, -patches:].mean(1)],
+        "pooler": pooled,
+        "map": pooled,
+        # CLIP's tokens are those before the last norm.
+        "cls": pooled if config.model_type.endswith(VISION_ALONE) else tokens[:, 0],
+        "mean": pooled if of_mean else tokens[:, -patches:].mean(1),
     }
-    names = pooling.split("+") if pooling else ()
-    return torch.cat([part for name in names for part in parts[name]], dim=-1)
+    return torch.cat([parts[name] for name in str(pooling).split("+")], dim=-1)
+
+
+def _side(value: Any) -> int:
+    return value if isinstance(value, int) else int(value[0])
 
 
 def _processor(folder: Path, preprocessing: Preprocessing, scale: float) -> Processor:
     """Return the processor on PIL images.
 
+    DINOv3's resizes without Pillow and without rounding; ViT's, which rounds, stands for it.
     One that resizes an edge and is not told whether to crop is told to, as the export is.
     """
     import transformers
 
-    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
-    processor = transformers.AutoImageProcessor.from_pretrained(
-        folder, local_files_only=True, **pil
-    )
+    if str(processor_config(folder).get("image_processor_type")).startswith("DINOv3"):
+        vit = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
+        processor = vit.from_pretrained(folder, local_files_only=True)
+    else:
+        slow = transformers.__version__.startswith("4.")
+        pil = {"use_fast": False} if slow else {"backend": "pil"}
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, **pil
+        )
     if scale != 1:
         for key in SIZES:
             if size := getattr(processor, key, None):

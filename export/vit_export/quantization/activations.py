@@ -98,7 +98,7 @@ def token_weights(model_config: ModelConfig) -> Array:
     read = [
         i
         for name in model_config.pooled
-        if name != "patches"
+        if name not in ("patches", "map")
         for i in range(*model_config.span(name))
     ]
     if read:

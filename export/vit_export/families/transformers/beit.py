@@ -1,9 +1,13 @@
 """BEiT (arXiv:2106.08254) and Data2Vec for vision (arXiv:2202.03555): biases by distance."""
 
+from dataclasses import replace
+
+from vit_engine.artefact.contract import Pooling
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, Names, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
+from vit_export.families.transformers.headless import TOKENS, is_classifier, without_head
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 from vit_export.families.values import flag, number
 
@@ -75,4 +79,25 @@ DATA2VEC_VISION = Family(
     unread=tuple(name.replace("beit.", "data2vec_vision.") for name in BEIT.unread),
     image_processor="BeitImageProcessor",
     takes_any_size=True,
+)
+
+
+def _poolings(config: Config, _: StoredShapes) -> tuple[Pooling, ...]:
+    """Return what the last norm is of: where that is the mean, CLS has none."""
+    return ("mean",) if flag(config, "use_mean_pooling", True) else TOKENS
+
+
+def form_of_data2vec(config: Config, shapes: StoredShapes) -> ModelConfig:
+    """Read config.json; where the mean has a norm, it belongs to the classifier."""
+    model_config = form_from_config(config, shapes)
+    pooled = any("pooler.layernorm." in name for name in shapes())
+    if model_config.norm == "pooled" and not pooled and not is_classifier(config):
+        return replace(model_config, norm="none")
+    return model_config
+
+
+BEIT_VECTORS = without_head(BEIT, "beit.", poolings=_poolings)
+
+DATA2VEC_VISION_VECTORS = without_head(
+    replace(DATA2VEC_VISION, model_config=form_of_data2vec), "data2vec_vision.", poolings=_poolings
 )

@@ -5,9 +5,9 @@ from dataclasses import replace
 from vit_engine.artefact.contract import Pooling
 from vit_export.families.family import Config, Family, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
-from vit_export.families.transformers.config import vit_numbers
+from vit_export.families.transformers.config import vision_config, vit_numbers
+from vit_export.families.transformers.headless import headless, of_mean
 from vit_export.families.transformers.names import VISION_TOWER
-from vit_export.families.values import section
 
 
 def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
@@ -15,8 +15,8 @@ def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
 
     The classifier reads the mean of the patches as the last block leaves them.
     """
-    vision = section(config, "vision_config")
-    numbers = vit_numbers({"hidden_act": "quick_gelu", **vision}, epsilon_default=1e-5, patch=32)
+    vision = {"hidden_act": "quick_gelu", **vision_config(config)}
+    numbers = vit_numbers(vision, epsilon_default=1e-5, patch=32)
     return ModelConfig(
         **numbers | {"no_bias": ("patch",)}, pre_norm=True, norm="none", pooled=("patches",)
     )
@@ -24,10 +24,7 @@ def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
 
 def vector_form(config: Config, shapes: StoredShapes) -> ModelConfig:
     """Read config.json of a model whose vectors are CLS after the last norm, mostly projected."""
-    vision = config if "vision_config" not in config else {"vision_config": config["vision_config"]}
-    form = form_from_config(
-        vision if "vision_config" in vision else {"vision_config": config}, shapes
-    )
+    form = form_from_config(config, shapes)
     projection = shapes().get("visual_projection.weight", (0,))[0]
     return replace(
         form,
@@ -84,4 +81,14 @@ METACLIP_2_VECTORS = replace(
     model_type="metaclip_2",
     architecture="MetaClip2Model",
     classes=("MetaClip2VisionModelWithProjection", "MetaClip2VisionModel"),
+)
+
+CLIP_CLASSIFIER_VECTORS, METACLIP_2_CLASSIFIER_VECTORS = (
+    replace(
+        family,
+        model_config=headless(form_from_config),
+        unread=(*family.unread, "classifier."),
+        poolings=of_mean,
+    )
+    for family in (CLIP, METACLIP_2)
 )

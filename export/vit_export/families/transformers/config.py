@@ -5,7 +5,7 @@ from typing import Any
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config
 from vit_export.families.model_config import HiddenAct
-from vit_export.families.values import choice, count, flag, positive, side
+from vit_export.families.values import choice, count, flag, positive, section, side
 
 # gelu_pytorch_tanh and gelu_fast are gelu_new's formula in other kernels.
 ACTIVATIONS: dict[str, HiddenAct] = {
@@ -20,6 +20,9 @@ ACTIVATIONS: dict[str, HiddenAct] = {
     "relu": "relu",
 }
 """What we compute for each name of transformers' `ACT2FN` that we know."""
+
+VISION_ALONE = "_vision_model"
+"""How the model_type of an image tower ends that is stored without its text tower."""
 
 
 def vit_numbers(config: Config, *, epsilon_default: float, patch: int = 16) -> dict[str, Any]:
@@ -37,3 +40,9 @@ def vit_numbers(config: Config, *, epsilon_default: float, patch: int = 16) -> d
         "layer_norm_eps": positive(config, "layer_norm_eps", epsilon_default),
         "no_bias": () if flag(config, "qkv_bias", True) else ("q", "k", "v"),
     }
+
+
+def vision_config(config: Config) -> Config:
+    """Return the part of a config.json that is about images, which may be all of it."""
+    whole = str(config.get("model_type")).endswith(VISION_ALONE)
+    return config if whole else section(config, "vision_config")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from vit_export.families.family import Config, Family, Names, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
+from vit_export.families.transformers.headless import of_tokens, without_head
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 
 DISTILLED: Names = {"distillation": "deit.embeddings.distillation_token"}
@@ -44,4 +45,11 @@ DEIT_WITH_TEACHER = Family(
     conventions=({**ON_DISK, **TWO_HEADS}, {**MODULES, **TWO_HEADS}),
     unread=("deit.pooler.",),
     image_processor="DeiTImageProcessor",
+)
+
+DEIT_VECTORS = without_head(
+    DEIT,
+    "deit.",
+    poolings=of_tokens,
+    classes=(DEIT_WITH_TEACHER.architecture, "DeiTForMaskedImageModeling"),
 )

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from vit_engine.artefact.contract import Pooling
 from vit_export.families.family import Config, Family, Names, Part, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
+from vit_export.families.transformers.headless import TOKENS, is_classifier, without_head
 from vit_export.families.transformers.names import CLASSIC
 from vit_export.families.values import count, flag, number
 
@@ -91,4 +93,15 @@ DINOV2_WITH_REGISTERS = Family(
     unread=("dinov2_with_registers.embeddings.mask_token",),
     image_processor="BitImageProcessor",
     takes_any_size=True,
+)
+
+
+def _poolings(config: Config, _: StoredShapes) -> tuple[Pooling, ...]:
+    return ("cls+mean", "cls", "mean") if is_classifier(config) else TOKENS
+
+
+DINOV2_VECTORS = without_head(DINOV2, "dinov2.", poolings=_poolings)
+
+DINOV2_WITH_REGISTERS_VECTORS = without_head(
+    DINOV2_WITH_REGISTERS, "dinov2_with_registers.", poolings=_poolings
 )

@@ -3,6 +3,7 @@
 from vit_export.families.family import Config, Family, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
+from vit_export.families.transformers.headless import of_mean, without_head
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 
 
@@ -20,3 +21,5 @@ IJEPA = Family(
     unread=("ijepa.pooler.",),
     image_processor="ViTImageProcessor",
 )
+
+IJEPA_VECTORS = without_head(IJEPA, "ijepa.", poolings=of_mean)

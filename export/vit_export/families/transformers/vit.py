@@ -21,4 +21,4 @@ VIT = Family(
     image_processor="ViTImageProcessor",
 )
 
-VIT_VECTORS = without_head(VIT, "ViTModel", "vit.", poolings=of_tokens, unread=())
+VIT_VECTORS = without_head(VIT, "vit.", poolings=of_tokens, classes=("ViTForMaskedImageModeling",))

@@ -3,6 +3,7 @@
 from vit_export.families.family import Config, Family, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vit_numbers
+from vit_export.families.transformers.headless import of_tokens, without_head
 from vit_export.families.transformers.names import CLASSIC, IN_MEMORY
 
 UNPREFIXED = renamed(CLASSIC, r"^vit\.encoder\.", "encoder.")
@@ -22,3 +23,5 @@ VIT_MSN = Family(
     unread=(),
     image_processor="ViTImageProcessor",
 )
+
+VIT_MSN_VECTORS = without_head(VIT_MSN, "vit.", poolings=of_tokens)
