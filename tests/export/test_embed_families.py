@@ -249,12 +249,23 @@ def test_a_config_that_says_otherwise_is_followed_or_refused(
     assert cosines(found, expected).min() > MIN_COSINE["fp32"]
 
 
-def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, architecture="SiglipVisionModel")
+@pytest.mark.parametrize(
+    ("architecture", "tensor"),
+    [
+        ("SiglipVisionModel", "head.probe"),
+        ("CLIPVisionModelWithProjection", "visual_projection.weight"),
+        ("ViTModel", "pooler.dense.weight"),
+        ("BeitModel", "pooler.layernorm.weight"),
+        ("DINOv3ViTModel", "embeddings.register_tokens"),
+    ],
+)
+def test_a_missing_tensor_is_named(tmp_path: Path, architecture: str, tensor: str) -> None:
+    write_checkpoint(tmp_path, architecture=architecture)
     stored = load_file(tmp_path / "model.safetensors")
-    (name,) = (name for name in stored if name.endswith("head.probe"))
-    save_file({n: t for n, t in stored.items() if n != name}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"tensor \S*head\.probe .* is missing"):
+    rest = {name: value for name, value in stored.items() if not name.endswith(tensor)}
+    assert len(rest) == len(stored) - 1
+    save_file(rest, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"tensor \S*{re.escape(tensor)} .* is missing"):
         load(str(tmp_path), vectors=VectorOptions())
 
 
