@@ -188,9 +188,7 @@ def test_names_in_memory_mean_the_same_as_names_on_disk(
 
 INT8 = [
     Case("ViTModel", ("pooler",)),
-    Case("Dinov2Model", ("cls+mean",)),
-    Case("DINOv3ViTModel", ("cls",), {"num_register_tokens": 3, "use_gated_mlp": True}),
-    Case("BeitModel", ("mean",), RELATIVE),
+    Case("DINOv3ViTModel", ("cls+mean",), {"num_register_tokens": 3, "use_gated_mlp": True}),
     Case("SiglipVisionModel", ("map",)),
 ]
 
@@ -223,7 +221,7 @@ MUTATIONS: list[tuple[str, dict[str, Any]]] = [
     ("DINOv3ViTModel", {"num_attention_heads": 16}),
     ("BeitModel", {"use_mean_pooling": False}),
     ("SiglipVisionModel", {"vision_use_head": False}),
-    ("SiglipVisionModel", {"hidden_act": "gelu"}),
+    ("SiglipVisionModel", {"hidden_act": "quick_gelu"}),
     ("SiglipVisionModel", {"num_patches": 16}),
     ("CLIPVisionModelWithProjection", {"projection_dim": 16}),
     ("CLIPVisionModelWithProjection", {"hidden_act": "gelu"}),
@@ -294,7 +292,7 @@ def test_dinov3_resizes_to_within_a_level_of_its_library(tmp_path: Path) -> None
     stored.write_text(json.dumps(config))
     preprocessing = load(str(tmp_path), vectors=VectorOptions()).preprocessing
     for image in images():
-        whole = torch.from_numpy(np.asarray(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+        whole = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
         resized = torch.nn.functional.interpolate(
             whole, preprocessing.resize, mode="bilinear", antialias=True
         )
@@ -307,7 +305,8 @@ def test_what_half_precision_cannot_hold_is_told(tmp_path: Path) -> None:
         str(write_checkpoint(tmp_path, architecture="ViTModel")), vectors=VectorOptions("mean")
     )
     tensors = dict(checkpoint.tensors)
-    tensors["blocks.0.fc2.bias"] = tensors["blocks.0.fc2.bias"] + 1e5
+    for name in ("blocks.0.fc2.bias", "blocks.1.fc2.bias"):  # each of them fits, the sum does not
+        tensors[name] = tensors[name] + 5e4
     with pytest.raises(ParityError, match=r"the fp16 graph gives NaN or Inf on \d+ of .*--fp32"):
         export(
             replace(checkpoint, tensors=tensors),
