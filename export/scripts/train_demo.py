@@ -1,23 +1,26 @@
 """Train the demo checkpoint from scratch on drawn images."""
 
-import argparse
-import json
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from vit_engine.cli.parser import whole_number
-from vit_export.checkpoints.checkpoint import DEMO
+from training import EDGE, TRAINING_EDGES, fit, make_demo, pixels_of
+from vit_export.checkpoints.checkpoint import DEMOS
 from vit_export.samples import draw
 
-EDGE, MEAN, STD = 64, 0.5, 0.5
-IMAGES, EPOCHS, BATCH = 12_288, 12, 64
-HELD_OUT_IMAGES = 1_600
+PREPROCESSING = {
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5] * 3,
+    "image_processor_type": "ViTImageProcessor",
+    "image_std": [0.5] * 3,
+    "resample": int(Image.Resampling.BILINEAR),
+    "rescale_factor": 1 / 255,
+    "size": {"height": EDGE, "width": EDGE},
+}
 
 CARD = """\
 ---
@@ -37,14 +40,8 @@ Held-out accuracy: {accuracy:.2%} of {held_out:,} images. To make it again:
 """
 
 
-def train(*, seed: int, images: int, epochs: int) -> Any:
-    """Return a `ViTForImageClassification` trained on `images` drawn images, in `eval` mode.
-
-    The same seed gives the same weights on the same machine.
-    """
-    from transformers import ViTConfig, ViTForImageClassification
-
-    torch.manual_seed(seed)
+def train(images: int, epochs: int) -> Any:
+    """Return a `ViTForImageClassification` trained on `images` drawn images, in `eval` mode."""
     model: Any = ViTForImageClassification(
         ViTConfig(
             image_size=EDGE,
@@ -57,37 +54,17 @@ def train(*, seed: int, images: int, epochs: int) -> Any:
             label2id={label: index for index, label in enumerate(draw.LABELS)},
         )
     )
-    # Half the size of the held-out images: four times as fast to draw.
-    pixels, targets = _drawn(images, first=draw.TRAINING, edges=(80, 160))
-    steps = -(-images // BATCH) * epochs
-    optimizers = _optimizers(model)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(
-            o, [g["lr"] for g in o.param_groups], steps, pct_start=0.1, cycle_momentum=False
-        )
-        for o in optimizers
-    ]
-    started = time.monotonic()
-    for epoch in range(epochs):
-        losses = []
-        for batch in torch.split(torch.randperm(images), BATCH):
-            loss = torch.nn.functional.cross_entropy(
-                model(pixel_values=_turned(pixels[batch])).logits, targets[batch]
-            )
-            torch.autograd.backward(loss)
-            for optimizer, schedule in zip(optimizers, schedules, strict=True):
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-            losses.append(loss.item())
-        sys.stderr.write(
-            f"epoch {epoch + 1}/{epochs}  loss {np.mean(losses):.4f}"
-            f"  {time.monotonic() - started:.0f} s\n"
-        )
-    return model.eval()
+    pixels, targets = _drawn(images, first=draw.TRAINING, edges=TRAINING_EDGES)
+
+    def loss_of(turned: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        logits = model(pixel_values=turned).logits
+        return torch.nn.functional.cross_entropy(logits, targets[batch])
+
+    fit(model, pixels, loss_of, _optimizers(model), epochs=epochs)
+    return model
 
 
-def accuracy(model: Any, *, images: int) -> float:
+def accuracy(model: Any, images: int) -> float:
     """Return the share of `images` held-out images, drawn at full size, that get their label."""
     pixels, targets = _drawn(images, first=draw.HELD_OUT)
     with torch.inference_mode():
@@ -95,43 +72,13 @@ def accuracy(model: Any, *, images: int) -> float:
     return float((torch.cat(found) == targets).double().mean())
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write the model and its preprocessing to `folder` in the layout of the Hugging Face Hub."""
-    model.save_pretrained(folder)
-    preprocessing = {
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [MEAN] * 3,
-        "image_processor_type": "ViTImageProcessor",
-        "image_std": [STD] * 3,
-        "resample": int(Image.Resampling.BILINEAR),
-        "rescale_factor": 1 / 255,
-        "size": {"height": EDGE, "width": EDGE},
-    }
-    text = json.dumps(preprocessing, indent=2) + "\n"
-    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
-
-
 def _drawn(
     count: int, *, first: int, edges: tuple[int, int] = (160, 320)
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Drawn images as the model takes them, `(count, 3, EDGE, EDGE)`, and their class indices."""
-    pixels = np.empty((count, EDGE, EDGE, 3), np.uint8)
-    targets = torch.empty(count, dtype=torch.long)
-    for i, (image, index) in enumerate(draw.samples(count, first=first, edges=edges)):
-        pixels[i] = np.asarray(image.resize((EDGE, EDGE), Image.Resampling.BILINEAR))
-        targets[i] = index
-    scaled = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - MEAN) / STD
-    return scaled.contiguous(), targets
-
-
-def _turned(pixels: torch.Tensor) -> torch.Tensor:
-    """Mirror each image or not, along either axis and the diagonal: every class stays itself."""
-    chosen = torch.rand(3, len(pixels), 1, 1, 1) < 0.5
-    pixels = torch.where(chosen[0], torch.flip(pixels, (2,)), pixels)
-    pixels = torch.where(chosen[1], torch.flip(pixels, (3,)), pixels)
-    return torch.where(chosen[2], pixels.mT, pixels)
+    """Drawn images as the model takes them, and their class indices."""
+    drawn = (image for image, _ in draw.samples(count, first=first, edges=edges))
+    pixels = pixels_of(drawn, ViTImageProcessorPil(**PREPROCESSING))
+    return pixels, torch.arange(count) % len(draw.LABELS)
 
 
 def _optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
@@ -145,29 +92,13 @@ def _optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def main() -> None:
-    """Train, measure and write the checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    count = whole_number("a whole number", minimum=1)
-    parser.add_argument("--out", type=Path, default=DEMO)
-    parser.add_argument("--seed", type=whole_number("a whole number", minimum=0), default=0)
-    for name, default in (("images", IMAGES), ("epochs", EPOCHS), ("held-out", HELD_OUT_IMAGES)):
-        parser.add_argument(f"--{name}", type=count, default=default, help="default: %(default)s")
-    options = parser.parse_args()
-    model = train(seed=options.seed, images=options.images, epochs=options.epochs)
-    held_out = accuracy(model, images=options.held_out)
-    save(model, options.out)
-    card = CARD.format(
-        parameters=sum(p.numel() for p in model.parameters()),
-        labels=", ".join(draw.LABELS[:-1]) + " and " + draw.LABELS[-1],
-        images=options.images,
-        seed=options.seed,
-        accuracy=held_out,
-        held_out=options.held_out,
-    )
-    (options.out / "README.md").write_text(card, encoding="utf-8")
-    sys.stdout.write(f"held-out accuracy {held_out:.2%} of {options.held_out}; {options.out}\n")
-
-
 if __name__ == "__main__":
-    main()
+    make_demo(
+        str(__doc__),
+        DEMOS["demo"],
+        train=train,
+        epochs=12,
+        accuracy=accuracy,
+        preprocessing=PREPROCESSING,
+        card=CARD,
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 from onnxscript import ir
@@ -14,6 +15,7 @@ from vit_engine.artefact.integrity import content_sha256
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
 from vit_engine.artefact.protobuf import field, fields
+from vit_engine.artefact.text_contract import TextContract
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.machine.atomic import replacing
 from vit_engine.outputs.embeddings import Embeddings
@@ -91,6 +93,7 @@ def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io
         preprocessing=checkpoint.preprocessing,
         output=_output(checkpoint.output),
         parity=None,
+        zero_shot=checkpoint.zero_shot,
     )
 
 
@@ -112,15 +115,22 @@ def write(model: ir.Model, precision: Precision, path: Path) -> None:
     ir.save(model, path)
 
 
-def write_metadata(path: Path, contract: Contract, size: int) -> Contract:
+C = TypeVar("C", Contract, TextContract)
+
+
+def write_metadata(path: Path, contract: C, size: int) -> C:
     """Put a contract behind the model's `size` bytes, in place of any other; return it whole."""
     with path.open("r+b") as file:
         file.truncate(size)  # fields of a protobuf message may stand in any order
         file.seek(size)
         contract = replace(contract, content_sha256=content_sha256(path, contract))
-        entry = field(ENTRY_KEY, KEY) + field(ENTRY_VALUE, contract.dumps())
-        file.write(field(MODEL_METADATA, entry))
+        file.write(metadata_field(contract.key, contract.dumps()))
     return contract
+
+
+def metadata_field(key: str, value: str) -> bytes:
+    """Return one entry of a model's metadata, as it stands in the file."""
+    return field(MODEL_METADATA, field(ENTRY_KEY, key) + field(ENTRY_VALUE, value))
 
 
 def rewrite_metadata(path: Path) -> None:

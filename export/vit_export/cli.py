@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from vit_engine.artefact.contract import Pooling, Precision
 from vit_engine.artefact.description import SATURATION, parity_in_words
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
-from vit_engine.artefact.metadata import read_contract
+from vit_engine.artefact.metadata import read_contract, read_text_contract
 from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, number, whole_number
 from vit_engine.errors import ArtefactError, MachineError, UsageError
@@ -34,6 +34,7 @@ from vit_export.graph.choices import DEFAULT_IO, DEFAULT_PRECISION, Io
 from vit_export.hf_folder import CONFIGS, write_configs
 from vit_export.quantization.calibration import calibration_items
 from vit_export.samples.images import items_for
+from vit_export.zero_shot import TEMPLATE, labelled, labels_from_file, templates_from
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +47,9 @@ HF_FILES: dict[Precision, str] = {
     "int8": "model_int8.onnx",
 }
 """The file names that Optimum and transformers.js look for."""
+DEFAULT_TEXT_OUTPUT = "text.onnx"
+OF_IMAGES = ("embed", "labels", "triton", "verify_images")
+"""Options that make no sense for texts."""
 CHECKPOINT_FILES = {".json", ".safetensors", ".bin"}
 """How the names of a checkpoint's files end."""
 PRECISIONS: dict[Precision, str] = {
@@ -140,6 +144,27 @@ def _parser() -> Parser:
         action="store_false",
         help="with --embed: leave vectors at the length that the model gives them (default: 1)",
     )
+    add(
+        "--labels",
+        type=local_path,
+        metavar="FILE",
+        help="make a zero-shot classifier of CLIP, MetaCLIP 2 or SigLIP: a text file with one "
+        "label a line, whose texts are encoded now, once and for all",
+    )
+    add(
+        "--template",
+        nargs="+",
+        action="extend",
+        metavar="TEMPLATE",
+        help=f"with --labels: texts with {{}} in the label's place, or files of them, one a line; "
+        f"several are averaged (default: {TEMPLATE!r})",
+    )
+    add(
+        "--text",
+        action="store_true",
+        help=f"write the text tower of CLIP, MetaCLIP 2 or SigLIP, whose vectors are compared with "
+        f"those of --embed, with its tokenizer (-o: default {DEFAULT_TEXT_OUTPUT})",
+    )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
     add(
@@ -184,22 +209,37 @@ def _parser() -> Parser:
 
 def _export(arguments: argparse.Namespace) -> int:
     hf = arguments.io == "hf"
-    output = arguments.output or Path("vit" if hf else DEFAULT_OUTPUT)
+    default = DEFAULT_TEXT_OUTPUT if arguments.text else "vit" if hf else DEFAULT_OUTPUT
+    output = arguments.output or Path(default)
     if hf and output.is_file():
         raise UsageError(f"{output} is a file; with --io hf -o takes a folder")
     if arguments.triton_tensorrt and not arguments.triton:
         raise UsageError("--triton-tensorrt only makes sense together with --triton DIR")
     if not arguments.embed and (arguments.pool or not arguments.normalize):
         raise UsageError("--pool and --no-normalize are for vectors; add --embed")
+    if arguments.labels and arguments.embed:
+        raise UsageError("--labels gives scores, --embed vectors; choose one")
+    if arguments.template and not arguments.labels:
+        raise UsageError("--template is for zero-shot labels; add --labels FILE")
     if arguments.precision != "int8":
         for option in ("calibrate", "min_agreement"):
             if getattr(arguments, option) is not None:
                 raise UsageError(f"--{option.replace('_', '-')} is for int8; add --int8")
+    if arguments.text:
+        for option in (name for name in OF_IMAGES if getattr(arguments, name)):
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for models of images, --text writes the text "
+                "tower; run vit-export twice"
+            )
+        if hf or arguments.precision == "int8":
+            raise UsageError("--text writes one file in --fp16 or --fp32; leave out the rest")
     outputs = _output_files(output, arguments)
     path = outputs[0].path
     if folder := folder_on_this_machine(arguments.model):
         check_apart(outputs, _files_of_checkpoint(folder))
     # Before the checkpoint, which may have to come from a hub.
+    labels = labels_from_file(arguments.labels) if arguments.labels else ()
+    templates = templates_from(arguments.template or [TEMPLATE])
     given, shown = arguments.calibrate, arguments.verify_images
     calibrating = None if given is None else calibration_items(given)
     verifying = None if shown is None else items_for("--verify-images", shown)
@@ -208,9 +248,15 @@ def _export(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         offline=arguments.offline,
         image_size=arguments.image_size,
-        vectors=VectorOptions(arguments.pool, arguments.normalize) if arguments.embed else None,
+        vectors=VectorOptions(arguments.pool, arguments.normalize)
+        if arguments.embed or arguments.text or labels
+        else None,
     )
     check_apart(outputs, _files_of_checkpoint(checkpoint.folder))
+    if arguments.text:
+        return _export_text(checkpoint, path, arguments)
+    if labels:
+        checkpoint = labelled(checkpoint, labels, templates, progress)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
     # or the checkpoint is reported before.
@@ -250,6 +296,22 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export_text(checkpoint: Checkpoint, path: Path, arguments: argparse.Namespace) -> int:
+    from vit_export.text_artefact import export_text
+
+    contract = export_text(
+        checkpoint, path, precision=arguments.precision, verified=not arguments.no_verify
+    )
+    if parity := contract.parity:
+        say(
+            f"verified: smallest cosine {parity.min_cosine:.6f}, on {parity.texts} texts, against "
+            f"{parity.reference}"
+        )
+    size = path.stat().st_size / 1e6
+    say(f"wrote {path} ({size:.1f} MB, {arguments.precision}, texts of {contract.length} tokens)")
+    return 0
+
+
 def _output_files(output: Path, arguments: argparse.Namespace) -> list[OutputFile]:
     """Return the files to be written, the artefact first; UsageError if one there must stay.
 
@@ -273,11 +335,13 @@ def _files_of_checkpoint(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _is_artefact(path: Path) -> bool:
-    try:
-        read_contract(path)
-    except ArtefactError:
-        return False
-    return True
+    for read in (read_contract, read_text_contract):
+        try:
+            read(path)
+        except ArtefactError:
+            continue
+        return True
+    return False
 
 
 def _rounded(

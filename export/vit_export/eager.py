@@ -3,18 +3,26 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_engine.errors import CheckpointError, format_limit, one_line
+from vit_engine.errors import CheckpointError, UsageError, format_limit, one_line
+from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints.checkpoint import Checkpoint
+from vit_export.families.text_config import TextConfig
+from vit_export.families.text_towers import text_family_from_config
+from vit_export.files.json_file import read_json
 from vit_export.files.utf8_path import in_utf8
-from vit_export.packages.package import Model, Processor
+from vit_export.packages.package import CONFIG, Model, Processor
+from vit_export.packages.text_model import TextModel, prompts
 
 BATCH = 8
 """Images in PyTorch's memory at once."""
+
+TEXT_CURE = "texts need its tokenizer and its text tower beside config.json"
 
 
 def eager_outputs(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[np.float32]:
@@ -22,7 +30,7 @@ def eager_outputs(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[
     import torch
 
     model, processor = eager_model(checkpoint), eager_processor(checkpoint)
-    with torch.inference_mode(), _told(checkpoint, "run"):
+    with torch.inference_mode(), told(checkpoint, "run"):
         found = [
             model(processor(images[i : i + BATCH])).numpy() for i in range(0, len(images), BATCH)
         ]
@@ -30,21 +38,51 @@ def eager_outputs(checkpoint: Checkpoint, images: list[Image.Image]) -> NDArray[
 
 
 def eager_model(checkpoint: Checkpoint) -> Model:
-    """Return the library's own model; CheckpointError where it does not load."""
+    """Return the library's own model; CheckpointError where it does not load.
+
+    The logits of zero-shot labels are its own; those of several templates are made of its vectors
+    of images, for it has no mean of texts.
+    """
     import torch
 
-    with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+    zero_shot, labels = checkpoint.zero_shot, checkpoint.tensors.get("labels.weight")
+    if zero_shot and len(zero_shot.templates) == 1:
+        assert isinstance(checkpoint.output, Scores)
+        texts = prompts(checkpoint.output.labels, *zero_shot.templates)
+        texts_model, size = eager_text_model(checkpoint), checkpoint.model_config.image_size
+        return texts_model.logits_beside(texts, image_size=size)
+    with told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
         model = checkpoint.package.model(
             folder, checkpoint.family, checkpoint.model_config.image_size
         )
-    if checkpoint.model_config.normalized:
-        return lambda pixels: torch.nn.functional.normalize(model(pixels), dim=-1)
-    return model
+    if not checkpoint.model_config.normalized:
+        return model
+
+    def units(pixels: Any) -> Any:
+        return torch.nn.functional.normalize(model(pixels), dim=-1)
+
+    if labels is None:
+        return units
+    weight, bias = (torch.tensor(checkpoint.tensors[f"labels.{n}"]) for n in ("weight", "bias"))
+    return lambda pixels: units(pixels) @ weight.T + bias
+
+
+def eager_text_model(checkpoint: Checkpoint) -> TextModel:
+    """Return the library's own tokenizer and text tower; CheckpointError where it has none."""
+    config = read_json(checkpoint.folder / CONFIG)
+    try:
+        family = text_family_from_config(config)
+        form = family.model_config(config, dict)
+    except CheckpointError as e:
+        raise CheckpointError(f"{checkpoint.model}: {e}") from e
+    assert isinstance(form, TextConfig)
+    with told(checkpoint, "load", cure=TEXT_CURE), in_utf8(checkpoint.folder) as folder:
+        return TextModel(folder, family, form)
 
 
 def eager_processor(checkpoint: Checkpoint) -> Processor:
     """Return the library's own preprocessing; CheckpointError where it does not load."""
-    with _told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
+    with told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
         return checkpoint.package.processor(
             folder, checkpoint.preprocessing, checkpoint.preprocessor_scale
         )
@@ -55,24 +93,28 @@ def eager_pixels(checkpoint: Checkpoint, images: list[Image.Image]) -> list[NDAr
     from transformers.image_utils import load_image
 
     processor = eager_processor(checkpoint)
-    with _told(checkpoint, "preprocess for"):
+    with told(checkpoint, "preprocess for"):
         return [processor([load_image(image)])[0].numpy() for image in images]
 
 
 @contextmanager
-def _told(checkpoint: Checkpoint, verb: str) -> Iterator[None]:
+def told(
+    checkpoint: Checkpoint, verb: str, *, cure: str = "--no-verify exports it without a comparison"
+) -> Iterator[None]:
     """Tell in one line what the library raises, of its own or of another that it calls."""
     package = checkpoint.package.name
     try:
         yield
     except CheckpointError as e:
         raise CheckpointError(f"{checkpoint.model}: {e}") from e
+    except UsageError:
+        raise
     except Exception as e:  # the errors have no common base
         if format_limit(e):
             raise
         raise CheckpointError(
             f"{checkpoint.model}: {package} cannot {verb} it "
-            f"({type(e).__name__}: {one_line(e)}); --no-verify exports it without a comparison"
+            f"({type(e).__name__}: {one_line(e)}); {cure}"
         ) from e
 
 

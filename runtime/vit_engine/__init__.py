@@ -18,7 +18,10 @@ from vit_engine.errors import (
 TYPE_CHECKING = False  # what type checkers take for true; typing would cost half of the import
 if TYPE_CHECKING:
     from vit_engine.classifier import Classifier
+    from vit_engine.embedder import Embedder
+    from vit_engine.outputs.embeddings import Embedding
     from vit_engine.outputs.prediction import Prediction, Score
+    from vit_engine.text_embedder import TextEmbedder
 
     __version__: str
 
@@ -26,12 +29,15 @@ __all__ = [
     "ArtefactError",
     "CheckpointError",
     "Classifier",
+    "Embedder",
+    "Embedding",
     "ImageError",
     "MachineError",
     "ParityError",
     "Prediction",
     "ProviderError",
     "Score",
+    "TextEmbedder",
     "UsageError",
     "VitError",
     "WriteError",
@@ -40,8 +46,11 @@ __all__ = [
 
 _HOMES = {
     "Classifier": "vit_engine.classifier",
+    "Embedder": "vit_engine.embedder",
+    "Embedding": "vit_engine.outputs.embeddings",
     "Prediction": "vit_engine.outputs.prediction",
     "Score": "vit_engine.outputs.prediction",
+    "TextEmbedder": "vit_engine.text_embedder",
 }
 
 

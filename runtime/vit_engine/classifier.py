@@ -3,98 +3,46 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from numbers import Real
-from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from collections.abc import Generator, Iterable, Iterator
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.artefact.contract import Contract
-from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.engine import Engine
-from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.images.decode_pool import Batch, DecodeJob, DecodePool, Decoder, slots_for
-from vit_engine.images.decoder_process import (
-    TIME_LIMIT,
-    DecodeOptions,
-    DecoderProcess,
-    SharedPixels,
-)
-from vit_engine.images.image_input import (
-    ImageInput,
-    ImageLike,
-    as_inputs,
-    images_from,
-    input_from_image,
-)
-from vit_engine.images.input_decoder import InputDecoder
+from vit_engine.errors import UsageError
+from vit_engine.image_model import ImageModel, LabelledBatch
+from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
+from vit_engine.images.image_input import ImageLike, as_inputs, images_from
 from vit_engine.images.preprocess import format_clipped_to_8bit
-from vit_engine.machine.processor import usable_cores
-from vit_engine.machine.threads import check_process, never, prefetch
-from vit_engine.options import DEFAULTS, EngineOptions, checked_int
-from vit_engine.outputs.kinds import OutputKind
+from vit_engine.machine.threads import check_process
 from vit_engine.outputs.prediction import Prediction
-from vit_engine.outputs.scores import ScoreOptions, Selection
-from vit_engine.sources.sample import Sample
+from vit_engine.outputs.scores import Scores
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T", ImageInput, Sample)
 
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """Images in order of input: `pixels[i]` (H, W, 3) is what `predictions[i]` was made from.
-
-    It is None for an image that could not be decoded. Pixels are views of a buffer that is used
-    again: valid until the next batch is asked for. `clipped_to_8bit` counts the images that had
-    greys of more than 8 bits. `logits[i]` (labels,) are those of an image that was decoded.
-    """
-
-    predictions: list[Prediction]
-    pixels: list[NDArray[np.uint8] | None]
-    clipped_to_8bit: int = 0
-    logits: list[NDArray[np.float32] | None] = field(default_factory=list)
-
-
-class Classifier:
+class Classifier(ImageModel):
     """An open model that labels images. A context manager; `classify` is thread-safe.
 
     It may be opened before a fork: on the CPU a child opens a session of its own when it first
-    needs one, on a GPU it is refused at once. It cannot be pickled.
+    needs one, on a GPU it is refused at once. It cannot be pickled. UsageError for an embedding
+    model.
     """
 
     def __init__(self, engine: Engine) -> None:
-        if not isinstance(engine, Engine):
-            raise TypeError(
-                f"a Classifier is made of an open Engine, not of {engine!r:.80}; "
-                "Classifier.load(path) opens a model"
+        super().__init__(engine)
+        if not isinstance(engine.output, Scores):
+            raise UsageError(
+                f"{engine.contract.identity.model} gives vectors, not labels: it is an embedding "
+                "model; open it with Embedder.load(path)"
             )
-        self.engine = engine
-
-    @classmethod
-    def load(
-        cls,
-        model: str | Path = DEFAULT_MODEL,
-        options: EngineOptions = DEFAULTS,
-        **changes: Any,
-    ) -> "Classifier":
-        """Open an artefact by path, or the bundled "demo"; arguments and errors as Engine.open."""
-        return cls(Engine.open(model, options, **changes))
+        self._scores = engine.output
 
     @property
-    def contract(self) -> Contract:
-        """What the artefact says of itself."""
-        return self.engine.contract
-
-    @property
-    def output(self) -> OutputKind:
-        """The kind of output that the model gives."""
-        return self.engine.output
+    def output(self) -> Scores:
+        """The labels, and what makes scores of logits."""
+        return self._scores
 
     def classify(
         self,
@@ -154,28 +102,6 @@ class Classifier:
         if clipped_to_8bit:
             log.warning("%s", format_clipped_to_8bit(clipped_to_8bit))
 
-    def _batches(
-        self,
-        images: Iterator[ImageInput],
-        selection: Selection,
-        batch: int,
-        decode_options: DecodeOptions | None,
-    ) -> Generator[LabelledBatch]:
-        """Label images here, or by `decode_options` in other processes."""
-
-        def new_decoder(shared: SharedPixels) -> InputDecoder:
-            process = None if decode_options is None else DecoderProcess(shared, decode_options)
-            return InputDecoder(shared.array, self.contract.preprocessing, process)
-
-        workers = usable_cores()
-        return self._labelled(
-            images,
-            selection,
-            batch,
-            new_decoder,
-            size_of=lambda image: image.size // workers,  # large ones for all, not one by one
-        )
-
     def logits(
         self,
         images: Iterable[ImageLike] | ImageLike,
@@ -187,20 +113,7 @@ class Classifier:
 
         Raises what `classify` raises, and the ImageError of the first image that cannot be read.
         """
-        selection, batch = self._checked(1, None, batch)
-        rows: list[NDArray[np.float32]] = []
-        batches = self._batches(as_inputs(images_from(images), urls=urls), selection, batch, None)
-        with contextlib.closing(batches):
-            for labelled in batches:
-                for prediction, row in zip(labelled.predictions, labelled.logits, strict=True):
-                    if row is None:
-                        name = f"images[{len(rows)}]"
-                        if prediction.path:
-                            name += f", {printable(prediction.path)},"
-                        code = prediction.error_code or "decode"
-                        raise ImageError(code, f"{name} {prediction.error}")
-                    rows.append(row.copy())
-        return np.stack(rows) if rows else np.empty((0, *self.output.shape), np.float32)
+        return self._outputs(images, batch, urls=urls)
 
     def probabilities(
         self,
@@ -219,126 +132,6 @@ class Classifier:
             )
         return self.output.scores(self.logits(images, batch=batch, urls=urls))
 
-    def _checked(
-        self, top_k: int | None, threshold: float | None, batch: int | None
-    ) -> tuple[Selection, int]:
-        """Return which labels to give, and the number of images at once; errors of `classify`."""
-        selection = self._selection(top_k, threshold)
-        batch = self.engine.max_batch if batch is None else checked_int("batch", batch)
-        self.engine.check_open()
-        return selection, batch
-
-    def _selection(self, top_k: int | None, threshold: float | None) -> Selection:
-        if threshold is not None and (
-            not isinstance(threshold, Real) or isinstance(threshold, bool)
-        ):
-            raise TypeError(f"threshold is {threshold!r:.80}, it must be a number")
-        return self.output.selection(
-            ScoreOptions(
-                top_k=None if top_k is None else checked_int("top_k", top_k),
-                threshold=None if threshold is None else float(threshold),
-            )
-        )
-
-    def stream(
-        self,
-        samples: Iterable[Sample],
-        *,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        batch: int | None = None,
-        decode_options: DecodeOptions | None = None,
-        batch_timeout: float | None = None,
-        stopped: Callable[[], bool] = never,
-    ) -> Iterator[LabelledBatch]:
-        """Label a long run of items, in order, batch by batch, each decoded in another process.
-
-        What crashes or hangs its decoder there costs its own row. `decode_options` says by which
-        rules images are decoded, `batch` is by default the engine's; `batch_timeout` and `stopped`
-        are those of `DecodePool.batches`. Raises what `classify` raises, MachineError where no
-        process or memory is to be had.
-        """
-        selection, batch = self._checked(top_k, threshold, batch)
-        decode_options = decode_options or DecodeOptions(self.contract.preprocessing)
-        return self._labelled(
-            samples,
-            selection,
-            batch,
-            lambda shared: DecoderProcess(shared, decode_options),
-            size_of=lambda item: len(item.data or b""),
-            batch_timeout=batch_timeout,
-            stopped=stopped,
-        )
-
-    def _labelled(
-        self,
-        images: Iterable[T],
-        selection: Selection,
-        batch_size: int,
-        new_decoder: Callable[[SharedPixels], Decoder[T]],
-        *,
-        size_of: Callable[[T], int],
-        batch_timeout: float | None = None,
-        stopped: Callable[[], bool] = never,
-    ) -> Generator[LabelledBatch]:
-        """Run the engine ahead of the caller, who turns logits into rows meanwhile."""
-        input_spec, workers = self.contract.input, usable_cores()
-        slots = slots_for(batch_size, workers)
-
-        def running(pool: DecodePool[T]) -> Iterator[tuple[Batch[T], Future[NDArray[np.float32]]]]:
-            for batch in pool.batches(images, batch_timeout=batch_timeout, stopped=stopped):
-                yield batch, self.engine.submit(batch.pixels)
-
-        with SharedPixels(slots, input_spec.height, input_spec.width) as shared:
-            pool = DecodePool(
-                shared.array,
-                lambda: new_decoder(shared),
-                batch=batch_size,
-                workers=workers,
-                size_of=size_of,
-            )
-            # The pool ends first: what runs ahead waits for it.
-            with contextlib.closing(prefetch(running(pool), stopped)) as results, pool:
-                for batch, logits in results:
-                    self.engine.check_open()
-                    try:
-                        values = logits.result()
-                        paths = [job.image.path for job in batch.jobs if job.error is None]
-                        found = self.output.results(values, selection, paths)
-                    finally:
-                        del (
-                            logits
-                        )  # it holds its error, whose traceback holds this frame, and the pool
-                    decoded, rows = iter(batch.pixels), iter(values)
-                    pairs = [
-                        (next(found), next(decoded))
-                        if job.error is None
-                        else (self.output.failed(job.image.path, job.error), None)
-                        for job in batch.jobs
-                    ]
-                    yield LabelledBatch(
-                        [p for p, _ in pairs],
-                        [pixels for _, pixels in pairs],
-                        sum(job.is_clipped_to_8bit for job in batch.jobs),
-                        [None if job.error else next(rows) for job in batch.jobs],
-                    )
-                    pool.free(batch)
-
-    def pixels(self, image: ImageLike, *, urls: bool = False) -> NDArray[np.uint8]:
-        """Return the model's input, uint8 (height, width, 3) in RGB, for one image.
-
-        An image is what it is for `classify`; ImageError for what is none, or cannot be read.
-        """
-        input_spec = self.contract.input
-        pixels = np.empty((1, input_spec.height, input_spec.width, 3), np.uint8)
-        job = DecodeJob(input_from_image(image, "the image", urls=urls), 0)
-        with contextlib.closing(InputDecoder(pixels, self.contract.preprocessing)) as decoder:
-            decoder.decode([job])
-        if job.error is not None:
-            raise job.error
-        result: NDArray[np.uint8] = pixels[0]
-        return result
-
     def predictions(
         self,
         logits: NDArray[np.float32],
@@ -352,16 +145,6 @@ class Classifier:
         `threshold` are those of `classify`, with its errors.
         """
         return self.output.results(logits, self._selection(top_k, threshold))
-
-    def close(self) -> None:
-        """Free the engine, after the batch that runs; iterations in the middle raise UsageError."""
-        self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _seconds(timeout: float | None) -> float:

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file
 from transformers import ViTForImageClassification, ViTImageProcessorPil
 
 from support import EXAMPLES, ROOT
-from vit_export.checkpoints.checkpoint import DEMO
+from vit_export.checkpoints.checkpoint import DEMOS
 from vit_export.samples import draw
 
-SCRIPTS = ROOT / "export/scripts"
+DEMO, SCRIPTS = DEMOS["demo"], ROOT / "export/scripts"
 
 
 def labels_of(images: Iterable[Image.Image], *, checkpoint: Path = DEMO) -> list[str]:
@@ -82,6 +82,7 @@ def test_training_writes_a_checkpoint_that_loads(
 ) -> None:
     few = ["--images", "64", "--epochs", "1", "--held-out", "32", "--seed", "5"]
     monkeypatch.setattr(sys, "argv", ["train_demo.py", "--out", str(tmp_path), *few])
+    monkeypatch.syspath_prepend(SCRIPTS)
     runpy.run_path(str(SCRIPTS / "train_demo.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("held-out accuracy ")
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -17,12 +17,14 @@ HEAVY = {"torch", "transformers", "modelscope", "onnx", "onnxscript", "onnx_ir",
 
 SEEN_BY_THE_EXPORTER = {
     *("artefact", "engine", "errors", "images", "options", "outputs", "sources"),
+    "text_embedder",  # what a text tower is held against PyTorch through
     "cli",  # what command lines share
     "machine.atomic",
     "machine.output_file",  # what a command may write over
     "machine.installation",  # what to type for an extra
     "providers.availability",  # ONNX Runtime, as it is imported with its telemetry off
     "providers.sessions",  # the session setting that keeps int8 products exact
+    "providers.tensors",  # normalized pixels
     "providers.tensorrt",  # the profile that Triton's configuration repeats
 }
 

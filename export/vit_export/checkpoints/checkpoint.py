@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vit_engine.artefact.contract import Pooling, Preprocessing
+from vit_engine.artefact.contract import Pooling, Preprocessing, ZeroShot
 from vit_engine.errors import CheckpointError, UsageError, printable
 from vit_engine.outputs.embeddings import Embeddings
 from vit_engine.outputs.kinds import OutputKind
@@ -32,7 +32,11 @@ PACKAGES = (TIMM, TRANSFORMERS)
 """A checkpoint is the first one's that owns its config.json."""
 
 DEFAULT_MODEL = "AI-ModelScope/vit-base-patch16-224"
-DEMO = Path(__file__).parents[1] / "demo"
+DEMOS = {
+    "demo": Path(__file__).parents[1] / "demo",
+    "demo-clip": Path(__file__).parents[1] / "demo_clip",
+}
+"""The folders of the bundled checkpoints, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,7 @@ class Checkpoint:
     tensors: Mapping[
         str, Tensor
     ]  # float32 or float64, by canonical name, all that `model_config` has
+    zero_shot: ZeroShot | None = None  # what labels were made of that are no part of the weights
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def load(
     image_size: int | None = None,
     vectors: VectorOptions | None = None,
 ) -> Checkpoint:
-    """Read `"demo"`, a folder, `hf:owner/name` or a ModelScope id `owner/name`, in that order.
+    """Read a demo by its name, a folder, `hf:owner/name` or a ModelScope id, in that order.
 
     So a folder that exists wins over an id of the same name. No code of a checkpoint is ever run.
     With an `image_size` in pixels, other than the checkpoint's own, the position tables and the
@@ -83,7 +88,7 @@ def load(
             raise UsageError(
                 f"{printable(model)} is on this machine; --revision is for models on a hub"
             )
-        name = model if model == "demo" else printable(folder.resolve().name)
+        name = model if model in DEMOS else printable(folder.resolve().name)
     elif os.path.isfile(model):  # noqa: PTH113 - takes any text
         raise CheckpointError(f"{printable(model)} {describe_file(Path(model))}")
     else:
@@ -96,9 +101,9 @@ def load(
 
 
 def folder_on_this_machine(model: str) -> Path | None:
-    """Return the folder of `"demo"`, or the folder that `model` is; None for a model on a hub."""
-    if model == "demo":
-        return DEMO
+    """Return the folder of a demo, or the folder that `model` is; None for a model on a hub."""
+    if model in DEMOS:
+        return DEMOS[model]
     return Path(model) if os.path.isdir(model) else None  # noqa: PTH112 - takes any text
 
 

@@ -38,6 +38,7 @@ class SelfAttention(nn.Module):
             self.key_value = weights.linear(
                 MatMul("kv", block, (k, v), tokens=model_config.tokens, input_layer=norm)
             )
+        self.causal = {"is_causal": 1} if model_config.causal else {}
         self.query_rotation = self.key_rotation = None
         if model_config.rotary:
             self.key_rotation = Rotation(
@@ -72,7 +73,7 @@ class SelfAttention(nn.Module):
         if self.query_rotation:
             query = self.query_rotation(op, query)
         inputs = [query, key, value, *([self.bias] if self.bias else [])]
-        y = op.Attention(*inputs, q_num_heads=self.heads, kv_num_heads=self.heads)
+        y = op.Attention(*inputs, q_num_heads=self.heads, kv_num_heads=self.heads, **self.causal)
         return self.project(op, self.norm(op, y) if self.norm else y)
 
 

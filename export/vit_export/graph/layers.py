@@ -25,6 +25,18 @@ class Linear(nn.Module):
         return y if self.bias is None else op.Add(y, self.bias)
 
 
+class LabelVectors(nn.Module):
+    """Vectors (N, D) beside those of zero-shot labels, as logits (N, labels), always in float32."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.weight = weights.parameter(weights["labels.weight"].T, np.float32)
+        self.bias = weights.parameter(weights["labels.bias"], np.float32)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return op.Add(op.MatMul(x, self.weight), self.bias)
+
+
 class LayerNorm(nn.Module):
     """One LayerNormalization node, so that every provider keeps its float32 statistics."""
 

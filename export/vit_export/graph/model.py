@@ -10,7 +10,7 @@ from vit_export.graph.attention_pool import AttentionPool
 from vit_export.graph.block import Block
 from vit_export.graph.choices import Io, input_from_io
 from vit_export.graph.embedding import PatchEmbedding
-from vit_export.graph.layers import LayerNorm, Linear
+from vit_export.graph.layers import LabelVectors, LayerNorm, Linear
 from vit_export.graph.matmul import MatMul
 from vit_export.graph.weights import DTYPES, LinearFactory, Weights
 
@@ -48,6 +48,7 @@ class ViT(nn.Module):
             self.head = weights.linear(
                 MatMul("head", None, ("head",), tokens=1, input_layer=input_layer)  # x is (N, D)
             )
+        self.labels = LabelVectors(weights) if "labels.weight" in weights.tensors else None
 
     def forward(self, op: OpBuilder, image: ir.Value) -> ir.Value:
         x = self.embeddings(op, image)
@@ -64,18 +65,18 @@ class ViT(nn.Module):
             y = op.Tanh(y)
         if self.model_config.normalized:
             y = op.Div(y, op.ReduceL2(y, [-1], keepdims=1))
-        return y
+        return self.labels(op, y) if self.labels else y
 
     def pool(self, op: OpBuilder, x: ir.Value, name: str) -> ir.Value:
         """Return one part of what the head reads: (N, tokens, D) -> (N, D)."""
         model_config = self.model_config
         norm = self.norm if model_config.norm == "tokens" else None
-        if self.map:
-            return self.map(op, norm(op, x) if norm else x)
-        start, end = model_config.span(name)
+        start, end = model_config.span("patches" if self.map else name)
         tokens = 1 if model_config.pools_before_fc2 else model_config.num_output_tokens
         if tokens > 1 and (start, end) != (0, tokens):
             x = op.Slice(x, [start], [end], [1])
+        if self.map:
+            return self.map(op, norm(op, x) if norm else x)
         if tokens == 1 or end - start == 1:
             x = op.Squeeze(x, [1])
             return norm(op, x) if norm else x

@@ -32,9 +32,11 @@ class Weights:
         """Return the tensor of that canonical name, in memory of its own."""
         return self.tensors[name].astype(np.float64)
 
-    def parameter(self, array: Array) -> nn.Parameter:
-        """Return the array as a graph weight in the artefact's precision."""
-        narrow = np.ascontiguousarray(array.astype(self.dtype))
+    def parameter(
+        self, array: NDArray[np.generic], dtype: type[np.generic] | None = None
+    ) -> nn.Parameter:
+        """Return the array as a graph weight, by default in the artefact's precision."""
+        narrow = np.ascontiguousarray(array.astype(dtype or self.dtype))
         return nn.Parameter(narrow.shape, data=ir.tensor(narrow))
 
     def linear(self, matmul: MatMul) -> nn.Module:

@@ -134,6 +134,13 @@ def image(index: int, seed: int, *, edges: tuple[int, int] = (160, 320)) -> Imag
 
     The same index, seed and edges give the same pixels.
     """
+    return coloured(index, seed, edges=edges)[0]
+
+
+def coloured(
+    index: int, seed: int, *, edges: tuple[int, int] = (160, 320)
+) -> tuple[Image.Image, Plane, Plane]:
+    """Return the same image, and the colours of its figure and its ground: RGB from 0 to 1."""
     rng = np.random.default_rng([seed, index])
     label = LABELS[index]
     width = int(rng.integers(edges[0], edges[1] + 1))
@@ -160,7 +167,8 @@ def image(index: int, seed: int, *, edges: tuple[int, int] = (160, 320)) -> Imag
     pixels = ground + cover[..., None] * (fill - ground)
     pixels += rng.normal(0, rng.uniform(0, 0.06), pixels.shape)
     drawn = Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
-    return drawn.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.004) * short))
+    blurred = drawn.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.004) * short))
+    return blurred, ink, paper
 
 
 def samples(

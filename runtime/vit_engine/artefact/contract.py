@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from vit_engine.errors import ArtefactError
 
@@ -192,27 +192,37 @@ class Contract:
     content_sha256: str | None = None
     schema: int = SCHEMA
 
+    key: ClassVar[str] = KEY
+
     def dumps(self) -> str:
         """Return the JSON document that `loads` reads back to an equal contract."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        document = asdict(self)
+        if self.zero_shot is None:  # the digests of older artefacts are of contracts without it
+            del document["zero_shot"]
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
 def loads(text: str) -> Contract:
     """Read a contract; `ArtefactError` says what is wrong with it, another schema included."""
+    contract: Contract = parsed(Contract, document_from(text, SCHEMA), "contract")
+    _check(contract)
+    return contract
+
+
+def document_from(text: str, schema: int) -> Any:
+    """Return what a JSON document holds; `ArtefactError` unless it has that schema."""
     try:
         document = json.loads(text)
         json.dumps(document, ensure_ascii=False).encode()  # JSON spells halves of surrogates, too
     except ValueError as e:
         raise ArtefactError(f"the contract is not JSON ({e}); export the model again") from e
     found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA:
+    if found != schema:
         raise ArtefactError(
-            f"the contract has schema {found!r}, this vit-engine reads schema {SCHEMA}; "
+            f"the contract has schema {found!r}, this vit-engine reads schema {schema}; "
             "export the model again, or install the vit-engine that wrote it"
         )
-    contract: Contract = _parsed(Contract, document, "contract")
-    _check(contract)
-    return contract
+    return document
 
 
 def _check(contract: Contract) -> None:
@@ -239,7 +249,7 @@ def _check(contract: Contract) -> None:
             raise ArtefactError(f"the contract contradicts itself: {problem}")
 
 
-def _parsed(expected: Any, value: Any, where: str) -> Any:
+def parsed(expected: Any, value: Any, where: str) -> Any:
     """Return `value` as the annotated type, or raise `ArtefactError` that names the field."""
     if is_dataclass(expected) and isinstance(expected, type):
         hints = get_type_hints(expected)
@@ -247,13 +257,13 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
             found = sorted(value) if isinstance(value, dict) else type(value).__name__
             names = sorted(f.name for f in fields(expected))
             raise ArtefactError(f"the contract's {where} has {found}, expected {names}")
-        return expected(**{n: _parsed(hints[n], v, f"{where}.{n}") for n, v in value.items()})
+        return expected(**{n: parsed(hints[n], v, f"{where}.{n}") for n, v in value.items()})
     if isinstance(expected, UnionType):
         if value is None and NoneType in get_args(expected):
             return None
         kinds = [a for a in get_args(expected) if a is not NoneType]
         fitting = [a for a in kinds[1:] if isinstance(value, dict) and _fits(a, value)]
-        return _parsed((fitting or kinds)[0], value, where)
+        return parsed((fitting or kinds)[0], value, where)
     if get_origin(expected) is Literal:
         if type(value) is str and value in get_args(expected):
             return value
@@ -264,7 +274,7 @@ def _parsed(expected: Any, value: Any, where: str) -> Any:
         if args[-1] is ...:
             args = (args[0],) * len(value)
         if len(args) == len(value):
-            return tuple(_parsed(a, v, where) for a, v in zip(args, value, strict=True))
+            return tuple(parsed(a, v, where) for a, v in zip(args, value, strict=True))
     elif expected is float and type(value) in (int, float):
         if abs(value) <= MAX_FLOAT:  # false for NaN too
             return float(value)

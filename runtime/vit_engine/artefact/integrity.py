@@ -8,14 +8,14 @@ import mmap
 from dataclasses import replace
 from pathlib import Path
 
-from vit_engine.artefact import contract as contracts
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.nodes import ENTRY_KEY, MODEL_METADATA
 from vit_engine.artefact.protobuf import fields
+from vit_engine.artefact.text_contract import TextContract
 from vit_engine.errors import ArtefactError, printable
 
 
-def content_sha256(path: Path, contract: Contract) -> str:
+def content_sha256(path: Path, contract: Contract | TextContract) -> str:
     """Return the sha256 of the file without its contract, then of the contract without its sha256.
 
     The contract in the file is passed over, and the one that is given counts.
@@ -29,7 +29,7 @@ def content_sha256(path: Path, contract: Contract) -> str:
         position = 0
         for kind, start, end in fields(data, 0, len(data)):
             ours = kind == MODEL_METADATA and any(
-                n == ENTRY_KEY and data[a:b] == contracts.KEY.encode()
+                n == ENTRY_KEY and data[a:b] == contract.key.encode()
                 for n, a, b in fields(data, start, end)
             )
             if not ours:
@@ -40,7 +40,7 @@ def content_sha256(path: Path, contract: Contract) -> str:
     return digest.hexdigest()
 
 
-def check_integrity(path: Path, contract: Contract) -> None:
+def check_integrity(path: Path, contract: Contract | TextContract) -> None:
     """Raise ArtefactError unless the file is the one that was exported.
 
     One whose exporter wrote no sha256 passes.

@@ -10,7 +10,7 @@ import stat
 from importlib import resources
 from pathlib import Path
 
-from vit_engine.artefact import contract
+from vit_engine.artefact import contract, text_contract
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.nodes import (
     ENTRY_KEY,
@@ -22,6 +22,7 @@ from vit_engine.artefact.nodes import (
 )
 from vit_engine.artefact.not_a_model import absence_in_words, describe_file, folder_in_words
 from vit_engine.artefact.protobuf import MalformedError, fields
+from vit_engine.artefact.text_contract import TextContract
 from vit_engine.errors import ArtefactError, printable
 
 DEFAULT_MODEL = "vit.onnx"
@@ -40,6 +41,37 @@ def path_from_name(name: str | Path) -> Path:
 
 def read_contract(path: Path) -> Contract:
     """Return the contract inside an ONNX file; `ArtefactError` if it is no artefact of ours."""
+    name, entries = printable(str(path)), _entries_of(path)
+    if text_contract.KEY in entries:
+        raise ArtefactError(
+            f"{name}: holds a model of texts, not of images; vit_engine.TextEmbedder.load opens it"
+        )
+    if contract.KEY not in entries:
+        raise ArtefactError(
+            f"{name}: no '{contract.KEY}' contract in its metadata, so labels and preprocessing "
+            "are unknown; export the checkpoint that it was made from with vit-export"
+        )
+    try:
+        return contract.loads(entries[contract.KEY].decode())
+    except (ArtefactError, UnicodeDecodeError) as e:
+        raise ArtefactError(f"{name}: {e}") from e
+
+
+def read_text_contract(path: Path) -> tuple[TextContract, str]:
+    """Return the contract of a text tower and its tokenizer.json; `ArtefactError` if it is none."""
+    name, entries = printable(str(path)), _entries_of(path)
+    if not {text_contract.KEY, text_contract.TOKENIZER} <= set(entries):
+        found = "a model of images" if contract.KEY in entries else "no model of vit-export"
+        raise ArtefactError(f"{name}: is {found}; texts need a file of vit-export --text")
+    try:
+        tokenizer = entries[text_contract.TOKENIZER].decode()
+        return text_contract.loads(entries[text_contract.KEY].decode()), tokenizer
+    except (ArtefactError, UnicodeDecodeError) as e:
+        raise ArtefactError(f"{name}: {e}") from e
+
+
+def _entries_of(path: Path) -> dict[str, bytes]:
+    """Return the metadata of an ONNX file; `ArtefactError` for a file that is none."""
     name = printable(str(path))
     try:
         mode = path.stat().st_mode
@@ -50,7 +82,7 @@ def read_contract(path: Path) -> Contract:
         if message := describe_file(path):
             raise ArtefactError(f"{name}: {message}")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            entries = _entries(data)
+            return _entries(data)
     except (FileNotFoundError, NotADirectoryError) as e:
         raise ArtefactError(f"{name}: {absence_in_words(path)}") from e
     except OSError as e:
@@ -59,15 +91,6 @@ def read_contract(path: Path) -> Contract:
         raise ArtefactError(f"{name}: {e}; name a file that vit-export wrote, or write one") from e
     except ValueError as e:  # mmap refuses an empty file
         raise ArtefactError(f"{name}: the file is empty; export the model again") from e
-    if contract.KEY not in entries:
-        raise ArtefactError(
-            f"{name}: no '{contract.KEY}' contract in its metadata, so labels and preprocessing "
-            "are unknown; export the checkpoint that it was made from with vit-export"
-        )
-    try:
-        return contract.loads(entries[contract.KEY].decode())
-    except (ArtefactError, UnicodeDecodeError) as e:
-        raise ArtefactError(f"{name}: {e}") from e
 
 
 def _entries(data: mmap.mmap) -> dict[str, bytes]:

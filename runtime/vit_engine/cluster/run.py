@@ -22,6 +22,8 @@ from vit_engine.errors import UsageError
 from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import ScoreOptions
+from vit_engine.rows.formats import format_from_name
+from vit_engine.rows.vectors import VectorType
 from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.object_stores import Folder, folder_from_path
 from vit_engine.sources.sample import Sample
@@ -61,6 +63,7 @@ def label(
     model: str | Path = metadata.DEFAULT_MODEL,
     top_k: int | None = None,
     threshold: float | None = None,
+    vectors: VectorType | None = None,
     workers: Workers = Workers(),  # noqa: B008  frozen
     resume: bool = False,
     timeout: float = TIME_LIMIT,
@@ -72,7 +75,8 @@ def label(
     """Write a row for each image of a manifest, or of what `find` finds in the sources.
 
     `address` is that of `connection.connected`, `top_k` and `threshold` are those of
-    `Classifier.classify`, `timeout`, `fast` and `private_redirects` those of `DecodeOptions`.
+    `Classifier.classify`, `vectors` is the `dtype` of `formats.format_from_name`; `timeout`, `fast`
+    and `private_redirects` are those of `DecodeOptions`.
     UsageError where `output` has another run in it, or a row_id is not there exactly once; VitError
     where the cluster failed for good: what is written stays, for `resume`.
     """
@@ -80,13 +84,16 @@ def label(
         raise UsageError(f"top_k is {top_k}, it must be at least 1")
     path = metadata.path_from_name(model)
     contract = metadata.read_contract(path)
-    selection = output_from_contract(contract.output).selection(ScoreOptions(top_k, threshold))
+    kind = output_from_contract(contract.output)
+    selection = kind.selection(ScoreOptions(top_k, threshold))
+    format_from_name("parquet", kind, dtype=vectors)  # or its refusal
     file = path.read_bytes()
     run: dict[str, Any] = {
         "sources": list(sources),
         "model_sha256": hashlib.sha256(file).hexdigest(),
         "top_k": selection.top_k,
         "threshold": selection.threshold,
+        "vectors": vectors,
         "timeout": timeout,
         "fast": fast,
         "private_redirects": private_redirects,
@@ -104,7 +111,7 @@ def label(
 
         resumed = _count(out)
         options = replace(workers.engine, threads=capacity.threads)
-        labelling = Labelling(ray.put(file), options, selection)
+        labelling = Labelling(ray.put(file), options, selection, vectors)
         rows_a_file = max(block, min(MAX_ROWS_A_FILE, total // FILES))
         _run(images, out, decoding, labelling, capacity=capacity, rows_a_file=rows_a_file)
     rows = _count(out)

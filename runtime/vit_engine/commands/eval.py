@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from vit_engine.artefact import metadata
-from vit_engine.classifier import Classifier
 from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, number
 from vit_engine.cli.signals import interrupts
@@ -21,12 +20,13 @@ from vit_engine.commands.source_options import (
 )
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.evaluation.against import ModelComparison, opened
-from vit_engine.evaluation.evaluation import Evaluation
-from vit_engine.evaluation.report import is_report, write_report
+from vit_engine.evaluation.evaluation import Evaluation, is_report, write_report
 from vit_engine.evaluation.truth import truth_from_name
+from vit_engine.image_model import ImageModel
 from vit_engine.machine.output_file import OutputFile, output_file
+from vit_engine.outputs.embeddings import ALIKE
 from vit_engine.outputs.kinds import output_from_contract
-from vit_engine.outputs.scores import DEFAULT_THRESHOLD
+from vit_engine.outputs.scores import DEFAULT_THRESHOLD, Scores
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
 from vit_engine.sources.find import check_present
 
@@ -56,10 +56,10 @@ def command_line() -> Parser:
     add(
         "--threshold",
         type=number("a number from 0 to 1", accepts=lambda t: 0 <= t <= 1),
-        default=DEFAULT_THRESHOLD,
         metavar="S",
         help="score from which on a label is given, where labels do not exclude each other "
-        "(default %(default)g)",
+        f"(default {DEFAULT_THRESHOLD:g}); of vectors, the cosine from which on two agree "
+        f"(default {ALIKE:g})",
     )
     add("--report", type=local_path, metavar="FILE", help="write all that was found as JSON")
     add("--html", type=local_path, metavar="FILE", help="write a page with the worst mistakes")
@@ -99,23 +99,31 @@ def _evaluate(
     arguments: argparse.Namespace, report: OutputFile | None, page: OutputFile | None
 ) -> int:
     parts: dict[str, Evaluation | ModelComparison] = {}
-    threshold, thumbnails = arguments.threshold, page is not None
+    thumbnails = page is not None
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
+    output = output_from_contract(contract.output)
+    threshold = arguments.threshold
+    if threshold is None:
+        threshold = output.default_threshold
     if arguments.truth:  # read before the model is opened, which takes seconds
-        output = output_from_contract(contract.output)
+        if not isinstance(output, Scores):
+            raise UsageError(
+                f"{arguments.model} gives vectors, and --truth is for labels; compare its vectors "
+                "with another model's by --against"
+            )
         truth = truth_from_name(arguments.truth, output)
         parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
     skipped = Counter[str]()
     progress = Progress(skipped, quiet=arguments.quiet)
     with interrupts() as interrupt, ExitStack() as models:
         options = engine_settings(arguments)
-        vit = models.enter_context(Classifier.load(arguments.model, options))
+        vit = models.enter_context(ImageModel.load(arguments.model, options))
         if arguments.against:
             parts["against"] = models.enter_context(
                 opened(
                     arguments.against,
-                    contract,
-                    options,
+                    vit,
+                    lambda name: ImageModel.load(name, options),
                     threshold=threshold,
                     thumbnails=thumbnails,
                 )

@@ -10,9 +10,9 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from vit_engine.artefact import metadata
+from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
-from vit_engine.classifier import Classifier, LabelledBatch
 from vit_engine.cli import exit_codes
 from vit_engine.cli.signals import Interrupt, interrupts
 from vit_engine.commands import infer_options
@@ -20,13 +20,15 @@ from vit_engine.commands.engine_options import engine_settings
 from vit_engine.commands.progress import Progress, format_skipped, number_of_images
 from vit_engine.commands.source_options import check_inputs, finder_of, task_of
 from vit_engine.errors import ImageError, UsageError, printable
+from vit_engine.image_model import ImageModel, LabelledBatch
 from vit_engine.machine.output_file import PARTIAL, OutputFile, is_stream, output_file
-from vit_engine.outputs.kinds import OutputKind, output_from_contract
+from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
-from vit_engine.rows.formats import are_rows, format_from_name, format_name
-from vit_engine.rows.output import Output, output_to
+from vit_engine.rows.formats import Format, are_rows, format_from_name, format_name
+from vit_engine.rows.output import output_to
 from vit_engine.rows.resume_state import Settings
+from vit_engine.rows.vectors import ROWS_BESIDE
 from vit_engine.sources.find import check_present
 from vit_engine.sources.sample import Sample
 
@@ -64,7 +66,11 @@ def main() -> int:
             "--resume to label the images again\n"
         )
         return 0
-    check_inputs([f for f in (rows, page) if f], {arguments.model: "the model"}, arguments.sources)
+    files = [f for f in (rows, page) if f]
+    if rows and row_format == "npy":
+        beside = rows.beside(ROWS_BESIDE)
+        files.append(output_file(beside, "-o", are_rows, overwrite=arguments.overwrite))
+    check_inputs(files, {arguments.model: "the model"}, arguments.sources)
     return _label(arguments, row_format, rows, page)
 
 
@@ -78,7 +84,11 @@ def _label(
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     kind = output_from_contract(contract.output)
     selection = kind.selection(ScoreOptions(arguments.top_k, arguments.threshold))
-    with interrupts() as interrupt, _output(arguments, row_format, kind, rows) as output:
+    form_of_rows = _format(arguments, row_format, contract)
+    with (
+        interrupts() as interrupt,
+        output_to(rows or arguments.output, form_of_rows, resume=arguments.resume) as output,
+    ):
         with _loaded(arguments) as vit:
             samples = output.begin(
                 samples, lambda: _settings(arguments, row_format, vit, selection)
@@ -148,6 +158,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         top_k=arguments.top_k,
         threshold=arguments.threshold,
+        vectors=arguments.vectors,
         workers=Workers(
             engine_settings(arguments), actors=arguments.ray_actors, gpus=arguments.ray_gpus
         ),
@@ -167,12 +178,12 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     return ImageError.exit_code if tally.failed else 0
 
 
-def _loaded(arguments: argparse.Namespace) -> Classifier:
-    return Classifier.load(arguments.model, engine_settings(arguments))
+def _loaded(arguments: argparse.Namespace) -> ImageModel:
+    return ImageModel.load(arguments.model, engine_settings(arguments))
 
 
 def _stream(
-    vit: Classifier, samples: Iterable[Sample], arguments: argparse.Namespace, interrupt: Interrupt
+    vit: ImageModel, samples: Iterable[Sample], arguments: argparse.Namespace, interrupt: Interrupt
 ) -> Iterator[LabelledBatch]:
     live = "-" in arguments.sources and arguments.output is None
     return vit.stream(
@@ -197,18 +208,17 @@ def _output_files(arguments: argparse.Namespace) -> tuple[OutputFile | None, Out
     return rows, page
 
 
-def _output(
-    arguments: argparse.Namespace, row_format: str, kind: OutputKind, rows: OutputFile | None
-) -> Output:
-    """Open what rows go to; a terminal has a width, and colours unless NO_COLOR is set."""
+def _format(arguments: argparse.Namespace, row_format: str, contract: Contract) -> Format:
+    """Return how rows are written; a terminal has a width, and colours unless NO_COLOR is set."""
     shown = arguments.output is None and sys.stdout.isatty()
-    form_of_rows = format_from_name(
+    return format_from_name(
         row_format,
-        kind,
+        output_from_contract(contract.output),
         width=get_terminal_size().columns if shown else None,
         colour=shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
+        dtype=arguments.vectors,
+        model=contract.identity.model,
     )
-    return output_to(rows or arguments.output, form_of_rows, resume=arguments.resume)
 
 
 def _write_sheet(sheet: ContactSheet, page: OutputFile) -> str:
@@ -221,7 +231,7 @@ def _write_sheet(sheet: ContactSheet, page: OutputFile) -> str:
 
 
 def _settings(
-    arguments: argparse.Namespace, row_format: str, vit: Classifier, selection: Selection
+    arguments: argparse.Namespace, row_format: str, vit: ImageModel, selection: Selection
 ) -> Settings:
     """Return what the rows of this run depend on: what was resolved, where options leave it open.
 

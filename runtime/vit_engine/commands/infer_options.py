@@ -4,7 +4,7 @@ import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vit_engine.cli.parser import Parser, local_path, number, whole_number
 from vit_engine.commands.engine_options import add_model_options
@@ -14,6 +14,7 @@ from vit_engine.errors import FailedImagesError
 from vit_engine.outputs.scores import DEFAULT_TOP_K
 from vit_engine.rows.formats import FORMATS
 from vit_engine.rows.output import Output
+from vit_engine.rows.vectors import VectorType
 from vit_engine.sources.object_stores import is_store
 
 LEAST = 100
@@ -60,7 +61,7 @@ def command_line() -> Parser:
     """Return the parser of vit-infer's command line."""
     parser = Parser(
         "vit-infer",
-        description="Label images with a model that vit-export wrote.",
+        description="Label images with a model that vit-export wrote, or give each a vector.",
         epilog="exit codes: 0 done, 1 unforeseen, 2 bad usage or artefact, 3 some images "
         "failed, or more than --max-errors, 4 provider or disk not available, 130/143 interrupted",
     )
@@ -100,7 +101,12 @@ def command_line() -> Parser:
         "--format",
         choices=FORMATS,
         help="format of the rows (default: by the extension of -o FILE; without one jsonl, and "
-        "table on a terminal)",
+        "table on a terminal); npy, for vectors, puts their rows beside it, in FILE.npy.parquet",
+    )
+    add(
+        "--vectors",
+        choices=get_args(VectorType),
+        help="numbers of vectors in Parquet and npy (default float32)",
     )
     add(
         "-o",
@@ -123,7 +129,13 @@ def command_line() -> Parser:
         help="stop with exit code 3 once more than N images have failed, or more than P percent "
         "of 100 or more",
     )
-    add("--html", type=local_path, metavar="FILE", help="write a contact sheet to look at as well")
+    add(
+        "--html",
+        type=local_path,
+        metavar="FILE",
+        help="write a contact sheet to look at as well, of vectors each image with its nearest "
+        "others",
+    )
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
     for option in ("--truth", "--against", "--report"):
         add(option, action=_Moved, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

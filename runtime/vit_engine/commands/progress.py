@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from vit_engine.artefact.contract import Contract
-from vit_engine.classifier import LabelledBatch
+from vit_engine.image_model import LabelledBatch
 from vit_engine.images.preprocess import format_clipped_to_8bit
 from vit_engine.sources.folders import in_words
 

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.artefact.contract import Contract
-from vit_engine.classifier import LabelledBatch
-from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
 from vit_engine.evaluation.examples import Examples, JudgedImage
+from vit_engine.image_model import ImageModel, LabelledBatch
 from vit_engine.machine.installation import pip_install
-from vit_engine.options import EngineOptions
 from vit_engine.outputs.comparison import Comparison
-from vit_engine.outputs.kinds import OutputKind, output_from_contract
+from vit_engine.outputs.embeddings import Embeddings, cosines, recall
+from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
 
 REFERENCES = "vit_engine.references"
@@ -30,6 +29,7 @@ PYTORCH = "pytorch"
 """The one that vit-export has."""
 
 _MAX_FLIPS = 10_000  # in the report
+_MAX_NEIGHBOURS = 2_000  # images, the first ones, among which nearest others are sought
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -70,7 +70,12 @@ class ModelComparison:
         self.failed += len(finite) - len(those)
         if not those:
             return
-        ours, theirs = np.stack([image.logits for image in those]), theirs[finite]
+        self._count(those, np.stack([image.logits for image in those]), theirs[finite])
+
+    def _count(
+        self, those: list[JudgedImage], ours: NDArray[np.float32], theirs: NDArray[np.float32]
+    ) -> None:
+        assert isinstance(self._output, Scores)
         same = self._compared.add(ours, theirs)
         apart = np.abs(theirs - ours).max(1)
         for i in np.flatnonzero(~same if same.size else apart > 0).tolist():
@@ -102,16 +107,20 @@ class ModelComparison:
     def lines(self) -> Iterator[str]:
         """Yield what is printed at the end of the run."""
         found = self._compared
+        yield from self._remarks()
+        if self.images:
+            yield (
+                f"against {self._name}: {found}; |logit difference| at most "
+                f"{found.max_abs_diff:.3g}, {found.mean_abs_diff:.3g} in the mean, in a range of "
+                f"{found.range:.3g}"
+            )
+
+    def _remarks(self) -> Iterator[str]:
         if self.nonfinite:
             both = self.nonfinite + self.images
             yield f"against {self._name}: NaN or Inf on {self.nonfinite:,} of {both:,} images"
         if not self.images:
             yield f"against {self._name}: no image has a result of both"
-            return
-        yield (
-            f"against {self._name}: {found}; |logit difference| at most {found.max_abs_diff:.3g}, "
-            f"{found.mean_abs_diff:.3g} in the mean, in a range of {found.range:.3g}"
-        )
 
     def sections(self) -> list[Section]:
         """Return what the page shows."""
@@ -119,22 +128,86 @@ class ModelComparison:
         return [lines, *self._examples.sections()]
 
 
+class VectorComparison(ModelComparison):
+    """The same for vectors: their cosines, and whether neighbours stay neighbours."""
+
+    def __init__(
+        self, name: str, run: Run, output: Embeddings, *, threshold: float, thumbnails: bool
+    ) -> None:
+        super().__init__(name, run, output, threshold=threshold, thumbnails=thumbnails)
+        self._least, self._sum = 1.0, 0.0
+        self._ours, self._theirs = np.empty((2, 0, output.size), np.float32)
+
+    def _count(
+        self, those: list[JudgedImage], ours: NDArray[np.float32], theirs: NDArray[np.float32]
+    ) -> None:
+        self._compared.add(ours, theirs)
+        near = cosines(ours, theirs)
+        self._least, self._sum = min(self._least, float(near.min())), self._sum + float(near.sum())
+        room = _MAX_NEIGHBOURS - len(self._ours)
+        self._ours = np.concatenate([self._ours, ours[:room]])
+        self._theirs = np.concatenate([self._theirs, theirs[:room]])
+        for image, cosine in zip(those, near.tolist(), strict=True):
+            self._examples.add(-cosine, image, {"cosine": cosine}, [("cosine", cosine)])
+
+    def report(self) -> dict[str, Any]:
+        """Return all that was found, as it goes into JSON."""
+        some, found = self.images > 0, self._compared
+        return {
+            "model": self._name,
+            "images": self.images,
+            "nonfinite": self.nonfinite,
+            "min_cosine": self._least if some else None,
+            "mean_cosine": self._sum / self.images if some else None,
+            "recall": recall(self._ours, self._theirs) if some else None,
+            "recall_images": len(self._ours),
+            "threshold": self._threshold,
+            "agreement": found.agreement,
+            "max_abs_diff": found.max_abs_diff if some else None,
+            "most_different": self._examples.report(),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield what is printed at the end of the run."""
+        yield from self._remarks()
+        if self.images:
+            found, start = self.report(), f"against {self._name}: "
+            yield (
+                f"{start}cosine at least {found['min_cosine']:.6f}, {found['mean_cosine']:.6f} in "
+                f"the mean, {self._threshold:g} or more on {found['agreement']:.1%} of "
+                f"{self.images:,} images"
+            )
+            yield (
+                f"{start}{found['recall']:.1%} of an image's nearest others are the same, among "
+                f"{len(self._ours):,} images"
+            )
+
+
 @contextmanager
 def opened(
-    name: str, contract: Contract, options: EngineOptions, *, threshold: float, thumbnails: bool
+    name: str,
+    vit: ImageModel,
+    load: Callable[[str], ImageModel],
+    *,
+    threshold: float,
+    thumbnails: bool,
 ) -> Iterator[ModelComparison]:
-    """Open the model that `--against` names, beside one of this contract.
+    """Open the model that `--against` names beside another; `load` opens an artefact.
 
     It is an artefact, or "pytorch:" and a checkpoint. UsageError where the two cannot be compared:
     their input or their kind of output differs. MachineError where the library that is asked for is
     not installed.
     """
-    output = output_from_contract(contract.output)
+    output = vit.output
 
     def beside(shown: str, run: Run, theirs: OutputKind) -> ModelComparison:
         if reason := output.mismatch(theirs):
             raise UsageError(f"--against {printable(name)}: {reason}")
-        return ModelComparison(shown, run, output, threshold=threshold, thumbnails=thumbnails)
+        kind: Any = VectorComparison if isinstance(output, Embeddings) else ModelComparison
+        comparison: ModelComparison = kind(
+            shown, run, output, threshold=threshold, thumbnails=thumbnails
+        )
+        return comparison
 
     scheme, _, checkpoint = name.partition(":")
     references = list(entry_points(group=REFERENCES, name=scheme)) if checkpoint else []
@@ -142,7 +215,7 @@ def opened(
         try:
             if not references:
                 raise ModuleNotFoundError(name="vit_export")
-            run, theirs = references[0].load()(checkpoint, contract)
+            run, theirs = references[0].load()(checkpoint, vit.contract)
         except ModuleNotFoundError as e:
             raise MachineError(
                 f"--against {printable(name)} needs PyTorch and vit-export (no module {e.name}); "
@@ -150,20 +223,20 @@ def opened(
             ) from e
         yield beside(name, run, theirs)
         return
-    with Engine.open(name, options) as engine:
-        if _geometry(engine.contract) != _geometry(contract):
+    with load(name) as other:
+        ours, theirs = _geometry(vit), _geometry(other)
+        if ours != theirs:
             raise UsageError(
-                f"--against {printable(name)}: it takes images {_geometry(engine.contract)}, the "
-                f"model takes them {_geometry(contract)}; two models are compared on the same "
-                "pixels"
+                f"--against {printable(name)}: it takes images {theirs}, the model takes them "
+                f"{ours}; two models are compared on the same pixels"
             )
-        identity = engine.contract.identity
-        yield beside(f"{identity.model} {identity.precision}", engine.run, engine.output)
+        identity = other.contract.identity
+        yield beside(f"{identity.model} {identity.precision}", other.engine.run, other.output)
 
 
-def _geometry(contract: Contract) -> str:
+def _geometry(vit: ImageModel) -> str:
     """Say what decides the pixels; mean and standard deviation are in the graph."""
-    input_spec, pre = contract.input, contract.preprocessing
+    input_spec, pre = vit.contract.input, vit.contract.preprocessing
     crop = f", cropped to {pre.crop} ({pre.anchor}, {pre.fill})" if pre.crop else ""
     size = f"{input_spec.height}x{input_spec.width}"
     return f"of {size}, resized to {pre.resize} ({pre.rule}, {pre.filter}){crop}"

@@ -7,15 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from vit_engine.errors import ImageError, UsageError, one_line, printable
-from vit_engine.machine.suggestions import did_you_mean
-from vit_engine.outputs.kinds import OutputKind
+from vit_engine.errors import ImageError, UsageError, did_you_mean, one_line, printable
 from vit_engine.outputs.scores import Scores
-from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular
-from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.tables.csv_rows import csv_rows
 from vit_engine.sources.tables.paths import resolved
+from vit_engine.sources.urls import is_remote
 
 FOLDERS = "folders"
 """The word that stands for: each image's class is the folder that it lies in."""
@@ -76,7 +73,7 @@ class GroundTruth:
             yield f"images of the truth that are not in this run: {self.unmatched:,}"
 
 
-def truth_from_name(name: str, output: OutputKind) -> GroundTruth:
+def truth_from_name(name: str, output: Scores) -> GroundTruth:
     """Return the truth that `--truth` names: "folders", or a CSV file with a column `path`.
 
     Beside it are the columns `label` or `index` or, for a regression, `value` or one column for
@@ -105,7 +102,7 @@ def truth_from_name(name: str, output: OutputKind) -> GroundTruth:
     return GroundTruth(facts, lambda _: Fact(None))
 
 
-def _facts(name: str, output: OutputKind) -> dict[str, Fact]:
+def _facts(name: str, output: Scores) -> dict[str, Fact]:
     """Return what a CSV file says, by the key of each path."""
     facts: dict[str, Fact] = {}
     first_rows: dict[str, int] = {}
@@ -143,7 +140,7 @@ def _facts(name: str, output: OutputKind) -> dict[str, Fact]:
     return facts
 
 
-def _reader(names: Sequence[str], output: OutputKind) -> Callable[[dict[str, str]], Fact]:
+def _reader(names: Sequence[str], output: Scores) -> Callable[[dict[str, str]], Fact]:
     """Return what makes a fact of a row with these columns."""
     if output.function == "none":
         one = len(output.labels) == 1 and "value" in names
@@ -234,6 +231,4 @@ def _both(one: Fact, other: Fact) -> Fact:
 
 def _key(path: str) -> str:
     """Return one spelling for all of a file on this machine."""
-    if is_url(path) or is_store(path):
-        return path
-    return os.path.abspath(path)  # noqa: PTH100
+    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100

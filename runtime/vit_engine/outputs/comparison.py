@@ -4,19 +4,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.outputs.kinds import OutputKind
-from vit_engine.outputs.scores import DEFAULT_THRESHOLD, Logits
 
 
 class Comparison:
     """Counts and errors of all batches so far; the errors of no image are 0.
 
     `agreement` is the share of images on which the two agree, as their kind of output means it: on
-    the best label, or on which labels reach `threshold`. It is None for values, which have errors.
+    the best label, on which labels reach `threshold`, or on vectors whose cosine does. It is None
+    for values, which have errors.
     Errors are those of scikit-learn: means over labels, by the same weight for each.
     """
 
-    def __init__(self, output: OutputKind, threshold: float = DEFAULT_THRESHOLD) -> None:
-        self._output, self._threshold = output, threshold
+    def __init__(self, output: OutputKind, threshold: float | None = None) -> None:
+        self._output = output
+        self._threshold = output.default_threshold if threshold is None else threshold
         self.images = self.different = 0
         self._counted = False  # whether there is anything to agree on
         self.max_abs_diff, self._low, self._high = 0.0, np.inf, -np.inf
@@ -24,7 +25,7 @@ class Comparison:
         self._absolute, self._squares = columns.copy(), columns.copy()
         self._shift, self._sum, self._spread = columns, columns.copy(), columns.copy()
 
-    def add(self, found: Logits, expected: NDArray[np.floating]) -> NDArray[np.bool_]:
+    def add(self, found: NDArray[np.float32], expected: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Count a batch (N, ...); return of each image whether the two agree, (0,) for values."""
         same = self._output.agreements(found, expected, threshold=self._threshold)
         self._counted |= bool(same.size)

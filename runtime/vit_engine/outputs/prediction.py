@@ -62,6 +62,10 @@ class Prediction:
             "error_code": self.error_code,
         }
 
+    def packed(self) -> dict[str, Any]:
+        """Return the row in short, which is the same."""
+        return self.to_dict()
+
 
 def failed(path: str | None, error: ImageError) -> Prediction:
     """Return the prediction of an image that could not be read or decoded."""

@@ -1,7 +1,7 @@
 """Scores over labels, the output of a classifier: from logits to labels, and how two agree."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -53,7 +53,6 @@ class Scores:
     labels: tuple[str, ...]
     function: ScoreKind
 
-    options: ClassVar[type[ScoreOptions]] = ScoreOptions
     columns: ClassVar[Mapping[str, Any]] = {
         "label": str,
         "index": int,
@@ -61,6 +60,9 @@ class Scores:
         "topk": [{"label": str, "index": int, "score": float}],
     }
     """Of a row, between its path and its error; [x] is a list of x."""
+
+    element: ClassVar[str] = "logit"
+    default_threshold: ClassVar[float] = DEFAULT_THRESHOLD
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -137,6 +139,11 @@ class Scores:
         """The widest that a table shows beside a label."""
         return "-1.23457e-05" if self.function == "none" else "100.0%"
 
+    @property
+    def cell_texts(self) -> Collection[str]:
+        """The texts of a table's cells."""
+        return self.short_labels.values()
+
     def cells(self, prediction: Prediction) -> list[tuple[str, str]]:
         """Return what a table shows of an image, best first: numbers, and labels in short."""
         form = "{:.6g}" if self.function == "none" else "{:.1%}"
@@ -191,8 +198,10 @@ class Scores:
             indices = np.argsort(-np.abs(a - b), kind="stable")[:DEFAULT_TOP_K].tolist()
         return [(self.labels[i], float(a[i]), float(b[i])) for i in indices]
 
-    def mismatch(self, other: "Scores") -> str:
+    def mismatch(self, other: object) -> str:
         """Say why the outputs of two models cannot be compared; "" where they can."""
+        if not isinstance(other, Scores):
+            return "it gives vectors, the model gives labels"
         if self.function != other.function:
             return f"its scores are {other.function}, the model's are {self.function}"
         if len(self.labels) != len(other.labels):

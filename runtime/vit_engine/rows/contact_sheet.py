@@ -1,4 +1,4 @@
-"""A contact sheet: a run's images and labels as one HTML page to look at."""
+"""A contact sheet: a run's images, with labels or nearest others, as one page to look at."""
 
 import base64
 import io
@@ -14,13 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_engine.artefact.contract import Contract
-from vit_engine.classifier import LabelledBatch
+from vit_engine.artefact.contract import Contract, EmbeddingOutput
 from vit_engine.errors import printable
+from vit_engine.image_model import LabelledBatch
 from vit_engine.machine.atomic import write_whole
+from vit_engine.outputs.embeddings import Embedding, nearest_others
 
 MAX_IMAGES, MAX_ERRORS = 600, 600
 """The most that a sheet shows: a random sample of more images, the first of more errors."""
+
+MAX_OTHERS = 8
+"""The nearest others that are shown of an image with a vector."""
 
 SIDE = 144
 """Pixels of a thumbnail's side; about 5 KB each."""
@@ -40,6 +44,8 @@ class Section:
 
 class ContactSheet:
     """Takes a run's batches as they come and keeps a bounded sample of them.
+
+    Of a model that gives vectors each image is shown with its nearest others in that sample.
 
     A thumbnail is the model's own input: it shows what resizing and cropping left of an image.
     `before` is how many rows a resumed run had already: the sheet says that it lacks their images.
@@ -69,8 +75,11 @@ class ContactSheet:
             place = self._place()
             if place is None or pixels is None:
                 continue
-            scores = [[score.label, float(f"{score.score:.6g}")] for score in prediction.topk]
-            image = {"path": name, "order": order, "topk": scores, "image": thumbnail(pixels)}
+            image = {"path": name, "order": order, "image": thumbnail(pixels)}
+            if isinstance(prediction, Embedding):
+                image["vector"] = np.array(prediction.vector)
+            else:
+                image["topk"] = [[s.label, float(f"{s.score:.6g}")] for s in prediction.topk]
             self._images[place : place + 1] = [image]
 
     @property
@@ -80,14 +89,17 @@ class ContactSheet:
 
     def write(self, path: Path, sections: Sequence[Section] = ()) -> None:
         """Write the page, the sections before its images, whole or not at all."""
-        identity = self._contract.identity
+        identity, output = self._contract.identity, self._contract.output
+        images = sorted(self._images, key=lambda image: image["order"])
+        if isinstance(output, EmbeddingOutput):
+            images = _beside_nearest(images)
         data = {
             "model": f"{identity.model} {identity.precision}",
-            "score": self._contract.output.score,
+            "score": "cosine" if isinstance(output, EmbeddingOutput) else output.score,
             "labelled": self._labelled,
             "failed": self._failed,
             "before": self._before,
-            "images": sorted(self._images, key=lambda image: image["order"]),
+            "images": images,
             "errors": self._errors,
             "sections": [asdict(section) for section in sections],
         }
@@ -102,6 +114,24 @@ class ContactSheet:
             return len(self._images)
         place = self._random.randrange(self._labelled)
         return place if place < MAX_IMAGES else None
+
+
+def _beside_nearest(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the images with their nearest others on the sheet, for labels: path, cosine, index."""
+    if not images:
+        return []
+    k = min(MAX_OTHERS, len(images) - 1)
+    indices, cosines = nearest_others(np.stack([image["vector"] for image in images]), k)
+    return [
+        {name: value for name, value in image.items() if name != "vector"}
+        | {
+            "topk": [
+                [images[j]["path"], round(cosine, 4), j]
+                for j, cosine in zip(others, near, strict=True)
+            ]
+        }
+        for image, others, near in zip(images, indices.tolist(), cosines.tolist(), strict=True)
+    ]
 
 
 def is_sheet(path: Path) -> bool:

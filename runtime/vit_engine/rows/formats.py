@@ -1,12 +1,12 @@
-"""Predictions as rows: JSON lines, CSV, a table to read, or Parquet."""
+"""Results as rows: JSON lines, CSV, a table to read, Parquet, or vectors as .npy."""
 
 import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
 from vit_engine.outputs import csv_dialect
-from vit_engine.outputs.kinds import OutputKind
-from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.embeddings import Embeddings
+from vit_engine.outputs.kinds import OutputKind, Result
+from vit_engine.outputs.scores import Scores
+from vit_engine.rows import vectors
 from vit_engine.rows.text_table import Table
+from vit_engine.rows.vectors import VectorType
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = ("table", "jsonl", "csv", "parquet")
+FORMATS = ("table", "jsonl", "csv", "parquet", "npy")
 """The names of the formats."""
 
-_ROWS_A_GROUP = 65_536
+_ROWS_A_GROUP, _VECTORS_A_GROUP = 65_536, 8_192
 _LONGEST_ROW = 2**24  # bytes: the labels of a row are some hundred bytes each
 
 
@@ -34,20 +37,22 @@ class Format:
     """How rows are written: a header, then a line for each.
 
     `convert` writes the final file (second path) from the file of those lines (first path), for a
-    format that is not made of lines; with None the lines are the format.
+    format that is not made of lines; with None the lines are the format. `beside` writes more
+    files in the same way, by what is appended to the name of the final one.
     """
 
-    line: Callable[[Prediction], bytes]
+    line: Callable[[Result], bytes]
     header: bytes = b""
     convert: Callable[[Path, Path], None] | None = None
+    beside: Mapping[str, Callable[[Path, Path], None]] = field(default_factory=dict)
 
 
-def jsonl_line(prediction: Prediction) -> bytes:
+def jsonl_line(prediction: Result) -> bytes:
     """Return one JSON document; bytes of a path that are not UTF-8 are lone surrogates in it."""
     return json.dumps(prediction.to_dict()).encode() + b"\n"
 
 
-def csv_line(prediction: Prediction) -> bytes:
+def csv_line(prediction: Result) -> bytes:
     """Return one CSV record: lists are JSON within their cell, a path has the bytes it has on disk.
 
     A text that a spreadsheet would run as a formula gets an apostrophe before it.
@@ -55,22 +60,47 @@ def csv_line(prediction: Prediction) -> bytes:
     return _csv(_cell(value, prediction) for value in prediction.to_dict().values())
 
 
-def _cell(value: Any, prediction: Prediction) -> Any:
+def _cell(value: Any, prediction: Result) -> Any:
     if isinstance(value, list):
         return json.dumps(value) if prediction.error is None else None
     return csv_dialect.escaped(value) if isinstance(value, str) else value
 
 
-def parquet_from_jsonl(output: OutputKind, lines: Path, path: Path) -> None:
-    """Write the rows of a JSON Lines file as Parquet, a row group at a time."""
-    import pyarrow as pa
+def packed_line(prediction: Result) -> bytes:
+    """Return what a file of rows is made of that is not made of lines: short JSON."""
+    return json.dumps(prediction.packed()).encode() + b"\n"
+
+
+def parquet_from_lines(
+    schema: "pa.Schema", lines: Path, path: Path, *, failed_last: bool = False
+) -> None:
+    """Write packed lines as Parquet, a row group at a time."""
     import pyarrow.parquet as pq
 
-    schema = arrow_schema(output)
-    with lines.open("rb") as file, pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while group := [json.loads(line) for line in islice(file, _ROWS_A_GROUP)]:
-            rows = [row | arrow_path(row["path"]) for row in group]
-            writer.write_table(pa.Table.from_pylist(rows, schema))
+    rows = _packed(lines)
+    if failed_last:
+        rows = (row for failed in (False, True) for row in _packed(lines, failed=failed))
+    size = _VECTORS_A_GROUP if vectors.COLUMN in schema.names else _ROWS_A_GROUP
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := [row | arrow_path(row["path"]) for row in islice(rows, size)]:
+            writer.write_table(vectors.arrow_table(group, schema))
+
+
+def npy_from_lines(output: Embeddings, dtype: str, lines: Path, path: Path) -> None:
+    """Write the vectors of packed lines as an array (N, size), without those that failed."""
+    count = sum(1 for _ in _packed(lines, failed=False))
+    found = (row[vectors.COLUMN] for row in _packed(lines, failed=False))
+    vectors.write_npy(path, found, (count, output.size), dtype)
+
+
+def _packed(lines: Path, *, failed: bool | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of packed lines, with `failed` those that have an error, or those that have
+    none.
+    """
+    with lines.open("rb") as file:
+        for row in map(json.loads, file):
+            if failed is None or failed == (row["error"] is not None):
+                yield row
 
 
 def arrow_path(path: str) -> dict[str, Any]:
@@ -92,12 +122,27 @@ def columns_of(output: OutputKind) -> tuple[str, ...]:
 
 
 def format_from_name(
-    name: str, output: OutputKind, *, width: int | None = None, colour: bool = False
+    name: str,
+    output: OutputKind,
+    *,
+    width: int | None = None,
+    colour: bool = False,
+    dtype: VectorType | None = None,
+    model: str = "",
 ) -> Format:
     """Return the format of a name in FORMATS for rows of a kind; `width` and `colour` are Table's.
 
-    UsageError for Parquet where pyarrow is not installed.
+    `dtype` is what numbers of vectors are stored as, by default float32, and `model` is named with
+    them. UsageError for what the rows or this format have none of, and for Parquet and .npy where
+    pyarrow is not installed.
     """
+    if name == "npy" and isinstance(output, Scores):
+        raise UsageError(".npy is for vectors, and the model gives labels; use --format parquet")
+    if dtype and (isinstance(output, Scores) or name not in ("parquet", "npy")):
+        raise UsageError(
+            f"--vectors {dtype} is for the vectors of an embedding model as Parquet or .npy; leave "
+            "it out"
+        )
     if name == "table":
         return Format(Table(output, width, colour).line)
     if name == "csv":
@@ -108,9 +153,15 @@ def format_from_name(
         import pyarrow.parquet  # noqa: F401
     except ImportError as e:
         raise UsageError(
-            f"Parquet needs pyarrow; {pip_install('parquet')}, or use --format jsonl"
+            f"{name.capitalize()} needs pyarrow; {pip_install('parquet')}, or use --format jsonl"
         ) from e
-    return Format(jsonl_line, convert=partial(parquet_from_jsonl, output))
+    schema = arrow_schema(output, dtype or "float32", model)
+    if name == "npy" and isinstance(output, Embeddings):
+        beside = schema.remove(schema.get_field_index(vectors.COLUMN))
+        rows = partial(parquet_from_lines, beside, failed_last=True)
+        array = partial(npy_from_lines, output, dtype or "float32")
+        return Format(packed_line, convert=array, beside={vectors.ROWS_BESIDE: rows})
+    return Format(packed_line, convert=partial(parquet_from_lines, schema))
 
 
 def format_name(path: Path) -> str:
@@ -124,8 +175,8 @@ def format_name(path: Path) -> str:
     return name
 
 
-def arrow_schema(output: OutputKind) -> "pa.Schema":
-    """Return the columns of Parquet: those of a row, and `raw`."""
+def arrow_schema(output: OutputKind, dtype: VectorType = "float32", model: str = "") -> "pa.Schema":
+    """Return the columns of Parquet: those of a row, and `raw`; vectors are those of a model."""
     import pyarrow as pa
 
     def arrow(kind: Any) -> "pa.DataType":
@@ -135,7 +186,7 @@ def arrow_schema(output: OutputKind) -> "pa.Schema":
             return pa.struct([(name, arrow(of)) for name, of in kind.items()])
         return {str: pa.string(), int: pa.int64(), float: pa.float64()}[kind]
 
-    return pa.schema(
+    schema = pa.schema(
         [
             pa.field("path", pa.string(), nullable=False),
             ("raw", pa.binary()),
@@ -144,6 +195,9 @@ def arrow_schema(output: OutputKind) -> "pa.Schema":
             ("error_code", pa.string()),
         ]
     )
+    if isinstance(output, Embeddings):
+        return vectors.with_vectors(schema, output, dtype, model)
+    return schema
 
 
 def are_rows(path: Path) -> bool:
@@ -153,6 +207,8 @@ def are_rows(path: Path) -> bool:
         path.open("rb") as file,
     ):
         start = file.readline(_LONGEST_ROW)
+        if start.startswith(vectors.NPY_MAGIC):  # ours where the rows beside it are
+            return are_rows(path.with_name(path.name + vectors.ROWS_BESIDE))
         if start.startswith(b"PAR1"):
             import pyarrow.parquet as pq
 

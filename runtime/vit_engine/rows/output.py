@@ -26,7 +26,7 @@ def output_to(place: OutputFile | Path | None, format_name: Format, *, resume: b
     if resume:
         raise UsageError("--resume needs the rows in a file; name it with -o")
     if format_name.convert is not None:
-        raise UsageError("Parquet needs a file; name it with -o")
+        raise UsageError("Parquet and .npy need a file; name it with -o")
     if place is None:
         return StreamOutput(sys.stdout.buffer, "stdout", format_name)
     name = printable(str(place))

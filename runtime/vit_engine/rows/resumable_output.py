@@ -16,7 +16,7 @@ from typing import Self
 from vit_engine.errors import UsageError, WriteError, one_line, printable
 from vit_engine.machine.atomic import replacing, sync_folder
 from vit_engine.machine.output_file import PARTIAL, STATE, OutputFile
-from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.kinds import Result
 from vit_engine.rows.formats import Format
 from vit_engine.rows.resume_state import ResumeState, Settings
 from vit_engine.sources.sample import Sample
@@ -85,7 +85,7 @@ class ResumableOutput:
         self._begun = True
         return samples
 
-    def write(self, predictions: Iterable[Prediction]) -> None:
+    def write(self, predictions: Iterable[Result]) -> None:
         """Add a batch of rows; they are safe once a chunk is full or old enough."""
         for prediction in predictions:
             self._rows.append(self._form.line(prediction))
@@ -120,8 +120,9 @@ class ResumableOutput:
                 self._partial.replace(self._target.path)
                 sync_folder(self._partial.parent)
             else:
-                with replacing(self._target.path) as whole:
-                    self._form.convert(self._partial, whole)
+                for suffix, write in (*self._form.beside.items(), ("", self._form.convert)):
+                    with replacing(self._target.beside(suffix)) as whole:
+                        write(self._partial, whole)
                 self._partial.unlink()
             self._finished = True
             self._state_path.unlink(missing_ok=True)

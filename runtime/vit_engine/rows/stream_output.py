@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Self
 
 from vit_engine.errors import WriteError
-from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.kinds import Result
 from vit_engine.rows.formats import Format
 from vit_engine.rows.resume_state import Settings
 from vit_engine.sources.sample import Sample
@@ -22,7 +22,7 @@ class StreamOutput:
         self._put(self._form.header)
         return samples
 
-    def write(self, predictions: Iterable[Prediction]) -> None:
+    def write(self, predictions: Iterable[Result]) -> None:
         """Add rows and flush them."""
         lines = []
         for prediction in predictions:

@@ -1,12 +1,13 @@
 """Rows as a table to read: columns that align, and no wider than the terminal."""
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from vit_engine.errors import printable
-from vit_engine.outputs.kinds import OutputKind
-from vit_engine.outputs.prediction import Prediction
+from vit_engine.outputs.kinds import OutputKind, Result
 
 _PATH = 32  # cells of the paths where the width is not known, and the most that labels have
 _LEAST_PATH, _MOST_PATH = 12, 60
@@ -36,12 +37,13 @@ class Table:
 
     @cached_property
     def _label(self) -> int:
-        longest = max(_cells(printable(name)) for name in self.output.short_labels.values())
+        longest = max(_cells(printable(text)) for text in self.output.cell_texts)
         room = self.width - self._path - 2 - self._number - 1 if self.width else _PATH
         return max(1, min(longest, room, _PATH))
 
-    def line(self, prediction: Prediction) -> bytes:
-        """Return a row's line: path, then percentages and labels, or the error."""
+    def line(self, prediction: Result) -> bytes:
+        """Return a row's line: path, then numbers and labels, or the error."""
+        cells_of: Callable[[Any], list[tuple[str, str]]] = self.output.cells
         path = printable(prediction.path or "-")
         left = self.width and self.width - self._path - 2
         if prediction.error is not None:
@@ -50,7 +52,7 @@ class Table:
         else:
             column = self._number + 1 + self._label
             maximum = max(1, (left + 2) // (column + 2)) if left else None
-            cells = [self._cell(*cell) for cell in self.output.cells(prediction)[:maximum]]
+            cells = [self._cell(*cell) for cell in cells_of(prediction)[:maximum]]
             text = "  ".join([self._in(_BOLD, cells[0]), *cells[1:]]) if cells else "-"
         path = _cut(path, self._path, at_start=True) if self.width else path
         return f"{_padded(path, self._path)}  {text.rstrip()}\n".encode()

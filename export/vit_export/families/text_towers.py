@@ -1,0 +1,127 @@
+"""The text towers of CLIP, MetaCLIP 2 and SigLIP, by the names in config.json."""
+
+from dataclasses import replace
+from typing import Any
+
+from vit_engine.errors import CheckpointError
+from vit_export.families.family import Config, Family, Names, StoredShapes, renamed
+from vit_export.families.text_config import TextConfig
+from vit_export.families.transformers.config import vit_numbers
+from vit_export.families.transformers.names import VISION_TOWER
+from vit_export.families.values import count, section
+
+SIGLIP_LENGTH = 64
+"""Tokens that transformers' pipeline pads SigLIP's texts to, and cuts them off at."""
+
+LEGACY_EOS = 2
+"""What configs of CLIP from before transformers' #24773 say, whatever the end of a text is."""
+
+
+def _numbers(text: Config, defaults: dict[str, Any], epsilon: float) -> dict[str, Any]:
+    return {
+        **vit_numbers({**defaults, **text}, epsilon_default=epsilon),
+        "prefix": (),
+        "positions": "none",
+        "pooled": ("patches",),
+        "vocabulary": count({**defaults, **text}, "vocab_size", 0),
+        "rows": count({**defaults, **text}, "max_position_embeddings", 0),
+    }
+
+
+def clip_form(config: Config, _: StoredShapes) -> TextConfig:
+    """Read config.json; absent keys have the values of transformers' CLIPTextConfig."""
+    text = section(config, "text_config")
+    defaults = {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_attention_heads": 8,
+        "hidden_act": "quick_gelu",
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+    }
+    numbers = _numbers(text, defaults, 1e-5)
+    eos = count(text, "eos_token_id", 49407)
+    return TextConfig(
+        **numbers | {"no_bias": ("head",)},
+        causal=True,
+        length=numbers["rows"],
+        pooled_at="highest" if eos == LEGACY_EOS else eos,
+    )
+
+
+def metaclip_2_form(config: Config, shapes: StoredShapes) -> TextConfig:
+    """Read config.json as CLIP's; here an end of 2 is meant."""
+    eos = count(section(config, "text_config"), "eos_token_id", 49407)
+    return replace(clip_form(config, shapes), pooled_at=eos)
+
+
+def siglip_form(config: Config, _: StoredShapes) -> TextConfig:
+    """Read config.json; absent keys have the values of transformers' SiglipTextConfig."""
+    defaults = {
+        "hidden_act": "gelu_pytorch_tanh",
+        "vocab_size": 32000,
+        "max_position_embeddings": 64,
+    }
+    return TextConfig(
+        **_numbers(section(config, "text_config"), defaults, 1e-6),
+        length=SIGLIP_LENGTH,
+        pads_to_length=True,
+    )
+
+
+_TOWER: Names = {
+    **{
+        ours: theirs
+        for ours, theirs in renamed(VISION_TOWER, r"^vision_model\.", "text_model.").items()
+        if ours.startswith("blocks.")
+    },
+    "words": "text_model.embeddings.token_embedding.weight",
+    "positions": "text_model.embeddings.position_embedding.weight",
+    "norm": "text_model.final_layer_norm",
+    "head": "text_projection",
+}
+
+CLIP_TEXT = Family(
+    model_type="clip",
+    architecture="CLIPModel",
+    model_config=clip_form,
+    conventions=(_TOWER,),
+    unread=(
+        "vision_model.",
+        "visual_projection.",
+        "logit_scale",
+        "logit_bias",
+        "text_model.embeddings.position_ids",
+    ),
+    image_processor="",
+)
+
+METACLIP_2_TEXT = replace(
+    CLIP_TEXT,
+    model_type="metaclip_2",
+    architecture="MetaClip2Model",
+    model_config=metaclip_2_form,
+)
+
+SIGLIP_TEXT = replace(
+    CLIP_TEXT,
+    model_type="siglip",
+    architecture="SiglipModel",
+    model_config=siglip_form,
+    conventions=({**_TOWER, "head": "text_model.head"},),
+)
+
+TEXT_FAMILIES = (CLIP_TEXT, METACLIP_2_TEXT, SIGLIP_TEXT)
+
+
+def text_family_from_config(config: Config) -> Family:
+    """Return the family whose text tower a config.json tells of; CheckpointError if none does."""
+    for family in TEXT_FAMILIES:
+        found = config.get("architectures") or [family.architecture]
+        if config.get("model_type") == family.model_type and found == [family.architecture]:
+            return family
+    known = ", ".join(family.architecture for family in TEXT_FAMILIES)
+    raise CheckpointError(
+        f"it has no text tower: config.json describes model_type {config.get('model_type')!r}, "
+        f"architectures {config.get('architectures')}; texts are for {known}"
+    )
