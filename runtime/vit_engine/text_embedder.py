@@ -1,5 +1,6 @@
 """Texts in, vectors out, for the search among vectors of images: the Python API of text towers."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.artefact.metadata import read_text_contract
+from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
 from vit_engine.artefact.text_contract import INPUT, TextContract
 from vit_engine.errors import ArtefactError, MachineError, UsageError, one_line, printable
+from vit_engine.machine import processor
 from vit_engine.machine.installation import pip_install
 from vit_engine.providers.availability import import_onnxruntime
 
@@ -24,16 +27,21 @@ BATCH = 64
 class TextEmbedder:
     """An open text tower, which runs on the CPU; `embed` is thread-safe."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, optimize_graph: bool) -> None:
         self.contract, tokenizer = read_text_contract(path)
         check_integrity(path, self.contract)
         self._tokenizer = tokenizer_from_json(tokenizer, self.contract)
         ort = import_onnxruntime()
         settings = ort.SessionOptions()
         settings.log_severity_level = 4  # errors are raised as well
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path",
+            os.fsencode(path.resolve().parent),
+        )
+        source = graph_for_cpu(path) if optimize_graph and processor.is_x86() else str(path)
         try:
             self._session = ort.InferenceSession(
-                str(path), settings, providers=["CPUExecutionProvider"]
+                source, settings, providers=["CPUExecutionProvider"]
             )
         except Exception as e:  # ONNX Runtime's have no common base
             raise ArtefactError(
@@ -41,13 +49,13 @@ class TextEmbedder:
             ) from e
 
     @classmethod
-    def load(cls, path: str | Path) -> "TextEmbedder":
-        """Open a file of `vit-export --text`.
+    def load(cls, path: str | Path, *, optimize_graph: bool = True) -> "TextEmbedder":
+        """Open a file of `vit-export --text`, its graph adapted to this processor by default.
 
         Raises ArtefactError for a file that is none, MachineError where the library of its
         tokenizer, or ONNX Runtime, is not there.
         """
-        return cls(Path(path))
+        return cls(Path(path), optimize_graph=optimize_graph)
 
     @property
     def space(self) -> str:
