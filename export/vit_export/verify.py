@@ -12,12 +12,13 @@ from vit_engine.artefact.contract import EmbeddingParity, Parity, Precision
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.errors import ParityError, ProviderError, UsageError
-from vit_engine.images.preprocess import normalized, pixels_from_image, rgb_from_image
+from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.embeddings import Embeddings, cosines, recall
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.parity import Bounds, check_parity
 from vit_engine.outputs.scores import Scores
+from vit_engine.providers.tensors import normalized
 from vit_engine.sources.sample import Sample
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.eager import eager_outputs, eager_pixels, eager_versions

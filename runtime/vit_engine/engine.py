@@ -17,28 +17,15 @@ from numpy.typing import NDArray
 from vit_engine.artefact import metadata
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.integrity import check_integrity, check_state, state_of
-from vit_engine.errors import (
-    MachineError,
-    ProviderError,
-    UsageError,
-    format_limit,
-    one_line,
-)
-from vit_engine.images.preprocess import feed_from_pixels
+from vit_engine.errors import MachineError, ProviderError, UsageError, format_limit, one_line
 from vit_engine.options import DEFAULTS, EngineOptions
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.providers.provider import Provider, Session, SessionClosedError, SessionSpec
+from vit_engine.providers.sessions import is_out_of_memory
 from vit_engine.providers.table import candidates, log_fallback
+from vit_engine.providers.tensors import feed_from_pixels
 
 log = logging.getLogger(__name__)
-
-OUT_OF_MEMORY = (
-    "failed to allocate memory for requested buffer",  # ONNX Runtime's arena
-    "is smaller than requested bytes",  # the same at its limit
-    "out of memory",  # CUDA, TensorRT
-    "status_alloc_failed",  # cuBLAS, cuDNN
-)
-"""What an error says when device memory has run out, in lower case."""
 
 
 class Engine:
@@ -78,12 +65,7 @@ class Engine:
         self._callers = ThreadPoolExecutor(self.in_flight, thread_name_prefix="engine")
 
     @classmethod
-    def open(
-        cls,
-        model: str | Path,
-        options: EngineOptions = DEFAULTS,
-        **changes: Any,
-    ) -> "Engine":
+    def open(cls, model: str | Path, options: EngineOptions = DEFAULTS, **changes: Any) -> "Engine":
         """Open the artefact at a path, or "demo", by options of EngineOptions: `provider="cpu"`.
 
         "auto" takes CUDA where a session on it opens, else the CPU. Raises ArtefactError for a file
@@ -111,7 +93,7 @@ class Engine:
                 open_session,
                 max_batch=options.max_batch or chosen.default_batch(options),
                 in_flight=chosen.in_flight,
-                survives_fork=chosen.kind == "cpu",
+                survives_fork=not chosen.is_gpu,
             )
 
         first, *rest = candidates(spec)
@@ -134,15 +116,11 @@ class Engine:
         """
         input_spec = self.contract.input
         is_feed = batch.dtype == input_spec.dtype and batch.shape[1:] == input_spec.image_shape
-        is_images = batch.dtype == np.uint8 and batch.shape[1:] == (
-            input_spec.height,
-            input_spec.width,
-            3,
-        )
-        if not (is_feed or is_images):
+        height, width = input_spec.height, input_spec.width
+        if not is_feed and (batch.dtype != np.uint8 or batch.shape[1:] != (height, width, 3)):
             raise UsageError(
                 f"the batch is {batch.dtype} {batch.shape}, the model takes "
-                f"uint8 (N, {input_spec.height}, {input_spec.width}, 3)"
+                f"uint8 (N, {height}, {width}, 3)"
             )
         parts: list[NDArray[np.float32]] = []
         done = 0
@@ -274,9 +252,3 @@ def _leave_sessions_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_sessions_to_parent)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error of ONNX Runtime says that memory has run out."""
-    text = str(error).lower()
-    return any(phrase in text for phrase in OUT_OF_MEMORY)

@@ -16,6 +16,9 @@ AUTO: Choice = "auto"
 CHOICES: tuple[Choice, ...] = (AUTO, *get_args(ProviderName))
 DEFAULT_PROVIDER: Choice = AUTO
 
+GPU_PROVIDERS = ("tensorrt", "cuda")
+"""Those that run on a GPU; the others run on the CPU."""
+
 Compute = Literal["f32", "bf16"]
 """The arithmetic of what an artefact has in float, where a provider leaves a choice."""
 
@@ -49,6 +52,11 @@ class EngineOptions:
             value = getattr(self, name)
             if value is not None or name == "device":
                 object.__setattr__(self, name, checked_int(name, value, minimum=minimum))
+
+    @property
+    def may_use_gpu(self) -> bool:
+        """Whether this choice of provider can end on a GPU."""
+        return self.provider in (AUTO, *GPU_PROVIDERS)
 
     @property
     def compute_threads(self) -> int:

@@ -6,8 +6,7 @@ import pytest
 
 from support import Run
 from vit_engine.artefact.metadata import path_from_name, read_contract
-from vit_engine.errors import ArtefactError
-from vit_engine.machine.suggestions import did_you_mean
+from vit_engine.errors import ArtefactError, did_you_mean
 
 EXPORT = "--fp16 -o vit.onnx' first, then '-m vit.onnx'"
 DEMO = "try the bundled model with '-m demo'"

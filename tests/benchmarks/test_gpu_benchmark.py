@@ -18,7 +18,7 @@ from comparison.harness.worker_process import Process
 from comparison.job import Contender, Job
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
-from vit_engine.providers.buckets import BucketSession, buckets_up_to
+from vit_engine.providers.buckets import BucketSession
 from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
 
@@ -43,13 +43,7 @@ def test_batches_that_overlap_get_their_own_answers(
 
     def bucketed(largest: int) -> BucketSession:
         session = open_session(SessionSpec(tiny_artefact, contract), {"cpu": {}})
-        return BucketSession(
-            session,
-            contract,
-            device=("cpu", 0),
-            buckets=buckets_up_to(largest),
-            graphs=False,
-        )
+        return BucketSession(session, contract, largest, device=("cpu", 0), graphs=False)
 
     with Engine(contract, "cpu", bucketed, max_batch=8, in_flight=2) as engine:
         session = Session(job)

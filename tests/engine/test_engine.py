@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.engine import Engine, is_out_of_memory
+from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError, UsageError
-from vit_engine.providers.buckets import BucketSession, buckets_up_to, smallest_that_fits
+from vit_engine.providers.buckets import BucketSession, buckets_up_to
 from vit_engine.providers.provider import SessionSpec
-from vit_engine.providers.sessions import open_session
+from vit_engine.providers.sessions import is_out_of_memory, open_session
 
 Pixels = NDArray[np.uint8]
 CLOSE = 1e-4
@@ -32,8 +32,8 @@ def bucketed(path: Path, largest: int) -> BucketSession:
     return BucketSession(
         open_session(spec, {"cpu": {}}),
         spec.contract,
+        largest,
         device=("cpu", 0),
-        buckets=buckets_up_to(largest),
         graphs=True,  # the CPU provider ignores the graphs' numbers
     )
 
@@ -57,7 +57,6 @@ def expected(tiny_artefact: Path) -> NDArray[np.float32]:
 
 def test_buckets_are_powers_of_two_and_the_largest() -> None:
     assert [buckets_up_to(n) for n in (1, 2, 3, 8)] == [(1,), (1, 2), (1, 2, 3), (1, 2, 4, 8)]
-    assert [smallest_that_fits((1, 2, 4, 6), n) for n in (1, 2, 3, 4, 5, 6)] == [1, 2, 4, 4, 6, 6]
 
 
 @pytest.mark.parametrize("provider", ["cpu", "auto"])
@@ -185,7 +184,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.providers.buckets import BucketSession, buckets_up_to
+from vit_engine.providers.buckets import BucketSession
 from vit_engine.engine import Engine
 from vit_engine.errors import ProviderError
 
@@ -202,9 +201,7 @@ def opened(largest):
     options.log_severity_level = 4
     options.add_session_config_entry("session.use_env_allocators", "1")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return BucketSession(
-        session, contract, device=("cpu", 0), buckets=buckets_up_to(largest), graphs=False
-    )
+    return BucketSession(session, contract, largest, device=("cpu", 0), graphs=False)
 
 
 pixels = np.random.default_rng(0).integers(0, 256, (most, 32, 32, 3), np.uint8)

@@ -221,7 +221,7 @@ from vit_engine import engine
 from vit_engine.errors import ProviderError
 from vit_engine.providers.cpu import CPU
 
-engine.candidates = lambda *request: (replace(CPU, name="cuda", kind="gpu"),)
+engine.candidates = lambda *request: (replace(CPU, name="cuda"),)
 vit = Classifier.load("demo")
 want = labels(vit)
 

@@ -276,10 +276,10 @@ def test_without_pytorch_it_is_said(installed: bool, monkeypatch: pytest.MonkeyP
 
     found = [Reference()] if installed else []
     monkeypatch.setattr("vit_engine.evaluation.against.entry_points", lambda **_: found)
-    contract = read_contract(path_from_name("demo"))
     with (
+        Classifier.load("demo", provider="cpu") as vit,
         pytest.raises(MachineError, match=r"needs PyTorch and vit-export .*; .*pip install"),
-        opened("pytorch:demo", contract, EngineOptions("cpu"), threshold=0.5, thumbnails=False),
+        opened("pytorch:demo", vit, Classifier.load, threshold=0.5, thumbnails=False),
     ):
         pass
 

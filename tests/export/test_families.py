@@ -32,11 +32,11 @@ from vit_engine.artefact.contract import Precision
 from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
-from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.options import DEFAULTS
 from vit_engine.providers.cuda import CUDA
 from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
+from vit_engine.providers.tensors import feed_from_pixels
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
 from vit_export.eager import eager_outputs

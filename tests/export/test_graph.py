@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support import write_checkpoint
 from vit_engine.engine import Engine
-from vit_engine.images.preprocess import normalized
+from vit_engine.providers.tensors import normalized
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
 from vit_export.eager import eager_model

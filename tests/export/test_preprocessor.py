@@ -13,7 +13,8 @@ from transformers import AutoImageProcessor
 
 from vit_engine.artefact.contract import FILTERS, Preprocessing
 from vit_engine.errors import CheckpointError
-from vit_engine.images.preprocess import normalized, pixels_from_image
+from vit_engine.images.preprocess import pixels_from_image
+from vit_engine.providers.tensors import normalized
 from vit_export.packages.preprocessor import (
     PREPROCESSOR,
     PROCESSOR,

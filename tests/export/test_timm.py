@@ -18,20 +18,21 @@ from support.graphs import (
     drawn_images,
     logits_of,
 )
-from vit_engine.artefact.contract import Precision
+from vit_engine.artefact.contract import Pooling, Precision
 from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
-from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.providers.provider import SessionSpec
 from vit_engine.providers.sessions import open_session
+from vit_engine.providers.tensors import feed_from_pixels
 from vit_export.artefact import export
 from vit_export.checkpoints.canonical import canonical
-from vit_export.checkpoints.checkpoint import Checkpoint, load
+from vit_export.checkpoints.checkpoint import Checkpoint, VectorOptions, load
 from vit_export.eager import eager_outputs
 from vit_export.families.model_config import ModelConfig
+from vit_export.families.pooling import PARTS
 from vit_export.families.timm.architectures import ARCHITECTURES
-from vit_export.families.timm.vision_transformer import family_from_timm
+from vit_export.families.timm.vision_transformer import POOLS, family_from_timm
 from vit_export.files.json_file import read_json
 from vit_export.graph.choices import Io
 from vit_export.packages.timm import IMAGENET, labels_from_timm
@@ -86,6 +87,10 @@ CASES: dict[str, dict[str, Any]] = {
     "vit_base_patch16_siglip_gap_224": SMALL | {"img_size": 64},
     "vit_so400m_patch14_siglip_gap_384": SMALL | {"img_size": 62},  # 6 pixels over
     "vit_so400m_patch16_siglip_gap_256": SMALL | {"img_size": 64},
+    "vit_base_patch16_siglip_224": SMALL | {"img_size": 64},
+    "vit_so150m_patch16_reg4_map_256": SMALL | {"img_size": 64},
+    "vit_small_patch16_dinov3": SMALL | {"img_size": 64},
+    "vit_small_plus_patch16_dinov3_qkvb": SMALL | {"img_size": 64},
     "vit_medium_patch16_rope_reg1_gap_256": SMALL | {"img_size": 64},
     "vit_small_patch16_rope_224": SMALL | {"img_size": 64},
     "vit_small_patch16_rope_ape_224": SMALL | {"img_size": 64},
@@ -136,7 +141,7 @@ def randomise(model: torch.nn.Module) -> None:
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
             if ("norm" in name and name.endswith("weight")) or "gamma" in name:
                 parameter.normal_(1.0, 0.2)
-            elif "token" in name or "pos_embed" in name:
+            elif "token" in name or "latent" in name or "pos_embed" in name:
                 parameter.normal_(0, 0.02)
             elif parameter.dim() == 1 or "relative" in name:
                 parameter.normal_(0, 0.02 if stream else 1.0)
@@ -238,9 +243,40 @@ def test_what_transformers_saves_of_it(tmp_path: Path, architecture: str) -> Non
     state = load_file(plain.folder / "model.safetensors")
     save_file({f"timm_model.{k}": v for k, v in state.items()}, folder / "model.safetensors")
     wrapped = load(str(folder))
-    assert (wrapped.model_config, wrapped.labels) == (plain.model_config, plain.labels)
+    assert (wrapped.model_config, wrapped.output) == (plain.model_config, plain.output)
     np.testing.assert_array_equal(logits(wrapped), logits(plain))
     np.testing.assert_array_equal(eager_outputs(wrapped, IMAGES), eager_outputs(plain, IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "labels", "pooling"),
+    [
+        ("vit_small_patch14_reg4_dinov2", 0, None),
+        ("vit_small_patch14_reg4_dinov2", 7, "cls+mean"),
+        ("vit_betwixt_patch16_reg4_gap_256", 0, None),
+        ("vit_base_patch32_clip_quickgelu_224", 7, None),
+        ("beit_base_patch16_224", 0, "cls"),
+        ("eva02_tiny_patch14_224", 7, None),
+        ("vit_small_patch16_dinov3", 0, None),
+        ("vit_base_patch16_siglip_224", 0, None),
+        ("vit_base_patch16_siglip_224", 7, "mean"),
+        ("vit_so150m_patch16_reg4_map_256", 0, None),
+    ],
+)
+@pytest.mark.parametrize("grid", [None, 3])
+def test_vectors_are_those_of_timm(
+    tmp_path: Path, architecture: str, labels: int, pooling: Pooling | None, grid: int | None
+) -> None:
+    folder = write_timm(tmp_path, architecture, labels=labels, **CASES[architecture])
+    vectors = VectorOptions(pooling, normalized=grid is None)
+    checkpoint = load(str(folder), vectors=vectors)
+    size = grid and grid * checkpoint.model_config.patch_size
+    checkpoint = load(str(folder), vectors=vectors, image_size=size)
+    found, expected = logits(checkpoint), eager_outputs(checkpoint, IMAGES)
+    assert found.shape == (len(IMAGES), 128 if pooling == "cls+mean" else 64)
+    across = np.ptp(expected, axis=0).max()
+    assert across > 0.05 * np.ptp(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=BOUND * across)
 
 
 def test_labels_of_imagenet() -> None:
@@ -269,7 +305,7 @@ def other_traits(model_config: ModelConfig) -> Iterator[dict[str, Any]]:
     if model_config.pooled == ("patches",):
         if model_config.prefix[:1] == (("cls", 1),):
             yield {"pooled": ("cls",)}
-    else:
+    elif model_config.pooled != ("map",):
         yield {"pooled": ("patches",) * len(model_config.pooled)}
     if model_config.norm == "pooled" and "patches" in model_config.pooled:
         yield {"norm": "tokens"}
@@ -277,7 +313,8 @@ def other_traits(model_config: ModelConfig) -> Iterator[dict[str, Any]]:
         yield {"rotary": None}
         yield {"rotary": replace(rotary, theta=rotary.theta / 2)}
         yield {"rotary": replace(rotary, columns_first=not rotary.columns_first)}
-        yield {"rotary": replace(rotary, reference_grid=model_config.grid + 1)}
+        if not rotary.centered:
+            yield {"rotary": replace(rotary, reference_grid=model_config.grid + 1)}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -294,7 +331,7 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
     assert model_config.heads == block.attn.num_heads
     assert {m.eps for m in model.modules() if hasattr(m, "eps")} == {model_config.layer_norm_eps}
     assert {ACTIVATIONS[act] for act in acts} == {model_config.hidden_act}
-    assert ("avg" if model_config.pooled == ("patches",) else "token") == model.global_pool
+    assert PARTS[POOLS[model.global_pool]] == model_config.pooled[:1]
     assert not getattr(model, "pool_include_prefix", False)
     assert type(block) in BLOCKS
     assert {type(m) for m in model.modules() if "Norm" in type(m).__name__} == {
@@ -307,7 +344,9 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
         angles = model_config.rotary.angles(
             model_config.grid, model_config.hidden_size // model_config.heads
         )
-        np.testing.assert_allclose(turned, np.sin(angles).repeat(2, axis=1), atol=1e-5)
+        sines = np.sin(angles)
+        pairs = np.tile(sines, 2) if model_config.rotary.in_halves else sines.repeat(2, axis=1)
+        np.testing.assert_allclose(turned, pairs, atol=1e-5)
     found = canonical(zeros(shapes), family, model_config, 7)
     assert found.keys() == {name for name, _ in model_config.shapes(7)}
 

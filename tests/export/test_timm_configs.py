@@ -1,5 +1,6 @@
 """What is read of a timm checkpoint without timm: its architecture, its labels, its words."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import pytest
 
 from support.timm_folder import CONFIG, SHAPES, write_timm_folder
+from vit_engine.artefact.contract import Pooling
 from vit_engine.errors import CheckpointError
-from vit_export.checkpoints.checkpoint import load
+from vit_engine.outputs.scores import Scores
+from vit_export.checkpoints.checkpoint import VectorOptions, load
 from vit_export.eager import eager_outputs
 from vit_export.families.timm.vision_transformer import family_from_timm
 from vit_export.packages.timm import labels_from_timm
@@ -27,7 +30,7 @@ def test_a_model_as_either_library_saves_it(tmp_path: Path) -> None:
     }
     wrapped = load(write_timm_folder(tmp_path / "wrapper", wrapper, SHAPES, "timm_model."))
     assert plain.model_config == wrapped.model_config
-    assert plain.labels == wrapped.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert plain.output == wrapped.output == Scores(("LABEL_0", "LABEL_1", "LABEL_2"), "softmax")
     assert plain.tensors.keys() == wrapped.tensors.keys()
     assert (
         plain.model_config.heads,
@@ -42,19 +45,19 @@ def test_a_model_as_either_library_saves_it(tmp_path: Path) -> None:
         ({"architecture": "resnet50"}, SHAPES, ["'resnet50' is not supported", "EVA-02"]),
         ({"architecture": "swin_tiny_patch4_window7_224"}, SHAPES, ["is not supported"]),
         (
-            {"architecture": "vit_base_patch16_siglip_224"},
+            {"architecture": "vit_base_patch16_siglip_gap_225"},
             SHAPES,
-            ["vit_base_patch16_siglip_224", "vit_base_patch16_siglip_gap_224"],
+            ["vit_base_patch16_siglip_gap_225", "vit_base_patch16_siglip_gap_224"],
         ),
         ({"architecture": "naflexvit_base_patch16_gap"}, SHAPES, ["is not supported"]),
         ({"model_args": {"use_naflex": True}}, SHAPES, ["use_naflex"]),
         ({"model_args": {"qk_norm": True}}, SHAPES, ["qk_norm"]),
-        ({"model_args": {"global_pool": "map"}}, SHAPES, ["'map'", "token"]),
+        ({"model_args": {"global_pool": "max"}}, SHAPES, ["'max'", "token"]),
         ({"model_args": {"act_layer": "mish", "num_heads": 2}}, SHAPES, ["'mish'", "gelu_tanh"]),
         ({"model_args": {"embed_dim": 16}}, SHAPES, ["16 channels", "must have num_heads"]),
         ({"model_args": {"num_heads": 2, "img_size": [32, 48]}}, SHAPES, ["[32, 48]", "squares"]),
-        ({"num_classes": 0}, without("head"), ["backbone"]),
-        ({}, without("head"), ["no head", "backbone"]),
+        ({"num_classes": 0}, without("head"), ["backbone", "--embed"]),
+        ({}, without("head"), ["no head", "--embed"]),
         ({}, without("cls_token") | {"pos_embed": (1, 4, 16)}, ["no cls_token"]),
         ({}, without("patch_embed.proj.weight"), ["patch_embed.proj.weight is missing"]),
         ({}, without("blocks.0.attn.proj.weight"), ["blocks.0.attn.proj.weight", "is missing"]),
@@ -65,7 +68,7 @@ def test_a_model_as_either_library_saves_it(tmp_path: Path) -> None:
         ),
         ({}, SHAPES | {"fc_norm.weight": (16,), "fc_norm.bias": (16,)}, ["before and after"]),
         ({}, SHAPES | {"pos_embed": (1, 7, 16)}, ["7 rows"]),
-        ({"num_classes": 4}, SHAPES, ["head.weight", "4 labels"]),
+        ({"num_classes": 4}, SHAPES, ["head.weight", "expected (4, 16)"]),
     ],
 )
 def test_what_is_refused(
@@ -75,6 +78,33 @@ def test_what_is_refused(
         load(write_timm_folder(tmp_path, CONFIG | change, shapes))
     for word in words:
         assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "pooling", "words"),
+    [
+        ({}, "map", "--pool map: this model has cls, mean, cls+mean"),
+        (
+            {"model_args": {"num_heads": 2, "global_pool": "avg"}},
+            "pooler",
+            "has mean, cls, cls+mean",
+        ),
+        ({"model_args": {"num_heads": 2, "global_pool": ""}}, "cls", "global_pool is ''"),
+    ],
+)
+def test_a_pooling_that_it_lacks(
+    tmp_path: Path, change: dict[str, Any], pooling: Pooling, words: str
+) -> None:
+    folder = write_timm_folder(tmp_path, CONFIG | {"num_classes": 0} | change, without("head"))
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        load(folder, vectors=VectorOptions(pooling))
+
+
+def test_a_distilled_model_gives_no_vectors(tmp_path: Path) -> None:
+    """timm averages two tokens there."""
+    shapes = SHAPES | {"dist_token": (1, 1, 16), "pos_embed": (1, 6, 16)}
+    with pytest.raises(CheckpointError, match="the mean of two tokens"):
+        load(write_timm_folder(tmp_path, CONFIG, shapes), vectors=VectorOptions())
 
 
 def test_labels() -> None:

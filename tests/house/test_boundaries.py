@@ -24,6 +24,7 @@ SEEN_BY_THE_EXPORTER = {
     "machine.installation",  # what to type for an extra
     "providers.availability",  # ONNX Runtime, as it is imported with its telemetry off
     "providers.sessions",  # the session setting that keeps int8 products exact
+    "providers.tensors",  # normalized pixels
     "providers.tensorrt",  # the profile that Triton's configuration repeats
 }
 

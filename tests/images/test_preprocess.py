@@ -13,7 +13,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from vit_engine.artefact.contract import FILTERS, Preprocessing
 from vit_engine.errors import ImageError
-from vit_engine.images.preprocess import normalized, pixels_from_image, rgb_from_image
+from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
+from vit_engine.providers.tensors import normalized
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F")

@@ -144,14 +144,12 @@ def test_a_session_that_opened_elsewhere_is_refused(tiny_artefact: Path) -> None
 
 
 def test_libraries_are_loaded_or_told_to_be_absent() -> None:
-    found = libraries.load("libm.so.6")
-    assert found.problem is None
-    lost = libraries.load("libnvnothing.so.3")
-    assert lost.absent and lost.stem == "libnvnothing"
+    assert libraries.load("libm.so.6") is None
+    assert "cannot open shared object file" in str(libraries.load("libnvnothing.so.3"))
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
-def test_tensorrt_is_found_in_its_package_and_another_version_is_told(tmp_path: Path) -> None:
+def test_tensorrt_is_found_in_its_package(tmp_path: Path) -> None:
     package = tmp_path / "tensorrt_libs"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -164,16 +162,15 @@ def test_tensorrt_is_found_in_its_package_and_another_version_is_told(tmp_path: 
 
     code = (
         "from vit_engine.machine import libraries\n"
-        "print(libraries.load('libnvinfer.so.10').problem is None)\n"
-        "print(libraries.other_tensorrt())\n"
+        "print(libraries.load('libnvinfer.so.10') is None)\n"
     )
     write("libnvinfer.so.11", 110000)
     _, out, err = python(code, path=tmp_path)
-    assert out.split() == ["False", "libnvinfer.so.11"], err
+    assert out.split() == ["False"], err
     write("libnvinfer.so.10", 101401)
     rc, out, err = python(code + "print(libraries.tensorrt_version())", path=tmp_path)
     assert rc == 0, err
-    assert out.split() == ["True", "libnvinfer.so.11", "10.14.1"]
+    assert out.split() == ["True", "10.14.1"]
 
 
 def test_limits_of_the_machine() -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from support import ROOT
+from support.embedding_model import write_embedding_model
 from vit_engine.artefact import metadata
 from vit_engine.image_model import LabelledBatch
 from vit_engine.outputs.prediction import Prediction, Score
-from vit_engine.rows.contact_sheet import MAX_IMAGES, ContactSheet
+from vit_engine.rows.contact_sheet import MAX_IMAGES, MAX_OTHERS, ContactSheet
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 
@@ -102,6 +103,37 @@ def browser(tmp_path_factory):
         return done.stdout
 
     return load
+
+
+def test_vectors_are_shown_with_their_nearest_others(browser, run_command, tmp_path):
+    """A real run's page: each image's others are those of an exact search, and can be followed."""
+    write_embedding_model(tmp_path / "clip.onnx")
+    line = ["-m", tmp_path / "clip.onnx", "--provider", "cpu", ROOT / "examples"]
+    out = ["-o", tmp_path / "v.npy", "--html", tmp_path / "sheet.html"]
+    assert run_command("vit-infer", *line, *out).returncode == 0
+    vectors = np.load(tmp_path / "v.npy")
+    cosines = vectors @ vectors.T - 2 * np.eye(len(vectors))
+    images = data_of((tmp_path / "sheet.html").read_text())["images"]
+    for image, row in zip(images, cosines, strict=True):
+        assert [j for *_, j in image["topk"]] == np.argsort(-row)[:MAX_OTHERS].tolist()
+        for path, cosine, j in image["topk"]:
+            assert path == images[j]["path"] and cosine == pytest.approx(row[j], abs=1e-4)
+    script = """<script>
+    const first = () => document.querySelector("#grid article .name").title;
+    $("sort").value = "down"; show(); const nearest = first();
+    document.querySelector("#grid article .row").click();
+    document.body.append(element("pre", "", JSON.stringify([nearest, first(), $("count").innerText,
+      document.querySelectorAll("#grid article img.near").length, $("label").hidden])));
+    </script></body>"""
+    driven = tmp_path / "driven.html"
+    driven.write_text((tmp_path / "sheet.html").read_text().replace("</body>", script))
+    (text,) = re.findall(
+        r'<pre class="">(.*?)</pre>|<pre>(.*?)</pre>', browser(driven, "--dump-dom")
+    )
+    nearest, followed, count, others, hidden = json.loads("".join(text))
+    assert nearest == images[cosines.max(1).argmax()]["path"] and hidden
+    assert followed == next(i for i in images if i["path"] == nearest)["topk"][0][0]
+    assert (count, others) == ("1 shown", MAX_OTHERS)
 
 
 def test_hostile_names_and_labels_stay_text(browser, contract, tmp_path):

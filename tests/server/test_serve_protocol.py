@@ -49,7 +49,7 @@ import tritonclient.http as triton
 
 url, path = sys.argv[1:]
 saved = np.load(path)
-pixels, expected, labels = saved["pixels"], saved["logits"], [str(l) for l in saved["labels"]]
+pixels, expected = saved["pixels"], saved["logits"]
 client = triton.InferenceServerClient(url)
 assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("demo")
 assert client.is_model_ready("demo", "1") and not client.is_model_ready("nobody")
@@ -62,10 +62,9 @@ config = client.get_model_config("demo", "1")
 assert config["max_batch_size"] >= 1 and config["input"][0]["data_type"] == "TYPE_UINT8"
 
 def infer(binary_in, binary_out, **options):
-    classes = options.pop("class_count", 0)
     given = triton.InferInput("pixels", list(pixels.shape), "UINT8")
     given.set_data_from_numpy(pixels, binary_data=binary_in)
-    wanted = triton.InferRequestedOutput("logits", binary_data=binary_out, class_count=classes)
+    wanted = triton.InferRequestedOutput("logits", binary_data=binary_out)
     return client.infer("demo", [given], outputs=[wanted], **options)
 
 for binary_in in (True, False):
@@ -78,14 +77,6 @@ for binary_in in (True, False):
             assert answer.get_response()["id"] == "7"
 answer = infer(True, True, response_compression_algorithm="gzip")
 np.testing.assert_allclose(answer.as_numpy("logits"), expected, atol=1e-3)
-for binary_out in (True, False):
-    words = infer(True, binary_out, class_count=2).as_numpy("logits")
-    assert words.shape == (len(pixels), 2)
-    for row, (first, second) in zip(expected, words):
-        text = first.decode() if isinstance(first, bytes) else first
-        score, index, label = text.split(":")
-        assert int(index) == row.argmax() and label == labels[row.argmax()]
-        assert abs(float(score) - row.max()) < 1e-3
 given = triton.InferInput("pixels", list(pixels.shape), "UINT8")
 given.set_data_from_numpy(pixels)
 assert client.infer("demo", [given]).as_numpy("logits").shape == expected.shape
@@ -113,8 +104,7 @@ def test_tritons_client(
 ) -> None:
     if any(importlib.util.find_spec(m) is None for m in ("tritonclient", "geventhttpclient")):
         pytest.skip("tritonclient[http] is not installed")
-    labels = server.ask("/info").json["models"][0]["contract"]["output"]["labels"]
-    np.savez(tmp_path / "saved.npz", pixels=pixels, logits=logits, labels=labels)
+    np.savez(tmp_path / "saved.npz", pixels=pixels, logits=logits)
     ended = subprocess.run(
         [sys.executable, "-c", CLIENT, server.url.removeprefix("http://"), tmp_path / "saved.npz"],
         capture_output=True,
@@ -189,7 +179,7 @@ def test_an_artefact_of_normalised_floats(
     tmp_path_factory: pytest.TempPathFactory, logits: np.ndarray[Any, Any], pixels: Any
 ) -> None:
     """--io hf: the tensor is float32, and images are normalised here."""
-    from vit_engine.images.preprocess import normalized
+    from vit_engine.providers.tensors import normalized
     from vit_export.artefact import export
     from vit_export.checkpoints.checkpoint import load
 
@@ -256,10 +246,8 @@ def hostile(pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
         "another output": request(one) | {"outputs": [{"name": "scores"}]},
         "no output": request(one) | {"outputs": []},
         "output twice": request(one) | {"outputs": [{"name": "logits"}] * 2},
-        "classes negative": request(one)
-        | {"outputs": [{"name": "logits", "parameters": {"classification": -1}}]},
-        "classes of strings": request(one)
-        | {"outputs": [{"name": "logits", "parameters": {"classification": "2"}}]},
+        "labels, which are not given": request(one)
+        | {"outputs": [{"name": "logits", "parameters": {"classification": 2}}]},
         "binary of strings": request(one)
         | {"outputs": [{"name": "logits", "parameters": {"binary_data": "yes"}}]},
         "id of a number": request(one) | {"id": 7},

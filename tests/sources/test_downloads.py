@@ -21,10 +21,11 @@ from PIL import Image
 
 from vit_engine.errors import ImageError
 from vit_engine.sources import downloads, urls
-from vit_engine.sources.downloads import bytes_from_url, is_url
+from vit_engine.sources.downloads import bytes_from_url
 from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.read import bytes_from_item
 from vit_engine.sources.sample import Limits, Sample
+from vit_engine.sources.urls import is_url
 
 _FILE = io.BytesIO()
 Image.new("RGB", (9, 7), "teal").save(_FILE, "PNG")
@@ -669,7 +670,7 @@ def test_fuzzed_answers(inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_telling_a_url_loads_no_network() -> None:
     code = (
-        "import sys; from vit_engine.sources import read; from vit_engine.sources.downloads import "
+        "import sys; from vit_engine.sources import read; from vit_engine.sources.urls import "
         "is_url; assert is_url('http://x'); "
         "print(*{'urllib.request', 'http', 'ssl', 'socket', 'email'} & set(sys.modules))"
     )

@@ -22,7 +22,7 @@ from support import ROOT, Run, children
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources.archives import gunzipped, tar_members, tars
 from vit_engine.sources.archives.gunzipped import Gunzipped
-from vit_engine.sources.archives.tar_members import MAX_NAME
+from vit_engine.sources.archives.tar_members import MAX_NAME, TarMembers
 from vit_engine.sources.archives.tars import items_from_tar, members_of
 from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.read import bytes_from_item
@@ -93,22 +93,32 @@ def written(request, tmp_path) -> Callable[[bytes], str]:
 
 
 def walked(
-    path: str, *, all_files: bool = False, limits: Limits = LIMITS
-) -> Iterator[Sample | str]:
+    path: str,
+    *,
+    all_files: bool = False,
+    limits: Limits = LIMITS,
+    report_progress: Callable[[], None] = lambda: None,
+) -> Iterator[Sample]:
     """What the child does, in this process."""
-    return members_of(path, all_files, limits, lambda: None)
+    return members_of(
+        TarMembers(
+            path,
+            all_files=all_files,
+            limits=limits,
+            skipped=Counter(),
+            report_progress=report_progress,
+        )
+    )
 
 
 def through_child(path: str, *, all_files: bool = False) -> Iterator[Sample]:
-    return items_from_tar(path, all_files=all_files)
+    return items_from_tar(path, all_files=all_files, skipped=Counter())
 
 
-def rows(path: str, find: Callable[..., Iterator[Sample | str]] = walked, **options):
+def rows(path: str, find: Callable[..., Iterator[Sample]] = walked, **options):
     """(name, code) of each item, None for the archive's own; the bytes of sound ones are read."""
     found = []
     for item in find(path, **options):
-        if isinstance(item, str):
-            continue
         try:
             code = "" if bytes_from_item(item) == PNG else "other bytes"
         except ImageError as e:
@@ -118,7 +128,7 @@ def rows(path: str, find: Callable[..., Iterator[Sample | str]] = walked, **opti
 
 
 def words(path: str) -> list[str]:
-    return [str(i.error) for i in walked(path) if isinstance(i, Sample) and i.error]
+    return [str(i.error) for i in walked(path) if i.error]
 
 
 A, B, C = member("a.png"), member("b.png"), member("c.png")
@@ -370,7 +380,7 @@ def test_progress_is_told_while_a_member_is_passed_over(tmp_path):
     """The child gives signs of life by it, so that a long search is not taken for a hang."""
     path, calls = tmp_path / "shard.tar.gz", []
     path.write_bytes(gzip.compress(A + header("x.bin", 2**25) + bytes(2**25) + B))
-    found = members_of(str(path), False, LIMITS, lambda: calls.append(1))
+    found = walked(str(path), report_progress=lambda: calls.append(1))
     assert len(list(found)) == 2
     assert len(calls) > 32
 
@@ -437,7 +447,7 @@ def peak_memory(statement: str, *arguments: str) -> list[int]:
     return [int(n) for n in done.stdout.split()]
 
 
-LIST = "list(items_from_tar(sys.argv[1], all_files=False))"
+LIST = "list(items_from_tar(sys.argv[1], all_files=False, skipped={}))"
 
 
 def test_claims_take_no_memory(written):
@@ -467,7 +477,7 @@ def test_large_members_wait_their_turn(tmp_path):
     path.write_bytes(gzip.compress(A) + b"".join(members) + gzip.compress(B))
     label = """from vit_engine.classifier import Classifier
         with Classifier.load("demo", provider="cpu") as vit:
-            items = items_from_tar(sys.argv[1], all_files=False)
+            items = items_from_tar(sys.argv[1], all_files=False, skipped={})
             found = [p.error_code for batch in vit.stream(items) for p in batch.predictions]
             assert found[0] is None and found[-1] == "too_large" and len(found) < 20, found"""
     peak, child = peak_memory(label, str(path))
@@ -555,8 +565,6 @@ def seen(path: Path, data: bytes) -> list[tuple[str, str | None, bytes | None]]:
     path.write_bytes(data)
     found = []
     for item in walked(str(path)):
-        if isinstance(item, str):
-            continue
         try:
             found.append((item.path, None, bytes_from_item(item)))
         except ImageError as e:

@@ -1,6 +1,5 @@
 """A model that gives vectors: pixels times a random matrix, small enough to make in a moment."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,19 @@ def write_embedding_model(
     *,
     seed: int = 0,
     noise: float = 0.0,
+    scale: float = 1.0,
     normalized: bool = True,
     space: str = SPACE,
     size: int = SIZE,
 ) -> Contract:
-    """Write an artefact; `noise` moves its weights by that share of their spread."""
+    """Write an artefact; `noise` is a share of its weights' spread, `scale` their last factor."""
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=(SIDE * SIDE * 3, size)).astype(np.float32) / 100
     weights += noise / 100 * np.random.default_rng(99).normal(size=weights.shape)
     constants = {
         "flat": np.array([0, -1], np.int64),
         "half": np.array(127.5, np.float32),
-        "weights": weights.astype(np.float32),
+        "weights": (scale * weights).astype(np.float32),
     }
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
@@ -58,4 +58,4 @@ def write_embedding_model(
         output=EmbeddingOutput("embedding", size, "cls", normalized, space),
         parity=None,
     )
-    return write_metadata(path, replace(contract), path.stat().st_size)
+    return write_metadata(path, contract, path.stat().st_size)

@@ -11,7 +11,8 @@ from comparison.inputs.labelled_images import Photos
 from comparison.inputs.models import Model
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.images.decode import image_from_path
-from vit_engine.images.preprocess import normalized, pixels_from_image
+from vit_engine.images.preprocess import pixels_from_image
+from vit_engine.providers.tensors import normalized
 
 
 @dataclass(frozen=True)

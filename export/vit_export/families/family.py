@@ -27,8 +27,11 @@ Names = Mapping[str, str | Part]
 """One convention of naming: the name on disk of each canonical layer or tensor. A `*` in both is
 the number of a block; a layer's `.weight` and `.bias` are called so on both sides."""
 
-READ_BY: Mapping[Pooling, str] = {"pooler": ".pooler.dense.", "map": ".head."}
-"""The layers on disk that one pooling alone reads."""
+READ_BY: Mapping[Pooling, str] = {
+    "pooler": r"\.pooler\.dense\.",
+    "map": r"\.attn_pool\.|\.head\.(probe|attention|layernorm|mlp)\b",
+}
+"""The layers on disk that one pooling alone reads, as patterns."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Family:
         of_others = [
             part for pooling, part in READ_BY.items() if self.pooling not in (None, pooling)
         ]
-        if any(part in f".{name}" for part in of_others):
+        if any(re.search(part, f".{name}") for part in of_others):
             return False
         patterns = (re.escape(start).replace(r"\*", r"\d+") for start in self.unread)
         return not any(re.match(pattern, name) for pattern in patterns)

@@ -110,7 +110,7 @@ class ModelConfig:
     """What the last norm is of: each token, or what is pooled of them."""
     pooled: tuple[str, ...] = ("cls",)
     """What the head reads, side by side: tokens of the prefix, or the mean of the "patches"; or the
-    "map" alone, what a head that pools by attention makes of all tokens."""
+    "map" alone, what a head that pools by attention makes of the patches."""
     heads_averaged: bool = False
     """Whether each part of `pooled` has a head of its own, whose logits are averaged."""
     head: Literal["linear", "tanh", "none"] = "linear"

@@ -71,12 +71,12 @@ class ViT(nn.Module):
         """Return one part of what the head reads: (N, tokens, D) -> (N, D)."""
         model_config = self.model_config
         norm = self.norm if model_config.norm == "tokens" else None
-        if self.map:
-            return self.map(op, norm(op, x) if norm else x)
-        start, end = model_config.span(name)
+        start, end = model_config.span("patches" if self.map else name)
         tokens = 1 if model_config.pools_before_fc2 else model_config.num_output_tokens
         if tokens > 1 and (start, end) != (0, tokens):
             x = op.Slice(x, [start], [end], [1])
+        if self.map:
+            return self.map(op, norm(op, x) if norm else x)
         if tokens == 1 or end - start == 1:
             x = op.Squeeze(x, [1])
             return norm(op, x) if norm else x

@@ -1,8 +1,6 @@
 """preprocessor_config.json or processor_config.json, resolved as transformers would read it."""
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,66 +16,25 @@ from vit_engine.artefact.contract import (
 from vit_engine.errors import CheckpointError
 from vit_export.families.values import is_number, per_channel, positive
 from vit_export.files.json_file import read_json
+from vit_export.packages.processor_options import (
+    DEFAULTS,
+    Options,
+    fitted_sizes,
+    flag,
+    height_and_width,
+    kind_of,
+    size_of,
+    unsupported,
+)
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
 """Where transformers looks for an image processor, in this order; in the first it is nested."""
-
-Options = Mapping[str, Any]
-
-_COMMON: dict[str, Any] = {
-    "do_resize": True,
-    "size": {"height": 224, "width": 224},
-    "default_to_square": True,
-    "resample": 3,
-    "do_center_crop": None,
-    "crop_size": None,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-    "do_pad": None,
-    "pad_size": None,
-}
-_CROPPED: dict[str, Any] = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
-_CLIP: dict[str, Any] = _CROPPED | {
-    "size": {"shortest_edge": 224},
-    "default_to_square": False,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "ViT": _COMMON | {"resample": 2},
-    "DeiT": _COMMON | _CROPPED | {"size": {"height": 256, "width": 256}},
-    "Beit": _COMMON | _CROPPED | {"do_center_crop": False},
-    "Bit": _COMMON | _CLIP,
-    "CLIP": _COMMON | _CLIP,
-    "Siglip": _COMMON | {"default_to_square": False},
-    "DINOv3ViT": _COMMON
-    | {"resample": 2, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
-    "ConvNext": _COMMON
-    | {"size": {"shortest_edge": 384}, "default_to_square": False, "crop_pct": 224 / 256},
-}
-"""What transformers' image processors have where a file has no such key (their PIL forms)."""
-
-SIZES = ("size", "crop_size", "pad_size")
-"""The keys of lengths in pixels."""
 
 NEVER_PAD = ("Beit", "ConvNext")
 """Processors that pass over do_pad."""
 
 CONVNEXT_SQUASHES = 384
 """From which size a ConvNext processor squashes; below, it crops."""
-
-_TYPE = re.compile(rf"({'|'.join(DEFAULTS)})ImageProcessor(Fast|Pil)?")
-_SIZE_KEYS = (
-    {"height", "width"},
-    {"shortest_edge"},
-    {"shortest_edge", "longest_edge"},
-    {"longest_edge"},
-    {"max_height", "max_width"},
-    {"min_pixels", "max_pixels"},
-)
 
 
 @dataclass(frozen=True)
@@ -120,9 +77,9 @@ def preprocessing_from_config(
     `(u8 / 255 - mean / (255 r)) / (std / (255 r))`. `CheckpointError` for what is unsupported, and
     for what transformers refuses.
     """
-    kind = _kind(config, default_processor)
+    kind = kind_of(config, default_processor)
     options = DEFAULTS[kind] | dict(config) | fitted_sizes(config, default_processor, scale)
-    if not _flag(options, "do_resize"):
+    if not flag(options, "do_resize"):
         raise CheckpointError("the preprocessor does not resize (do_resize false); it must")
     mean, std = _normalisation(options)
     geometry = (_convnext if kind == "ConvNext" else _geometry)(options)
@@ -131,7 +88,7 @@ def preprocessing_from_config(
     if unsaid and geometry.rule == "shortest_edge" and geometry.resize[0] >= side:
         geometry = replace(geometry, crop=geometry.crop or (side, side))
     fill = (0, 0, 0)
-    if _flag(options, "do_pad") and kind not in NEVER_PAD:
+    if flag(options, "do_pad") and kind not in NEVER_PAD:
         geometry, fill = _padded(geometry, options, mean)
     if geometry.shape is None:
         raise CheckpointError(
@@ -156,43 +113,8 @@ def preprocessing_from_config(
     )
 
 
-def fitted_sizes(config: Options, default_processor: str, scale: float) -> dict[str, Any]:
-    """Return the sizes of an image processor, each multiplied by `scale` and rounded."""
-    options = DEFAULTS[_kind(config, default_processor)] | dict(config)
-    return {key: scaled(options[key], scale) for key in SIZES}
-
-
-def scaled(value: Any, scale: float) -> Any:
-    """Return a size, or a list or table of sizes, with each length multiplied and rounded."""
-    if isinstance(value, Mapping):
-        return {key: scaled(part, scale) for key, part in value.items()}
-    if isinstance(value, list):
-        return [scaled(part, scale) for part in value]
-    return round(value * scale) if _is_length(value) else value
-
-
-def _kind(config: Options, default: str) -> str:
-    name = config.get("image_processor_type")
-    if name is None:
-        name = config.get("feature_extractor_type")
-        name = default if name is None else str(name).replace("FeatureExtractor", "ImageProcessor")
-    if not (found := _TYPE.fullmatch(str(name))):
-        raise CheckpointError(
-            f"the preprocessor is a {name!r}; supported are the image processors of "
-            f"{', '.join(DEFAULTS)}"
-        )
-    return found[1]
-
-
-def _flag(options: Options, key: str) -> bool:
-    value = options[key]
-    if value is not None and not isinstance(value, bool):
-        raise CheckpointError(f"{key} is {value!r}, expected true, false or null")
-    return bool(value)
-
-
 def _geometry(options: Options) -> _Geometry:
-    size = _size(options, "size", to_square=bool(_flag(options, "default_to_square")))
+    size = size_of(options, "size", to_square=flag(options, "default_to_square"))
     match size:
         case {"shortest_edge": int(short), "longest_edge": int(long)}:
             geometry = _Geometry("edges", (short, long))
@@ -203,12 +125,12 @@ def _geometry(options: Options) -> _Geometry:
         case {"height": int(height), "width": int(width)}:
             geometry = _Geometry("squash", (height, width))
         case _:
-            raise _unsupported("size", options["size"])
+            raise unsupported("size", options["size"])
     return _cropped(geometry, options)
 
 
 def _convnext(options: Options) -> _Geometry:
-    size = _size(options, "size", to_square=bool(_flag(options, "default_to_square")))
+    size = size_of(options, "size", to_square=flag(options, "default_to_square"))
     side, share = size.get("shortest_edge"), options["crop_pct"]
     if side is None:
         raise CheckpointError(
@@ -218,7 +140,7 @@ def _convnext(options: Options) -> _Geometry:
         return _cropped(_Geometry("squash", (side, side)), options)
     if not is_number(share) or share <= 0 or int(side / share) < 1:
         raise CheckpointError(f"crop_pct is {share!r}, expected a share such as 0.875")
-    if _flag(options, "do_center_crop") and _height_and_width(options, "crop_size") != (side, side):
+    if flag(options, "do_center_crop") and height_and_width(options, "crop_size") != (side, side):
         raise CheckpointError(
             f"crop_size is {options['crop_size']!r} after a ConvNext processor's own crop to {side}"
         )
@@ -227,9 +149,9 @@ def _convnext(options: Options) -> _Geometry:
 
 
 def _cropped(geometry: _Geometry, options: Options) -> _Geometry:
-    if not _flag(options, "do_center_crop"):
+    if not flag(options, "do_center_crop"):
         return geometry
-    return replace(geometry, crop=_height_and_width(options, "crop_size"))
+    return replace(geometry, crop=height_and_width(options, "crop_size"))
 
 
 def _padded(
@@ -241,13 +163,13 @@ def _padded(
     all are of one shape.
     """
     black = (0, 0, 0)
-    if options["pad_size"] is None or _height_and_width(options, "pad_size") == geometry.shape:
+    if options["pad_size"] is None or height_and_width(options, "pad_size") == geometry.shape:
         return geometry, black
     if geometry.crop is not None:
         raise CheckpointError("the preprocessor crops and then pads; supported is either")
     if geometry.rule == "shortest_edge":
         raise CheckpointError("do_pad after a shortest_edge: images may be larger than pad_size")
-    height, width = _height_and_width(options, "pad_size")
+    height, width = height_and_width(options, "pad_size")
     # Of a shortest and a longest edge the second bounds both.
     largest = (geometry.resize[1],) * 2 if geometry.rule == "edges" else geometry.resize
     if height < largest[0] or width < largest[1]:
@@ -268,37 +190,6 @@ def _padded(
     return padded, (red, green, blue)
 
 
-def _size(options: Options, key: str, *, to_square: bool) -> dict[str, int]:
-    """Return a size by transformers' names for its parts, without those that are null or 0."""
-    value = options[key]
-    if value is None:
-        raise CheckpointError(f"{key} is null, expected a size; transformers refuses it too")
-    if type(value) is int:
-        value = {"height": value, "width": value} if to_square else {"shortest_edge": value}
-    if isinstance(value, list) and len(value) == 2:
-        value = {"height": value[0], "width": value[1]}
-    if not isinstance(value, dict) or set(value) not in _SIZE_KEYS:
-        raise _unsupported(key, options[key])
-    sizes = {name: part for name, part in value.items() if part is not None}
-    if not all(map(_is_length, sizes.values())):
-        raise _unsupported(key, options[key])
-    return sizes
-
-
-def _height_and_width(options: Options, key: str) -> tuple[int, int]:
-    size = _size(options, key, to_square=True)
-    if size.keys() != {"height", "width"}:
-        raise CheckpointError(f"{key} is {options[key]!r}, expected a height and a width")
-    return size["height"], size["width"]
-
-
-def _unsupported(key: str, value: Any) -> CheckpointError:
-    return CheckpointError(
-        f"{key} is {value!r}; supported are a number, [height, width], height with width, "
-        "shortest_edge alone or with longest_edge, max_height with max_width"
-    )
-
-
 def _filter(resample: Any) -> Filter:
     if type(resample) is not int or resample not in range(len(FILTERS)):
         raise CheckpointError(f"resample is {resample!r}, expected 0 to 5 (Pillow's filters)")
@@ -309,9 +200,9 @@ def _normalisation(
     options: Options,
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and std for pixels from 0 to 1."""
-    factor = positive(options, "rescale_factor", 1) if _flag(options, "do_rescale") else 1
+    factor = positive(options, "rescale_factor", 1) if flag(options, "do_rescale") else 1
     scale = MAX_COLOUR * factor
-    if not _flag(options, "do_normalize"):
+    if not flag(options, "do_normalize"):
         return (0.0, 0.0, 0.0), (1 / scale, 1 / scale, 1 / scale)
     mean, std = (per_channel(options, key) for key in ("image_mean", "image_std"))
     if 0 in std:
@@ -320,7 +211,3 @@ def _normalisation(
         (mean[0] / scale, mean[1] / scale, mean[2] / scale),
         (std[0] / scale, std[1] / scale, std[2] / scale),
     )
-
-
-def _is_length(value: Any) -> bool:
-    return type(value) is int and value > 0

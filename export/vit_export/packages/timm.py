@@ -3,6 +3,8 @@
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +14,7 @@ from vit_engine.errors import CheckpointError
 from vit_engine.machine.installation import pip_install
 from vit_export.families.family import Config, Family
 from vit_export.families.model_config import ModelConfig
-from vit_export.families.timm.vision_transformer import family_from_timm, is_timm
+from vit_export.families.timm.vision_transformer import POOLS, family_from_timm, is_timm
 from vit_export.families.values import is_number, per_channel, section
 from vit_export.files.json_file import read_json
 from vit_export.files.weight_files import weight_files
@@ -53,6 +55,10 @@ def labels_from_timm(config: Config) -> tuple[str, ...]:
     Where config.json names none, they are ImageNet's if there are as many.
     """
     number, pretrained = _label_count(config), section(config, "pretrained_cfg")
+    if number == 0:
+        raise CheckpointError(
+            "num_classes is 0, so it is a backbone without a head; --embed exports its vectors"
+        )
     names = config.get("label_names", pretrained.get("label_names"))
     if not names:
         return _imagenet(IMAGENET[number]) if number in IMAGENET else unnamed(number)
@@ -69,11 +75,7 @@ def _label_count(config: Config) -> int:
     pretrained = section(config, "pretrained_cfg")
     number = config.get("num_classes", config.get("num_labels", pretrained.get("num_classes")))
     if type(number) is not int or number < 0:
-        raise CheckpointError(f"num_classes is {number!r}, expected a whole number above 0")
-    if number == 0:
-        raise CheckpointError(
-            "num_classes is 0, so it is a backbone without a head; supported are classifiers"
-        )
+        raise CheckpointError(f"num_classes is {number!r}, expected a whole number")
     return number
 
 
@@ -166,20 +168,38 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
     model = timm.create_model(
         family.architecture,
         pretrained_cfg={k: v for k, v in config["pretrained_cfg"].items() if k in known},
-        **{**(config.get("model_args") or {}), "num_classes": _label_count(config)},
+        **{
+            **(config.get("model_args") or {}),
+            "num_classes": 0 if family.pooling else _label_count(config),
+        },
     )
     state: dict[str, Any] = {}
     for path in weight_files(folder):
         state |= timm.models.load_state_dict(str(path), weights_only=True)
-    read = {k.removeprefix("timm_model."): v for k, v in state.items() if family.reads(k)}
+    reads = replace(family, pooling=None).reads  # timm's model has what its own pooling reads
+    read = {k.removeprefix("timm_model."): v for k, v in state.items() if reads(k)}
     model.load_state_dict(read)
     model.float().eval()
     shape = (image_size, image_size)
     if not getattr(model, "dynamic_img_size", False) and model.patch_embed.img_size != shape:
         with warnings.catch_warnings(action="ignore"):  # torch's, of how timm resamples tables
             model.set_input_size(shape)
+    if family.pooling:
+        return lambda pixels: _vectors(model, family, pixels)
     found: Model = model
     return found
+
+
+def _vectors(model: Any, family: Family, pixels: Any) -> Any:
+    """Return vectors (N, size), not normalised: timm's own, or pooled otherwise of its tokens."""
+    import torch
+
+    tokens = model.forward_features(pixels)
+    if POOLS[model.global_pool] == family.pooling:
+        return model.forward_head(tokens, pre_logits=True)
+    parts = {"cls": tokens[:, 0], "mean": tokens[:, model.num_prefix_tokens :].mean(1)}
+    names = family.pooling.split("+") if family.pooling else ()
+    return model.fc_norm(torch.cat([parts[name] for name in names], dim=-1))
 
 
 def _processor(folder: Path, preprocessing: Preprocessing, _: float) -> Processor:
@@ -198,7 +218,7 @@ TIMM = Package(
     name="timm",
     owns=is_timm,
     family=family_from_timm,
-    vector_family=family_from_timm,
+    vector_family=partial(family_from_timm, vectors=True),
     labels=labels_from_timm,
     preprocessing=_preprocessing,
     resized_configs=_resized_configs,

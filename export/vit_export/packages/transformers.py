@@ -14,12 +14,10 @@ from vit_export.packages.package import CONFIG, Model, Package, Processor
 from vit_export.packages.preprocessor import (
     PREPROCESSOR,
     PROCESSOR,
-    SIZES,
-    fitted_sizes,
     preprocessing_from_config,
     processor_config,
-    scaled,
 )
+from vit_export.packages.processor_options import SIZES, fitted_sizes, scaled
 
 
 def _preprocessing(

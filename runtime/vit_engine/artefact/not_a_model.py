@@ -4,8 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from vit_engine.errors import printable
-from vit_engine.machine.suggestions import did_you_mean
+from vit_engine.errors import did_you_mean, printable
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
 _ID = re.compile(r"(hf:)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

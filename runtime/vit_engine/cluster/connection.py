@@ -15,7 +15,6 @@ from vit_engine.errors import MachineError, VitError, one_line
 from vit_engine.machine.installation import pip_install
 from vit_engine.machine.processor import usable_cores
 from vit_engine.options import DEFAULTS, EngineOptions
-from vit_engine.providers.table import may_use_gpu
 
 LOCAL = "local"
 """The address that starts a Ray here, for as long as the run takes."""
@@ -108,7 +107,7 @@ def _capacity(nodes: list[dict[str, Any]], workers: Workers, *, here: bool) -> C
     cpus, gpus = (sum(node.get(kind, 0) for node in alive) for kind in ("CPU", "GPU"))
     a_gpu = workers.gpus
     if a_gpu is None:
-        a_gpu = 1 if gpus and may_use_gpu(workers.engine.provider) else 0
+        a_gpu = 1 if gpus and workers.engine.may_use_gpu else 0
     if a_gpu:
         a_cpu, threads = 1, workers.engine.threads
     else:

@@ -110,13 +110,9 @@ def dataset(folder: Folder) -> "ds.Dataset":
 
 def items_from_table(table: "pa.Table") -> list[Sample]:
     """Return the items of some rows of a manifest."""
-    names = (
-        *("path", "raw", "error", "error_code"),
-        *("file", "start", "size", "unpacked", "crc"),
-    )
     columns = [
         table[name].to_pylist() if name in table.column_names else [None] * len(table)
-        for name in names
+        for name in schema().names[1:]
     ]
     return [
         Sample(
@@ -124,7 +120,7 @@ def items_from_table(table: "pa.Table") -> list[Sample]:
             span=None if file is None else ByteRange(os.fsdecode(file), *span),
             error=None if code is None else ImageError(code, error),
         )
-        for path, raw, error, code, file, *span in zip(*columns, strict=True)
+        for path, raw, file, *span, error, code in zip(*columns, strict=True)
     ]
 
 

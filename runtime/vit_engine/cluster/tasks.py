@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.artefact.contract import Input
 from vit_engine.cluster import manifest
-from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, VitError
 from vit_engine.image_model import ImageModel
 from vit_engine.images.decode_pool import DecodeJob
@@ -23,10 +21,9 @@ from vit_engine.outputs.kinds import Result
 from vit_engine.outputs.scores import Selection
 from vit_engine.rows.formats import arrow_path, arrow_schema
 from vit_engine.rows.vectors import VectorType, arrow_table
-from vit_engine.sources.downloads import is_url
-from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.read import bytes_from_item
 from vit_engine.sources.sample import Sample
+from vit_engine.sources.urls import is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +92,7 @@ def _fetched(samples: Sequence[Sample], given: Decoding) -> Iterator[Sequence[Sa
     """Yield the items in parts that have slots, those from elsewhere with their bytes."""
 
     def is_here(item: Sample) -> bool:
-        return item.error is not None or not (is_store(item.path) or is_url(item.path))
+        return item.error is not None or not is_remote(item.path)
 
     def fetch(item: Sample) -> Sample:
         if is_here(item):
@@ -152,12 +149,10 @@ class Labeller:
             raise self._opened
         vit = self._opened
         codes = table["error_code"].to_pylist()
-        batch = _pixels(table, vit.contract.input)
+        batch = _pixels(table, vit)
         if table["error_code"].null_count < len(codes):
             batch = batch[[code is None for code in codes]]
-        found: Iterator[Result] = vit.output.results(
-            _logits(vit.engine, batch), self._given.selection
-        )
+        found: Iterator[Result] = vit.output.results(_logits(vit, batch), self._given.selection)
         rows: list[dict[str, Any]] = []
         for row_id, item, error, code in zip(
             table["row_id"].to_pylist(),
@@ -176,15 +171,16 @@ class Labeller:
         return arrow_table(rows, schema.insert(0, pa.field("row_id", pa.int64())))
 
 
-def _logits(engine: Engine, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _logits(vit: ImageModel, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Run the batch in parts, through the engine's own threads: an actor's calls may overlap."""
-    parts = _parts(batch, engine.max_batch) if len(batch) else [batch]
-    return np.concatenate([f.result() for f in [engine.submit(part) for part in parts]])
+    parts = _parts(batch, vit.engine.max_batch) if len(batch) else [batch]
+    return np.concatenate([f.result() for f in [vit.engine.submit(part) for part in parts]])
 
 
-def _pixels(table: "pa.Table", given: Input) -> NDArray[np.uint8]:
+def _pixels(table: "pa.Table", vit: ImageModel) -> NDArray[np.uint8]:
     """Return the pixels (N, H, W, 3) where they are: in the shared memory of the node."""
     column = table["pixels"].combine_chunks()
     pixels = np.frombuffer(column.buffers()[1], np.uint8)
-    batch = pixels.reshape(-1, given.height, given.width, 3)
+    input_spec = vit.contract.input
+    batch = pixels.reshape(-1, input_spec.height, input_spec.width, 3)
     return batch[column.offset : column.offset + len(column)]

@@ -1,4 +1,4 @@
-"""`vit-infer`, `vit-eval`, `vit-serve`, `vit-doctor`, which nothing imports."""
+"""`vit-infer`, `vit-eval`, `vit-search`, `vit-serve`, `vit-doctor`, which nothing imports."""
 
 from vit_engine.cli import exit_codes
 
@@ -11,6 +11,11 @@ def start_infer() -> int:
 def start_eval() -> int:
     """Run vit-eval; returns its exit code."""
     return exit_codes.start("vit-eval", "vit_engine.commands.eval")
+
+
+def start_search() -> int:
+    """Run vit-search; returns its exit code."""
+    return exit_codes.start("vit-search", "vit_engine.commands.search")
 
 
 def start_doctor() -> int:

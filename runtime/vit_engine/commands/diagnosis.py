@@ -5,15 +5,17 @@ import platform
 import shlex
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import vit_engine
-from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, ProviderError, UsageError, format_limit, one_line
+from vit_engine.image_model import ImageModel
 from vit_engine.machine import nvidia, processor
 from vit_engine.machine.nvidia import Driver
 from vit_engine.machine.processor import Cpu
@@ -24,7 +26,7 @@ from vit_engine.outputs.parity import BOUNDS, ROUNDED, check_parity, sample_pixe
 from vit_engine.providers import availability, engine_cache
 from vit_engine.providers.provider import Provider
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
-from vit_engine.providers.table import PROVIDERS, may_use_gpu
+from vit_engine.providers.table import PROVIDERS
 
 TRIAL_LIMIT_S = 900  # TensorRT builds an engine in it
 TRIAL_RUNS = 10
@@ -116,7 +118,8 @@ def _choices(provider: Provider) -> tuple[Compute | None, ...]:
 def _trial(provider: Provider, compute: Compute | None, model: str, device: int) -> Trial:
     """Run the model in a process of its own: a driver's library may crash or hang."""
     name = provider.name
-    options = EngineOptions(name, device=device if provider.kind == "gpu" else 0, compute=compute)
+    options = EngineOptions(name, device=device if provider.is_gpu else 0, compute=compute)
+    failed = partial(Trial, name, "fails", compute=compute)
     if found := provider.unavailable_reason(options):
         fix = None if found.fix.startswith(availability.NO_GPU) else found.fix
         return Trial(name, "absent", found.reason, fix, compute)
@@ -125,13 +128,13 @@ def _trial(provider: Provider, compute: Compute | None, model: str, device: int)
             child.wait_until_ready()
             child.ask(pickle.dumps((model, options)))
             trial: Trial = pickle.loads(child.answer(TRIAL_LIMIT_S))
+            return trial
     except TimeoutError:
-        return Trial(name, "fails", f"no answer in {TRIAL_LIMIT_S} s", compute=compute)
+        return failed(f"no answer in {TRIAL_LIMIT_S} s")
     except EndedError as e:
-        return Trial(name, "fails", f"ended the process that tried it ({e})", compute=compute)
+        return failed(f"ended the process that tried it ({e})")
     except MachineError as e:
-        return Trial(name, "fails", str(e), compute=compute)
-    return trial
+        return failed(str(e))
 
 
 def serve_trials(channel: Channel) -> None:
@@ -149,34 +152,34 @@ def serve_trials(channel: Channel) -> None:
 def try_provider(model: str, options: EngineOptions) -> Trial:
     """Run images on a provider, hold its outputs against the CPU's, and time it."""
     provider, compute = options.provider, options.compute
-    on_cpu = not may_use_gpu(provider)
+    on_cpu = not options.may_use_gpu
     start = time.perf_counter()
     try:
         # Of a GPU the answer's time alone: no large engine.
-        engine = Engine.open(model, options, max_batch=None if on_cpu else 1)
+        vit = ImageModel.load(model, options, max_batch=None if on_cpu else 1)
     except UsageError as e:  # the artefact is not for this provider
         return Trial(provider, "absent", str(e), compute=compute)
-    with engine:
-        opened = time.perf_counter() - start
-        contract = engine.contract
+    with vit:
+        opened, run = time.perf_counter() - start, vit.engine.run
+        contract = vit.contract
         images = sample_pixels(contract.input)
-        logits = engine.run(images)
-        one = _median_time(engine, images[:1])
-        rate = len(images) / _median_time(engine, images) if on_cpu else None
-    with Engine.open(model, provider="cpu") as reference:
-        expected = reference.run(images)
+        logits = run(images)
+        one = _median_time(run, images[:1])
+        rate = len(images) / _median_time(run, images) if on_cpu else None
+    with ImageModel.load(model, provider="cpu") as reference:
+        expected = reference.engine.run(images)
     precision = contract.identity.precision
     check_parity(
         logits,
         expected,
         ROUNDED if precision == "int8" or compute == "bf16" else BOUNDS["fp16"],
-        output=engine.output,
+        output=vit.output,
         name=provider,
         reference="the CPU",
         fix="use --provider cpu",
         known=contract.parity,
     )
-    compared = Comparison(engine.output)
+    compared = Comparison(vit.output)
     compared.add(logits, expected)
     difference = compared.max_abs_diff / max(compared.range, 1e-12)
     message = [
@@ -187,7 +190,7 @@ def try_provider(model: str, options: EngineOptions) -> Trial:
         message.append(f"{rate:.3g} images/s in batches of {len(images)}")
     if provider != "cpu":
         message.append(
-            f"beside the cpu provider {compared}, {engine.output.element}s within "
+            f"beside the cpu provider {compared}, {vit.output.element}s within "
             f"{difference:.1g} of their range"
         )
     return Trial(
@@ -202,13 +205,13 @@ def try_provider(model: str, options: EngineOptions) -> Trial:
     )
 
 
-def _median_time(engine: Engine, images: NDArray[np.uint8]) -> float:
+def _median_time(run: Callable[[NDArray[Any]], object], images: NDArray[np.uint8]) -> float:
     """Return the seconds that a run takes, once it has run before."""
-    engine.run(images)
+    run(images)
     times = []
     for _ in range(TRIAL_RUNS):
         start = time.perf_counter()
-        engine.run(images)
+        run(images)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -238,19 +241,14 @@ def _problems(owners: list[str], trials: tuple[Trial, ...], driver: Driver | Non
 def advice_for(trials: tuple[Trial, ...], cpu: Cpu) -> Iterator[str]:
     """Say which file to export for this machine, as the README does."""
     working = {trial.provider for trial in trials if trial.state == "works"}
-    best = next((p.name for p in PROVIDERS.values() if p.kind == "gpu" and p.name in working), None)
+    best = next((p.name for p in PROVIDERS.values() if p.is_gpu and p.name in working), None)
     if best:
         yield f"for this GPU: vit-export --fp16, vit-infer --provider {best}"
-    if cpu.int8:
-        yield (
-            "for this CPU: vit-export --fp16 labels as PyTorch does; --int8 is up to 2.4 times as "
-            "fast, and about one label in a hundred differs"
-        )
-    else:
-        yield (
-            "for this CPU: vit-export --fp16 labels as PyTorch does; without VNNI --int8 is "
-            "1.3 times as fast, and about one label in a hundred differs"
-        )
+    int8 = "--int8 is up to 2.4 times" if cpu.int8 else "without VNNI --int8 is 1.3 times"
+    yield (
+        f"for this CPU: vit-export --fp16 labels as PyTorch does; {int8} as fast, and about one "
+        "label in a hundred differs"
+    )
 
 
 def fastest(trials: tuple[Trial, ...], model: str) -> Iterator[str]:

@@ -20,8 +20,7 @@ from vit_engine.commands.source_options import (
 )
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.evaluation.against import ModelComparison, opened
-from vit_engine.evaluation.evaluation import Evaluation
-from vit_engine.evaluation.report import is_report, write_report
+from vit_engine.evaluation.evaluation import Evaluation, is_report, write_report
 from vit_engine.evaluation.truth import truth_from_name
 from vit_engine.image_model import ImageModel
 from vit_engine.machine.output_file import OutputFile, output_file
@@ -123,8 +122,8 @@ def _evaluate(
             parts["against"] = models.enter_context(
                 opened(
                     arguments.against,
-                    contract,
-                    options,
+                    vit,
+                    lambda name: ImageModel.load(name, options),
                     threshold=threshold,
                     thumbnails=thumbnails,
                 )

@@ -29,6 +29,7 @@ def main() -> int:
         *arguments.models,
         settings=serve_options.settings_from(arguments),
         options=engine_settings(arguments),
+        text=arguments.text,
     )
     # An address that is taken is told at once, before the models, which take seconds.
     with listener.bound(arguments.host, arguments.port) as listening:

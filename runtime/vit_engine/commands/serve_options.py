@@ -45,7 +45,13 @@ def command_line() -> Parser:
     add("--cors", action="append", default=[], metavar="ORIGIN", help="of pages that may call")
     add("--api-key-file", type=Path, metavar="FILE", help="keys, one a line; probes need none")
     add("--access-log", action="store_true", help="a line of JSON on stdout for each request")
-    add_engine_options(parser.add_argument_group("model"))
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--text",
+        metavar="FILE",
+        help="of vit-export --text: /v1/embeddings then takes texts beside a model's images",
+    )
+    add_engine_options(model)
     limits = parser.add_argument_group("limits")
 
     def size(name: str, default: float, what: str, message: str) -> None:

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.artefact.contract import Contract
-from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError, printable
 from vit_engine.evaluation.examples import Examples, JudgedImage
-from vit_engine.image_model import LabelledBatch
+from vit_engine.image_model import ImageModel, LabelledBatch
 from vit_engine.machine.installation import pip_install
-from vit_engine.options import EngineOptions
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.embeddings import Embeddings, cosines, recall
-from vit_engine.outputs.kinds import OutputKind, output_from_contract
+from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
 
@@ -188,15 +185,20 @@ class VectorComparison(ModelComparison):
 
 @contextmanager
 def opened(
-    name: str, contract: Contract, options: EngineOptions, *, threshold: float, thumbnails: bool
+    name: str,
+    vit: ImageModel,
+    load: Callable[[str], ImageModel],
+    *,
+    threshold: float,
+    thumbnails: bool,
 ) -> Iterator[ModelComparison]:
-    """Open the model that `--against` names, beside one of this contract.
+    """Open the model that `--against` names beside another; `load` opens an artefact.
 
     It is an artefact, or "pytorch:" and a checkpoint. UsageError where the two cannot be compared:
     their input or their kind of output differs. MachineError where the library that is asked for is
     not installed.
     """
-    output = output_from_contract(contract.output)
+    output = vit.output
 
     def beside(shown: str, run: Run, theirs: OutputKind) -> ModelComparison:
         if reason := output.mismatch(theirs):
@@ -213,7 +215,7 @@ def opened(
         try:
             if not references:
                 raise ModuleNotFoundError(name="vit_export")
-            run, theirs = references[0].load()(checkpoint, contract)
+            run, theirs = references[0].load()(checkpoint, vit.contract)
         except ModuleNotFoundError as e:
             raise MachineError(
                 f"--against {printable(name)} needs PyTorch and vit-export (no module {e.name}); "
@@ -221,20 +223,20 @@ def opened(
             ) from e
         yield beside(name, run, theirs)
         return
-    with Engine.open(name, options) as engine:
-        if _geometry(engine.contract) != _geometry(contract):
+    with load(name) as other:
+        ours, theirs = _geometry(vit), _geometry(other)
+        if ours != theirs:
             raise UsageError(
-                f"--against {printable(name)}: it takes images {_geometry(engine.contract)}, the "
-                f"model takes them {_geometry(contract)}; two models are compared on the same "
-                "pixels"
+                f"--against {printable(name)}: it takes images {theirs}, the model takes them "
+                f"{ours}; two models are compared on the same pixels"
             )
-        identity = engine.contract.identity
-        yield beside(f"{identity.model} {identity.precision}", engine.run, engine.output)
+        identity = other.contract.identity
+        yield beside(f"{identity.model} {identity.precision}", other.engine.run, other.output)
 
 
-def _geometry(contract: Contract) -> str:
+def _geometry(vit: ImageModel) -> str:
     """Say what decides the pixels; mean and standard deviation are in the graph."""
-    input_spec, pre = contract.input, contract.preprocessing
+    input_spec, pre = vit.contract.input, vit.contract.preprocessing
     crop = f", cropped to {pre.crop} ({pre.anchor}, {pre.fill})" if pre.crop else ""
     size = f"{input_spec.height}x{input_spec.width}"
     return f"of {size}, resized to {pre.resize} ({pre.rule}, {pre.filter}){crop}"

@@ -1,6 +1,8 @@
 """How right a run's results are: it finds the truth of each image, and has its kind judged."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from vit_engine.evaluation.examples import JudgedImage
@@ -9,8 +11,12 @@ from vit_engine.evaluation.one_label import OneLabel
 from vit_engine.evaluation.regression import Values
 from vit_engine.evaluation.truth import GroundTruth
 from vit_engine.image_model import LabelledBatch
+from vit_engine.machine.atomic import write_whole
 from vit_engine.outputs.scores import Scores
 from vit_engine.rows.contact_sheet import Section
+
+_KIND = "vit-eval report"
+_HEAD = 100  # bytes of a report, in which its kind stands
 
 
 class Evaluation:
@@ -69,3 +75,18 @@ class Evaluation:
     def sections(self) -> list[Section]:
         """Return what the page shows."""
         return [Section("Against the truth", list(self.lines()), []), *self._judge.sections()]
+
+
+def write_report(path: Path, model: str, parts: dict[str, dict[str, Any]]) -> None:
+    """Write the parts under their names, whole or not at all."""
+    document = {"kind": _KIND, "model": model, **parts}
+    write_whole(path, f"{json.dumps(document, indent=1)}\n".encode())
+
+
+def is_report(path: Path) -> bool:
+    """Tell whether a file is a report, whichever run's."""
+    try:
+        with path.open("rb") as file:
+            return f'"kind": "{_KIND}"'.encode() in file.read(_HEAD)
+    except OSError:
+        return False

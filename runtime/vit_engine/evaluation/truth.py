@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from vit_engine.errors import ImageError, UsageError, one_line, printable
-from vit_engine.machine.suggestions import did_you_mean
+from vit_engine.errors import ImageError, UsageError, did_you_mean, one_line, printable
 from vit_engine.outputs.scores import Scores
-from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular
-from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.tables.csv_rows import csv_rows
 from vit_engine.sources.tables.paths import resolved
+from vit_engine.sources.urls import is_remote
 
 FOLDERS = "folders"
 """The word that stands for: each image's class is the folder that it lies in."""
@@ -233,6 +231,4 @@ def _both(one: Fact, other: Fact) -> Fact:
 
 def _key(path: str) -> str:
     """Return one spelling for all of a file on this machine."""
-    if is_url(path) or is_store(path):
-        return path
-    return os.path.abspath(path)  # noqa: PTH100
+    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100

@@ -71,28 +71,6 @@ class _Chunk(Generic[GivenT]):
     done: threading.Event = field(default_factory=threading.Event)
 
 
-class _ByteSemaphore:
-    """Bytes that may be held at a time. Who wants more than there are in all waits for all."""
-
-    def __init__(self, size: int) -> None:
-        self._all = self._left = size
-        self._changed = threading.Condition()
-
-    def take(self, size: int, *, wait: bool) -> bool:
-        with self._changed:
-            while self._left < min(size, self._all):
-                if not wait:
-                    return False
-                self._changed.wait()
-            self._left -= size
-            return True
-
-    def give(self, size: int) -> None:
-        with self._changed:
-            self._left += size
-            self._changed.notify_all()
-
-
 class DecodePool(Generic[GivenT]):
     """A context manager over `workers` decoders and their threads.
 
@@ -112,7 +90,7 @@ class DecodePool(Generic[GivenT]):
         size_of: Callable[[GivenT], int] = lambda _: 0,
     ) -> None:
         self._pixels, self._batch, self._pid = pixels, batch, os.getpid()
-        self._size_of, self._held = size_of, _ByteSemaphore(MAX_PENDING_BYTES)
+        self._size_of, self._held = size_of, threads.ByteSemaphore(MAX_PENDING_BYTES)
         self._chunk = _chunk_for(batch, workers)
         self._free = threading.Semaphore(len(pixels))
         self._tasks: queue.SimpleQueue[_Chunk[GivenT] | None] = queue.SimpleQueue()

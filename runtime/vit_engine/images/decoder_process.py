@@ -19,8 +19,9 @@ from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import DecodeJob
 from vit_engine.images.preprocess import draft_size, is_clipped_to_8bit, pixels_from_image
 from vit_engine.machine.worker import Channel, EndedError, Worker
-from vit_engine.sources.downloads import URL_TIMEOUT, is_url
+from vit_engine.sources.downloads import URL_TIMEOUT
 from vit_engine.sources.sample import LIMITS, Limits, Sample
+from vit_engine.sources.urls import is_url
 
 TIME_LIMIT = 30.0
 """Seconds for one image, by the clock."""

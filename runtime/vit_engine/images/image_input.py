@@ -16,9 +16,8 @@ from PIL import Image
 from vit_engine.errors import ImageError, one_line
 from vit_engine.images.image_errors import image_errors
 from vit_engine.images.preprocess import is_loaded, rgb_from_image
-from vit_engine.sources.downloads import is_url
-from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.sample import MAX_BYTES, MAX_PIXELS, Sample
+from vit_engine.sources.urls import is_remote
 
 
 class ReadableFile(Protocol):
@@ -127,7 +126,7 @@ def input_from_image(image: object, name: str, *, urls: bool = False) -> ImageIn
                 return ImageInput(image.path, image)
             if isinstance(image, str | os.PathLike):
                 path = str.__str__(os.fsdecode(image))  # a plain one: NumPy's are of a subclass
-                if not urls and (is_url(path) or is_store(path)):
+                if not urls and is_remote(path):
                     message = "is a URL, and strings are paths; give urls=True to have it read"
                     raise ImageError("missing", message)
                 return ImageInput(path, Sample(path))

@@ -1,12 +1,10 @@
-"""From an image to the graph's input, by the contract; the same bits as Hugging Face's PIL path."""
-
-from typing import Any
+"""From an image to the input's pixels, by the contract; the same bits as transformers' PIL path."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from vit_engine.artefact.contract import FILTERS, Anchor, Contract, Preprocessing
+from vit_engine.artefact.contract import FILTERS, Anchor, Preprocessing
 from vit_engine.errors import ImageError
 from vit_engine.images.image_errors import check_size, image_errors
 from vit_engine.sources.sample import MAX_PIXELS
@@ -102,26 +100,6 @@ def _upright(image: Image.Image) -> Image.Transpose | None:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  hostile EXIF raises nearly anything
         return None
-
-
-def feed_from_pixels(pixels: NDArray[np.uint8], contract: Contract) -> NDArray[Any]:
-    """Return RGB images (N, H, W, 3) as the contract's input wants them."""
-    if contract.input.dtype == "uint8":
-        return pixels
-    return normalized(pixels, contract.preprocessing)
-
-
-def normalized(batch: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return float32 NCHW for a graph that takes normalised input; `batch` is uint8 NHWC.
-
-    One table per channel, rounded where `ViTImageProcessorPil` rounds, so equal to it to the bit.
-    """
-    scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
-    out = np.empty((batch.shape[0], 3, *batch.shape[1:3]), np.float32)
-    for c, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std, strict=True)):
-        table = (scaled - np.float32(mean)) / np.float32(std)
-        np.take(table, batch[..., c], out=out[:, c])
-    return out
 
 
 def _resized(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:

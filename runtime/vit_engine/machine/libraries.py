@@ -7,11 +7,7 @@ import ctypes
 import importlib.util
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-
-EXTRAS = {"libnvinfer": "tensorrt", "libnvonnxparser": "tensorrt"}
-"""By library, the extra that brings it, where that is not `gpu`."""
 
 _LINKED = {
     "cuda": (
@@ -24,24 +20,6 @@ _LINKED = {
 }
 
 
-@dataclass(frozen=True)
-class Library:
-    """A library that a provider wants."""
-
-    name: str  # "libcublas.so.13"
-    problem: str | None  # why it does not load
-
-    @property
-    def absent(self) -> bool:
-        """Whether there is no such file, rather than one that does not load."""
-        return f"{self.name}: cannot open shared object file" in (self.problem or "")
-
-    @property
-    def stem(self) -> str:
-        """The name without its version: "libcublas"."""
-        return self.name.partition(".so")[0]
-
-
 def linked(provider: str, cuda: int) -> tuple[str, ...]:
     """Return what ONNX Runtime's library of a provider is linked to, in an order to load them in.
 
@@ -50,8 +28,11 @@ def linked(provider: str, cuda: int) -> tuple[str, ...]:
     return tuple(name.format(cuda=cuda) for name in _LINKED.get(provider, ())) if cuda else ()
 
 
-def load(name: str) -> Library:
-    """Load a library for the whole process: one already there, a pip package's, the system's."""
+def load(name: str) -> str | None:
+    """Load a library for the whole process: one already there, a pip package's, the system's.
+
+    Return why it does not load, None where it does.
+    """
     attempts = [(name, os.RTLD_NOLOAD), *((str(p), 0) for p in _packaged(name)), (name, 0)]
     problems = []
     for candidate, mode in attempts:
@@ -60,22 +41,14 @@ def load(name: str) -> Library:
         except OSError as e:
             problems.append(str(e))
         else:
-            return Library(name, None)
-    return Library(name, problems[1])
+            return None
+    return problems[1]
 
 
 def tensorrt_version() -> str:
     """Return the version of the loaded libnvinfer, "10.14.1"."""
     number = int(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
-
-
-def other_tensorrt() -> str | None:
-    """Return the name of a libnvinfer of another major version than 10, None if there is none."""
-    for name in ("libnvinfer.so.11", "libnvinfer.so.12", "libnvinfer.so.8"):
-        if any(_packaged(name)) or load(name).problem is None:
-            return name
-    return None
 
 
 def _packaged(name: str) -> Iterator[Path]:

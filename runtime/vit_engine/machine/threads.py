@@ -1,4 +1,4 @@
-"""Threads of one process: starting and joining them, and an iterator that runs ahead on one."""
+"""Threads of one process: starting, joining and bounding them, and an iterator on one."""
 
 import os
 import queue
@@ -52,6 +52,30 @@ def join(thread: threading.Thread, seconds: float | None = None) -> None:
     """
     if thread is not threading.current_thread() and not sys.is_finalizing():
         thread.join(seconds)
+
+
+class ByteSemaphore:
+    """Bytes that may be held at a time. Who wants more than there are in all waits for all."""
+
+    def __init__(self, size: int) -> None:
+        self._all = self._left = size
+        self._changed = threading.Condition()
+
+    def take(self, size: int, *, wait: bool) -> bool:
+        """Take so many; tell whether it did, which without `wait` it may not have."""
+        with self._changed:
+            while self._left < min(size, self._all):
+                if not wait:
+                    return False
+                self._changed.wait()
+            self._left -= size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give so many back."""
+        with self._changed:
+            self._left += size
+            self._changed.notify_all()
 
 
 def prefetch(source: Iterator[T], stopped: Callable[[], bool] = never) -> Generator[T, None, None]:

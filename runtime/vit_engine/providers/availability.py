@@ -13,10 +13,8 @@ DRIVERS = {12: "r525", 13: "r580"}
 """By CUDA major version, the oldest driver branch that runs it."""
 
 CUDNN = "libcudnn.so.9"
-OPTIONAL_LIBRARIES = (CUDNN,)
 """What the CUDA provider opens by name once it needs it: ONNX Runtime's own attention does. With it
 goes NVRTC, which cuDNN compiles kernels with."""
-
 
 NO_GPU = "use --provider cpu; on a machine with a GPU, "
 """How the cure begins where there is no GPU; the line that brings an extra follows."""
@@ -80,7 +78,7 @@ def nvidia_obstacle(
     wanted = [name for provider in linked for name in libraries.linked(provider, cuda)]
     found = _driver_obstacle(cuda, device, extra) or _library_obstacle(wanted)
     if found is None:
-        for name in (*OPTIONAL_LIBRARIES, f"libnvrtc.so.{cuda}"):
+        for name in (CUDNN, f"libnvrtc.so.{cuda}"):
             libraries.load(name)
     return found
 
@@ -128,15 +126,14 @@ def _driver_obstacle(cuda: int, device: int, extra: str) -> Unavailable | None:
 
 
 def _library_obstacle(wanted: list[str]) -> Unavailable | None:
-    missing = [found for name in wanted if (found := libraries.load(name)).problem]
-    if not missing:
+    problems = {name: problem for name in wanted if (problem := libraries.load(name))}
+    if not problems:
         return None
-    extra = next((e for m in missing if (e := libraries.EXTRAS.get(m.stem))), "gpu")
-    absent = [m.name for m in missing if m.absent]
+    is_tensorrt = any(name.startswith(("libnvinfer", "libnvonnxparser")) for name in problems)
+    extra = "tensorrt" if is_tensorrt else "gpu"
+    absent = [n for n, p in problems.items() if f"{n}: cannot open shared object file" in p]
     if not absent:
-        broken = f"{missing[0].name} does not load: {missing[0].problem}"
-        return Unavailable(broken, pip_install(extra, "--force-reinstall"))
-    reason = f"{', '.join(absent)} not found"
-    if extra == "tensorrt" and (other := libraries.other_tensorrt()):
-        reason += f" ({other} is there, but this ONNX Runtime is linked to TensorRT 10)"
-    return Unavailable(reason, pip_install(extra))
+        name, problem = next(iter(problems.items()))
+        fix = pip_install(extra, "--force-reinstall")
+        return Unavailable(f"{name} does not load: {problem}", fix)
+    return Unavailable(f"{', '.join(absent)} not found", pip_install(extra))

@@ -7,7 +7,6 @@ and thrown away.
 
 import queue
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +30,8 @@ def buckets_up_to(largest: int) -> tuple[int, ...]:
     return (*(2**i for i in range((largest - 1).bit_length())), largest)
 
 
-def smallest_that_fits(buckets: Sequence[int], size: int) -> int:
-    """Return the first of the ascending buckets that holds `size` images."""
-    return next(bucket for bucket in buckets if bucket >= size)
-
-
 class BucketSession:
-    """Runs batches of up to `buckets[-1]` images through fixed buffers on a device. Thread-safe.
+    """Runs batches of up to `largest` images through fixed buffers on a device. Thread-safe.
 
     `device` is ONNX Runtime's name and index, ("cuda", 0). With `graphs`, the provider captures a
     CUDA graph for each pair of buffers on its first run and replays it from then on. Graphs belong
@@ -48,12 +42,12 @@ class BucketSession:
         self,
         session: "onnxruntime.InferenceSession",
         contract: Contract,
+        largest: int,
         *,
         device: tuple[str, int],
-        buckets: Sequence[int],
         graphs: bool,
     ) -> None:
-        self.buckets = tuple(buckets)
+        self.largest, self.buckets = largest, buckets_up_to(largest)
         self._session: onnxruntime.InferenceSession | None = session
         self._contract, self._device, self._graphs = contract, device, graphs
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -66,11 +60,6 @@ class BucketSession:
             self._free[bucket] = queue.SimpleQueue()
             for _ in range(IN_FLIGHT):
                 self._free[bucket].put(None)
-
-    @property
-    def largest(self) -> int:
-        """The most images in a batch."""
-        return self.buckets[-1]
 
     def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
@@ -86,7 +75,7 @@ class BucketSession:
                 self._gate.notify_all()
 
     def _run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        bucket = smallest_that_fits(self.buckets, len(inputs))
+        bucket = next(size for size in self.buckets if size >= len(inputs))
         slot = self._free[bucket].get()
         try:
             slot = slot or self._slot(bucket)

@@ -56,7 +56,6 @@ def open_on_cpu(spec: SessionSpec, largest: int) -> PlainSession:
 
 CPU = Provider(
     name="cpu",
-    kind="cpu",
     precisions=("fp16", "fp32", "int8"),
     computes=("f32",),
     default_batch=lambda options: max(BATCH, options.compute_threads),

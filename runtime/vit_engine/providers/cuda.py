@@ -12,7 +12,7 @@ from vit_engine.machine import libraries
 from vit_engine.machine.installation import pip_install
 from vit_engine.options import EngineOptions, ProviderName
 from vit_engine.providers.availability import CUDNN, nvidia_obstacle
-from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
+from vit_engine.providers.buckets import IN_FLIGHT, BucketSession
 from vit_engine.providers.provider import Provider, SessionSpec, Unavailable
 from vit_engine.providers.sessions import (
     EXECUTION_PROVIDERS,
@@ -64,20 +64,15 @@ def open_on_cuda(spec: SessionSpec, largest: int) -> BucketSession:
         graphs = False
         session = _opened(spec, graphs=graphs)
     warn_cpu_fallback_nodes(placements(session), "cuda")
-    return BucketSession(
-        session,
-        spec.contract,
-        device=("cuda", spec.options.device),
-        buckets=buckets_up_to(largest),
-        graphs=graphs,
-    )
+    device = ("cuda", spec.options.device)
+    return BucketSession(session, spec.contract, largest, device=device, graphs=graphs)
 
 
 def _opened(spec: SessionSpec, *, graphs: bool) -> "onnxruntime.InferenceSession":
     chain: dict[ProviderName, dict[str, str]] = {"cuda": options(spec, graphs=graphs)}
     if not spec.options.optimize_graph:
         return open_session(spec, chain)
-    has_cudnn = libraries.load(CUDNN).problem is None
+    has_cudnn = libraries.load(CUDNN) is None
     if not has_cudnn:
         log.warning("cuda runs 5 to 15 %% slower without cuDNN; %s", pip_install("gpu"))
     return open_rewritten(spec, chain, partial(graph_for_cuda, attention=has_cudnn))
@@ -100,7 +95,6 @@ def _obstacle(options: EngineOptions) -> Unavailable | None:
 
 CUDA = Provider(
     name="cuda",
-    kind="gpu",
     precisions=GPU_PRECISIONS,
     computes=(),
     default_batch=lambda _options: GPU_BATCH,

@@ -19,7 +19,6 @@ from typing import Literal, Self
 
 from vit_engine.errors import ProviderError
 from vit_engine.machine.atomic import write_whole
-from vit_engine.machine.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +38,17 @@ class NoCacheError(ProviderError):
 
 
 def root(maker: Maker = "TensorRT") -> Path:
-    """Return the folder of all engines of a maker; ProviderError for a user without a home."""
-    folder = cache_folder(maker.lower())
-    if folder is None:
-        raise NoCacheError(f"there is no home folder for {maker}'s engines; set XDG_CACHE_HOME")
-    return folder
+    """Return the folder of all engines of a maker, below XDG_CACHE_HOME or ~/.cache.
+
+    NoCacheError for a user without a home: a uid that no password file knows, and no HOME.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        caches = Path(base) if base else Path.home() / ".cache"
+    except RuntimeError as e:
+        message = f"there is no home folder for {maker}'s engines; set XDG_CACHE_HOME"
+        raise NoCacheError(message) from e
+    return caches / "vit-engine" / maker.lower()
 
 
 @dataclass(frozen=True)
@@ -108,9 +113,14 @@ class EngineCache:
         found = {}
         for path in sorted(self.folder.iterdir()):
             if not path.name.startswith(SEAL) and path.suffix != TIMING:
-                with path.open("rb") as file:
-                    found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[path.name] = file_sha256(path)
         return found
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _private(folder: Path, maker: Maker) -> None:

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract, Precision
-from vit_engine.options import DEFAULTS, Compute, EngineOptions, ProviderName
-
-DeviceKind = Literal["cpu", "gpu"]
+from vit_engine.options import DEFAULTS, GPU_PROVIDERS, Compute, EngineOptions, ProviderName
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Provider:
     """Where a model can run: all that the rest of the house knows of it."""
 
     name: ProviderName
-    kind: DeviceKind
     precisions: tuple[Precision, ...]
     """Of artefacts whose operators it has."""
     computes: tuple[Compute, ...]
@@ -70,3 +67,8 @@ class Provider:
     """What keeps it from running here; loads the libraries that it needs."""
     open: Callable[[SessionSpec, int], Session]
     """Opens an artefact for batches of up to a size."""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it runs on a GPU, and not on the CPU."""
+        return self.name in GPU_PROVIDERS

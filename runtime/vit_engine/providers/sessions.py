@@ -23,6 +23,14 @@ EXECUTION_PROVIDERS: dict[ProviderName, str] = {
 }
 """ONNX Runtime's names."""
 
+OUT_OF_MEMORY = (
+    "failed to allocate memory for requested buffer",  # ONNX Runtime's arena
+    "is smaller than requested bytes",  # the same at its limit
+    "out of memory",  # CUDA, TensorRT
+    "status_alloc_failed",  # cuBLAS, cuDNN
+)
+"""What an error says when device memory has run out, in lower case."""
+
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -113,3 +121,9 @@ def _tensors(session: "onnxruntime.InferenceSession") -> list[Tensor]:
         (tensor.name, _DTYPES.get(tensor.type, tensor.type), list(tensor.shape[1:]))
         for tensor in (*session.get_inputs(), *session.get_outputs())
     ]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of ONNX Runtime says that memory has run out."""
+    text = str(error).lower()
+    return any(phrase in text for phrase in OUT_OF_MEMORY)

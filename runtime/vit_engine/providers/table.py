@@ -29,7 +29,7 @@ def candidates(spec: SessionSpec) -> tuple[Provider, ...]:
     chosen = next((p for p in PROVIDERS.values() if p.name == choice), None)
     if chosen is None and choice != AUTO:
         raise UsageError(f"provider {choice!r} is not one of {', '.join(CHOICES)}")
-    if options.device and not may_use_gpu(choice):
+    if options.device and not options.may_use_gpu:
         raise UsageError(
             f"device {options.device}: GPUs count from 0, and the {choice} provider has none"
         )
@@ -59,11 +59,6 @@ def candidates(spec: SessionSpec) -> tuple[Provider, ...]:
 def log_fallback(provider: Provider, reason: object) -> None:
     """Warn that "auto" does not take a provider that someone may count on."""
     log.warning("running on the CPU, since %s cannot be used: %s", provider.name, reason)
-
-
-def may_use_gpu(choice: str) -> bool:
-    """Return whether a choice of provider can end on a GPU."""
-    return choice == AUTO or any(p.name == choice and p.kind == "gpu" for p in PROVIDERS.values())
 
 
 def _lacks_operators(provider: Provider, spec: SessionSpec) -> str | None:

@@ -1,6 +1,5 @@
 """The TensorRT provider: its options, and engines that are built once and kept."""
 
-import hashlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -9,18 +8,18 @@ import numpy as np
 from vit_engine.artefact.contract import Input
 from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.errors import ParityError, ProviderError
-from vit_engine.images.preprocess import feed_from_pixels
 from vit_engine.machine import libraries, nvidia
 from vit_engine.options import EngineOptions, ProviderName
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.parity import BOUNDS, check_parity, sample_pixels
 from vit_engine.providers import cuda
 from vit_engine.providers.availability import import_onnxruntime, nvidia_obstacle
-from vit_engine.providers.buckets import IN_FLIGHT, BucketSession, buckets_up_to
+from vit_engine.providers.buckets import IN_FLIGHT, BucketSession
 from vit_engine.providers.cpu import open_on_cpu
-from vit_engine.providers.engine_cache import EngineCache
+from vit_engine.providers.engine_cache import EngineCache, file_sha256
 from vit_engine.providers.provider import Provider, Session, SessionSpec, Unavailable
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
+from vit_engine.providers.tensors import feed_from_pixels
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -58,10 +57,8 @@ def cache_key(
     spec: SessionSpec, largest: int, gpu: nvidia.Gpu, driver: str, version: str
 ) -> dict[str, str]:
     """Return all that a built engine depends on; ONNX Runtime's own key leaves out the weights."""
-    with spec.path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "artefact": digest,
+        "artefact": file_sha256(spec.path),
         "onnxruntime": import_onnxruntime().__version__,
         "tensorrt": version,
         "driver": driver,
@@ -141,11 +138,7 @@ def _bucket_session(
     session: "onnxruntime.InferenceSession", spec: SessionSpec, largest: int
 ) -> BucketSession:
     return BucketSession(
-        session,
-        spec.contract,
-        device=("cuda", spec.options.device),
-        buckets=buckets_up_to(largest),
-        graphs=False,
+        session, spec.contract, largest, device=("cuda", spec.options.device), graphs=False
     )
 
 
@@ -161,7 +154,6 @@ def _obstacle(options: EngineOptions) -> Unavailable | None:
 
 TENSORRT = Provider(
     name="tensorrt",
-    kind="gpu",
     precisions=cuda.GPU_PRECISIONS,
     computes=(),
     default_batch=lambda _options: cuda.GPU_BATCH,

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import queue
-import re
 import threading
 import time
 import zlib
@@ -17,6 +16,7 @@ from vit_engine.sources.urls import (
     Url,
     addresses,
     is_public,
+    is_url,
     numeric_addresses,
     proxy_for,
     url_from_text,
@@ -35,14 +35,8 @@ URL_TIMEOUT = 30.0
 
 MOST_REDIRECTS = 5
 
-_URL = re.compile(r"https?://", re.IGNORECASE)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {"User-Agent": "vit-engine", "Accept": "image/*,*/*;q=0.5", "Connection": "close"}
-
-
-def is_url(source: str) -> bool:
-    """Tell whether a source is to be downloaded."""
-    return _URL.match(source) is not None
 
 
 def bytes_from_url(

@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import BinaryIO
 
-from vit_engine.errors import ImageError, UsageError, printable
-from vit_engine.machine.suggestions import did_you_mean
+from vit_engine.errors import ImageError, UsageError, did_you_mean, printable
 from vit_engine.sources import folders
 from vit_engine.sources.archives.tars import items_from_tar
 from vit_engine.sources.archives.zips import items_from_zip
-from vit_engine.sources.downloads import is_url
 from vit_engine.sources.lists import items_from_list
 from vit_engine.sources.object_stores import is_store, samples_from_store
 from vit_engine.sources.sample import Sample
 from vit_engine.sources.tables.paths import check_table, items_from_table
+from vit_engine.sources.urls import is_remote, is_url
 
 TARS = (".tar", ".tar.gz", ".tgz")
 """Names of files that hold images."""
@@ -33,7 +32,7 @@ DEFAULT_COLUMN = "path"
 
 def is_local(source: str) -> bool:
     """Tell whether a source is on this machine's disk: no URL, no object store's, no list."""
-    return source != "-" and not is_url(source) and not is_store(source)
+    return source != "-" and not is_remote(source)
 
 
 def check_present(sources: Sequence[str]) -> None:
@@ -80,7 +79,7 @@ def samples_from_sources(
     In `skipped` are counted, while folders and archives are searched, the images there that are
     not for labelling, by the reason, for `folders.in_words`.
     """
-    sources = list(sources)
+    sources, passed_over = list(sources), Counter[str]() if skipped is None else skipped
     if not sources:
         raise UsageError("no images given; name a file, a folder, a glob, a URL, or - for stdin")
     if sources.count("-") > 1:
@@ -90,12 +89,12 @@ def samples_from_sources(
 
     def in_file(path: str) -> Iterator[Sample]:
         if path.lower().endswith((*TARS, *ZIPS)):
-            return samples_from_archive(path, all_files=all_files, skipped=skipped)
+            return samples_from_archive(path, all_files=all_files, skipped=passed_over)
         if path.lower().endswith(TABLES):
             return items_from_table(path, column)
         return iter((Sample(path),))
 
-    def in_folder(path: str, counts: Counter[str] | None) -> Iterator[Sample]:
+    def in_folder(path: str, counts: Counter[str]) -> Iterator[Sample]:
         walk = folders.walked(path, all_files=all_files, follow_links=follow_links, skipped=counts)
         return (Sample(path, error=_unlisted(e)) for path, e in walk)
 
@@ -112,13 +111,13 @@ def samples_from_sources(
         if is_url(source):
             return iter((Sample(source),))
         if is_store(source):
-            return samples_from_store(source, skipped=skipped)
+            return samples_from_store(source, skipped=passed_over)
         counts: Counter[str] = Counter()
         if os.path.isdir(source):  # noqa: PTH112  a Path would tidy the user's spelling
             if next(in_folder(source, counts), None) is None:
                 message = folders.no_image("folder", all_files=all_files, skipped=counts)
                 raise UsageError(f"{printable(source)}: {message}")
-            return in_folder(source, skipped)
+            return in_folder(source, passed_over)
         if folders.is_pattern(source):
             if next(folders.globbed(source), None) is None:
                 raise UsageError(f"{printable(source)}: no file matches this pattern")
@@ -140,19 +139,15 @@ def _archive(path: str) -> tuple[str, Callable[..., Iterator[Sample]]]:
     return ("zip", items_from_zip) if path.lower().endswith(ZIPS) else ("tar", items_from_tar)
 
 
-def samples_from_archive(
-    path: str, *, all_files: bool, skipped: Counter[str] | None
-) -> Iterator[Sample]:
+def samples_from_archive(path: str, *, all_files: bool, skipped: Counter[str]) -> Iterator[Sample]:
     """Yield the images of a tar or zip; of one that holds none, an item with that for an error."""
     kind, samples = _archive(path)
-    counts = Counter[str]() if skipped is None else skipped
-    before = counts.copy()
-    found = False
-    for item in samples(path, all_files=all_files, skipped=counts):
+    before, found = skipped.copy(), False
+    for item in samples(path, all_files=all_files, skipped=skipped):
         found = True
         yield item
     if not found:
-        message = folders.no_image(kind, all_files=all_files, skipped=counts - before)
+        message = folders.no_image(kind, all_files=all_files, skipped=skipped - before)
         yield Sample(path, error=ImageError("empty", message))
 
 

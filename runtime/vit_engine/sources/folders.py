@@ -13,6 +13,9 @@ from vit_engine.sources.signatures import EXTENSIONS, HEAD, UNREAD, is_image, un
 WILD = re.compile(r"[*?]|\[!?+\]?+[^]/]*+\]")
 """What makes a name a pattern: a `[` that is not closed stands for itself."""
 
+Verdict = tuple[bool, str | None]
+"""Whether a file is an image that is read, and the format of an image that is not."""
+
 Found = tuple[str, OSError | None]
 """A file, or a folder (with a slash at its end) and why it cannot be listed."""
 
@@ -23,7 +26,7 @@ def is_pattern(source: str) -> bool:
 
 
 def walked(
-    top: str, *, all_files: bool, follow_links: bool, skipped: Counter[str] | None = None
+    top: str, *, all_files: bool, follow_links: bool, skipped: Counter[str]
 ) -> Iterator[Found]:
     """Yield the images below a folder, by extension or by signature, and folders that fail.
 
@@ -54,34 +57,42 @@ def walked(
             below = [path + name for name, is_link in names if follow_links or not is_link]
             stack.append(iter(below))
         else:
-            wanted, unread = _by_content(path) if all_files else by_name(path)
-            reason = why_passed_over(path[len(top) :], wanted=wanted, unread=unread)
-            if reason and skipped is not None:
-                skipped[reason] += 1
-            if wanted and not reason:
+            verdict = _by_content(path) if all_files else by_name(path)
+            if is_wanted(path[len(top) :], verdict, skipped):
                 yield path, None
 
 
-def by_name(path: str) -> tuple[bool, str | None]:
+def by_name(path: str) -> Verdict:
     """Tell from a name whether it is an image's, and the format of one that is not read."""
     extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
     return extension in EXTENSIONS, UNREAD.get(extension)
 
 
-def why_passed_over(below: str, *, wanted: bool, unread: str | None) -> str:
-    """Return why an image is not labelled, "" where nothing is against it.
+def by_head(head: bytes) -> Verdict:
+    """Tell the same from the first HEAD bytes of a file."""
+    return is_image(head), unread_format(head)
 
-    `below` is its path below the folder that is searched; `wanted` and `unread` are what `by_name`
-    says. The words follow a number: "2 HEIC (not supported)".
+
+def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
+    """Tell whether a file is to be labelled; an image that is not is counted in `skipped`.
+
+    `below` is its path below the folder that is searched. The reasons, by which it is counted,
+    follow a number: "2 HEIC (not supported)".
     """
-    if not wanted and unread is None:
-        return ""
+    is_named, unread = verdict
+    if not is_named and unread is None:
+        return False
     *folders, name = below.split("/")
     if ".ipynb_checkpoints" in folders:
-        return "in .ipynb_checkpoints"
-    if name.startswith("._"):
-        return "AppleDouble"
-    return f"{unread} (not supported)" if unread else ""
+        reason = "in .ipynb_checkpoints"
+    elif name.startswith("._"):
+        reason = "AppleDouble"
+    elif unread:
+        reason = f"{unread} (not supported)"
+    else:
+        return True
+    skipped[reason] += 1
+    return False
 
 
 def in_words(skipped: Counter[str]) -> str:
@@ -116,15 +127,14 @@ def _entries(folder: str) -> tuple[list[tuple[str, bool]], OSError | None]:
     return sorted(names), failure
 
 
-def _by_content(path: str) -> tuple[bool, str | None]:
+def _by_content(path: str) -> Verdict:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             return False, None
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            head = file.read(HEAD)
+            return by_head(file.read(HEAD))
     except OSError:
         return True, None  # what cannot be read may have been an image: a row says so
-    return is_image(head), unread_format(head)
 
 
 def globbed(pattern: str) -> Iterator[Found]:

@@ -1,7 +1,6 @@
 """Object stores and local disks as one thing, through fsspec: `s3://`, `gs://`, plain paths."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from vit_engine.errors import (
     printable,
 )
 from vit_engine.machine.installation import pip_install
-from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import bytes_from_path
-from vit_engine.sources.folders import WILD, by_name, in_words, why_passed_over
+from vit_engine.sources.folders import WILD, by_name, in_words, is_wanted
 from vit_engine.sources.sample import LIMITS, Limits, Sample
+from vit_engine.sources.urls import is_remote, is_url
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -29,8 +28,6 @@ SCHEMES = (
     "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "hf", "hdfs", "file", "memory",
 )  # fmt: skip
 """Of the URLs that are read through fsspec, in lower case."""
-
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def _extra() -> str:
 
 def is_store(path: str) -> bool:
     """Tell whether a path is fsspec's to read: it has a scheme, and not http(s)."""
-    return _SCHEME.match(path) is not None and not is_url(path)
+    return is_remote(path) and not is_url(path)
 
 
 def folder_from_path(path: str) -> Folder:
@@ -97,11 +94,11 @@ def _image_error(store: Any, name: str, e: Exception) -> ImageError:
     return ImageError("missing", f"cannot be read: {printable(one_line(e))}")
 
 
-def samples_from_store(source: str, *, skipped: Counter[str] | None = None) -> Iterator[Sample]:
+def samples_from_store(source: str, *, skipped: Counter[str]) -> Iterator[Sample]:
     """Yield the objects that a URL, a prefix or a pattern names; one level's names in memory.
 
     UsageError or MachineError, at once, for one that names none or that cannot be listed; a prefix
-    that fails later is an item with its error. `skipped` is that of `folders.walked`.
+    that fails later is an item with its error. `skipped` is that of `folders.is_wanted`.
     """
     store, root = _store(source)
     try:
@@ -120,11 +117,10 @@ def samples_from_store(source: str, *, skipped: Counter[str] | None = None) -> I
         listing = []
     except Exception as e:  # each store raises its own
         raise MachineError(f"{printable(source)}: cannot be listed ({one_line(e)})") from e
-    counts = Counter[str]() if skipped is None else skipped
-    samples = _walked(store, root, listing, counts)
+    samples = _walked(store, root, listing, skipped)
     first = next(samples, None)
     if first is None:
-        more = f"; passed over: {in_words(counts)}" if counts else ""
+        more = f"; passed over: {in_words(skipped)}" if skipped else ""
         raise UsageError(
             f"{printable(source)}: no image below this prefix (searched by extension){more}"
         )
@@ -154,11 +150,7 @@ def _walked(
             if kind == "directory":
                 below.append(name)
                 continue
-            wanted, unread = by_name(name)
-            reason = why_passed_over(name[len(root) :], wanted=wanted, unread=unread)
-            if reason:
-                skipped[reason] += 1
-            if wanted and not reason:
+            if is_wanted(name[len(root) :], by_name(name), skipped):
                 yield Sample(store.unstrip_protocol(name))
         stack += reversed(below)
 

@@ -3,10 +3,11 @@
 import zlib
 
 from vit_engine.errors import ImageError
-from vit_engine.sources.downloads import bytes_from_url, is_url
+from vit_engine.sources.downloads import bytes_from_url
 from vit_engine.sources.files import bytes_from_path, too_many_bytes
 from vit_engine.sources.object_stores import bytes_from_store, is_store
 from vit_engine.sources.sample import LIMITS, Limits, Sample
+from vit_engine.sources.urls import is_url
 
 
 def bytes_from_item(

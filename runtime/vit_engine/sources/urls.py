@@ -1,9 +1,23 @@
 """URLs of http and https in their parts, their proxies, and where their hosts are."""
 
 import base64
+import re
 from dataclasses import dataclass
 
 _SAFE = "%/?:@!$&'()*+,;=~[]"  # stays as it is in a URL: RFC 3986, and what is escaped already
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_HTTP = re.compile(r"https?://", re.IGNORECASE)
+
+
+def is_remote(source: str) -> bool:
+    """Tell whether a source has a scheme: a URL to be downloaded, or an object store's."""
+    return _SCHEME.match(source) is not None
+
+
+def is_url(source: str) -> bool:
+    """Tell whether a source is to be downloaded."""
+    return _HTTP.match(source) is not None
 
 
 @dataclass(frozen=True)

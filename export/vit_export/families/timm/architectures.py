@@ -20,13 +20,14 @@ class ArchitectureDefaults:
     heads: int | None = None  # None: as many as give each HEAD_CHANNELS
     layer_norm_eps: float = 1e-6
     hidden_act: HiddenAct = "gelu"
-    pool: Literal["token", "avg"] = "token"
+    pool: Literal["token", "avg", "map"] = "token"
     rotary: Rotary | None = None
     packed: bool = False  # gate and fc1 lie in one tensor, called fc1
 
 
 EVA = Rotary(theta=10000.0, reference_grid=16)
 ROPE_VIT = Rotary(theta=100.0, columns_first=True)  # arXiv:2403.13298
+DINOV3 = Rotary(theta=100.0, centered=True, in_halves=True)
 
 
 def _all(traits: ArchitectureDefaults, names: str) -> dict[str, ArchitectureDefaults]:
@@ -34,6 +35,35 @@ def _all(traits: ArchitectureDefaults, names: str) -> dict[str, ArchitectureDefa
 
 
 ARCHITECTURES: dict[str, ArchitectureDefaults] = {
+    **_all(
+        ArchitectureDefaults(pool="map"),
+        """
+        vit_base_patch16_siglip_224 vit_base_patch16_siglip_256 vit_base_patch16_siglip_384
+        vit_base_patch16_siglip_512 vit_large_patch16_siglip_256 vit_large_patch16_siglip_384
+        vit_so150m_patch16_reg4_map_256
+        """,
+    ),
+    **_all(
+        ArchitectureDefaults(hidden_act="gelu_new", pool="map"),
+        """
+        vit_base_patch32_siglip_256 vit_large_patch16_siglip_512
+        """,
+    ),
+    **_all(
+        ArchitectureDefaults(heads=16, pool="map"),
+        """
+        vit_so400m_patch14_siglip_224 vit_so400m_patch14_siglip_378
+        vit_so400m_patch14_siglip_384
+        """,
+    ),
+    **_all(
+        ArchitectureDefaults(heads=16, hidden_act="gelu_new", pool="map"),
+        """
+        vit_giantopt_patch16_siglip_256 vit_giantopt_patch16_siglip_384
+        vit_so400m_patch16_siglip_256 vit_so400m_patch16_siglip_384
+        vit_so400m_patch16_siglip_512
+        """,
+    ),
     **_all(
         ArchitectureDefaults(layer_norm_eps=1e-5, pool="avg"),
         """
@@ -146,6 +176,21 @@ ARCHITECTURES: dict[str, ArchitectureDefaults] = {
         """
         eva02_base_patch16_clip_224 eva02_large_patch14_clip_224
         eva02_large_patch14_clip_336
+        """,
+    ),
+    **_all(
+        ArchitectureDefaults(layer_norm_eps=1e-5, pool="avg", rotary=DINOV3),
+        """
+        vit_base_patch16_dinov3 vit_base_patch16_dinov3_qkvb vit_large_patch16_dinov3
+        vit_large_patch16_dinov3_qkvb vit_small_patch16_dinov3 vit_small_patch16_dinov3_qkvb
+        vit_tiny_patch16_dinov3_qkvb
+        """,
+    ),
+    **_all(
+        ArchitectureDefaults(layer_norm_eps=1e-5, hidden_act="silu", pool="avg", rotary=DINOV3),
+        """
+        vit_huge_plus_patch16_dinov3 vit_huge_plus_patch16_dinov3_qkvb
+        vit_small_plus_patch16_dinov3 vit_small_plus_patch16_dinov3_qkvb
         """,
     ),
     **_all(

@@ -4,71 +4,24 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
+from vit_engine.artefact.contract import Pooling
 from vit_engine.errors import CheckpointError
-from vit_export.families.family import Config, Family, Names, Part, StoredShapes, renamed
+from vit_export.families.family import Config, Family, StoredShapes, renamed
 from vit_export.families.model_config import HiddenAct, ModelConfig
+from vit_export.families.pooling import PARTS
 from vit_export.families.timm.architectures import (
     ARCHITECTURES,
     HEAD_CHANNELS,
     ArchitectureDefaults,
 )
+from vit_export.families.timm.tensor_names import APART, FUSED, PACKED, VARIANT
 from vit_export.families.values import choice, count, section
 
 WRAPPER = "timm_wrapper"
 """What transformers calls a timm model that it has saved; its tensors begin with `timm_model.`."""
-
-FUSED: Names = {
-    "cls": "cls_token",
-    "distillation": "dist_token",
-    "registers": "reg_token",
-    "positions": "pos_embed",
-    "patch": "patch_embed.proj",
-    "pre_norm": "norm_pre",
-    "blocks.*.norm1": "blocks.*.norm1",
-    "blocks.*.q": Part("blocks.*.attn.qkv", 0, 3),
-    "blocks.*.k": Part("blocks.*.attn.qkv", 1, 3),
-    "blocks.*.v": Part("blocks.*.attn.qkv", 2, 3),
-    "blocks.*.relative": "blocks.*.attn.relative_position_bias_table",
-    "blocks.*.inner_norm": "blocks.*.attn.norm",
-    "blocks.*.out": "blocks.*.attn.proj",
-    "blocks.*.scale1": "blocks.*.ls1.gamma",
-    "blocks.*.norm2": "blocks.*.norm2",
-    "blocks.*.fc1": "blocks.*.mlp.fc1",
-    "blocks.*.mlp_norm": "blocks.*.mlp.norm",
-    "blocks.*.fc2": "blocks.*.mlp.fc2",
-    "blocks.*.scale2": "blocks.*.ls2.gamma",
-    "norm": "norm",
-    "head": "head",
-    "head.cls": "head",
-    "head.distillation": "head_dist",
-}
-"""As most are stored."""
-
-VARIANT: Names = {
-    "blocks.*.q.bias": "blocks.*.attn.q_bias",
-    "blocks.*.v.bias": "blocks.*.attn.v_bias",
-    "blocks.*.relative": "rel_pos_bias.relative_position_bias_table",
-    "blocks.*.scale1": "blocks.*.gamma_1",
-    "blocks.*.scale2": "blocks.*.gamma_2",
-    "norm": "fc_norm",
-}
-"""What BEiT and EVA call otherwise, and any norm after pooling."""
-
-APART: Names = {
-    "blocks.*.q": "blocks.*.attn.q_proj",
-    "blocks.*.k": "blocks.*.attn.k_proj",
-    "blocks.*.v": "blocks.*.attn.v_proj",
-    "blocks.*.gate": "blocks.*.mlp.fc1_g",
-    "blocks.*.fc1": "blocks.*.mlp.fc1_x",
-}
-"""Where what others fuse is apart (the larger EVA-02)."""
-
-PACKED: Names = {
-    "blocks.*.gate": Part("blocks.*.mlp.fc1", 0, 2),
-    "blocks.*.fc1": Part("blocks.*.mlp.fc1", 1, 2),
-}
 
 ACTIVATIONS: Mapping[str, HiddenAct] = {
     "gelu": "gelu",
@@ -79,6 +32,9 @@ ACTIVATIONS: Mapping[str, HiddenAct] = {
     "relu": "relu",
 }
 """What we compute for each name of timm's `act_layer` that we know."""
+
+POOLS: Mapping[str, Pooling] = {"token": "cls", "avg": "mean", "map": "map"}
+"""Our word for each of timm's `global_pool`."""
 
 READ = {"act_layer", "global_pool", "img_size", "num_heads"}
 SHOWN = {
@@ -101,14 +57,17 @@ def is_timm(config: Config) -> bool:
     return config.get("model_type") in (None, WRAPPER) and "architecture" in config
 
 
-def family_from_timm(config: Config) -> Family:
-    """Return the family of a timm checkpoint; CheckpointError if its architecture is not ours."""
+def family_from_timm(config: Config, *, vectors: bool = False) -> Family:
+    """Return the family of a timm checkpoint; CheckpointError if its architecture is not ours.
+
+    With `vectors` the one that gives what a head reads, whether there is a head or not.
+    """
     name, traits = _architecture(config)
     conventions = ({**FUSED, **PACKED}, VARIANT) if traits.packed else (FUSED, VARIANT, APART)
     return Family(
         model_type=WRAPPER,
         architecture=name,
-        model_config=form_from_config,
+        model_config=partial(form_from_config, vectors=vectors),
         conventions=(
             *conventions,
             *(renamed(names, r"^", "timm_model.") for names in conventions),
@@ -121,14 +80,19 @@ def family_from_timm(config: Config) -> Family:
                 "blocks.*.attn.relative_position_index",
                 "rel_pos_bias.relative_position_index",
                 "rope.",
+                *(("head.", "head_dist.") if vectors else ()),
             )
         ),
+        poolings=poolings_from_timm if vectors else None,
         image_processor="TimmWrapperImageProcessor",
     )
 
 
-def form_from_config(config: Config, shapes: StoredShapes) -> ModelConfig:
-    """Read config.json and the shapes of the tensors that lie beside it."""
+def form_from_config(config: Config, shapes: StoredShapes, *, vectors: bool = False) -> ModelConfig:
+    """Read config.json and the shapes of the tensors that lie beside it.
+
+    With `vectors` the form has no head.
+    """
     name, traits = _architecture(config)
     arguments, pretrained = section(config, "model_args"), section(config, "pretrained_cfg")
     _refuse_strange(arguments)
@@ -137,10 +101,10 @@ def form_from_config(config: Config, shapes: StoredShapes) -> ModelConfig:
     for needed in ("patch_embed.proj.weight", "blocks.0.mlp.fc2.weight"):
         if not has(needed):
             raise CheckpointError(f"tensor {needed} is missing from the weights")
-    if not has("head.weight"):
+    if not vectors and not has("head.weight"):
         raise CheckpointError(
-            "the weights have no head, so it is a backbone (num_classes 0); supported are "
-            "classifiers"
+            "the weights have no head, so it is a backbone (num_classes 0); --embed exports its "
+            "vectors"
         )
     hidden, inner = stored["blocks.0.mlp.fc2.weight"]
     _, channels, patch, other = stored["patch_embed.proj.weight"]
@@ -199,8 +163,25 @@ def form_from_config(config: Config, shapes: StoredShapes) -> ModelConfig:
         rotary=traits.rotary,
         norm="tokens" if has("norm.weight") else "pooled" if has("fc_norm.weight") else "none",
         pooled=pooled,
-        heads_averaged="distillation" in pooled,
+        heads_averaged="distillation" in pooled and not vectors,
+        head="none" if vectors else "linear",
     )
+
+
+def poolings_from_timm(config: Config, shapes: StoredShapes) -> tuple[Pooling, ...]:
+    """Return how the tokens can be pooled, as timm's `forward_head(pre_logits=True)` does first."""
+    form = form_from_config(config, shapes, vectors=True)
+    if "distillation" in form.pooled:
+        raise CheckpointError(
+            "timm's vector of it is the mean of two tokens, cls and distillation, which is not "
+            "supported; export it as a classifier, without --embed"
+        )
+    has_cls = form.prefix[:1] == (("cls", 1),)
+    own = next(pooling for pooling, parts in PARTS.items() if parts == form.pooled)
+    others: list[Pooling] = ["cls", "mean"] if has_cls else ["mean"]
+    if has_cls and form.norm != "pooled":  # which is of one part
+        others.append("cls+mean")
+    return (own, *(pooling for pooling in others if pooling != own))
 
 
 def _architecture(config: Config) -> tuple[str, ArchitectureDefaults]:
@@ -211,7 +192,7 @@ def _architecture(config: Config) -> tuple[str, ArchitectureDefaults]:
     near = difflib.get_close_matches(name, ARCHITECTURES, n=3)
     raise CheckpointError(
         f"timm's architecture {name!r} is not supported; supported are its ViT, flexivit, DeiT, "
-        "DeiT III, CLIP, DINOv2, SigLIP with mean pooling, BEiT, EVA and EVA-02"
+        "DeiT III, CLIP, DINOv2, DINOv3, SigLIP, BEiT, EVA and EVA-02"
         + (f", such as {', '.join(near)}" if near else "")
     )
 
@@ -263,13 +244,12 @@ def _pooled(
     arguments: Config, pretrained: Config, traits: ArchitectureDefaults, prefix: list[str]
 ) -> tuple[str, ...]:
     pool = arguments.get("global_pool", pretrained.get("global_pool", traits.pool))
-    if pool == "avg":
-        return ("patches",)
-    if pool != "token":
-        raise CheckpointError(f"global_pool is {pool!r}; supported are 'token' and 'avg'")
-    if prefix[:1] != ["cls"]:
+    pooling = choice({"global_pool": pool}, "global_pool", "", POOLS)
+    if pooling == "cls" and prefix[:1] != ["cls"]:
         raise CheckpointError("global_pool is 'token', and the weights have no cls_token")
-    return ("cls", "distillation") if "distillation" in prefix else ("cls",)
+    if pooling == "cls" and "distillation" in prefix:
+        return ("cls", "distillation")
+    return PARTS[pooling]
 
 
 def _layers(stored: Mapping[str, tuple[int, ...]]) -> int:

@@ -1,6 +1,5 @@
 """Compiled models of OpenVINO's, kept for the next opening."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from vit_engine.errors import WriteError, one_line
 from vit_engine.machine import processor
 from vit_engine.machine.atomic import write_whole
-from vit_engine.providers.engine_cache import EngineCache, NoCacheError
+from vit_engine.providers.engine_cache import EngineCache, NoCacheError, file_sha256
 from vit_engine.providers.provider import SessionSpec
 
 log = logging.getLogger(__name__)
@@ -19,13 +18,10 @@ BLOB = "model.blob"
 
 def cache_key(spec: SessionSpec, settings: Mapping[str, Any], version: str) -> dict[str, str]:
     """Return all that a compiled model depends on."""
-    digest = spec.contract.content_sha256  # the engine has held the file against it
-    if digest is None:
-        with spec.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
     cpu = processor.cpu()
     return {
-        "artefact": digest,
+        # The engine has held the file against the one in its contract.
+        "artefact": spec.contract.content_sha256 or file_sha256(spec.path),
         "openvino": version,
         "cpu": f"{cpu.name}: {' '.join(cpu.features)}",
         **{name: str(value) for name, value in settings.items()},

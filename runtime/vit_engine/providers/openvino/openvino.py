@@ -164,7 +164,6 @@ def _obstacle(options: EngineOptions) -> Unavailable | None:
 
 OPENVINO = Provider(
     name="openvino",
-    kind="cpu",
     precisions=("fp16", "fp32", "int8"),
     computes=("f32", "bf16"),
     default_batch=lambda options: max(BATCH, options.compute_threads),

@@ -9,12 +9,15 @@ from typing import Any
 from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError
 from vit_engine.options import EngineOptions
+from vit_engine.outputs.embeddings import Embeddings
+from vit_engine.outputs.kinds import OutputKind
 from vit_engine.server.core.admission import MemoryLimit
 from vit_engine.server.core.metrics import Metrics
 from vit_engine.server.core.pending_request import PendingRequest
 from vit_engine.server.core.refusal import ClientLeftError, RefusalError
 from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.settings import Settings
+from vit_engine.text_embedder import TextEmbedder
 
 _LOOK = 0.05  # seconds between looks at whether all is ready
 
@@ -53,13 +56,18 @@ class Service:
     """
 
     def __init__(
-        self, models: Mapping[str, str | Path], settings: Settings, options: EngineOptions
+        self,
+        models: Mapping[str, str | Path],
+        settings: Settings,
+        options: EngineOptions,
+        text: str | Path | None = None,
     ) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.memory = MemoryLimit(settings.max_held)
         self.schedulers: dict[str, Scheduler] = {}
         self.draining = self._started = False
         self._models, self._options = models, options
+        self._text, self._texts = text, None if text is None else TextEmbedder.load(text)
         self.metrics.held_bytes.set_function(lambda: self.memory.held)
         self.metrics.ready.set_function(lambda: self.ready)
         self.metrics.alive.set_function(lambda: self.alive)
@@ -75,6 +83,20 @@ class Service:
             if name not in self.schedulers:
                 engine = Engine.open(path, self._options)
                 self.schedulers[name] = Scheduler(name, engine, self.settings, self.metrics)
+
+        if self._texts and not any(
+            self.texts_for(s.engine.output) for s in self.schedulers.values()
+        ):
+            raise UsageError(
+                f"{self._text} has texts of the space {self._texts.space:.12}, and no model that "
+                "is served gives vectors of it; export both from one checkpoint"
+            )
+
+    def texts_for(self, output: OutputKind) -> TextEmbedder | None:
+        """Return the model of the texts that may be compared with an output, None without one."""
+        texts = self._texts
+        same = texts and isinstance(output, Embeddings) and output.space == texts.space
+        return texts if same else None
 
     async def start(self, *, wait: bool = False) -> None:
         """Open what is not open yet, and go to work; `wait` until it is ready.

@@ -38,16 +38,19 @@ def application(
     *models: str | Path,
     settings: Settings = SETTINGS,
     options: EngineOptions = DEFAULTS,
+    text: str | Path | None = None,
     wait: bool = False,
     **changes: Any,
 ) -> Application:
     """Return an application that serves artefacts, `FILE` or `NAME=FILE`, the first by default.
 
+    `text` is a file of `vit-export --text`, for texts beside the images of one of them.
+
     The other options are those of Engine.open; nothing is opened before the application's life span
     begins, which with `wait` has begun when everything is ready. UsageError for names that clash.
     """
     options = replace(options, **changes)
-    return Application(Service(models_from_arguments(models), settings, options), wait=wait)
+    return Application(Service(models_from_arguments(models), settings, options, text), wait=wait)
 
 
 def _with_routes(service: Service, wait: bool) -> ASGIApp:

@@ -1,20 +1,24 @@
 """What each path answers."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
+import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import vit_engine
+from vit_engine.errors import UsageError
+from vit_engine.outputs.embeddings import Vectors
 from vit_engine.server.core.admission import MemoryReservation
-from vit_engine.server.core.refusal import ClientLeftError, RefusalError
+from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_request
 from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import Service
 from vit_engine.server.http.body import read_body
-from vit_engine.server.http.codecs import classification, open_inference
+from vit_engine.server.http.codecs import classification, embeddings, open_inference
 from vit_engine.server.http.codecs.open_inference_models import (
     EXTENSIONS,
     config_of,
@@ -41,6 +45,7 @@ class Routes:
         yield Route("/", self.root, methods=["GET", "POST"])
         yield Route("/v1/classify", self.classify, methods=["POST"])
         yield Route("/invocations", self.classify, methods=["POST"])
+        yield Route("/v1/embeddings", self.embeddings, methods=["POST"])
         yield Route("/health", self.health)
         yield Route("/ping", self.health)
         yield Route("/info", self.info)
@@ -112,9 +117,36 @@ class Routes:
             kind = request.headers.get("content-type", "")
             asked = classification.parse_request(body, kind, request.query_params, service.settings)
             del body
-            asked.selection(scheduler.engine.output)  # refused before there is work to do
+            engine = scheduler.engine
+            asked.check(engine.contract)  # refused before there is work to do
+            asked.selection(engine.output)
             done = await service.infer(scheduler, asked.images, request.receive)
-        return classification.answer(asked, done, scheduler.engine.output)
+        return classification.answer(asked, done, engine.output)
+
+    async def embeddings(self, request: Request) -> Response:
+        """Vectors of images, and of texts where their model is served."""
+        service = self._service
+        with MemoryReservation(service.memory) as reservation:
+            body = await read_body(request, reservation, service.settings)
+            asked = embeddings.parse_request(body, service.settings)
+            del body
+            scheduler = service.find(asked.model)
+            output, name = scheduler.engine.output, scheduler.name
+            texts = service.texts_for(output)
+            space = embeddings.space_for(asked, name, output, with_texts=texts is not None)
+            headers: dict[str, str] = {}
+            images: list[Vectors] = []
+            if asked.images:
+                done = await service.infer(scheduler, asked.images, request.receive)
+                headers["server-timing"] = classification.timing(done)
+                images = embeddings.vectors_of(done)
+            words = np.empty((0, *output.shape), np.float32)
+            if asked.texts and texts:
+                try:
+                    words = await asyncio.to_thread(texts.embed, asked.texts)
+                except UsageError as e:
+                    raise bad_request(str(e)) from None
+        return embeddings.answer(asked, images, words, name=name, space=space, headers=headers)
 
     # What there is
 
@@ -188,7 +220,7 @@ class Routes:
         return JSONResponse({"model_stats": stats})
 
     async def infer(self, request: Request) -> Response:
-        """Logits of tensors, or their labels."""
+        """Logits of tensors."""
         service, scheduler = self._service, self._find(request)
         with MemoryReservation(service.memory) as reservation:
             body = await read_body(request, reservation, service.settings, compressed=True)

@@ -4,7 +4,7 @@ import io
 import os
 import posixpath
 import tarfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ from vit_engine.errors import ImageError, one_line, printable
 from vit_engine.sources.archives.gunzipped import MAGIC, Gunzipped
 from vit_engine.sources.archives.tar_archive import TarArchive
 from vit_engine.sources.files import open_regular, too_many_bytes
-from vit_engine.sources.folders import by_name, why_passed_over
+from vit_engine.sources.folders import Verdict, by_head, by_name, is_wanted
 from vit_engine.sources.sample import ByteRange, Limits, Sample
-from vit_engine.sources.signatures import HEAD, is_image, unread_format
+from vit_engine.sources.signatures import HEAD
 
 MAX_NAME = 4096
 """Characters of the longest name of a member, as of the longest path that Linux opens."""
@@ -34,78 +34,76 @@ _SPECIAL = {
 _CONTINUED = b"M"  # GNU's: the rest of a member that began in another volume
 
 
-def tar_members(
-    path: str, all_files: bool, limits: Limits, report_progress: Callable[[], None]
-) -> Iterator[Sample | str]:
-    """Yield the images as items, `path`/member, and why a member is passed over as a string.
-
-    A member of a plain tar is a span of it; those of a gzipped one come with their bytes.
-    ImageError and OSError where the tar cannot be read, or not further.
-    """
-    with open_regular(path) as file:
-        if os.pread(file.fileno(), len(MAGIC), 0) != MAGIC:
-            yield from _Tar(path, file, report_progress, all_files, limits).members()
-            return
-        stream = Gunzipped(file, report_progress)
-        try:
-            yield from _Tar(path, stream, report_progress, all_files, limits).members()
-            stream.read_to_end()
-        except ImageError as e:
-            raise stream.fault or e from None
-        if stream.fault is not None:
-            raise stream.fault
-
-
 class _Place(NamedTuple):
     """Where the bytes of a member are, and what is thought of them where they were looked at."""
 
     start: int
     size: int
-    verdict: tuple[bool, str | None] | None  # `is_image`, `unread_format`
+    verdict: Verdict | None
 
 
-class _Tar:
-    """The images of a tar, by name or by content."""
+class TarMembers:
+    """The images of a tar, plain or gzipped, by name or by content, as `path`/member.
+
+    `skipped` is that of `folders.is_wanted`; `report_progress` is called at each step.
+    """
 
     def __init__(
         self,
         path: str,
-        stream: io.FileIO | Gunzipped,
-        report_progress: Callable[[], None],
+        *,
         all_files: bool,
         limits: Limits,
+        skipped: Counter[str],
+        report_progress: Callable[[], None],
     ) -> None:
-        self._path, self._stream, self._report_progress = path, stream, report_progress
-        self._all_files, self._limits = all_files, limits
+        self.path, self._all_files, self._limits = path, all_files, limits
+        self._skipped, self._report_progress = skipped, report_progress
         self._places: OrderedDict[str, _Place] = OrderedDict()  # by name, for links
         self._head = b""  # of the member that comes now, where it has been read
         self._read_again = 0
 
-    def members(self) -> Iterator[Sample | str]:
-        """Yield what `tar_members` does."""
-        for member in TarArchive(self._stream, self._report_progress).headers():
+    def samples(self) -> Iterator[Sample]:
+        """Yield a span of a plain tar for each member, of a gzipped one its bytes.
+
+        ImageError and OSError where the tar cannot be read, or not further.
+        """
+        with open_regular(self.path) as file:
+            if os.pread(file.fileno(), len(MAGIC), 0) != MAGIC:
+                yield from self._members(file)
+                return
+            stream = Gunzipped(file, self._report_progress)
+            try:
+                yield from self._members(stream)
+                stream.read_to_end()
+            except ImageError as e:
+                raise stream.fault or e from None
+            if stream.fault is not None:
+                raise stream.fault
+
+    def _members(self, stream: io.FileIO | Gunzipped) -> Iterator[Sample]:
+        self._stream = stream
+        for member in TarArchive(stream, self._report_progress).headers():
             if max(len(member.name), len(member.linkname)) > MAX_NAME:
                 message = f"has a name of more than {MAX_NAME} characters at byte {member.offset}"
-                yield Sample(self._path, error=ImageError("too_large", message))
+                yield Sample(self.path, error=ImageError("too_large", message))
             elif not member.name:
                 message = f"has a member without a name at byte {member.offset}"
-                yield Sample(self._path, error=ImageError("decode", message))
+                yield Sample(self.path, error=ImageError("decode", message))
             elif member.type not in _NO_MEMBERS and (found := self._found(member)) is not None:
                 yield found
 
-    def _found(self, member: tarfile.TarInfo) -> Sample | str | None:
-        """Return an item, why it is passed over, or None for what is no image."""
-        name = f"{self._path}/{member.name}"
+    def _found(self, member: tarfile.TarInfo) -> Sample | None:
+        """Return an item, None for what is no image to be labelled."""
+        name = f"{self.path}/{member.name}"
         place = self._place(member)
-        wanted, unread = by_name(name)
+        verdict = by_name(name)
         if isinstance(place, _Place):
             self._places[posixpath.normpath(member.name)] = place
             if len(self._places) > REMEMBERED:
                 self._places.popitem(last=False)
-            wanted, unread = place.verdict or (wanted, unread)
-        if reason := why_passed_over(member.name, wanted=wanted, unread=unread):
-            return reason
-        if not wanted:
+            verdict = place.verdict or verdict
+        if not is_wanted(member.name, verdict, self._skipped):
             return None
         if isinstance(place, ImageError):
             return Sample(name, error=place)
@@ -113,7 +111,7 @@ class _Tar:
             return Sample(name, error=too_many_bytes(place.size, self._limits))
         if isinstance(self._stream, Gunzipped):
             return self._unpacked(name, place, self._stream)
-        return Sample(name, span=ByteRange(self._path, place.start, place.size))
+        return Sample(name, span=ByteRange(self.path, place.start, place.size))
 
     def _place(self, member: tarfile.TarInfo) -> _Place | ImageError:
         """Return where the bytes of a member are, or why there are none as they are."""
@@ -137,7 +135,7 @@ class _Tar:
         verdict = None
         if self._all_files:
             self._head = self._stream.read(min(HEAD, member.size))
-            verdict = is_image(self._head), unread_format(self._head)
+            verdict = by_head(self._head)
         return _Place(member.offset_data, member.size, verdict)
 
     def _unpacked(self, name: str, place: _Place, stream: Gunzipped) -> Sample:
@@ -149,7 +147,7 @@ class _Tar:
             if self._read_again > READ_AGAIN:
                 message = "is one link too many: a gzipped tar is read again for each; unpack it"
                 return Sample(name, error=ImageError("too_large", message))
-            with open_regular(self._path) as file:
+            with open_regular(self.path) as file:
                 again = Gunzipped(file, self._report_progress)
                 again.seek(place.start)
                 data = again.read(place.size)

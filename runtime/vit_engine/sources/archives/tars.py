@@ -7,14 +7,14 @@ bytes are, or the bytes themselves.
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from vit_engine.errors import ImageError, one_line, printable
 from vit_engine.machine.worker import Channel, EndedError, Worker
-from vit_engine.sources.archives.tar_members import tar_members
+from vit_engine.sources.archives.tar_members import TarMembers
 from vit_engine.sources.files import read_error
-from vit_engine.sources.sample import LIMITS, Limits, Sample
+from vit_engine.sources.sample import LIMITS, Sample
 
 MEMORY = 2**30
 """Bytes of address space of the child: a few times the largest member's."""
@@ -25,25 +25,18 @@ TIME_LIMIT = 30.0
 _SIGN_OF_LIFE = 1.0  # seconds between two, where there is nothing else to tell
 
 
-def items_from_tar(
-    path: str, *, all_files: bool, skipped: Counter[str] | None = None
-) -> Iterator[Sample]:
+def items_from_tar(path: str, *, all_files: bool, skipped: Counter[str]) -> Iterator[Sample]:
     """Yield a tar's images in its order, by extension or signature, as `path`/member.
 
     A member of a plain tar is a span of it. Those of a gzipped one come with their bytes, up to the
     limit. What is wrong with the tar is an item `path` with an error, in its place among the
-    members. `skipped` is that of `folders.walked`. MachineError where no child can be started.
+    members. `skipped` is that of `folders.is_wanted`. MachineError where no child can be started.
     """
-    counts = Counter[str]() if skipped is None else skipped
     with Worker(serve, purpose="read a tar in", memory=MEMORY) as worker:
         worker.wait_until_ready()
-        worker.ask(pickle.dumps((path, all_files, LIMITS)))
+        worker.ask(pickle.dumps({"path": path, "all_files": all_files, "limits": LIMITS}))
         try:
-            for found in _answers(worker):
-                if isinstance(found, str):
-                    counts[found] += 1
-                else:
-                    yield found
+            yield from _answers(worker, skipped)
         except EndedError as e:
             yield Sample(path, error=ImageError("crash", f"ended the process that reads it ({e})"))
         except TimeoutError:
@@ -51,16 +44,17 @@ def items_from_tar(
             yield Sample(path, error=ImageError("timeout", words))
 
 
-def _answers(worker: Worker) -> Iterator[Sample | str]:
+def _answers(worker: Worker, skipped: Counter[str]) -> Iterator[Sample]:
     """Yield what `serve` tells of one tar."""
     while True:
         message = worker.answer(TIME_LIMIT)
         if not message:  # a sign of life
             continue
         found = pickle.loads(message)
-        if found is None:
+        if isinstance(found, Counter):
+            skipped.update(found)
             return
-        if isinstance(found, Sample) and found.data is not None:
+        if found.data is not None:
             found = replace(found, data=worker.answer(TIME_LIMIT))
         yield found
 
@@ -76,29 +70,28 @@ def serve(channel: Channel) -> None:
             told = now
 
     for request in channel.requests():
-        path, all_files, limits = pickle.loads(request)
-        for found in members_of(path, all_files, limits, report_progress):
-            if isinstance(found, Sample) and found.data is not None:  # its bytes follow as they are
+        skipped = Counter[str]()
+        tar = TarMembers(**pickle.loads(request), skipped=skipped, report_progress=report_progress)
+        for found in members_of(tar):
+            if found.data is not None:  # its bytes follow as they are
                 channel.answer(pickle.dumps(replace(found, data=b"")))
                 channel.answer(found.data)
             else:
                 channel.answer(pickle.dumps(found))
-        channel.answer(pickle.dumps(None))
+        channel.answer(pickle.dumps(skipped))
 
 
-def members_of(
-    path: str, all_files: bool, limits: Limits, report_progress: Callable[[], None]
-) -> Iterator[Sample | str]:
-    """Yield a tar's images, why others are passed over, and an item for whatever ends it."""
+def members_of(tar: TarMembers) -> Iterator[Sample]:
+    """Yield a tar's images, and an item for whatever ends it."""
     try:
-        yield from tar_members(path, all_files, limits, report_progress)
+        yield from tar.samples()
     except ImageError as e:
-        yield Sample(path, error=e)
+        yield Sample(tar.path, error=e)
     except OSError as e:
-        yield Sample(path, error=read_error(e))
+        yield Sample(tar.path, error=read_error(e))
     except MemoryError:
         words = "needs more memory than reading a tar may use"
-        yield Sample(path, error=ImageError("too_large", words))
+        yield Sample(tar.path, error=ImageError("too_large", words))
     except Exception as e:  # noqa: BLE001  what the libraries make of damage cannot be foreseen
         words = f"cannot be read further: {printable(one_line(e))}"
-        yield Sample(path, error=ImageError("decode", words))
+        yield Sample(tar.path, error=ImageError("decode", words))

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from vit_engine.errors import ImageError
 from vit_engine.sources.files import open_regular, read_error, too_many_bytes
-from vit_engine.sources.folders import by_name, why_passed_over
+from vit_engine.sources.folders import Verdict, by_head, by_name, is_wanted
 from vit_engine.sources.sample import LIMITS, ByteRange, Sample
-from vit_engine.sources.signatures import HEAD, is_image, unread_format
+from vit_engine.sources.signatures import HEAD
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
@@ -45,20 +45,17 @@ class _Member(NamedTuple):
     is_link: bool
 
 
-def items_from_zip(
-    path: str, *, all_files: bool, skipped: Counter[str] | None = None
-) -> Iterator[Sample]:
+def items_from_zip(path: str, *, all_files: bool, skipped: Counter[str]) -> Iterator[Sample]:
     """Yield a zip's images in its order, by extension or signature, as `path`/member.
 
     Each is a span of the zip, packed or not. What is wrong with the zip is an item `path` with an
-    error. `skipped` is that of `folders.walked`.
+    error. `skipped` is that of `folders.is_wanted`.
     """
-    counts = Counter[str]() if skipped is None else skipped
     try:
         with open_regular(path) as file:
             for member in _members(file.fileno()):
-                item = _item(path, file.fileno(), member, all_files=all_files, skipped=counts)
-                if item is not None:
+                item, verdict = _item(path, file.fileno(), member, all_files=all_files)
+                if is_wanted(member.name, verdict, skipped):
                     yield item
     except ImageError as e:
         yield Sample(path, error=e)
@@ -66,10 +63,8 @@ def items_from_zip(
         yield Sample(path, error=read_error(e))
 
 
-def _item(
-    path: str, file: int, member: _Member, *, all_files: bool, skipped: Counter[str]
-) -> Sample | None:
-    """Return a member as an item, None where it is no image to be labelled."""
+def _item(path: str, file: int, member: _Member, *, all_files: bool) -> tuple[Sample, Verdict]:
+    """Return a member as an item, and whether it is an image."""
     name = f"{path}/{member.name}"
     span = error = None
     head = b""
@@ -78,16 +73,7 @@ def _item(
         head = _head(file, span) if all_files else b""
     except ImageError as e:
         error = e
-    if head:
-        wanted, unread = is_image(head), unread_format(head)
-    else:
-        wanted, unread = by_name(name)
-    if reason := why_passed_over(member.name, wanted=wanted, unread=unread):
-        skipped[reason] += 1
-        return None
-    if not wanted:
-        return None
-    return Sample(name, span=span, error=error)
+    return Sample(name, span=span, error=error), by_head(head) if head else by_name(name)
 
 
 def _span(path: str, file: int, member: _Member) -> ByteRange:

@@ -5,12 +5,11 @@ import os
 from collections.abc import Iterator
 
 from vit_engine.errors import ImageError, UsageError, one_line, printable
-from vit_engine.sources.downloads import is_url
 from vit_engine.sources.files import open_regular, read_error
-from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.sample import Sample
 from vit_engine.sources.tables.csv_rows import csv_rows
 from vit_engine.sources.tables.parquet_rows import Cell, parquet_cells
+from vit_engine.sources.urls import is_remote
 
 LONGEST = 2**16
 """Bytes of the longest cell or line that is taken for a path or a URL."""
@@ -68,7 +67,7 @@ def resolved(name: str, table: str) -> str:
     UsageError where both are there and are not one.
     """
     beside = os.path.join(os.path.dirname(table), name)  # noqa: PTH118, PTH120  as it is spelled
-    if beside == name or is_url(name) or is_store(name) or not os.path.lexists(beside):
+    if beside == name or is_remote(name) or not os.path.lexists(beside):
         return name
     if os.path.lexists(name) and os.path.realpath(name) != os.path.realpath(beside):
         raise UsageError(

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import JSONResponse, Response
 
-from vit_engine.artefact.contract import ScoreKind
+from vit_engine.artefact.contract import Contract, Output, ScoreKind
 from vit_engine.errors import ImageError, UsageError
+from vit_engine.outputs.embeddings import Embeddings
 from vit_engine.outputs.kinds import OutputKind, Result
 from vit_engine.outputs.scores import DEFAULT_TOP_K, ScoreOptions, Selection
 from vit_engine.server.core.pending_request import Outcome, PendingRequest
@@ -18,6 +19,9 @@ from vit_engine.server.core.settings import Settings
 from vit_engine.server.http.codecs.json_body import decoded, from_query
 from vit_engine.server.http.codecs.multipart import files_of
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
+
+SPACE = "embedding-space"
+"""The header that tells which vectors an answer's may be compared with."""
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,11 +37,22 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: Annotated[float | None, Meta(description="The least score that is shown")] = None
 
 
+class BodyParameters(Parameters, frozen=True, forbid_unknown_fields=True):
+    """The same, with what Hugging Face's zero-shot client asks for."""
+
+    candidate_labels: Annotated[
+        list[str] | None, Meta(description="All labels of a zero-shot model, in any order")
+    ] = None
+    hypothesis_template: Annotated[
+        str | None, Meta(description="The template that they were put into at export")
+    ] = None
+
+
 class ClassifyBody(msgspec.Struct, forbid_unknown_fields=True):
     """The JSON that asks for the labels of one image."""
 
     inputs: Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
-    parameters: Parameters | None = None
+    parameters: BodyParameters | None = None
 
 
 _JSON = msgspec.json.Decoder(ClassifyBody)
@@ -53,10 +68,35 @@ class ClassifyRequest:
     names: list[str | None]
     parameters: Parameters
 
+    def check(self, contract: Contract) -> None:
+        """Raise RefusalError for candidates that are not those of the model."""
+        wanted, made = self.parameters, contract.zero_shot
+        if not isinstance(wanted, BodyParameters) or not isinstance(contract.output, Output):
+            return
+        candidates, template = wanted.candidate_labels, wanted.hypothesis_template
+        if (candidates, template) == (None, None):
+            return
+        if made is None:
+            raise bad_request("the model's labels are its own: it takes no candidate_labels")
+        labels = contract.output.labels
+        if candidates is not None and sorted(candidates) != sorted(labels):
+            raise bad_request(
+                f"the model has {len(labels)} labels, made at export ({', '.join(labels[:3])}...), "
+                "and candidate_labels are others; export those with --labels"
+            )
+        if template is not None and (template,) != made.templates:
+            raise bad_request(
+                f"the labels were put into {', '.join(made.templates)} at export, not into "
+                "hypothesis_template"
+            )
+
     def selection(self, output: OutputKind) -> Selection:
         """Return which results the client wants; RefusalError for nonsense."""
         wanted = self.parameters
-        options = ScoreOptions(wanted.top_k, wanted.threshold, wanted.function_to_apply)
+        top_k = wanted.top_k
+        if isinstance(wanted, BodyParameters) and wanted.candidate_labels and top_k is None:
+            top_k = len(wanted.candidate_labels)
+        options = ScoreOptions(top_k, wanted.threshold, wanted.function_to_apply)
         try:
             return output.selection(options)
         except UsageError as e:
@@ -107,6 +147,8 @@ def answer(asked: ClassifyRequest, done: PendingRequest, output: OutputKind) -> 
         for name, outcome in zip(asked.names, done.outcomes, strict=True)
     ]
     headers = {"server-timing": timing(done)}
+    if isinstance(output, Embeddings):
+        headers[SPACE] = output.space
     if len(found) > 1:
         return JSONResponse([p.to_dict() for p in found], headers=headers)
     (only,) = found

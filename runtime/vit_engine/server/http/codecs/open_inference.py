@@ -1,12 +1,11 @@
 """The Open Inference Protocol v2 as Triton speaks it: JSON, and tensors in binary behind it.
 
-https://github.com/kserve/open-inference-protocol, and Triton's extensions binary tensor data,
-classification and model configuration.
+https://github.com/kserve/open-inference-protocol, and Triton's extensions binary tensor data
+and model configuration.
 """
 
 import json
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,8 +18,6 @@ from starlette.responses import JSONResponse, Response
 
 from vit_engine.artefact.contract import Contract, Input
 from vit_engine.errors import ImageError
-from vit_engine.outputs.kinds import OutputKind
-from vit_engine.outputs.scores import Scores
 from vit_engine.server.core.pending_request import PendingRequest
 from vit_engine.server.core.refusal import RefusalError, bad_request
 from vit_engine.server.core.scheduler import Scheduler
@@ -55,10 +52,10 @@ class InputTensor(msgspec.Struct):
 
 
 class OutputParameters(msgspec.Struct):
-    """How an output is to come back: `classification` labels of each image instead, if not 0."""
+    """How an output is to come back."""
 
     binary_data: bool | None = None
-    classification: Annotated[int, Meta(ge=0)] = 0
+    classification: Annotated[int, Meta(ge=0, le=0)] = 0  # Triton's labels of each image
 
 
 class RequestedOutput(msgspec.Struct):
@@ -103,7 +100,6 @@ class InferRequest:
 
     images: list[NDArray[Any]]
     binary: bool
-    classes: int
     id: str | None
 
 
@@ -127,17 +123,16 @@ def parse_request(
     images, used = _tensor(tensor, rest, contract.input, settings)
     if used != len(rest):
         raise bad_request(f"{len(rest)} bytes follow the JSON, the inputs account for {used}")
-    binary, classes = document.parameters.binary_data_output, 0
+    binary = document.parameters.binary_data_output
     if document.outputs is not UNSET:
         (output,) = document.outputs
         if output.name != contract.output.name:
             raise bad_request(
                 f"the model has one output, {contract.output.name!r}, not {output.name[:60]!r}"
             )
-        classes = output.parameters.classification
         if output.parameters.binary_data is not None:
             binary = output.parameters.binary_data
-    return InferRequest(list(images), binary, classes, document.id)
+    return InferRequest(list(images), binary, document.id)
 
 
 def _json_size(body: bytes, headers: Mapping[str, str]) -> int:
@@ -218,53 +213,27 @@ def answer(
             raise outcome
         assert outcome is not None and not isinstance(outcome, ImageError)
         rows.append(outcome)
-    output = {"name": scheduler.engine.contract.output.name}
-    found, data = _output(asked, np.stack(rows), scheduler.engine.output)
-    document = {
-        "model_name": scheduler.name,
-        "model_version": VERSION,
-        "outputs": [output | found],
+    logits = np.stack(rows)
+    output: dict[str, Any] = {
+        "name": scheduler.engine.contract.output.name,
+        "datatype": "FP32",
+        "shape": list(logits.shape),
     }
+    document = {"model_name": scheduler.name, "model_version": VERSION, "outputs": [output]}
     if asked.id is not None:
         document["id"] = asked.id
     if not asked.binary:
+        if not np.isfinite(logits).all():
+            raise RefusalError(
+                422, "nonfinite", "the model gave NaN or Inf, which JSON has no word for"
+            )
+        output["data"] = logits.ravel().tolist()
         return JSONResponse(document, headers=headers)
+    data = logits.astype("<f4").tobytes()
+    output["parameters"] = {"binary_data_size": len(data)}
     head = json.dumps(document, separators=(",", ":")).encode()
     return Response(
         head + data,
         media_type="application/octet-stream",
         headers={**headers, HEADER_LENGTH: str(len(head))},
     )
-
-
-def _output(
-    asked: InferRequest, logits: NDArray[np.float32], kind: OutputKind
-) -> tuple[dict[str, Any], bytes]:
-    """Return what the JSON says of an output, and the bytes that follow it."""
-    output: dict[str, Any]
-    if asked.classes:
-        if not isinstance(kind, Scores):
-            raise bad_request("the model gives vectors, which have no classification")
-        labels = kind.labels
-        count = min(asked.classes, len(labels))
-        best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
-        words = [
-            f"{row[i]:f}:{i}:{labels[i]}"
-            for row, indices in zip(logits, best.tolist(), strict=True)
-            for i in indices
-        ]
-        output = {"datatype": "BYTES", "shape": [len(logits), count]}
-        if not asked.binary:
-            return output | {"data": words}, b""
-        encoded = [word.encode() for word in words]
-        data = b"".join(struct.pack("<I", len(word)) + word for word in encoded)
-    else:
-        output = {"datatype": "FP32", "shape": list(logits.shape)}
-        if not asked.binary:
-            if not np.isfinite(logits).all():
-                raise RefusalError(
-                    422, "nonfinite", "the model gave NaN or Inf, which JSON has no word for"
-                )
-            return output | {"data": logits.ravel().tolist()}, b""
-        data = logits.astype("<f4").tobytes()
-    return output | {"parameters": {"binary_data_size": len(data)}}, data

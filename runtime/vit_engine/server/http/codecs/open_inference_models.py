@@ -6,7 +6,7 @@ from vit_engine.server.core.metrics import Metrics
 from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import VERSION
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 

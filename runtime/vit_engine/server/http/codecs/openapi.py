@@ -11,6 +11,7 @@ from vit_engine.outputs.prediction import Score
 from vit_engine.server.core.service import VERSION
 from vit_engine.server.core.settings import Settings
 from vit_engine.server.http.codecs.classification import ClassifyBody, Parameters
+from vit_engine.server.http.codecs.embeddings import EmbeddingsBody
 from vit_engine.server.http.codecs.open_inference import InferBody
 
 _SCHEMAS = "#/components/schemas/"
@@ -47,7 +48,7 @@ def document(routes: Iterable[Route], settings: Settings, models: list[str]) -> 
         for method in sorted({*(route.methods or ())} - {"HEAD"}):
             paths[route.path][method.lower()] = _described(method, route, settings, models)
     _, schemas = msgspec.json.schema_components(
-        [Score, Error, ClassifyBody, InferBody], ref_template=_SCHEMAS + "{name}"
+        [Score, Error, ClassifyBody, EmbeddingsBody, InferBody], ref_template=_SCHEMAS + "{name}"
     )
     return {
         "openapi": "3.1.0",
@@ -69,10 +70,16 @@ def _described(method: str, route: Route, settings: Settings, models: list[str])
         if route.name == "infer":
             bodies = {JSON: _schema("InferBody"), BINARY: {}}
             answer: dict[str, Any] = {"type": "object", "required": ["model_name", "outputs"]}
+        elif route.name == "embeddings":
+            bodies = {JSON: _schema("EmbeddingsBody")}
+            answer = {"type": "object", "required": ["data", "model", "space"]}
         else:
             bodies = _images(settings)
             # Rows of several images are as vit-infer's.
-            answer = {"type": "array", "items": {"anyOf": [_ref("Score"), {"type": "object"}]}}
+            answer = {
+                "type": "array",
+                "items": {"anyOf": [_ref("Score"), {"type": "object"}, {"type": "number"}]},
+            }
             found["parameters"] = _query(models)
         found["requestBody"] = {"required": True, "content": bodies}
         content[JSON] = {"schema": answer}
