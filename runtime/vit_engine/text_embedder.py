@@ -77,14 +77,17 @@ class TextEmbedder:
         """Return the vectors (N, size) of texts, in order, each of length 1.
 
         One text alone counts as a list of one. Raises TypeError for what is no text, UsageError for
-        one that is too long for the model, and once the embedder is closed.
+        one that is too long for the model or not UTF-8, and once the embedder is closed.
         """
         session = self._session
         if session is None:
             raise UsageError("the text embedder is closed: open the model again")
         given = [texts] if isinstance(texts, str) else list(texts)
-        if wrong := [text for text in given if not isinstance(text, str)]:
-            raise TypeError(f"{wrong[0]!r:.80} is no text")
+        for text in given:
+            if not isinstance(text, str):
+                raise TypeError(f"{text!r:.80} is no text")
+            if text.encode(errors="replace").decode() != text:
+                raise UsageError(f"{text!r:.80} is not UTF-8; give a text of whole characters")
         chunks = [given[i : i + BATCH] for i in range(0, len(given), BATCH)]
         ids = [ids_from_texts(self._tokenizer, self.contract, chunk) for chunk in chunks]
         parts = [session.run(None, {INPUT: chunk})[0] for chunk in ids]
@@ -118,10 +121,7 @@ def ids_from_texts(
     tokenizer: "tokenizers.Tokenizer", contract: TextContract, texts: Sequence[str]
 ) -> NDArray[np.int64]:
     """Return the tokens of texts (N, tokens); UsageError for one that has too many."""
-    try:
-        found = tokenizer.encode_batch(texts)
-    except UnicodeEncodeError as e:
-        raise UsageError(f"the text {e.object!r:.80} is not Unicode: {e.reason}") from e
+    found = tokenizer.encode_batch(texts)
     for text, encoding in zip(texts, found, strict=True):
         if (count := sum(encoding.attention_mask)) > contract.length:
             raise UsageError(
