@@ -1,17 +1,14 @@
 """The real hub clients, as vit-export runs them, against a hub of our own, good and bad."""
 
-import ctypes
 import json
 import os
-import resource
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
+from support.commands import Forks
 from support.loopback_hub import COMMIT, MODEL, serving
 from support.timm_folder import write_timm_folder
 from vit_engine.artefact.metadata import read_contract
@@ -52,31 +49,19 @@ def hub(published):
         yield hub
 
 
-LOAD = """
-import argparse, sys, time
-sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.05))  # of retries
-sys.modules["torch"] = None  # which ModelScope's client would load, in seconds
-from vit_engine.errors import VitError
-from vit_export.checkpoints.checkpoint import load
-parser = argparse.ArgumentParser()
-parser.add_argument("model")
-parser.add_argument("--revision")
-parser.add_argument("--offline", action="store_true")
-try:
-    load(**vars(parser.parse_args()))
-except VitError as e:
-    print(e, file=sys.stderr)
-    sys.exit(e.exit_code)
-"""
-"""What vit-export does with a model of a hub, before it loads PyTorch."""
+@pytest.fixture(scope="module")
+def loading():
+    """What the hubs' clients import, but for what reads the environment as it is imported."""
+    with Forks("support.hub_load", "requests", "packaging.requirements", "yaml") as forks:
+        yield forks
 
 
 @pytest.fixture
-def fetch(hub, tmp_path):
+def fetch(hub, loading, tmp_path):
     """Load a model of the hub in a process, with a cache of this test's own."""
     home = tmp_path / "home"
 
-    def run(*arguments, url=hub.url, prepare=None, program=("-c", LOAD), **variables):
+    def run(*arguments, url=hub.url, module="support.hub_load", **variables):
         environment = os.environ | {
             "HOME": str(home),
             "MODELSCOPE_ENDPOINT": url,
@@ -90,15 +75,7 @@ def fetch(hub, tmp_path):
             "NO_PROXY": "127.0.0.1",
         }
         environment |= {name: str(value) for name, value in variables.items()}
-        result = subprocess.run(
-            [sys.executable, *program, *arguments],
-            env=environment,
-            preexec_fn=prepare,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        result = loading.run("vit-export", module, arguments, env=environment)
         assert result.stdout == ""
         assert "Traceback" not in result.stderr, result.stderr
         return result
@@ -118,7 +95,7 @@ def refused(result, *words):
 def test_download_then_cache_then_offline(hub, fetch, tmp_path, name):
     """By the command itself, which takes its time."""
     out = tmp_path / "vit.onnx"
-    program = ("-m", "vit_export.cli", "--no-verify", "-o", str(out))
+    options = ("--no-verify", "-o", str(out))
     silent = "http://127.0.0.1:9"
     refused(
         fetch(name, url=silent),
@@ -126,7 +103,7 @@ def test_download_then_cache_then_offline(hub, fetch, tmp_path, name):
         "refused",
         "the network",
     )
-    assert fetch(name, program=program).returncode == 0
+    assert fetch(name, *options, module="vit_export.cli").returncode == 0
     identity = read_contract(out).identity
     assert identity.model == name
     assert identity.revision == (COMMIT if name.startswith("hf:") else "master")
@@ -149,17 +126,6 @@ def test_an_unknown_revision(fetch, name):
 
 def test_an_unknown_model(fetch):
     refused(fetch("hf:someone/else"), "hf:someone/else", "no such model or revision (404)")
-
-
-def without_root():
-    """Give up what lets root write everywhere."""
-    libc = ctypes.CDLL(None)
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, which the next exec heeds
-
-
-def with_small_files():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 
 
 @contextmanager
@@ -220,19 +186,19 @@ def test_a_cache_that_is_read_only(fetch, tmp_path, name, variable):
     (home / "huggingface").mkdir(parents=True)
     (home / "modelscope").mkdir()
     with read_only(home):
-        result = fetch(name, prepare=without_root)
+        result = fetch(name, "--under", "no root")
         locally_refused(
             result, name, "Permission denied", f"set {variable} to a folder", "--offline"
         )
     if name.startswith("hf:"):
         assert fetch(name).returncode == 0
         with read_only(home):
-            assert fetch(name, prepare=without_root).returncode == 0
+            assert fetch(name, "--under", "no root").returncode == 0
 
 
 @each_hub
 def test_a_full_disk(hub, fetch, name):
-    result = fetch(name, prepare=with_small_files)
+    result = fetch(name, "--under", "small files")
     locally_refused(result, name, "a file would be larger than allowed")
 
 
