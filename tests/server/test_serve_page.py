@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,6 @@ from vit_engine.artefact.metadata import path_from_name, read_contract
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 EVIL = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
 HTML = {"accept": "text/html"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running("demo") as started:
-        yield started
 
 
 def test_the_page_is_one_file_with_a_strict_policy(server: Server) -> None:
