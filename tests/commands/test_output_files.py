@@ -41,10 +41,7 @@ def infer(run_command: Run, tmp_path: Path) -> Infer:
 
 @pytest.fixture
 def refuse(
-    infer: Infer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Refuse:
     """Have vit-infer refuse a line, in one line and without a row; in this process, to be fast."""
 

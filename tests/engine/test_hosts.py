@@ -146,46 +146,6 @@ assert len([p for labelled in streamed for p in labelled.predictions]) == len(EX
     assert all("fork" in line for line in found.splitlines())
 
 
-def test_a_pool_of_the_parent_is_left_alone_in_the_child() -> None:
-    """Whatever locks its threads held at the fork, and with all of them gone."""
-    found = hosted("""
-import itertools
-import numpy as np
-from vit_engine.errors import UsageError
-from vit_engine.images.decode_pool import DecodePool
-from vit_engine.machine.threads import prefetch
-
-class Decoder:
-    def decode(self, jobs):
-        pass
-    def cancel(self):
-        raise AssertionError("not ours")
-    close = cancel
-
-pool = DecodePool(np.zeros((8, 2, 2, 3), np.uint8), Decoder, batch=2, workers=1)
-pool.__enter__()
-batches = pool.batches(itertools.count())
-batch = next(batches)
-blocked = threading.Event()
-things = prefetch(filter(lambda i: i == 0 or blocked.wait(), itertools.count()))
-next(things)
-
-def work():
-    for use in (lambda: next(batches), lambda: pool.free(batch), lambda: next(things)):
-        try:
-            use()
-        except UsageError as e:
-            print(e, flush=True)
-    pool.__exit__(None, None, None)
-
-with pool._lock, pool._free._cond:
-    assert forked(work) == 0
-os._exit(0)
-""")
-    assert len(found.splitlines()) == 3
-    assert all("fork" in line for line in found.splitlines())
-
-
 @pytest.mark.usefixtures("all_cores")
 def test_forks_while_other_threads_are_in_the_engine() -> None:
     """In the middle of runs, with locks held, and while models are opened and closed."""

@@ -28,7 +28,7 @@ PAGES = {
 }
 DEMO = ROOT / "export/vit_export/demo"
 OTHERS = {
-    *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url"),
+    *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url")
 }
 """Options of Docker, Triton, Ray, curl and pip."""
 COMMANDS = ("infer", "eval", "serve", "doctor")
@@ -36,6 +36,9 @@ Sandbox = tuple[Path, dict[str, str]]
 """A folder and the environment of what runs there."""
 SERVED = "http://127.0.0.1:8000"
 """Where the pages say that vit-serve listens."""
+
+EXPORTS = {"export.md", "deployment.md"}
+"""Pages whose commands load PyTorch, once for each of them."""
 
 each_page = pytest.mark.parametrize("page", PAGES)
 
@@ -112,8 +115,7 @@ def served() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, marks=[pytest.mark.slow] if p == "export.md" else []) for p in PAGES],
+    "page", [pytest.param(p, marks=[pytest.mark.slow] if p in EXPORTS else []) for p in PAGES]
 )
 def test_every_shell_snippet_runs(
     page: str, sandbox: Sandbox, tried: set[str], request: pytest.FixtureRequest

@@ -536,31 +536,6 @@ def test_hugging_faces_client(server: Server) -> None:
         client.image_classification(b"no image")
 
 
-def test_curl(server: Server, tmp_path: Path) -> None:
-    if subprocess.run(["which", "curl"], capture_output=True, check=False).returncode:
-        pytest.skip("curl is not installed")
-
-    def curl(*arguments: str) -> str:
-        line = ["curl", "-sS", "--noproxy", "*", *arguments]
-        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout
-
-    image = f"@{ROOT / 'examples/star-01.png'}"
-    assert json.loads(curl("--data-binary", image, server.url))[0]["label"] == "star"
-    assert json.loads(curl("-F", f"file={image}", server.url))[0]["label"] == "star"
-    assert len(json.loads(curl("-F", f"a={image}", "-F", f"b={image}", server.url))) == 2
-    assert (
-        json.loads(curl("-T", image[1:], "-X", "POST", f"{server.url}/v1/classify"))[0]["label"]
-        == "star"
-    )
-    chunked = ("-H", "Transfer-Encoding: chunked", "--data-binary", image)
-    assert json.loads(curl(*chunked, server.url))[0]["label"] == "star"
-    large = tmp_path / "large"
-    large.write_bytes(bytes(20 * 2**20))
-    shown = curl("-w", "%{http_code}", "--data-binary", f"@{large}", server.url)
-    assert shown.endswith("413")
-    assert "Transfer-Encoding" not in curl("-I", f"{server.url}/health")
-
-
 def test_an_ipv6_address(tmp_path: Path) -> None:
     if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
         pytest.skip("no IPv6 here")

@@ -345,7 +345,7 @@ def test_names_and_versions(server: Server) -> None:
 @pytest.mark.parametrize(
     ("phases", "examples"),
     [
-        ("examples,fuzzing", 2),
+        ("examples,fuzzing", 1),
         pytest.param("examples,coverage,fuzzing", 15, marks=pytest.mark.slow),
     ],
 )
