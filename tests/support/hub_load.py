@@ -22,7 +22,8 @@ def main() -> int:
     options = vars(parser.parse_args())
     if limit := options.pop("under"):
         LIMITS[limit]()
-    load(**options)
+    found = load(**options)
+    sys.stdout.write(f"{found.model} {found.revision}\n")
     return 0
 
 
