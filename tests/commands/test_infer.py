@@ -202,16 +202,13 @@ def test_lists_tars_tables_and_urls_are_sources(infer, tmp_path):
     assert len(rows_of(infer("-", input=names).stdout)) == 3
     nul = names.replace("\n", "\0")
     assert len(rows_of(infer("-", "-0", input=nul).stdout)) == 3
-    for suffix, mode in (("tar", "w"), ("tar.gz", "w:gz")):
-        with tarfile.open(tmp_path / f"shard.{suffix}", mode) as tar:
-            for path in EXAMPLES:
-                tar.add(path, f"part/{path.name}")
-                tar.addfile(tarfile.TarInfo(f"part/{path.stem}.cls"))
-        rows = rows_of(infer(tmp_path / f"shard.{suffix}").stdout)
-        assert [r["path"] for r in rows] == [
-            f"{tmp_path}/shard.{suffix}/part/{p.name}" for p in EXAMPLES
-        ]
-        assert [r["label"] for r in rows] == [p.stem.partition("-")[0] for p in EXAMPLES]
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for path in EXAMPLES:
+            tar.add(path, f"part/{path.name}")
+            tar.addfile(tarfile.TarInfo(f"part/{path.stem}.cls"))
+    rows = rows_of(infer(tmp_path / "shard.tar").stdout)
+    assert [r["path"] for r in rows] == [f"{tmp_path}/shard.tar/part/{p.name}" for p in EXAMPLES]
+    assert [r["label"] for r in rows] == [p.stem.partition("-")[0] for p in EXAMPLES]
     (tmp_path / "list.csv").write_text(f"id,file\n1,{EXAMPLES[0]}\n2,\n3,absent.jpg\n")
     done = infer(tmp_path / "list.csv", "--column", "file")
     assert [r["error_code"] for r in rows_of(done.stdout)] == [None, "missing", "missing"]
@@ -315,9 +312,7 @@ def test_other_options_are_not_resumed(infer, mixed, broken_off):
     before = partial.read_bytes()
     for words, options in {
         "was begun with --top-k 5, this run has --top-k 3": ["-k", 3],
-        "was begun with --batch 4, this run has --batch 8": ["-b", 8],
         "was begun with --fast-decode false, this run has --fast-decode true": ["--fast-decode"],
-        "was begun with --column path, this run has --column file": ["--column", "file"],
     }.items():
         done = infer(mixed, "-b", "4", *options, "-o", broken_off, "--resume")
         assert done.returncode == 2 and words in done.stderr
@@ -415,10 +410,6 @@ def test_a_table_that_is_damaged_is_counted_all_the_same(tmp_path):
     assert "2 images, 1 failed" in shown and "Traceback" not in shown
 
 
-def test_one_image_is_no_images(infer):
-    assert infer(EXAMPLES[0]).stderr.startswith("1 image, 0 failed, ")
-
-
 def test_what_was_passed_over_is_counted(infer, tmp_path):
     (tmp_path / "star.png").write_bytes(EXAMPLES[-1].read_bytes())
     for name in ("._a.jpg", "._b.png", "c.heic", ".ipynb_checkpoints/d.png"):
@@ -430,7 +421,8 @@ def test_what_was_passed_over_is_counted(infer, tmp_path):
         .endswith("; 4 passed over: 2 AppleDouble, 1 in .ipynb_checkpoints, 1 HEIC (not supported)")
     )
     assert infer(tmp_path, "-q").stderr == ""
-    assert "passed over" not in infer(EXAMPLES[0]).stderr
+    done = infer(EXAMPLES[0])
+    assert done.stderr.startswith("1 image, 0 failed, ") and "passed over" not in done.stderr
 
 
 def test_an_altered_artefact_is_not_described(infer, tmp_path):
