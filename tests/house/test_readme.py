@@ -37,9 +37,6 @@ Sandbox = tuple[Path, dict[str, str]]
 SERVED = "http://127.0.0.1:8000"
 """Where the pages say that vit-serve listens."""
 
-EXPORTS = {"export.md", "deployment.md"}
-"""Pages whose commands load PyTorch, once for each of them."""
-
 each_page = pytest.mark.parametrize("page", PAGES)
 
 
@@ -114,14 +111,14 @@ def served() -> Iterator[str]:
         yield server.url
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=[pytest.mark.slow] if p in EXPORTS else []) for p in PAGES]
-)
+@pytest.mark.parametrize("exports", [False, pytest.param(True, marks=pytest.mark.slow)])
+@each_page
 def test_every_shell_snippet_runs(
-    page: str, sandbox: Sandbox, tried: set[str], request: pytest.FixtureRequest
+    page: str, exports: bool, sandbox: Sandbox, tried: set[str], request: pytest.FixtureRequest
 ) -> None:
+    """Those that load PyTorch, which takes its time, and those that do not."""
     for line in (line for snippet in snippets(page, "sh") for line in snippet.splitlines()):
-        if line in tried:
+        if line in tried or line.startswith("vit-export") != exports:
             continue
         tried.add(line)
         asked = line
