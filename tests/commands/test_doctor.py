@@ -22,23 +22,6 @@ from vit_engine.machine.processor import Cpu
 GPU = nvidia.has_gpu()
 
 
-def test_the_text_of_this_machine(run_command: Run, tiny_artefact: Path) -> None:
-    done = run_command("vit-doctor", "-m", tiny_artefact)
-    lines = done.stdout.splitlines()
-    assert done.stderr == ""
-    assert lines[0].startswith("vit-engine ")
-    heads = {line[:14].strip() for line in lines}
-    assert {"ONNX Runtime", "CPU", "NVIDIA", "Engine cache"} <= heads
-    (cpu,) = (line for line in lines if line.startswith("cpu "))
-    assert "works" in cpu and "ms an image" in cpu
-    if not GPU:
-        assert done.returncode == 0, done.stdout
-        assert not any(line.startswith("problem") for line in lines)
-        for provider in ("cuda", "tensorrt"):
-            (line,) = (line for line in lines if line.startswith(f"{provider} "))
-            assert "absent" in line
-
-
 def test_the_json_of_this_machine(run_command: Run, tiny_artefact: Path) -> None:
     done = run_command("vit-doctor", "--json", "-m", tiny_artefact)
     report = json.loads(done.stdout)

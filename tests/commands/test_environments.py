@@ -65,17 +65,15 @@ def test_limits_that_leave_too_little_are_told(limit: str, words: str, tmp_path:
 
 
 PREFIXES = [
-    "env -u HOME",
     "env -i LC_ALL=C LANG=C",
-    "env PYTHONWARNINGS=error PYTHONOPTIMIZE=2",
-    "env HOME=/proc XDG_CACHE_HOME=/proc TMPDIR=/nowhere",
-    "env HOME=/nowhere XDG_CACHE_HOME= PYTHONIOENCODING=ascii",
-    "env PYTHONUTF8=0 LC_ALL=POSIX PYTHONOPTIMIZE=1 PYTHONDONTWRITEBYTECODE=1",
+    "env -u HOME PYTHONWARNINGS=error PYTHONOPTIMIZE=2",
+    "env HOME=/proc XDG_CACHE_HOME=/proc TMPDIR=/nowhere PYTHONUTF8=0 LC_ALL=POSIX",
+    "env HOME=/nowhere XDG_CACHE_HOME= PYTHONIOENCODING=ascii PYTHONDONTWRITEBYTECODE=1",
 ]
 
 
 @pytest.mark.parametrize(
-    ("command", "prefix"), [(INFER, p) for p in PREFIXES] + [(DOCTOR, p) for p in PREFIXES[1:3]]
+    ("command", "prefix"), [(INFER, p) for p in PREFIXES] + [(DOCTOR, p) for p in PREFIXES[:2]]
 )
 def test_homes_locales_and_interpreters(command: str, prefix: str, tmp_path: Path) -> None:
     done = shell(f"{prefix} {command}", tmp_path)
@@ -95,8 +93,6 @@ STREAMS = {
     "<&-": 0,
     "2>&-": 0,
     "2>/dev/full": 0,
-    "</dev/full": 0,
-    "<&- 2>&-": 0,
     ">&-": 4,
     ">/dev/full": 4,
     "<&- >&- 2>&-": 4,
