@@ -244,6 +244,7 @@ def test_two_models_on_the_same_pixels(evaluate: Eval, photos: Path, tmp_path: P
     assert (found["images"], found["agreement"], found["max_abs_diff"]) == (16, 1.0, 0.0)
 
 
+@pytest.mark.slow  # PyTorch is loaded for it
 def test_what_flipped_is_told_and_shown(evaluate: Eval, photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from safetensors.numpy import load_file, save_file

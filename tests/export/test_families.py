@@ -202,7 +202,7 @@ def configs(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(drawn=configs())
 def test_any_config(drawn: tuple[str, dict[str, Any]]) -> None:
     architecture, config = drawn
