@@ -11,7 +11,6 @@ from transformers import ViTConfig, ViTForImageClassification
 from support.commands import Forks
 from support.loopback_hub import COMMIT, MODEL, serving
 from support.timm_folder import write_timm_folder
-from vit_engine.artefact.metadata import read_contract
 from vit_engine.errors import CheckpointError
 from vit_export.checkpoints.hub import chosen_files, download
 from vit_export.checkpoints.hub_failure import MODELSCOPE, reason_in_words
@@ -61,7 +60,7 @@ def fetch(hub, loading, tmp_path):
     """Load a model of the hub in a process, with a cache of this test's own."""
     home = tmp_path / "home"
 
-    def run(*arguments, url=hub.url, module="support.hub_load", **variables):
+    def run(*arguments, url=hub.url, **variables):
         environment = os.environ | {
             "HOME": str(home),
             "MODELSCOPE_ENDPOINT": url,
@@ -75,7 +74,7 @@ def fetch(hub, loading, tmp_path):
             "NO_PROXY": "127.0.0.1",
         }
         environment |= {name: str(value) for name, value in variables.items()}
-        result = loading.run("vit-export", module, arguments, env=environment)
+        result = loading.run("vit-export", "support.hub_load", arguments, env=environment)
         assert "Traceback" not in result.stderr, result.stderr
         return result
 
@@ -92,7 +91,7 @@ def refused(result, *words):
 
 
 @each_hub
-def test_download_then_cache_then_offline(hub, fetch, tmp_path, name):
+def test_download_then_cache_then_offline(hub, fetch, name):
     silent = "http://127.0.0.1:9"
     refused(
         fetch(name, url=silent),
@@ -103,11 +102,7 @@ def test_download_then_cache_then_offline(hub, fetch, tmp_path, name):
     result = fetch(name)
     assert result.stdout == f"{name} {COMMIT if name.startswith('hf:') else 'master'}\n"
     assert sorted(hub.fetched) == WANTED
-    if not name.startswith("hf:"):  # the command itself takes its time
-        options = ("--no-verify", "-o", str(tmp_path / "vit.onnx"))
-        assert fetch(name, *options, module="vit_export.cli").stdout == ""
-        identity = read_contract(tmp_path / "vit.onnx").identity
-        assert (identity.model, identity.revision) == (name, "master")
+    assert fetch(name).returncode == 0
     assert sorted(hub.fetched) == WANTED  # no body a second time
     assert fetch(name, "--offline", url=silent).returncode == 0
 
