@@ -11,9 +11,11 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # A build of PyTorch without CUDA; pip's default index has none for x86, PyTorch's own index has, which
 # PIP_EXTRA_INDEX_URL can name.
 TORCH_CPU := $(shell sed -n 's/^torch==.*/&+cpu/p' constraints.txt)
-# How many processes share the tests; those marked `alone` follow, one by one.
+# How many processes share the tests; those marked `alone` follow, one by one, from the files that
+# have such: to collect them all takes half a minute.
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SHARED := -n $(JOBS) --dist worksteal
+ALONE := $(shell grep -rl mark.alone tests --include='test_*.py')
 
 .PHONY: demo wheel test test-slow test-gpu-build test-timm check setup dev clean peers benchmark readme-table
 
@@ -29,12 +31,12 @@ wheel:
 
 test: dev
 	$(BIN)/pytest $(SHARED) -m 'not hub and not slow and not alone'
-	$(BIN)/pytest -m 'alone and not hub and not slow'
+	$(BIN)/pytest -m 'alone and not hub and not slow' $(ALONE)
 
 # Kills, fuzzing, Ray: minutes
 test-slow: dev
 	$(BIN)/pytest $(SHARED) -m 'slow and not hub and not alone'
-	$(BIN)/pytest -m 'slow and alone and not hub'
+	$(BIN)/pytest -m 'slow and alone and not hub' $(ALONE)
 
 # ONNX Runtime's GPU build in an environment of its own, on a GPU that computes nothing
 test-gpu-build: dev .venv-gpu/.installed

@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 
 from support import ROOT, Run, write_checkpoint
+from support.commands import RUNTIME, Forks
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of the sessions that tests open by themselves
+
+# Each of pytest's workers has a core of its own, and so has what it starts: one decoder each.
+CORES = os.sched_getaffinity(0)
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.sched_setaffinity(0, {sorted(CORES)[int(worker.removeprefix("gw")) % len(CORES)]})
 
 # A shell's job in the background ignores ^C, and with it would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,6 +52,15 @@ def tiny_artefact(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
+def all_cores() -> Iterator[None]:
+    """Run on all cores, where it takes several decoders to see something."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, own)
+
+
+@pytest.fixture
 def bounded() -> Iterator[None]:
     """Fail a test that hangs, after two minutes."""
 
@@ -62,13 +77,24 @@ def bounded() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_command() -> Run:
-    """Run one of the project's commands as a user would; 120 s at most."""
+def forks() -> Iterator[Forks]:
+    with Forks(*RUNTIME.values()) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def run_command(forks: Forks) -> Run:
+    """Run one of the project's commands as a user would; 120 s at most.
+
+    One that has options beside these two is a program that starts anew.
+    """
 
     def run(name: str, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        line = [str(a) for a in arguments]
+        if name in RUNTIME and options.keys() <= {"cwd", "input"}:
+            return forks.run(name, RUNTIME[name], line, **options)
         program = Path(sys.executable).with_name(name)
-        line = [str(program), *(str(a) for a in arguments)]
         settings = {"capture_output": True, "text": True, "timeout": 120} | options
-        return subprocess.run(line, check=False, **settings)
+        return subprocess.run([str(program), *line], check=False, **settings)
 
     return run

@@ -6,14 +6,12 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import tarfile
 import threading
 from collections import Counter
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -22,8 +20,7 @@ from PIL import Image
 
 from support import ROOT, Run
 from support.terminal import on_a_terminal
-from vit_engine.artefact.contract import KEY
-from vit_engine.artefact.metadata import path_from_name, read_contract
+from vit_engine.artefact.metadata import path_from_name
 from vit_engine.commands.infer_options import command_line
 from vit_engine.commands.progress import Progress
 from vit_engine.errors import UsageError
@@ -91,6 +88,7 @@ def test_bad_images_are_rows_and_change_no_other(infer, mixed):
             assert row["score"] == pytest.approx(clean[row["path"]]["score"], abs=1e-3)
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_every_odd_image_is_one_row(infer, test_data, tmp_path):
     folder = test_data / "odd-images"
     done = infer(folder, "--all-files", "-o", tmp_path / "rows.jsonl", timeout=300)
@@ -204,16 +202,13 @@ def test_lists_tars_tables_and_urls_are_sources(infer, tmp_path):
     assert len(rows_of(infer("-", input=names).stdout)) == 3
     nul = names.replace("\n", "\0")
     assert len(rows_of(infer("-", "-0", input=nul).stdout)) == 3
-    for suffix, mode in (("tar", "w"), ("tar.gz", "w:gz")):
-        with tarfile.open(tmp_path / f"shard.{suffix}", mode) as tar:
-            for path in EXAMPLES:
-                tar.add(path, f"part/{path.name}")
-                tar.addfile(tarfile.TarInfo(f"part/{path.stem}.cls"))
-        rows = rows_of(infer(tmp_path / f"shard.{suffix}").stdout)
-        assert [r["path"] for r in rows] == [
-            f"{tmp_path}/shard.{suffix}/part/{p.name}" for p in EXAMPLES
-        ]
-        assert [r["label"] for r in rows] == [p.stem.partition("-")[0] for p in EXAMPLES]
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for path in EXAMPLES:
+            tar.add(path, f"part/{path.name}")
+            tar.addfile(tarfile.TarInfo(f"part/{path.stem}.cls"))
+    rows = rows_of(infer(tmp_path / "shard.tar").stdout)
+    assert [r["path"] for r in rows] == [f"{tmp_path}/shard.tar/part/{p.name}" for p in EXAMPLES]
+    assert [r["label"] for r in rows] == [p.stem.partition("-")[0] for p in EXAMPLES]
     (tmp_path / "list.csv").write_text(f"id,file\n1,{EXAMPLES[0]}\n2,\n3,absent.jpg\n")
     done = infer(tmp_path / "list.csv", "--column", "file")
     assert [r["error_code"] for r in rows_of(done.stdout)] == [None, "missing", "missing"]
@@ -305,23 +300,6 @@ def test_a_reader_that_leaves_ends_the_run_quietly(mixed):
     assert done.stderr == ""
 
 
-def test_a_full_disk_keeps_whole_rows_that_are_resumed(infer, tmp_path):
-    clean, full = tmp_path / "clean.jsonl", tmp_path / "full.jsonl"
-    names = "".join(f"{EXAMPLES[0] if i % 500 == 0 else '/absent' * 20}\n" for i in range(4000))
-    infer("-", "-o", clean, input=names)
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, 800_000))
-
-    done = infer("-", "-o", full, input=names, preexec_fn=limit)
-    assert done.returncode == 4 and "File too large" in done.stderr, done.stderr
-    assert not full.exists()
-    kept = len(rows_of((tmp_path / "full.jsonl.partial").read_bytes()))  # no torn line
-    assert 1000 <= kept < 4000
-    assert infer("-", "-o", full, "--resume", input=names).returncode == 3
-    assert full.read_bytes() == clean.read_bytes()
-
-
 @pytest.fixture
 def broken_off(infer, mixed, tmp_path) -> Path:
     """The output of a run that stopped in the middle."""
@@ -334,28 +312,12 @@ def test_other_options_are_not_resumed(infer, mixed, broken_off):
     before = partial.read_bytes()
     for words, options in {
         "was begun with --top-k 5, this run has --top-k 3": ["-k", 3],
-        "was begun with --batch 4, this run has --batch 8": ["-b", 8],
         "was begun with --fast-decode false, this run has --fast-decode true": ["--fast-decode"],
-        "was begun with --column path, this run has --column file": ["--column", "file"],
     }.items():
         done = infer(mixed, "-b", "4", *options, "-o", broken_off, "--resume")
         assert done.returncode == 2 and words in done.stderr
     assert partial.read_bytes() == before
     assert infer(mixed, "-b", "4", "-o", broken_off, "--resume").returncode == 3
-
-
-def test_other_weights_under_the_same_contract_are_not_resumed(
-    run_command, mixed, broken_off, tmp_path
-):
-    import onnx
-
-    contract = replace(read_contract(path_from_name("demo")), content_sha256=None)
-    model = onnx.load(path_from_name("demo"))
-    onnx.helper.set_model_props(model, {KEY: contract.dumps()})
-    onnx.save(model, tmp_path / "other.onnx")
-    line = ["-m", tmp_path / "other.onnx", "--provider", "cpu", mixed, "-b", 4]
-    done = run_command("vit-infer", *line, "-o", broken_off, "--resume")
-    assert done.returncode == 2 and "was begun with a model of sha256" in done.stderr
 
 
 def test_other_sources_are_not_resumed(infer, mixed, broken_off):
@@ -400,19 +362,6 @@ def test_what_was_resolved_is_recorded_and_resumed_by_any_spelling(run_command, 
     assert len(rows_of(out.read_bytes())) == 60
 
 
-def test_a_run_that_ended_before_its_state_was_deleted_is_whole(infer, mixed, broken_off):
-    """Killed between the two: --resume has nothing to do, and a new run is not held up."""
-    state = broken_off.with_name("r.jsonl.partial.state")
-    assert infer(mixed, "-b", 4, "-o", broken_off, "--max-errors", 5, "--resume").returncode == 3
-    whole = broken_off.with_name("r.jsonl.partial").rename(broken_off).read_bytes()
-    done = infer(mixed, "-b", 4, "-o", broken_off, "--resume")
-    assert done.returncode == 0 and "is whole, there is nothing to resume" in done.stderr
-    assert broken_off.read_bytes() == whole and state.exists()
-    assert infer(mixed, "-b", 4, "-o", broken_off).returncode == 3
-    assert len(rows_of(broken_off.read_bytes())) == 60
-    assert not list(broken_off.parent.glob("*partial*"))
-
-
 def test_a_terminal_gets_a_table_progress_and_colour(mixed):
     shown = on_a_terminal(mixed, "-b", 1)
     assert "\x1b[31m" in shown
@@ -428,12 +377,12 @@ def test_a_terminal_gets_a_table_progress_and_colour(mixed):
 def test_progress_counts_no_other_images_for_a_list_on_stdin(mixed, tmp_path, monkeypatch):
     monkeypatch.chdir(mixed)
     names = [p for p in sorted(mixed.iterdir()) if p.stat().st_size > 100]
-    (tmp_path / "names").write_text("".join(f"{name}\n" for name in names * 8))
+    (tmp_path / "names").write_text("".join(f"{name}\n" for name in names * 4))
     shown = on_a_terminal("-", "-b", 1, "-o", tmp_path / "r.jsonl", stdin=tmp_path / "names")
     assert re.search(r"\r\x1b\[K\d+ images, 0 failed, [\d.]+ images/s", shown)
     assert " of " not in shown
-    shown = on_a_terminal(*names * 8, "-b", 1, "-o", tmp_path / "r.jsonl")
-    assert f" of {8 * len(names)} images, 0 failed, " in shown
+    shown = on_a_terminal(*names * 4, "-b", 1, "-o", tmp_path / "r.jsonl")
+    assert f" of {4 * len(names)} images, 0 failed, " in shown
 
 
 def test_a_count_that_meets_an_error_is_quiet(monkeypatch):
@@ -461,10 +410,6 @@ def test_a_table_that_is_damaged_is_counted_all_the_same(tmp_path):
     assert "2 images, 1 failed" in shown and "Traceback" not in shown
 
 
-def test_one_image_is_no_images(infer):
-    assert infer(EXAMPLES[0]).stderr.startswith("1 image, 0 failed, ")
-
-
 def test_what_was_passed_over_is_counted(infer, tmp_path):
     (tmp_path / "star.png").write_bytes(EXAMPLES[-1].read_bytes())
     for name in ("._a.jpg", "._b.png", "c.heic", ".ipynb_checkpoints/d.png"):
@@ -476,7 +421,8 @@ def test_what_was_passed_over_is_counted(infer, tmp_path):
         .endswith("; 4 passed over: 2 AppleDouble, 1 in .ipynb_checkpoints, 1 HEIC (not supported)")
     )
     assert infer(tmp_path, "-q").stderr == ""
-    assert "passed over" not in infer(EXAMPLES[0]).stderr
+    done = infer(EXAMPLES[0])
+    assert done.stderr.startswith("1 image, 0 failed, ") and "passed over" not in done.stderr
 
 
 def test_an_altered_artefact_is_not_described(infer, tmp_path):

@@ -19,8 +19,7 @@ pytestmark = pytest.mark.alone  # what comes within milliseconds
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
-@BOTH
-@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_a_signal_to_child_and_group_ends_a_run_in_order(
     number: int, group: bool, tmp_path: Path
 ) -> None:

@@ -144,9 +144,7 @@ def test_the_meaning_of_arrays(vit: Classifier) -> None:
 # Runs of images
 
 
-def test_an_array_of_four_dimensions_is_a_batch(
-    vit: Classifier,
-) -> None:
+def test_an_array_of_four_dimensions_is_a_batch(vit: Classifier) -> None:
     wanted = [p.index for p in vit.classify(COLOUR)]
     batch = np.stack(COLOUR)
     assert [p.index for p in vit.classify(batch)] == wanted

@@ -174,13 +174,11 @@ def test_a_terminal_is_told_how_far_it_is(tiny_folder: Path, tmp_path: Path) -> 
     assert steps[-1].startswith("calibrated on "), "the last step is wiped"
 
 
-@pytest.mark.parametrize("option", ["--fp32", "--int8"])
-def test_names_that_are_not_utf8(option: str, tmp_path: Path, run_command: Run) -> None:
+def test_names_that_are_not_utf8(tmp_path: Path, run_command: Run) -> None:
     strange = os.fsdecode(b"caf\xe9")
     folder = write_checkpoint(tmp_path / strange / strange)
     out = tmp_path / strange / "vit.onnx"
-    loose = ["--min-agreement", "0"] if option == "--int8" else []
-    ended = run_command("vit-export", folder, option, *loose, "-o", out)
+    ended = run_command("vit-export", folder, "--fp32", "-o", out)
     assert ended.returncode == 0, ended.stderr
     assert read_contract(out).identity.model == r"caf\xe9"
 

@@ -80,7 +80,7 @@ def test_examples_are_written_again_as_they_are(tmp_path: Path) -> None:
 def test_training_writes_a_checkpoint_that_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--images", "64", "--epochs", "1", "--held-out", "32", "--seed", "5"]
+    few = ["--images", "32", "--epochs", "1", "--held-out", "16", "--seed", "5"]
     monkeypatch.setattr(sys, "argv", ["train_demo.py", "--out", str(tmp_path), *few])
     monkeypatch.syspath_prepend(SCRIPTS)
     runpy.run_path(str(SCRIPTS / "train_demo.py"), run_name="__main__")

@@ -202,7 +202,7 @@ def configs(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(drawn=configs())
 def test_any_config(drawn: tuple[str, dict[str, Any]]) -> None:
     architecture, config = drawn
@@ -315,9 +315,20 @@ def test_a_rotated_basis_changes_nothing(checkpoint: Checkpoint) -> None:
         assert np.allclose(before, after) == kept
 
 
+DISTINCT = {
+    "ViTForImageClassification",
+    "Dinov2ForImageClassification",
+    "BeitForImageClassification",
+    "SiglipForImageClassification",
+}
+"""Whose graphs have no like among the others."""
+
+
 def test_int8_stays_close(
     checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path
 ) -> None:
+    if checkpoint.family.architecture not in DISTINCT:
+        pytest.skip("another family has the same kinds of products")
     quantized = quantize(checkpoint, pixels[CALIBRATING])
     assert quantized.matmuls
     export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, quantized=quantized)
@@ -344,15 +355,6 @@ def test_names_in_memory_mean_the_same_as_names_on_disk(
 
 def test_products_are_what_the_graph_says(checkpoint: Checkpoint) -> None:
     assert_products_are_as_said(checkpoint)
-
-
-DISTINCT = {
-    "ViTForImageClassification",
-    "Dinov2ForImageClassification",
-    "BeitForImageClassification",
-    "SiglipForImageClassification",
-}
-"""Whose graphs have no like among the others."""
 
 
 def test_what_a_product_is_not_is_found(checkpoint: Checkpoint) -> None:

@@ -12,12 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from support.graphs import (
-    Floats,
-    assert_products_are_as_said,
-    drawn_images,
-    logits_of,
-)
+from support.graphs import Floats, assert_products_are_as_said, drawn_images, logits_of
 from vit_engine.artefact.contract import Pooling, Precision
 from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
@@ -49,11 +44,7 @@ ACTIVATIONS: dict[type, str] = {
     torch.nn.SiLU: "silu",
 }
 
-BLOCKS = (
-    timm.models.vision_transformer.Block,
-    timm.models.beit.Block,
-    timm.models.eva.EvaBlock,
-)
+BLOCKS = (timm.models.vision_transformer.Block, timm.models.beit.Block, timm.models.eva.EvaBlock)
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 

@@ -33,12 +33,13 @@ class Photographs:
 
 
 @pytest.fixture(scope="module")
-def photographs(test_data: Path) -> Photographs:
+def photographs(request: pytest.FixtureRequest, test_data: Path) -> Photographs:
     checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
     with (test_data / "imagenet-sample/labels.csv").open() as file:
         rows = [row for row in csv.reader(file) if row[0].endswith(".JPEG")]
+    assert len(rows) == 200
+    rows = rows[:: 200 // request.param]
     images = [rgb_from_image(Image.open(test_data / "imagenet-sample" / row[0])) for row in rows]
-    assert len(images) == 200
     return Photographs(
         checkpoint,
         np.stack([pixels_from_image(image, checkpoint.preprocessing) for image in images]),
@@ -47,9 +48,17 @@ def photographs(test_data: Path) -> Photographs:
     )
 
 
-@pytest.mark.parametrize("optimize_graph", [True, False], ids=["adapted", "as written"])
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])
-def test_deit_tiny_on_two_hundred_photographs(
+@pytest.mark.parametrize(
+    ("photographs", "precision", "optimize_graph"),
+    [
+        (20, "fp16", True),
+        (20, "fp16", False),
+        pytest.param(200, "fp16", False, marks=pytest.mark.slow),
+        pytest.param(200, "fp32", True, marks=pytest.mark.slow),
+    ],
+    indirect=["photographs"],
+)
+def test_deit_tiny_on_photographs(
     photographs: Photographs,
     tmp_path: Path,
     precision: str,

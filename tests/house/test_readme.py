@@ -28,7 +28,7 @@ PAGES = {
 }
 DEMO = ROOT / "export/vit_export/demo"
 OTHERS = {
-    *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url"),
+    *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url")
 }
 """Options of Docker, Triton, Ray, curl and pip."""
 COMMANDS = ("infer", "eval", "serve", "doctor")
@@ -111,15 +111,14 @@ def served() -> Iterator[str]:
         yield server.url
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, marks=[pytest.mark.slow] if p == "export.md" else []) for p in PAGES],
-)
+@pytest.mark.parametrize("exports", [False, pytest.param(True, marks=pytest.mark.slow)])
+@each_page
 def test_every_shell_snippet_runs(
-    page: str, sandbox: Sandbox, tried: set[str], request: pytest.FixtureRequest
+    page: str, exports: bool, sandbox: Sandbox, tried: set[str], request: pytest.FixtureRequest
 ) -> None:
+    """Those that load PyTorch, which takes its time, and those that do not."""
     for line in (line for snippet in snippets(page, "sh") for line in snippet.splitlines()):
-        if line in tried:
+        if line in tried or line.startswith("vit-export") != exports:
             continue
         tried.add(line)
         asked = line

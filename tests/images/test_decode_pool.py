@@ -258,11 +258,7 @@ def test_a_consumer_that_frees_nothing_gets_no_more_than_there_are_slots() -> No
         thread.start()
         wait_until(lambda: len(batches) == slots // 4 and reader.read == slots + 1)
         time.sleep(0.3)  # nothing more happens, however long
-        assert (len(batches), len(decoders.decoded), reader.read) == (
-            slots // 4,
-            slots,
-            slots + 1,
-        )
+        assert (len(batches), len(decoders.decoded), reader.read) == (slots // 4, slots, slots + 1)
         for at in range(50):
             wait_until(lambda at=at: len(batches) > at)
             reader.hold(batches[at])

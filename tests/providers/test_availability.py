@@ -99,23 +99,6 @@ def test_no_onnxruntime_names_the_extra(tiny_artefact: Path) -> None:
     assert f"ONNX Runtime is not installed; {pip_install('cpu')}" in err
 
 
-def test_two_distributions_of_onnxruntime_are_both_named(tmp_path: Path) -> None:
-    fake = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
-    fake.mkdir()
-    (fake / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n"
-    )
-    (fake / "top_level.txt").write_text("onnxruntime\n")
-    code = (
-        "from vit_engine.providers.availability import distributions\n"
-        "print(*distributions(), sep='\\n')"
-    )
-    rc, out, err = python(code, path=tmp_path)
-    assert rc == 0, err
-    assert "onnxruntime-gpu 1.31.1" in out.splitlines()
-    assert len(out.splitlines()) == 2
-
-
 def test_the_installed_distribution_is_found() -> None:
     (owner,) = availability.distributions()
     name, _, version = owner.partition(" ")

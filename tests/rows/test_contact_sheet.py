@@ -62,10 +62,7 @@ def test_bad_images_are_listed_and_keep_thumbnails_in_step(contract, tmp_path):
     sheet.add(LabelledBatch(predictions, [black, None, black, white]))
     sheet.write(tmp_path / "sheet.html")
     data = data_of((tmp_path / "sheet.html").read_text())
-    assert [e["code"] for e in data["errors"]] == [
-        "a code that nobody has heard of",
-        "nonfinite",
-    ]
+    assert [e["code"] for e in data["errors"]] == ["a code that nobody has heard of", "nonfinite"]
     first, last = data["images"]
     assert first["image"] != last["image"]
     sheet = ContactSheet(contract)

@@ -28,11 +28,9 @@ def unused_port() -> int:
 
 
 @contextlib.contextmanager
-def proxy(name: str, folder: Path, one: Server, other: Server) -> Iterator[Server]:
+def proxy(program: str, folder: Path, one: Server, other: Server) -> Iterator[Server]:
     """Run a proxy with its file in deploy/, in which the ports alone are changed."""
-    program = shutil.which(name) or shutil.which(name, path="/usr/sbin")
-    if program is None:
-        pytest.skip(f"{name} is not installed")
+    name = Path(program).name
     port = unused_port()
     source = {"nginx": "nginx.conf", "caddy": "Caddyfile"}[name]
     text = (DEPLOY / source).read_text()
@@ -75,12 +73,15 @@ def proxy(name: str, folder: Path, one: Server, other: Server) -> Iterator[Serve
 @pytest.mark.parametrize("name", ["nginx", "caddy"])
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
 def test_a_replica_that_ends_behind_a_proxy(name: str, end: int, tmp_path: Path) -> None:
+    program = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if program is None:
+        pytest.skip(f"{name} is not installed")
     statuses: list[int] = []
     stop = threading.Event()
     with (
         running("demo", "--drain", "3") as one,
         running("demo") as other,
-        proxy(name, tmp_path, one, other) as front,
+        proxy(program, tmp_path, one, other) as front,
     ):
 
         def load() -> None:

@@ -16,17 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import ROOT, wait_until
+from support import ROOT, Run, wait_until
 from support.running_server import CIRCLE, STAR, Server, running
 from vit_engine import Classifier
 
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running("demo") as started:
-        yield started
 
 
 def posted(server: Server, document: Any) -> Any:
@@ -187,9 +181,12 @@ def test_parameters_of_the_query(server: Server) -> None:
     assert server.ask("/?model=nobody", STAR).status == 404
 
 
-def test_odd_images_have_the_labels_and_codes_of_vit_infer(server: Server, test_data: Path) -> None:
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_odd_images_have_the_labels_and_codes_of_vit_infer(
+    server: Server, test_data: Path, every: int
+) -> None:
     folder = test_data / "odd-images"
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")[::every]
     with Classifier.load("demo", provider="cpu") as vit:
         images = [path.read_bytes() for path in paths]
         # Isolated: these tests make errors of Pillow's warnings.
@@ -412,17 +409,14 @@ def test_several_models_under_their_names(tiny_artefact: Path) -> None:
         (["demo", "--api-key-file", "/dev/null"], "has no key in it"),
     ],
 )
-def test_bad_usage_is_told_in_one_line(line: list[str], words: str) -> None:
-    program = [sys.executable, "-m", "vit_engine.commands.serve", *line]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+def test_bad_usage_is_told_in_one_line(line: list[str], words: str, run_command: Run) -> None:
+    ended = run_command("vit-serve", *line)
     assert ended.returncode in (2, 4), ended.stderr
     assert words in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
-def test_an_address_that_is_taken_is_exit_4(server: Server) -> None:
-    program = [sys.executable, "-m", "vit_engine.commands.serve", "demo"]
-    program += ["--port", str(server.address[1])]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+def test_an_address_that_is_taken_is_exit_4(server: Server, run_command: Run) -> None:
+    ended = run_command("vit-serve", "demo", "--port", str(server.address[1]))
     assert ended.returncode == 4
     assert "Address already in use; choose another --host or --port" in ended.stderr
 
@@ -540,31 +534,6 @@ def test_hugging_faces_client(server: Server) -> None:
     assert found[0].label == "star" and len(found) == 2
     with pytest.raises(Exception, match="422"):
         client.image_classification(b"no image")
-
-
-def test_curl(server: Server, tmp_path: Path) -> None:
-    if subprocess.run(["which", "curl"], capture_output=True, check=False).returncode:
-        pytest.skip("curl is not installed")
-
-    def curl(*arguments: str) -> str:
-        line = ["curl", "-sS", "--noproxy", "*", *arguments]
-        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout
-
-    image = f"@{ROOT / 'examples/star-01.png'}"
-    assert json.loads(curl("--data-binary", image, server.url))[0]["label"] == "star"
-    assert json.loads(curl("-F", f"file={image}", server.url))[0]["label"] == "star"
-    assert len(json.loads(curl("-F", f"a={image}", "-F", f"b={image}", server.url))) == 2
-    assert (
-        json.loads(curl("-T", image[1:], "-X", "POST", f"{server.url}/v1/classify"))[0]["label"]
-        == "star"
-    )
-    chunked = ("-H", "Transfer-Encoding: chunked", "--data-binary", image)
-    assert json.loads(curl(*chunked, server.url))[0]["label"] == "star"
-    large = tmp_path / "large"
-    large.write_bytes(bytes(20 * 2**20))
-    shown = curl("-w", "%{http_code}", "--data-binary", f"@{large}", server.url)
-    assert shown.endswith("413")
-    assert "Transfer-Encoding" not in curl("-I", f"{server.url}/health")
 
 
 def test_an_ipv6_address(tmp_path: Path) -> None:

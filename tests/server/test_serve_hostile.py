@@ -195,6 +195,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 # Clients that leave
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_clients_that_leave_cost_nothing_and_are_counted() -> None:
     with running("demo", "--decode-timeout", "20") as server:
         # The decoders are at work on these.
@@ -312,6 +313,7 @@ def test_a_poison_image_costs_itself() -> None:
         assert all(a.status == 200 for a in ask_all(server, 20, [STAR], 4))
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_a_decoder_that_is_killed_costs_the_image_that_it_was_at() -> None:
     with running("demo", "--decode-timeout", "20") as server:
         ask_all(server, 20, [STAR], 4)
@@ -381,6 +383,7 @@ def test_requests_in_the_server_when_it_stops_are_finished() -> None:
         assert server.process.wait(60) == 0
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_decoders_end_with_a_server_that_is_killed() -> None:
     with running("demo") as server:
         children = server.children()

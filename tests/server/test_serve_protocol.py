@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ from vit_engine.engine import Engine
 INFER = "/v2/models/demo/infer"
 LENGTH = "Inference-Header-Content-Length"
 SIDE = 64
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running("demo") as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -337,17 +330,26 @@ def test_names_and_versions(server: Server) -> None:
         assert server.ask(path + "/infer", b"{}").status == 404
 
 
-def test_schemathesis_finds_nothing(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("phases", "examples"),
+    [
+        ("examples,fuzzing", 1),
+        pytest.param("examples,coverage,fuzzing", 15, marks=pytest.mark.slow),
+    ],
+)
+def test_schemathesis_finds_nothing(
+    server: Server, tmp_path: Path, phases: str, examples: int
+) -> None:
     """What is drawn from the description, and what contradicts it, is answered as described."""
     if importlib.util.find_spec("schemathesis") is None:
         pytest.skip("schemathesis is not installed")
     line = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
     line += [
-        "--max-examples=15",
+        f"--max-examples={examples}",
         "--seed=1",
         "--request-timeout=20",
         "--no-color",
-        "--phases=examples,coverage,fuzzing",
+        f"--phases={phases}",
     ]
     line += ["--generation-database=none"]
     # No schema can say which bytes are an image, or a tensor of this model.

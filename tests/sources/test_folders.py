@@ -38,8 +38,7 @@ def touch(folder: Path, *names: str, data: bytes = b"data") -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     touch(
-        tmp_path,
-        *("b.jpg", "a/2.PNG", "a/10.webp", "a/deep/x.tiff", ".h/y.gif", "c.txt", "a.jpeg"),
+        tmp_path, *("b.jpg", "a/2.PNG", "a/10.webp", "a/deep/x.tiff", ".h/y.gif", "c.txt", "a.jpeg")
     )
     return tmp_path
 

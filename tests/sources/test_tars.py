@@ -623,8 +623,7 @@ def test_what_gnu_tar_lists_is_a_row_or_told(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_damage_of_any_kind_at_length(seed, tmp_path):
-    fuzzed(10_000, seed, tmp_path / "shard.tar")
-    fuzzed(2_000, seed, tmp_path / "shard.tar.gz")
-    fuzzed(1_000, seed, tmp_path / "shard.tar", sums=False, gnu=True)
+def test_damage_of_any_kind_at_length(tmp_path):
+    fuzzed(10_000, 1, tmp_path / "shard.tar")
+    fuzzed(2_000, 1, tmp_path / "shard.tar.gz")
+    fuzzed(1_000, 1, tmp_path / "shard.tar", sums=False, gnu=True)

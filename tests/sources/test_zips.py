@@ -132,10 +132,7 @@ def test_stored_members_are_held_to_their_checksums_too(tmp_path: Path) -> None:
         (lambda d: b"no zip" * 100, [("x.zip", "format")]),
         (lambda d: b"", [("x.zip", "empty")]),
         (lambda d: d[:-10] + b"\xff\xff\xff\x7f" + d[-6:], [("x.zip", "decode")]),
-        (
-            lambda d: flag(d, entry=1, offset=0, value=b"XX"),
-            [("a.jpg", JPEG), ("x.zip", "decode")],
-        ),
+        (lambda d: flag(d, entry=1, offset=0, value=b"XX"), [("a.jpg", JPEG), ("x.zip", "decode")]),
     ],
 )
 def test_what_is_wrong_with_the_zip_is_a_row_of_it(
