@@ -40,15 +40,17 @@ def test_what_is_no_text_for_it_is_refused(path: Path) -> None:
     embedder = TextEmbedder.load(path)
     with pytest.raises(UsageError, match=r"the text 'word.* has \d+ tokens, the model takes 32"):
         embedder.embed(["x", "word " * 40])
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        embedder.embed("\udcff")
     with pytest.raises(TypeError, match="5 is no text"):
         embedder.embed(["x", 5])  # type: ignore[list-item]
 
 
-def test_two_spaces_are_refused(path: Path) -> None:
-    embedder = TextEmbedder.load(path)
-    embedder.check_space(embedder.space, "v.parquet")
-    with pytest.raises(UsageError, match=r"v\.parquet has vectors of the space 0000"):
-        embedder.check_space("0" * 64, "v.parquet")
+def test_a_closed_one_is_refused(path: Path) -> None:
+    with TextEmbedder.load(path) as embedder:
+        embedder.embed("x")
+    with pytest.raises(UsageError, match="is closed"):
+        embedder.embed("x")
 
 
 def test_the_wrong_kind_says_which_is_meant(path: Path) -> None:

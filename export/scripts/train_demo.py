@@ -56,11 +56,11 @@ def train(images: int, epochs: int) -> Any:
     )
     pixels, targets = _drawn(images, first=draw.TRAINING, edges=TRAINING_EDGES)
 
-    def loss_of(turned: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-        logits = model(pixel_values=turned).logits
+    def loss_of(batch: torch.Tensor) -> torch.Tensor:
+        logits = model(pixel_values=_turned(pixels[batch])).logits
         return torch.nn.functional.cross_entropy(logits, targets[batch])
 
-    fit(model, pixels, loss_of, _optimizers(model), epochs=epochs)
+    fit(model, loss_of, _optimizers(model), images=images, epochs=epochs)
     return model
 
 
@@ -81,6 +81,14 @@ def _drawn(
     return pixels, torch.arange(count) % len(draw.LABELS)
 
 
+def _turned(pixels: torch.Tensor) -> torch.Tensor:
+    """Mirror each image or not, along either axis and the diagonal: every class stays itself."""
+    chosen = torch.rand(3, len(pixels), 1, 1, 1) < 0.5
+    pixels = torch.where(chosen[0], torch.flip(pixels, (2,)), pixels)
+    pixels = torch.where(chosen[1], torch.flip(pixels, (3,)), pixels)
+    return torch.where(chosen[2], pixels.mT, pixels)
+
+
 def _optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for the rest."""
     named = list(model.named_parameters())
@@ -97,6 +105,7 @@ if __name__ == "__main__":
         str(__doc__),
         DEMOS["demo"],
         train=train,
+        images=12_288,
         epochs=12,
         accuracy=accuracy,
         preprocessing=PREPROCESSING,

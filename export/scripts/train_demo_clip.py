@@ -4,12 +4,14 @@ import copy
 import functools
 import json
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from captions import COLOURS, caption, every_caption, nearest_colour
@@ -51,7 +53,7 @@ the text names what the image shows, such as "a red star". Its images show
 {labels}.
 
 Trained on {images:,} images drawn by `vit_export/samples/draw.py`, with captions by
-`export/scripts/captions.py` and seed {seed}; the vision tower started as that of the demo.
+`export/scripts/captions.py` and seed {seed}; the vision tower has the demo's weights.
 
 Held-out zero-shot accuracy with "This is a photo of {{}}.": {accuracy:.2%} of {held_out:,} images.
 To make it again: `python export/scripts/train_demo_clip.py --seed {seed}`.
@@ -67,8 +69,9 @@ def tokenizer() -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     single = [*alphabet, *(byte + "</w>" for byte in alphabet)]
     blank = CLIPTokenizer().backend_tokenizer
+    # As special tokens they get their numbers in this order, which decides between equal pairs.
     trainer = trainers.BpeTrainer(
-        show_progress=False, initial_alphabet=alphabet, end_of_word_suffix="</w>"
+        show_progress=False, special_tokens=single, end_of_word_suffix="</w>"
     )
     blank.train_from_iterator(every_caption(), trainer)
     merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
@@ -78,7 +81,10 @@ def tokenizer() -> Any:
 
 
 def train(images: int, epochs: int) -> Any:
-    """Return a `CLIPModel` trained on `images` drawn images, in `eval` mode."""
+    """Return a `CLIPModel` in float16 and `eval` mode: its texts learn to meet drawn images.
+
+    The vision tower is that of the other demo, and stays as it is (arXiv:2111.07991).
+    """
     text, vision = _configs()
     model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
     _start_from_demo(model)
@@ -86,7 +92,7 @@ def train(images: int, epochs: int) -> Any:
     labels = torch.arange(images) % len(draw.LABELS)
     colours = torch.empty(images, 2, dtype=torch.long)
 
-    def drawn() -> Any:
+    def drawn() -> Iterator[Image.Image]:
         for i, label in enumerate(labels.tolist()):
             seed = draw.TRAINING + i
             image, *pair = draw.coloured(label, seed, edges=TRAINING_EDGES)
@@ -96,8 +102,11 @@ def train(images: int, epochs: int) -> Any:
             yield image
 
     pixels = pixels_of(drawn(), CLIPImageProcessorPil(**PREPROCESSING))
+    with torch.no_grad():
+        parts = torch.split(pixels, 256)
+        features = torch.cat([model.vision_model(part).pooler_output for part in parts])
 
-    def loss_of(turned: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    def loss_of(batch: torch.Tensor) -> torch.Tensor:
         shown, seen = labels[batch], colours[batch]
         # Every second caption names a colour; -1 where it does not.
         named = seen.gather(1, torch.randint(2, (len(batch), 1)))[:, 0]
@@ -107,21 +116,18 @@ def train(images: int, epochs: int) -> Any:
             for label, colour in zip(shown.tolist(), named.tolist(), strict=True)
         ]
         inputs = tokenizer()(texts, padding=True, return_tensors="pt")
-        logits = model(**inputs, pixel_values=turned).logits_per_image
+        image_side = normalize(model.visual_projection(features[batch]))
+        text_side = normalize(model.get_text_features(**inputs).pooler_output)
+        logits = model.logit_scale.exp() * image_side @ text_side.T
         # Each caption is right for all images of its label and colour.
         fits = (shown[:, None] == shown) & ((seen[:, :, None] == named).any(1) | (named < 0))
         both = zip((logits, logits.T), (fits.float(), fits.T.float()), strict=True)
-        losses = [
-            torch.nn.functional.cross_entropy(found, right / right.sum(1, keepdim=True))
-            for found, right in both
-        ]
+        losses = [cross_entropy(found, right / right.sum(1, keepdim=True)) for found, right in both]
         return (losses[0] + losses[1]) / 2
 
-    seeing = list(model.vision_model.parameters())
-    rest = [p for name, p in model.named_parameters() if not name.startswith("vision_model.")]
-    groups = [{"params": seeing, "lr": 5e-4}, {"params": rest, "lr": 3e-3}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
-    fit(model, pixels, loss_of, [optimizer], epochs=epochs)
+    learning = [p for name, p in model.named_parameters() if not name.startswith("vision_model.")]
+    optimizer = torch.optim.AdamW(learning, lr=2e-3, weight_decay=0.05)
+    fit(model, loss_of, [optimizer], images=images, epochs=epochs)
     return model.half()
 
 
@@ -151,9 +157,16 @@ def _start_from_demo(model: Any) -> None:
                 target = VISION_TOWER[part].replace("*", block) + kind
                 if source in demo and target in own:
                     own[target].copy_(demo[source].reshape(own[target].shape))
-    # CLIP's patches have no bias: their positions take it.
-    positions = own[VISION_TOWER["positions"]]
-    positions[1:] += demo[CLASSIC["patch"] + ".bias"]
+    # CLIP's patches have no bias, and a LayerNorm stands before its blocks. It hardly changes
+    # tokens that all lie far along one direction; its own bias moves them back.
+    token, positions = own[VISION_TOWER["cls"]], own[VISION_TOWER["positions"]]
+    far = torch.tensor([2.0, -2.0]).repeat(len(token) // 2)
+    back = token + positions[0] - far
+    positions[1:] += demo[CLASSIC["patch"] + ".bias"] - back
+    positions[0] = 0
+    token.copy_(far)
+    own[VISION_TOWER["pre_norm"] + ".weight"].fill_(2)
+    own[VISION_TOWER["pre_norm"] + ".bias"].copy_(back)
 
 
 def _configs() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -187,6 +200,7 @@ if __name__ == "__main__":
         str(__doc__),
         DEMOS["demo-clip"],
         train=train,
+        images=6_144,
         epochs=12,
         accuracy=accuracy,
         preprocessing=PREPROCESSING,

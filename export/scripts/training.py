@@ -31,17 +31,17 @@ def pixels_of(images: Iterable[Image.Image], processor: Any) -> torch.Tensor:
 
 def fit(
     model: torch.nn.Module,
-    pixels: torch.Tensor,
-    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
     optimizers: list[torch.optim.Optimizer],
     *,
+    images: int,
     epochs: int,
 ) -> None:
-    """Train `model` on the loss of each batch of pixels and their places; leave it in `eval` mode.
+    """Train `model` on the loss of each batch of places of images; leave it in `eval` mode.
 
     The same seed of PyTorch gives the same weights on the same machine.
     """
-    steps = -(-len(pixels) // BATCH) * epochs
+    steps = -(-images // BATCH) * epochs
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
             o, [g["lr"] for g in o.param_groups], steps, pct_start=0.1, cycle_momentum=False
@@ -51,8 +51,8 @@ def fit(
     started = time.monotonic()
     for epoch in range(epochs):
         losses = []
-        for batch in torch.split(torch.randperm(len(pixels)), BATCH):
-            loss = loss_of(_turned(pixels[batch]), batch)
+        for batch in torch.split(torch.randperm(images), BATCH):
+            loss = loss_of(batch)
             torch.autograd.backward(loss)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
@@ -71,6 +71,7 @@ def make_demo(
     folder: Path,
     *,
     train: Callable[[int, int], Any],
+    images: int,
     epochs: int,
     accuracy: Callable[[Any, int], float],
     preprocessing: dict[str, Any],
@@ -86,7 +87,7 @@ def make_demo(
     count = whole_number("a whole number", minimum=1)
     parser.add_argument("--out", type=Path, default=folder)
     parser.add_argument("--seed", type=whole_number("a whole number", minimum=0), default=0)
-    for name, default in (("images", 12_288), ("epochs", epochs), ("held-out", 1_600)):
+    for name, default in (("images", images), ("epochs", epochs), ("held-out", 1_600)):
         parser.add_argument(f"--{name}", type=count, default=default, help="default: %(default)s")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -106,11 +107,3 @@ def make_demo(
     )
     (options.out / "README.md").write_text(card, encoding="utf-8")
     sys.stdout.write(f"held-out accuracy {held_out:.2%} of {options.held_out}; {options.out}\n")
-
-
-def _turned(pixels: torch.Tensor) -> torch.Tensor:
-    """Mirror each image or not, along either axis and the diagonal: every class stays itself."""
-    chosen = torch.rand(3, len(pixels), 1, 1, 1) < 0.5
-    pixels = torch.where(chosen[0], torch.flip(pixels, (2,)), pixels)
-    pixels = torch.where(chosen[1], torch.flip(pixels, (3,)), pixels)
-    return torch.where(chosen[2], pixels.mT, pixels)

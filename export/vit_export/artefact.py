@@ -82,18 +82,23 @@ def export(
 def contract_from_checkpoint(checkpoint: Checkpoint, *, precision: Precision, io: Io) -> Contract:
     """Return the contract of an artefact whose parity nobody has measured yet."""
     return Contract(
-        identity=Identity(
-            model=checkpoint.model,
-            revision=checkpoint.revision,
-            weights_sha256=checkpoint.weights_sha256,
-            precision=precision,
-            exporter=f"vit-engine {vit_engine.__version__}",
-        ),
+        identity=identity_of(checkpoint, precision),
         input=input_from_io(io, checkpoint.model_config.image_size),
         preprocessing=checkpoint.preprocessing,
         output=_output(checkpoint.output),
         parity=None,
         zero_shot=checkpoint.zero_shot,
+    )
+
+
+def identity_of(checkpoint: Checkpoint, precision: Precision) -> Identity:
+    """Return where an artefact of a checkpoint comes from."""
+    return Identity(
+        model=checkpoint.model,
+        revision=checkpoint.revision,
+        weights_sha256=checkpoint.weights_sha256,
+        precision=precision,
+        exporter=f"vit-engine {vit_engine.__version__}",
     )
 
 

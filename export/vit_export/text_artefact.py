@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-import vit_engine
-from vit_engine.artefact.contract import Identity, Precision
+from vit_engine.artefact.contract import Precision
 from vit_engine.artefact.text_contract import TOKENIZER, TextContract, TextParity
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.machine.atomic import replacing
 from vit_engine.outputs.embeddings import Embeddings, cosines, unit
 from vit_engine.text_embedder import TextEmbedder, ids_from_texts, tokenizer_from_json
-from vit_export.artefact import metadata_field, write, write_metadata
+from vit_export.artefact import identity_of, metadata_field, write, write_metadata
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.eager import TEXT_CURE, eager_text_model, eager_versions, told
@@ -56,13 +55,7 @@ def export_text(
     model = eager_text_model(checkpoint)
     config, document = model.config, model.tokenizer_json(checkpoint.folder)
     contract = TextContract(
-        identity=Identity(
-            model=checkpoint.model,
-            revision=checkpoint.revision,
-            weights_sha256=checkpoint.weights_sha256,
-            precision=precision,
-            exporter=f"vit-engine {vit_engine.__version__}",
-        ),
+        identity=identity_of(checkpoint, precision),
         length=config.length,
         pads_to_length=config.pads_to_length,
         pad_id=model.tokenizer.pad_token_id,
@@ -85,7 +78,7 @@ def export_text(
             return contract
         with told(checkpoint, "encode texts for", cure=TEXT_CURE):
             expected = unit(model.vectors(texts)).astype(np.float32)
-        found = TextEmbedder.load(temporary).embed(texts)
+        found = TextEmbedder.load(temporary, optimize_graph=False).embed(texts)
         parity = TextParity(
             reference=eager_versions("transformers"),
             texts=len(texts),

@@ -41,18 +41,13 @@ def clip_form(config: Config, _: StoredShapes) -> TextConfig:
     }
     numbers = _numbers(text, defaults, 1e-5)
     eos = count(text, "eos_token_id", 49407)
+    legacy = eos == LEGACY_EOS and config.get("model_type") != "metaclip_2"  # which means it
     return TextConfig(
         **numbers | {"no_bias": ("head",)},
         causal=True,
         length=numbers["rows"],
-        pooled_at="highest" if eos == LEGACY_EOS else eos,
+        pooled_at="highest" if legacy else eos,
     )
-
-
-def metaclip_2_form(config: Config, shapes: StoredShapes) -> TextConfig:
-    """Read config.json as CLIP's; here an end of 2 is meant."""
-    eos = count(section(config, "text_config"), "eos_token_id", 49407)
-    return replace(clip_form(config, shapes), pooled_at=eos)
 
 
 def siglip_form(config: Config, _: StoredShapes) -> TextConfig:
@@ -96,12 +91,7 @@ CLIP_TEXT = Family(
     image_processor="",
 )
 
-METACLIP_2_TEXT = replace(
-    CLIP_TEXT,
-    model_type="metaclip_2",
-    architecture="MetaClip2Model",
-    model_config=metaclip_2_form,
-)
+METACLIP_2_TEXT = replace(CLIP_TEXT, model_type="metaclip_2", architecture="MetaClip2Model")
 
 SIGLIP_TEXT = replace(
     CLIP_TEXT,

@@ -30,24 +30,45 @@ class TextModel:
         import torch
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()
+        logging = transformers.utils.logging
+        logging.disable_progress_bar()
         self.family, self.config = family, config
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model, found = getattr(transformers, family.architecture).from_pretrained(
-            folder,
-            local_files_only=True,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
+        told = logging.get_verbosity()
+        logging.set_verbosity_error()  # it tells of what is missing in a table of many lines
+        try:
+            self.model, found = getattr(transformers, family.architecture).from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        finally:
+            logging.set_verbosity(told)
+        if other := sorted(name for name, *_ in found["mismatched_keys"]):
+            raise CheckpointError(f"the weights hold {other[0]} in another shape than config.json")
         if missing := sorted(found["missing_keys"]):
             raise CheckpointError(
                 f"the weights hold no {missing[0]}, which {family.architecture} has"
             )
         self.model.eval().requires_grad_(False)
-        self._check_tokenizer()
+        self._check_tokenizer(folder)
 
-    def _check_tokenizer(self) -> None:
+    def _check_tokenizer(self, folder: Path) -> None:
+        files = {"tokenizer.json", *self.tokenizer.vocab_files_names.values()}
+        if not any((folder / name).exists() for name in files):  # transformers makes an empty one
+            raise CheckpointError(
+                f"its tokenizer's files are missing; expected {' or '.join(sorted(files))} beside "
+                "config.json"
+            )
+        end, at = self.tokenizer.eos_token_id, self.config.pooled_at
+        if isinstance(at, int) and at != end:
+            raise CheckpointError(
+                f"its tokenizer ends texts with token {end}, text_config has eos_token_id {at}; "
+                "they are of two models"
+            )
         if self.tokenizer.padding_side != "right":
             raise CheckpointError(
                 f"its tokenizer pads on the {self.tokenizer.padding_side}, and its text tower was "
@@ -88,24 +109,23 @@ class TextModel:
 
     def tokens(self, texts: Sequence[str]) -> Any:
         """Return what the model takes for texts; UsageError for one that is too long for it."""
+        how: dict[str, Any] = {"padding": True}
         if self.config.pads_to_length:
             how = {"padding": "max_length", "max_length": self.config.length, "truncation": True}
-        else:
-            how = {"padding": True}
-        found = self.tokenizer(list(texts), return_tensors="pt", verbose=False, **how)
-        if found["input_ids"].shape[1] > self.config.length:
-            lengths = [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
-            most = int(np.argmax(lengths))
+        elif long := [text for text in texts if not self.fits(text)]:
             raise UsageError(
-                f"the text {texts[most]!r} has {lengths[most]} tokens, this model's texts have at "
-                f"most {self.config.length}; shorten it"
+                f"the text {long[0]!r} has {self.length(long[0])} tokens, this model's texts have "
+                f"at most {self.config.length}; shorten it"
             )
-        return found
+        return self.tokenizer(list(texts), return_tensors="pt", **how)
+
+    def length(self, text: str) -> int:
+        """Return how many tokens a text has."""
+        return len(self.tokenizer(text, verbose=False)["input_ids"])
 
     def fits(self, text: str) -> bool:
         """Tell whether a text is not too long for the model."""
-        ids = self.tokenizer(text, verbose=False)["input_ids"]
-        return self.config.pads_to_length or len(ids) <= self.config.length
+        return self.config.pads_to_length or self.length(text) <= self.config.length
 
     def tokenizer_json(self, folder: Path) -> str:
         """Return the tokenizer as the tokenizers library reads it; CheckpointError where it can't.

@@ -67,7 +67,7 @@ def main() -> int:
             _check_space(index, arguments.model, embedder.output.space)
         texts = None
         if arguments.text:
-            texts = models.enter_context(TextEmbedder.load(arguments.text))
+            texts = TextEmbedder.load(arguments.text)
             _check_space(index, arguments.text, texts.space)
         vectors = [_vector(query, embedder, texts) for query in arguments.queries]
         found = index.nearest(np.stack(vectors), arguments.top_k)
