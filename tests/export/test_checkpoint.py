@@ -81,7 +81,7 @@ def test_the_numbers_and_names_of_a_saved_model(saved, model):
         layer_norm_eps=1e-5,
     )
     assert (checkpoint.model, checkpoint.revision) == ("tiny", None)
-    assert checkpoint.labels == ("ant", "bee", "cat", "dog", "eel")
+    assert checkpoint.output.labels == ("ant", "bee", "cat", "dog", "eel")
     own = {parameter.numpy().tobytes() for parameter in model.state_dict().values()}
     assert {tensor.tobytes() for tensor in checkpoint.tensors.values()} == own
     assert all(tensor.dtype == np.float32 for tensor in checkpoint.tensors.values())
@@ -89,8 +89,8 @@ def test_the_numbers_and_names_of_a_saved_model(saved, model):
 
 def test_real_weights(test_data):
     checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
-    assert len(checkpoint.labels) == 1000
-    assert checkpoint.labels[281] == "tabby, tabby cat"
+    assert len(checkpoint.output.labels) == 1000
+    assert checkpoint.output.labels[281] == "tabby, tabby cat"
     assert checkpoint.preprocessing.filter == "bicubic"
     assert checkpoint.preprocessing.mean == (0.485, 0.456, 0.406)
     assert len(checkpoint.tensors) == 200
@@ -186,14 +186,14 @@ def test_query_key_and_value_without_bias(folder):
 
 def test_labels_that_the_config_leaves_out(folder):
     edit(folder, "config.json", id2label=..., num_labels=5)
-    assert load(str(folder)).labels == tuple(f"LABEL_{i}" for i in range(5))
+    assert load(str(folder)).output.labels == tuple(f"LABEL_{i}" for i in range(5))
     edit(folder, "config.json", num_labels=...)  # transformers then takes two
-    refused(folder, "classifier.weight", "(5, 12)", "2 labels")
+    refused(folder, "classifier.weight", "(5, 12)", "(2, 12)")
 
 
 def test_labels_that_are_numbers_or_have_no_name(folder):
     edit(folder, "config.json", id2label={"0": 7, "01": "bee", "2": None, "3": "dog", "9": "eel"})
-    assert load(str(folder)).labels == ("7", "bee", "LABEL_2", "dog", "LABEL_4")
+    assert load(str(folder)).output.labels == ("7", "bee", "LABEL_2", "dog", "LABEL_4")
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -277,7 +277,7 @@ def refused(folder, *words):
         ({"intermediate_size": 21}, ["(20, 12)", "(21, 12)"]),
         ({"image_size": [24, 32]}, ["[24, 32]", "squares"]),
         ({"patch_size": 25}, ["24 is below", "25"]),
-        ({"id2label": {"0": "ant", "1": "bee"}}, ["(5, 12)", "2 labels"]),
+        ({"id2label": {"0": "ant", "1": "bee"}}, ["(5, 12)", "(2, 12)"]),
         ({"id2label": {"0": "ant", "x": "bee"}}, ["id2label has the key 'x'"]),
         ({"id2label": {"0": "ant", "1": ["bee"]}}, ["id2label has ['bee'] for 1"]),
         ({"id2label": ["ant"]}, ["id2label"]),
@@ -466,4 +466,4 @@ def test_texts_that_are_not_utf8(folder):
     path.write_text(whole.replace('"ant"', r'"\ud800"'))
     refused(folder, "config.json is not readable JSON: it is not UTF-8")
     path.write_text(whole.replace('"ant"', r'"\ud83d\ude00"'))  # a pair is a character
-    assert load(str(folder)).labels[0] == "\N{GRINNING FACE}"
+    assert load(str(folder)).output.labels[0] == "\N{GRINNING FACE}"

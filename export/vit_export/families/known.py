@@ -25,10 +25,15 @@ from vit_export.families.transformers.dinov2 import (
     DINOV2_WITH_REGISTERS_VECTORS,
 )
 from vit_export.families.transformers.dinov3 import DINOV3_VECTORS
-from vit_export.families.transformers.ijepa import IJEPA, IJEPA_VECTORS
 from vit_export.families.transformers.siglip import SIGLIP, SIGLIP_VECTORS
-from vit_export.families.transformers.vit import VIT, VIT_VECTORS
-from vit_export.families.transformers.vit_msn import VIT_MSN, VIT_MSN_VECTORS
+from vit_export.families.transformers.vit import (
+    IJEPA,
+    IJEPA_VECTORS,
+    VIT,
+    VIT_MSN,
+    VIT_MSN_VECTORS,
+    VIT_VECTORS,
+)
 
 FAMILIES = (
     VIT,
