@@ -138,7 +138,7 @@ class TextModel:
 
         Of one that transformers runs in Python, it is the folder's own file beside it.
         """
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         if hasattr(backend, "to_str"):
             return str(backend.to_str())
         try:
