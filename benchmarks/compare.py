@@ -23,14 +23,13 @@ from pathlib import Path
 
 from comparison import host, stored_result
 from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
-from comparison.harness.plan import FULL, GPU, QUICK, Plan, Setting
+from comparison.harness.plan import FULL, GPU, QUICK, Setting
 from comparison.inputs import models
 from comparison.inputs.models import SIZES, Model
 from comparison.measure import PARTS, Comparison
-from comparison.report.page import page
-from comparison.report.report_text import markdown
-from comparison.report.rows import Result, rows_from_result
-from comparison.report.sections import at_batch, sections
+from comparison.report.page import markdown, page
+from comparison.report.rows import Result
+from comparison.report.sections import sections
 from vit_engine.cli.parser import number, whole_number
 from vit_engine.errors import UsageError, VitError
 from vit_engine.machine.atomic import write_whole
@@ -71,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", help="all that vit-export takes: id, hf:owner/name, folder, demo")
     add("--random", choices=SIZES, help="seeded random weights, in place of --model")
-    add("--data", type=Path, help="folder with labels.csv (file, index) or class folders")
+    add("--data", type=Path, help="folder with labels.csv (path, label or index) or class folders")
     add("--quick", action="store_true", help="2 minutes at most: a small model, few turns")
     add("--batches", type=IMAGES, nargs="+", metavar="N", help="batch sizes")
     add("--contenders", nargs="+", metavar="NAME", help=", ".join(e.name for e in CONTENDERS))
@@ -100,6 +99,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     if device == "auto":
         device = "cuda" if host.gpu() else "cpu"
     usual = QUICK_S if arguments.quick and not arguments.add else math.inf
+    plan = QUICK if arguments.quick else GPU if device == "cuda" else FULL
+    if arguments.batches:
+        plan = replace(plan, batches=tuple(sorted(set(arguments.batches))), few_batches=None)
     cache = arguments.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
@@ -109,11 +111,17 @@ def _compare(arguments: argparse.Namespace) -> int:
             threads=arguments.threads or len(os.sched_getaffinity(0)),
             cache=cache,
             scratch=Path(scratch),
-            plan=_plan(arguments, device),
+            plan=plan,
             tell=tell,
             end=begun + (arguments.budget or usual),
         )
-        return _run(arguments, setting, _model(arguments, cache))
+        if arguments.model:
+            model = models.model_from_name(arguments.model)
+        else:
+            tell("no --model: random weights, made once")
+            usual_size = "ViT-Ti/16" if arguments.quick else "ViT-B/16"
+            model = models.random_model(arguments.random or usual_size, cache)
+        return _run(arguments, setting, model)
 
 
 def _entries(names: list[str] | None, device: str) -> tuple[Entry, ...]:
@@ -126,66 +134,37 @@ def _entries(names: list[str] | None, device: str) -> tuple[Entry, ...]:
     return tuple(entry for entry in CONTENDERS if entry.name in {*names, BASELINE})
 
 
-def _plan(arguments: argparse.Namespace, device: str) -> Plan:
-    plan = QUICK if arguments.quick else GPU if device == "cuda" else FULL
-    if not arguments.batches:
-        return plan
-    return replace(plan, batches=tuple(sorted(set(arguments.batches))), few_batches=None)
-
-
-def _model(arguments: argparse.Namespace, cache: Path) -> Model:
-    if arguments.model:
-        return models.model_from_name(arguments.model)
-    tell("no --model: random weights, made once")
-    usual = "ViT-Ti/16" if arguments.quick else "ViT-B/16"
-    return models.random_model(arguments.random or usual, cache)
-
-
 def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
+    """Measure into the stored result; what --add does is in it only if nothing interrupts."""
     result = stored_result.begun(setting, model)
-    path = arguments.output / f"{_file_name(result)}.json"
+    path, parts = arguments.output / f"{_file_name(result)}.json", tuple(arguments.only)
     tell(f"{model.name} on {setting.device}; what is not cached is converted first, for minutes")
     if arguments.add:
-        code, result = _add(setting, model, arguments.data, path, result)
+        target, aside = stored_result.read(path, model), setting.scratch / "added.json"
+        plan = replace(setting.plan, batches=tuple(target["plan"]["batches"]))
+        setting = replace(setting, plan=plan)
+        parts = tuple({stage.split()[0] for stage in target["done"]})
+        code = Comparison(setting, model, arguments.data, result, aside, parts).run()
+        if code:
+            tell("interrupted: nothing is added")
+            result = target
+        else:
+            result = stored_result.merged(target, result)
+            stored_result.store(result, path)
     else:
         if arguments.resume and path.exists():
             result = stored_result.read(path, model) | {"plan": asdict(setting.plan)}
-        code = Comparison(
-            setting, model, arguments.data, result, path, show, tuple(arguments.only)
-        ).run()
+        code = Comparison(setting, model, arguments.data, result, path, parts).run()
     for table in sections(result):
         print(f"\n{table.title}. {table.note}\n{table.text()}")
     tell(f"\nwritten: {', '.join(map(str, write(result, path)))}")
     return code
 
 
-def _add(
-    setting: Setting, model: Model, data: Path | None, path: Path, result: Result
-) -> tuple[int, Result]:
-    """Measure the chosen beside the baseline; into the stored result if nothing interrupts."""
-    target = stored_result.read(path, model)
-    plan = replace(setting.plan, batches=tuple(target["plan"]["batches"]))
-    setting = replace(setting, plan=plan)
-    aside = setting.scratch / "added.json"
-    parts = tuple({stage.split()[0] for stage in target["done"]})
-    code = Comparison(setting, model, data, result, aside, show, parts).run()
-    if code:
-        tell("interrupted: nothing is added")
-        return code, target
-    merged = stored_result.merged(target, result)
-    stored_result.store(merged, path)
-    return 0, merged
-
-
 def _file_name(result: Result) -> str:
     model = re.sub(r"[^a-z0-9]+", "-", result["speed"]["model"]["name"].lower()).strip("-")
     quick = "-quick" if result["plan"]["name"] == QUICK.name else ""
     return f"{model}-on-{host.name(result['machine'])}{quick}"
-
-
-def show(result: Result, batch: int) -> None:
-    """Print what a batch size has brought, as soon as it is timed."""
-    print(at_batch(rows_from_result(result), batch).text() + "\n", flush=True)
 
 
 def write(result: Result, path: Path) -> list[Path]:

@@ -7,13 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from comparison.report import table
 from comparison.report.rows import TITLES, Result, Row, rows_from_result
+from comparison.report.sections import rate_at
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -31,27 +31,30 @@ GPU_ROWS = (
     "ours-cuda-graphs", "ours-cuda-pipelined",
 )  # fmt: skip
 
+Columns = dict[str, Callable[[str], str]]
 
-@dataclass(frozen=True)
-class Stored:
+
+class Stored(NamedTuple):
     """One machine's result for a model; `letter` stands for the machine in the table's head."""
 
     letter: str
     path: Path
     result: Result
     rows: dict[str, Row]
+    accuracy: dict[str, Any]  # rows of it, where it is that of the model that was timed
+    batches: tuple[int, ...]  # that are shown
 
-    @property
-    def batches(self) -> tuple[int, ...]:
-        """Return the sizes that are shown."""
-        return BATCHES[self.result["device"]]
+    def cells(self, cell: Callable[[Row], str]) -> Callable[[str], str]:
+        """Return what makes a column's cell of a contender's name."""
+        return lambda name: cell(self.rows[name]) if name in self.rows else table.DASH
 
-    @property
-    def accuracy(self) -> dict[str, Any]:
-        """Return the rows of accuracy, where it is that of the model that was timed."""
-        part = self.result.get("accuracy", {})
-        same = part.get("model", {}).get("name") == self.result["speed"]["model"]["name"]
-        return dict(part["rows"]) if same else {}
+    def times(self, head: str) -> Columns:
+        """Return a column for each size, of times the baseline."""
+
+        def cell(batch: int, row: Row) -> str:
+            return table.times(row.speedup.get(batch))
+
+        return {head.format(self.letter, b): self.cells(partial(cell, b)) for b in self.batches}
 
     def legend(self, folder: Path) -> str:
         """Say what the letter stands for, and where all of it is told, in a page of a folder."""
@@ -74,28 +77,27 @@ def stored() -> dict[str, list[Stored]]:
         result = json.loads(path.read_text())
         rows = {row.name: row for row in rows_from_result(result) if row.speedup}
         letter = letters.setdefault(path.stem.partition("-on-")[2], "ABCDEFGH"[len(letters)])
-        same = models.setdefault(result["speed"]["model"]["name"], [])
-        same.append(Stored(letter, path, result, rows))
+        timed, judged = result["speed"]["model"]["name"], result.get("accuracy")
+        accuracy = judged["rows"] if judged and judged["model"]["name"] == timed else {}
+        batches = BATCHES[result["device"]]
+        one = Stored(letter, path, result, rows, accuracy, batches)
+        models.setdefault(timed, []).append(one)
     return models
-
-
-Column = tuple[str, Stored, Callable[[Row], str]]
-"""Its head, whose rows it shows, and its cells."""
 
 
 def every_table() -> str:
     """Return all models on all their machines, for docs/benchmarks.md."""
     text = ""
     for model, same in stored().items():
-        for found in ([s for s in same if s.result["device"] == device] for device in BATCHES):
-            columns: list[Column] = []
-            for s in found:
-                columns.append((f"{s.letter}: ms @1", s, lambda row: table.ms(row.latency(50))))
-                columns += [(f"{s.letter}: times @{b}", s, partial(_times, b)) for b in s.batches]
-            if found:
-                kept = {"top-1": "top1", "agrees": "agreement"} if _accuracy(found) else {}
-                text += "\n" + _table(model, TITLES, columns, kept, _accuracy(found))
-                text += _lines(s.legend(ROOT / "docs") for s in found)
+        for device in BATCHES:
+            if found := [s for s in same if s.result["device"] == device]:
+                columns: Columns = {}
+                for s in found:
+                    one = s.cells(lambda row: table.ms(row.latency(50)))
+                    columns |= {f"{s.letter}: ms @1": one, **s.times("{}: times @{}")}
+                columns |= _labels(found, {"top-1": "top1", "agrees": "agreement"})
+                legend = [s.legend(ROOT / "docs") for s in found]
+                text += "\n" + _table(model, TITLES, found, columns | _size(found), legend)
     return text
 
 
@@ -104,64 +106,48 @@ def headline() -> str:
     models = stored()
     found = sorted(models[HEADLINE], key=lambda s: s.letter)
     cpus = [s for s in found if s.result["device"] == "cpu"]
-    name, judged = next((n, same) for n, same in models.items() if _accuracy(same))
+    name, judged = next((n, same) for n, same in models.items() if any(s.accuracy for s in same))
     images = next(s.result["accuracy"]["images"] for s in judged if s.accuracy)
     labels = f"Labels: of {name} with its real weights, on {images} photographs."
-    head, kept = "ViT-B/16, times as fast as eager PyTorch", {"labels like PyTorch's": "agreement"}
-    columns = [(f"{s.letter}, batch {b}", s, partial(_times, b)) for s in cpus for b in s.batches]
-    text = "\n" + _table(head, HEADLINE_ROWS, columns, kept, _accuracy(judged))
-    text += _lines([*(s.legend(ROOT) for s in cpus), labels])
+    columns = {head: cell for s in cpus for head, cell in s.times("{}, batch {}").items()}
+    columns |= _labels(judged, {"labels like PyTorch's": "agreement"}) | _size(cpus)
+    legend = [*(s.legend(ROOT) for s in cpus), labels]
+    head = "ViT-B/16, times as fast as eager PyTorch"
+    text = "\n" + _table(head, HEADLINE_ROWS, cpus, columns, legend)
     for s in (s for s in found if s.result["device"] == "cuda"):
-        columns = [(f"{s.letter}, batch {b}", s, partial(_rate, b)) for b in s.batches]
-        columns += [(f"times eager fp32, batch {b}", s, partial(_times, b)) for b in s.batches]
-        text += _table("ViT-B/16, images a second", GPU_ROWS, columns, size=False)
-        text += _lines([s.legend(ROOT)])
+        rates: Columns = {f"{s.letter}, batch {b}": s.cells(partial(rate_at, b)) for b in s.batches}
+        columns = rates | s.times("times eager fp32, batch {1}")
+        text += _table("ViT-B/16, images a second", GPU_ROWS, [s], columns, [s.legend(ROOT)])
     return text
 
 
-def _times(batch: int, row: Row) -> str:
-    return table.times(row.speedup.get(batch))
+def _labels(found: Sequence[Stored], heads: dict[str, str]) -> Columns:
+    """Return columns on the labels, of the first machine that knows: they hardly depend on it."""
+    rows = {name: row for s in reversed(found) for name, row in s.accuracy.items()}
+
+    def cell(what: str, name: str) -> str:
+        return table.percent(rows.get(name, {}).get(what))
+
+    return {head: partial(cell, what) for head, what in (heads if rows else {}).items()}
 
 
-def _rate(batch: int, row: Row) -> str:
-    return table.rate(row.throughput.get(batch))
-
-
-def _accuracy(found: Sequence[Stored]) -> dict[str, Any]:
-    """Return each row's accuracy on the first machine that has it: it hardly depends on that."""
-    return {name: row for s in reversed(found) for name, row in s.accuracy.items()}
+def _size(found: Sequence[Stored]) -> Columns:
+    sizes = {name: row.file_bytes for s in reversed(found) for name, row in s.rows.items()}
+    return {"file MB": lambda name: table.megabytes(sizes[name])}
 
 
 def _table(
-    head: str,
-    names: Iterable[str],
-    columns: Sequence[Column],
-    kept: dict[str, str] | None = None,
-    accuracy: dict[str, Any] | None = None,
-    *,
-    size: bool = True,
+    head: str, names: Iterable[str], found: Sequence[Stored], columns: Columns, legend: list[str]
 ) -> str:
-    """Return a table of those contenders that some machine has timed, ours in bold.
+    """Return a table of those contenders that some machine has timed, ours in bold."""
+    rows = {name: row for s in found for name, row in s.rows.items()}
 
-    `kept` has the heads of columns on the labels, and what of `accuracy` they show.
-    """
-    heads = [head, *(name for name, _, _ in columns), *(kept or ()), *(["file MB"] if size else [])]
-    body = []
-    for name in names:
-        if known := next((s.rows[name] for _, s, _ in columns if name in s.rows), None):
-            cells = [f"**{TITLES[name]}**" if known.family == "ours" else TITLES[name]]
-            cells += [
-                cell(s.rows[name]) if name in s.rows else table.DASH for _, s, cell in columns
-            ]
-            theirs = (accuracy or {}).get(name, {})
-            cells += [table.percent(theirs.get(what)) for what in (kept or {}).values()]
-            cells += [table.megabytes(known.file_bytes)] if size else []
-            body.append(tuple(cells))
-    return table.Table("", "", tuple(heads), tuple(body)).markdown()
+    def titled(name: str) -> str:
+        return f"**{TITLES[name]}**" if rows[name].family == "ours" else TITLES[name]
 
-
-def _lines(legend: Iterable[str]) -> str:
-    return "\n\n" + "\\\n".join(legend) + "\n\n"
+    timed = [name for name in names if name in rows]
+    shown = table.table_from_rows("", "", timed, {head: titled} | columns)
+    return shown.markdown() + "\n\n" + "\\\n".join(legend) + "\n\n"
 
 
 PAGES = {

@@ -21,28 +21,27 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import cycle
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import cycle, product
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 from comparison.report.table import Table
 from vit_engine import Classifier
 from vit_engine.machine.processor import cpu, usable_cores
 from vit_engine.sources.sample import Sample
+from vit_engine.sources.signatures import EXTENSIONS
 
 HERE = Path(__file__).parent
 CLIENTS = (1, 8, 64, 256)
 START_S, STOP_S = 90, 10
 
 
-@dataclass(frozen=True)
-class Contender:
+class Contender(NamedTuple):
     """A server: the module that is started with a model and a port, and what it needs."""
 
     name: str
@@ -76,25 +75,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (apt-get install wrk)")
-    paths = [p for p in arguments.images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    paths = sorted(p for p in arguments.images.iterdir() if p.suffix.lower() in EXTENSIONS)
     turns: dict[tuple[str, int], list[Turn]] = {}
     alone: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        bodies = bodies_of(sorted(paths), Path(folder))
+        bodies = bodies_of(paths, Path(folder))
         servers = {}
-        for contender in CONTENDERS:
-            if contender.name not in arguments.only:
-                continue
-            if importlib.util.find_spec(contender.needs) is None:
+        for contender in (c for c in CONTENDERS if c.name in arguments.only):
+            if importlib.util.find_spec(contender.needs):
+                servers[contender] = stack.enter_context(started(contender, arguments.model))
+            else:
                 print(f"{contender.name}: {contender.needs} is not installed", file=sys.stderr)
-                continue
-            servers[contender] = stack.enter_context(started(contender, arguments.model))
         for _ in range(arguments.rounds):
             alone.append(without_http(arguments.model, paths, arguments.seconds))
-            for clients in arguments.clients:
-                for contender, server in servers.items():
-                    found = turn(contender, server, clients, bodies, arguments.seconds)
-                    turns.setdefault((contender.name, clients), []).append(found)
+            for clients, contender in product(arguments.clients, servers):
+                found = turn(contender, servers[contender], clients, bodies, arguments.seconds)
+                turns.setdefault((contender.name, clients), []).append(found)
     best, used, singly = (median(found) for found in zip(*alone, strict=True))
     print(
         f"{cpu().name}, {usable_cores()} cores; {arguments.model}, {arguments.rounds} rounds of "
@@ -118,11 +114,11 @@ def table(turns: dict[tuple[str, int], list[Turn]], best: float) -> Table:
 def bodies_of(paths: list[Path], folder: Path) -> dict[bool, Path]:
     """Return lists of the files that wrk sends: images, and the same as base64 in JSON."""
     lists = {False: folder / "plain", True: folder / "encoded"}
+    encoded = [folder / f"{number}.json" for number in range(len(paths))]
+    for path, target in zip(paths, encoded, strict=True):
+        target.write_text(json.dumps({"inputs": base64.b64encode(path.read_bytes()).decode()}))
     lists[False].write_text("".join(f"{path.absolute()}\n" for path in paths))
-    for number, path in enumerate(paths):
-        text = base64.b64encode(path.read_bytes()).decode()
-        (folder / f"{number}.json").write_text(json.dumps({"inputs": text}))
-    lists[True].write_text("".join(f"{folder / f'{n}.json'}\n" for n in range(len(paths))))
+    lists[True].write_text("".join(f"{path}\n" for path in encoded))
     return lists
 
 
@@ -173,21 +169,26 @@ def turn(
 ) -> Turn:
     """Load one server, after a second that does not count, and ask for its health meanwhile."""
     pid, port = server
-    wrk(contender, port, clients, bodies, 1)
+    kind = "application/json" if contender.base64 else "image/jpeg"
+    environment = os.environ | {"BODIES": str(bodies[contender.base64]), "KIND": kind}
+
+    def wrk(seconds: float) -> dict[str, float]:
+        """Run it; whole seconds alone are its unit."""
+        line = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+        line += ["-s", str(HERE / "serving_contenders/post.lua"), f"http://127.0.0.1:{port}"]
+        said = subprocess.check_output(line, env=environment, text=True, timeout=120)
+        found: dict[str, float] = json.loads(said[said.rindex("{") :])
+        return found
+
+    wrk(1)
     looks: list[float] = []
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(0.05):
-            looks.extend(filter(None, [health(port)]))
-
-    thread = threading.Thread(target=look)
-    thread.start()
     before = cpu_seconds(pid)
-    found = wrk(contender, port, clients, bodies, seconds)
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(wrk, seconds)
+        while not wait([loading], 0.05).done:
+            looks.extend(filter(None, [health(port)]))
+        found = loading.result()
     used = cpu_seconds(pid) - before
-    done.set()
-    thread.join()
     return {
         **{what: found[what] for what in ("p50", "p99", "errors")},
         "rate": found["requests"] / found["seconds"],
@@ -196,36 +197,18 @@ def turn(
     }
 
 
-def wrk(
-    contender: Contender, port: int, clients: int, bodies: dict[bool, Path], seconds: float
-) -> dict[str, Any]:
-    """Run wrk; whole seconds alone are its unit."""
-    kind = "application/json" if contender.base64 else "image/jpeg"
-    line = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
-    line += ["-s", str(HERE / "serving_contenders/post.lua"), f"http://127.0.0.1:{port}"]
-    environment = os.environ | {"BODIES": str(bodies[contender.base64]), "KIND": kind}
-    ended = subprocess.run(
-        line, env=environment, capture_output=True, text=True, check=True, timeout=120
-    )
-    found: dict[str, Any] = json.loads(ended.stdout[ended.stdout.rindex("{") :])
-    return found
-
-
 def cpu_seconds(pid: int) -> float:
     """Return the processor time of a process and all below it that live."""
-    parents, used = {}, {}
+    known = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
-            parents[int(stat.parent.name)] = int(fields[1])
-            used[int(stat.parent.name)] = int(fields[11]) + int(fields[12])
+            known[int(stat.parent.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
 
-    def is_below(found: int | None) -> bool:
-        while found and found != pid:
-            found = parents.get(found)
-        return found == pid
+    def is_below(found: int) -> bool:
+        return found == pid or (found in known and is_below(known[found][0]))
 
-    ticks = sum(ticks for child, ticks in used.items() if is_below(child))
+    ticks = sum(used for child, (_, used) in known.items() if is_below(child))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

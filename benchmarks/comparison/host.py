@@ -10,6 +10,9 @@ from typing import Any
 
 from vit_engine.machine import processor
 
+DESCRIBE = ("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+")
+"""The checkout's commit, with a plus where files differ from it."""
+
 
 def card(threads: int) -> dict[str, Any]:
     """Return processor, memory, GPU, system and commit, JSON-able."""
@@ -25,15 +28,17 @@ def card(threads: int) -> dict[str, Any]:
         "gpu": gpu(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "commit": commit(),
+        "commit": next(iter(_said("git", "-C", str(Path(__file__).parent), *DESCRIBE)), None),
     }
 
 
 def cpu_family() -> str:
     """Return "family 25 model 1", which tell processors of one name apart; "" where unknown."""
     with contextlib.suppress(OSError):
-        pairs = re.findall(r"(?:cpu )?(family|model)\s*: (\d+)", Path("/proc/cpuinfo").read_text())
-        return " ".join(f"{name} {number}" for name, number in pairs[:2])
+        found = re.findall(
+            r"(?:cpu )?((?:family|model)\s*: \d+)", Path("/proc/cpuinfo").read_text()
+        )
+        return " ".join(re.sub(r"\s*: ", " ", pair) for pair in found[:2])
     return ""
 
 
@@ -60,15 +65,10 @@ def gpu_bytes(pid: int) -> int | None:
     return int(mib) * 2**20 if mib.isdecimal() else None
 
 
-def commit() -> str | None:
-    """Return the checkout's commit, with a plus where files differ from it."""
-    told = ("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+")
-    return next(iter(_said("git", "-C", str(Path(__file__).parent), *told)), None)
-
-
 def _said(*command: str) -> list[str]:
     """Return a command's lines, none where it fails or is not there."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return done.stdout.strip().splitlines()
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=20
+        ).splitlines()
     return []

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
+
+OVERLAPPED = "times are those of a turn of overlapping batches, divided by their number"
+"""The note of who is timed so."""
 
 
 class AbsentError(Exception):
@@ -48,8 +52,8 @@ class Job:
         another library never finds it.
         """
         stats = [(p, Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p in self.weights]
-        told = [str(Path(self.model).resolve()), stats, *versions]
-        key = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+        told = repr([str(Path(self.model).resolve()), stats, *versions])
+        key = hashlib.sha256(told.encode()).hexdigest()[:12]
         return Path(self.cache, f"{shared or self.contender}-{key}")
 
 
@@ -75,9 +79,9 @@ class Contender:
     """Runs batches that overlap; it is timed in the place of `run`."""
 
 
-def versions_of(*modules: Any) -> str:
-    """Return "torch 2.13.0, transformers 5.23.0" of the modules."""
-    return ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
+def installed(*packages: str) -> str:
+    """Return "torch 2.13.0, transformers 5.23.0" of packages."""
+    return ", ".join(f"{name} {version(name)}" for name in packages)
 
 
 @contextmanager

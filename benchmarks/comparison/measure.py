@@ -10,13 +10,12 @@ from typing import Any
 from comparison.contenders.entries import Entry
 from comparison.harness import parts
 from comparison.harness.plan import Setting
-from comparison.harness.speed import time_batch, warm
 from comparison.harness.suite import OutOfTimeError, Suite
-from comparison.inputs import arrays, labelled_images, models
-from comparison.inputs.arrays import Arrays
-from comparison.inputs.labelled_images import Photos
+from comparison.inputs import images, models
+from comparison.inputs.images import Photos
 from comparison.inputs.models import DEMO, Model
 from comparison.report.rows import Result
+from comparison.report.sections import at_batch
 from comparison.stored_result import store
 
 PARTS = ("speed", "files", "accuracy", "kernels", "ceilings")
@@ -24,14 +23,13 @@ PARTS = ("speed", "files", "accuracy", "kernels", "ceilings")
 
 @dataclass
 class Comparison:
-    """The stages of `parts` that `result` lacks; `show` gets each batch size once it is timed."""
+    """The stages of `parts` that `result` lacks; what a batch size brings is printed at once."""
 
     setting: Setting
     model: Model
     data: Path | None
     result: Result
     path: Path
-    show: Callable[[Result, int], None]
     parts: tuple[str, ...] = PARTS
 
     def run(self) -> int:
@@ -71,7 +69,9 @@ class Comparison:
         if other and "accuracy" in missing:
             self._stage("accuracy", self._other_model)
         if "ceilings" in missing:
-            self._stage("ceilings", self._ceilings)
+            given = images.noise(self.model, 1, self.setting.scratch)
+            with Suite(self.setting, self.model, given, given) as suite:
+                self._stage("ceilings", lambda: {"ceilings": parts.ceilings(suite)})
 
     def _stage(self, stage: str, measured: Callable[[], dict[str, Any]]) -> None:
         """Store what a stage has found, unless the budget has no time for it."""
@@ -83,37 +83,35 @@ class Comparison:
         self.result["done"].append(stage)
         store(self.result, self.path)
         if stage.startswith("speed"):
-            self.show(self.result, int(stage.split()[1]))
+            print(at_batch(self.result, int(stage.split()[1])).text() + "\n", flush=True)
 
     def _timed_model(self, stages: list[str]) -> None:
         setting, rows = self.setting, self.result["speed"]["rows"]
-        given = arrays.noise(self.model, max(64, *setting.plan.batches), setting.scratch)
+        given = images.noise(self.model, max(64, *setting.plan.batches), setting.scratch)
         photos, calibration = self._photos(self.model), given
         if self._judged is self.model:
-            calibration = arrays.arrays_from_photos(photos, self.model, setting.scratch)
+            calibration = images.arrays_from_photos(photos, self.model, setting.scratch)
         for row in rows.values():
             if row["status"] == "skipped":  # in a former sitting; it may have the time now
                 row["status"] = "ok"
         with Suite(setting, self.model, given, calibration, rows) as suite:
             suite.open(entry for entry in self._able() if not entry.files_only)
-            warm(suite, 1)
+            parts.warm(suite, 1)
             suite.need_baseline()
             setting.tell("all is converted and loaded")
+            few = setting.plan.few_batches or setting.plan.batches
+            measured: dict[str, Callable[[], dict[str, Any]]] = {
+                "files": partial(self._files, suite, photos),
+                "accuracy": lambda: {"accuracy": parts.accuracy(suite, photos, calibration)},
+                "kernels": lambda: {"kernels": parts.kernels(suite, few)},
+            }
+            for batch in setting.plan.batches:
+                measured[f"speed {batch}"] = partial(parts.time_batch, suite, batch)
             for stage in stages:
-                self._stage(stage, partial(self._measured, stage, suite, photos, calibration))
+                self._stage(stage, measured[stage])
 
-    def _measured(
-        self, stage: str, suite: Suite, photos: Photos, calibration: Arrays
-    ) -> dict[str, Any]:
-        plan, (part, *batch) = self.setting.plan, stage.split()
-        if part == "kernels":
-            return {"kernels": parts.kernels(suite, plan.few_batches or plan.batches)}
-        if part == "accuracy":
-            return {"accuracy": parts.accuracy(suite, photos, calibration)}
-        if part == "speed":
-            time_batch(suite, int(*batch))
-            suite.need_baseline()
-            return {}
+    def _files(self, suite: Suite, photos: Photos) -> dict[str, Any]:
+        """Measure with those who take part in nothing else, and are in no other part's rows."""
         apart = [entry for entry in self._able() if entry.files_only]
         suite.open(apart)
         try:
@@ -127,20 +125,15 @@ class Comparison:
         model, setting = self._judged, self.setting
         setting.tell(f"accuracy: {model.name}")
         photos = self._photos(model)
-        given = arrays.arrays_from_photos(photos, model, setting.scratch)
-        wanted = [e for e in self._able() if not e.files_only]
-        if setting.plan.few_batches:  # where compiling again would cost minutes
-            wanted = [e for e in wanted if not e.compiles]
+        given = images.arrays_from_photos(photos, model, setting.scratch)
+        # where compiling again would cost minutes, without who compiles
+        spared = bool(setting.plan.few_batches)
         with Suite(setting, model, given, given) as suite:
             suite.need(sum(r.get("load_s", 0) for r in self.result["speed"]["rows"].values()))
-            suite.open(wanted)
+            able = (entry for entry in self._able() if not entry.files_only)
+            suite.open(entry for entry in able if not (spared and entry.compiles))
             suite.need_baseline()
             return {"accuracy": parts.accuracy(suite, photos, given)}
-
-    def _ceilings(self) -> dict[str, Any]:
-        given = arrays.noise(self.model, 1, self.setting.scratch)
-        with Suite(self.setting, self.model, given, given) as suite:
-            return {"ceilings": parts.ceilings(suite)}
 
     def _able(self) -> list[Entry]:
         """Return whom a former stage has not thrown out."""
@@ -157,6 +150,6 @@ class Comparison:
 
     def _photos(self, model: Model) -> Photos:
         if self.data:
-            return labelled_images.photos_from_folder(self.data, model.labels)
+            return images.photos_from_folder(self.data, model.labels)
         count, folder = self.setting.plan.held_out, self.setting.scratch / "drawn"
-        return labelled_images.drawn_photos(count, folder)
+        return images.drawn_photos(count, folder)

@@ -22,14 +22,12 @@ SCHEMA = 1
 
 def begun(setting: Setting, model: Model) -> Result:
     """Return a result with nothing measured yet."""
-    notes = []
-    if model.random:
-        notes.append(
-            f"Speed is that of {model.name}: the weights do not change it, and need no "
-            "network. Accuracy is another model's; see its table."
-        )
-    if setting.plan.name == QUICK.name:
-        notes.append("A quick run: few rounds, wide spreads. Nothing to publish.")
+    random = (
+        f"Speed is that of {model.name}: the weights do not change it, and need no network. "
+        "Accuracy is another model's; see its table."
+    )
+    quick = "A quick run: few rounds, wide spreads. Nothing to publish."
+    told = {random: model.random, quick: setting.plan.name == QUICK.name}
     return {
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -37,7 +35,7 @@ def begun(setting: Setting, model: Model) -> Result:
         "machine": host.card(setting.threads),
         "plan": asdict(setting.plan),
         "device": setting.device,
-        "notes": notes,
+        "notes": [note for note, holds in told.items() if holds],
         "done": [],
         "speed": {"model": model.card(), "rows": {}},
     }
@@ -45,11 +43,8 @@ def begun(setting: Setting, model: Model) -> Result:
 
 def command(arguments: Sequence[str]) -> str:
     """Return the line that measures it again, from this folder: where that lies is nobody's."""
-    shown = []
-    for name, sign, value in (a.rpartition("=") for a in arguments):
-        shown.append(
-            f"{name}{sign}{os.path.relpath(value) if Path(value).is_absolute() else value}"
-        )
+    parts = (argument.rpartition("=") for argument in arguments)
+    shown = (n + sign + (os.path.relpath(v) if v.startswith("/") else v) for n, sign, v in parts)
     return shlex.join(["python", "benchmarks/compare.py", *shown])
 
 
@@ -75,9 +70,8 @@ def merged(result: Result, added: Result) -> Result:
     """
     for part in {"speed", "files", "accuracy"} & result.keys():
         rows = added[part]["rows"]
-        for name in rows.keys() - {BASELINE}:
-            against = {"against": rows[BASELINE]["rounds"]} if part != "accuracy" else {}
-            result[part]["rows"][name] = rows[name] | against
+        against = {"against": rows[BASELINE]["rounds"]} if part != "accuracy" else {}
+        result[part]["rows"] |= {n: row | against for n, row in rows.items() if n != BASELINE}
         if part != "speed":
             kept = result[part]["excluded"].items()
             others = {name: why for name, why in kept if name not in added["speed"]["rows"]}

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 import compare
-from comparison import host, stored_result
+from comparison import host, measure, stored_result
 from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
 from comparison.harness import parts
 from comparison.harness.plan import Setting
 from comparison.harness.suite import OutOfTimeError
-from comparison.inputs import arrays, labelled_images, models
-from comparison.inputs.labelled_images import Photos
+from comparison.inputs import images, models
+from comparison.inputs.images import Photos
 from comparison.inputs.models import Model
 from comparison.measure import Comparison
 from vit_engine.errors import UsageError
@@ -49,7 +49,7 @@ def compared(
         result = (
             json.loads(path.read_text()) if path.exists() else stored_result.begun(setting, demo)
         )
-        settings = {"path": path, "show": lambda *_: None, **more}
+        settings = {"path": path, **more}
         code = Comparison(wanted, demo, data, result, **settings).run()
         return code, json.loads(path.read_text())
 
@@ -70,11 +70,12 @@ def test_a_comparison_measures_every_part(compared, setting: Setting, told: list
     assert "accuracy on 20 images" in told
 
 
-def test_ctrl_c_leaves_what_is_finished_to_be_resumed(compared) -> None:
-    def interrupt(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    code, result = compared(show=interrupt)
+def test_ctrl_c_leaves_what_is_finished_to_be_resumed(
+    compared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(measure, "at_batch", lambda *_: signal.raise_signal(signal.SIGINT))
+        code, result = compared()
     assert code == 130
     assert result["interrupted"]
     assert result["done"] == ["speed 1"]
@@ -102,7 +103,7 @@ def test_a_budget_that_is_no_time_at_all_fails(compared) -> None:
 
 
 def test_class_folders_from_images_to_accuracy(compared, demo: Model, tmp_path: Path) -> None:
-    photos = labelled_images.drawn_photos(20, tmp_path / "drawn")
+    photos = images.drawn_photos(20, tmp_path / "drawn")
     for path, index in zip(photos.files, photos.classes, strict=True):
         (tmp_path / "set" / demo.labels[index]).mkdir(parents=True, exist_ok=True)
         path.rename(tmp_path / "set" / demo.labels[index] / "same name.png")
@@ -203,10 +204,10 @@ def test_gflop_of_vit_b(demo: Model) -> None:
 
 
 def test_drawn_photos_and_their_arrays(demo: Model, tmp_path: Path) -> None:
-    photos = labelled_images.drawn_photos(18, tmp_path / "drawn")
+    photos = images.drawn_photos(18, tmp_path / "drawn")
     assert [demo.labels[c] in f.name for f, c in zip(photos.files, photos.classes, strict=True)]
     assert photos.classes[:3] == (0, 1, 2)
-    written = arrays.arrays_from_photos(photos, demo, tmp_path)
+    written = images.arrays_from_photos(photos, demo, tmp_path)
     raw, floats = np.load(written.uint8), np.load(written.float32)
     size = demo.model_config.image_size
     assert (raw.dtype, raw.shape) == (np.uint8, (18, size, size, 3))
@@ -225,11 +226,8 @@ def labelled(folder: Path, names: list[str]) -> Path:
 @pytest.mark.parametrize(
     ("names", "table", "expected"),
     [
-        (
-            ["b.png", "a.png"],
-            "file,index,more\nb.png,2,x\na.png,0,y\n",
-            (("b.png", 2), ("a.png", 0)),
-        ),
+        (["b.png", "a.png"], "path,index\na.png,0\nb.png,2\n", (("a.png", 0), ("b.png", 2))),
+        (["b.png", "a.png"], "path,label\na.png,cat\nb.png,owl\n", (("a.png", 0), ("b.png", 2))),
         (["owl/1.png", "cat/2.jpg", "cat/notes.txt"], None, (("2.jpg", 0), ("1.png", 2))),  # label
         (["2/1.png", "0/2.jpg"], None, (("2.jpg", 0), ("1.png", 2))),  # index
         (["n1/1.png", "n2/2.jpg", "n3/3.jpg"], None, (("1.png", 0), ("2.jpg", 1), ("3.jpg", 2))),
@@ -241,7 +239,7 @@ def test_a_labelled_set(
     folder = labelled(tmp_path, names)
     if table:
         (folder / "labels.csv").write_text(table)
-    photos = labelled_images.photos_from_folder(folder, ("cat", "dog", "owl"))
+    photos = images.photos_from_folder(folder, ("cat", "dog", "owl"))
     found = zip((p.name for p in photos.files), photos.classes, strict=True)
     assert tuple(found) == expected
 
@@ -249,12 +247,12 @@ def test_a_labelled_set(
 @pytest.mark.parametrize(
     ("names", "table", "words"),
     [
-        (["a.png"], None, "expected labels.csv or class folders"),
-        (["n01/1.png"], None, "'n01' is no label and no index"),
-        (["7/1.png"], None, "class 7, the model has 3"),
-        (["a.png"], "file,index\nb.png,1\n", "lists b.png, which is not there"),
-        (["a.png"], "file,label\na.png,cat\n", "expected file and index"),
-        (["a.png"], "file,index\na.png,cat\n", "line 2"),
+        (["notes.txt"], None, "expected labels.csv or class folders"),
+        (["n01/1.png"], None, "none of the model's.*'n01'"),
+        (["7/1.png", "cat/2.png"], None, "none of the model's.*'7'"),
+        (["a.png"], "path,index\na.png,0\nb.png,1\n", "images of the truth that are not .*: 1"),
+        (["a.png", "b.png"], "path,index\na.png,0\n", "1 of its 2 images have no true class"),
+        (["a.png"], "file,index\na.png,0\n", "expected 'path'"),
     ],
 )
 def test_a_set_that_makes_no_sense_is_refused(
@@ -264,7 +262,7 @@ def test_a_set_that_makes_no_sense_is_refused(
     if table:
         (folder / "labels.csv").write_text(table)
     with pytest.raises(UsageError, match=words):
-        labelled_images.photos_from_folder(folder, ("cat", "dog", "owl"))
+        images.photos_from_folder(folder, ("cat", "dog", "owl"))
 
 
 def test_accuracy_of_known_logits() -> None:

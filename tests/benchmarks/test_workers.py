@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,12 @@ def suite(setting: Setting) -> Iterator[Suite]:
 
 
 def test_a_sound_contender_answers(job: Job, tmp_path: Path) -> None:
-    with start(job) as process:
+    with closing(start(job)) as process:
         loaded = process.ask("load", 30)
         assert loaded["about"]["runtime"] == "1", "thread"
         assert loaded["seconds"] > 0
         timed = process.ask("time", 30, batch=2, runs=3)
         assert len(timed["seconds"]) == 3
-        lost, seconds = timed["switches"]
-        assert lost >= 0 and seconds > sum(timed["seconds"])
         assert timed["memory_bytes"] > 1e6
         files = {"uint8": job.uint8, "float32": "", "out": str(tmp_path / "logits.npy")}
         assert process.ask("predict", 30, batch=3, **files) == {"images": 8}
@@ -77,7 +76,7 @@ def test_who_cannot_start_says_why(job: Job, suite: Suite, monkeypatch: pytest.M
 
 
 def test_a_hung_process_is_gone_afterwards(job: Job, suite: Suite) -> None:
-    with start(job, fault="hang") as process:
+    with closing(start(job, fault="hang")) as process:
         pid = process.ask("load", 30)["pid"]
         with pytest.raises(FailedError, match="no answer to 'time' within 0 s") as caught:
             process.ask("time", 0.3, batch=2, runs=3)
@@ -112,7 +111,7 @@ class Recorder:
     def __init__(self, name: str, turns: list[str]) -> None:
         self.name, self.turns = name, turns
 
-    def ask(self, verb: str, limit: float) -> dict[str, Any]:
+    def ask(self, verb: str, limit: float, left: float) -> dict[str, Any]:
         self.turns.append(self.name)
         time.sleep(0.001)
         return {"seconds": 1}

@@ -22,9 +22,11 @@ if find_spec("ray") is None:  # not imported here: it would read its settings
 
 import pyarrow.dataset as ds
 
+from support.embedding_model import SIZE, write_embedding_model
 from vit_engine.classifier import Classifier
 from vit_engine.cluster import run
 from vit_engine.cluster.connection import Workers
+from vit_engine.embedder import Embedder
 from vit_engine.errors import MachineError, ProviderError, UsageError, VitError
 from vit_engine.options import EngineOptions
 from vit_engine.rows.formats import arrow_path
@@ -194,6 +196,22 @@ def test_rows_of_one_machine(images: Path, expected: Rows, cluster: Any, tmp_pat
     assert_same(rows_of(tmp_path / "out"), expected)
     failed = sum(row["error_code"] is not None for row in expected)
     assert tally == run.Tally(len(expected), failed, 0)
+
+
+def test_vectors_of_one_machine(images: Path, tmp_path: Path) -> None:
+    write_embedding_model(tmp_path / "clip.onnx")
+    with Embedder.load(tmp_path / "clip.onnx", provider="cpu") as embedder:
+        batches = list(embedder.stream(samples_from_sources([str(images)])))
+    expected = [row for batch in batches for row in batch.predictions]
+    label(images, tmp_path / "out", model=tmp_path / "clip.onnx", vectors="float16")
+    found = rows_of(tmp_path / "out")
+    assert [row["error_code"] for row in found] == [row.error_code for row in expected]
+    assert [row["space"] for row in found] == [row.space for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        if other.vector is not None:
+            np.testing.assert_allclose(row["embedding"], other.vector, atol=1e-3)
+    schema = ds.dataset(tmp_path / "out/rows", format="parquet").schema
+    assert str(schema.field("embedding").type) == f"fixed_size_list<element: halffloat>[{SIZE}]"
 
 
 def test_killed_classifier_and_decoders(

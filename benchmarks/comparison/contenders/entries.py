@@ -28,11 +28,6 @@ class Entry:
         return f"{__package__}.{self.module}"
 
     @property
-    def family(self) -> str:
-        """Return the group of rows that this is one of."""
-        return self.name.partition("-")[0]
-
-    @property
     def compiles(self) -> bool:
         """Whether each batch size costs a compilation, about the time that loading takes."""
         return "compile" in self.options
@@ -40,8 +35,8 @@ class Entry:
     @property
     def slow_start(self) -> bool:
         """Whether it compiles, optimises or quantises for minutes: not in --quick."""
-        slow = not {"compile", "optimize", "quantize"}.isdisjoint(self.options)
-        return slow or "int8" in self.options.values() or "tensorrt" in self.options.values()
+        told = {*self.options, *self.options.values()}
+        return not told.isdisjoint({"compile", "optimize", "quantize", "int8", "tensorrt"})
 
 
 def _entries(section: str) -> tuple[Entry, ...]:
@@ -49,9 +44,8 @@ def _entries(section: str) -> tuple[Entry, ...]:
     table = tomllib.loads(Path(__file__).with_name("contenders.toml").read_text())[section]
     return tuple(
         Entry(
-            name=name,
-            options={key: value for key, value in row.items() if key not in known},
-            **{key: value for key, value in row.items() if key in known},
+            **{"name": name, **{k: v for k, v in row.items() if k in known}},
+            options={k: v for k, v in row.items() if k not in known},
         )
         for name, row in table.items()
     )

@@ -3,13 +3,12 @@
 Options: `optimize`, a level of its own, or `quantize` to int8, "dynamic" or "static".
 """
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from comparison.job import AbsentError, Contender, Job, Logits
+from comparison.job import AbsentError, Contender, Job, Logits, installed
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CALIBRATION = 128  # images at most
@@ -18,23 +17,37 @@ CALIBRATION = 128  # images at most
 def folder(job: Job) -> Path:
     """Return where the exported model is kept."""
     images = job.calibration_stamp() if job.options.get("quantize") == "static" else ""
-    return job.artefact(version("optimum-onnx"), version("onnxruntime"), images)
+    return job.artefact(installed("optimum-onnx", "onnxruntime"), images)
 
 
 def convert(job: Job, folder: Path) -> None:
     """Export the checkpoint, and optimise or quantise it, the way Optimum's documentation does."""
-    from optimum.onnxruntime import ORTModelForImageClassification, ORTOptimizer
-    from optimum.onnxruntime.configuration import AutoOptimizationConfig
+    from onnxruntime.quantization import CalibrationMethod
+    from optimum import onnxruntime as ort
+    from optimum.onnxruntime import configuration
 
-    model = ORTModelForImageClassification.from_pretrained(job.model, export=True)
+    model = ort.ORTModelForImageClassification.from_pretrained(job.model, export=True)
+    kind = job.options.get("quantize")
     if level := job.options.get("optimize"):
-        config = AutoOptimizationConfig.with_optimization_level(level)
+        config = configuration.AutoOptimizationConfig.with_optimization_level(level)
         try:
-            ORTOptimizer.from_pretrained(model).optimize(config, folder, file_suffix=None)
+            ort.ORTOptimizer.from_pretrained(model).optimize(config, folder, file_suffix=None)
         except NotImplementedError as e:
             raise AbsentError(f"Optimum optimises no such model: {e}") from e
-    elif "quantize" in job.options:
-        _quantise(model, job, folder)
+    elif kind:
+        preset = getattr(configuration.AutoQuantizationConfig, _preset(job))
+        config = preset(is_static=kind == "static", per_channel=True)
+        quantizer, ranges = ort.ORTQuantizer.from_pretrained(model), None
+        if kind == "static":
+            images = np.load(job.calibration, mmap_mode="r")[:CALIBRATION]
+            ranges = quantizer.fit(
+                [{"pixel_values": np.ascontiguousarray(image)} for image in images],
+                configuration.CalibrationConfig("", "", "", len(images), CalibrationMethod.MinMax),
+                onnx_augmented_model_name=folder / "augmented.onnx",
+                operators_to_quantize=config.operators_to_quantize,
+            )
+            (folder / "augmented.onnx").unlink()
+        quantizer.quantize(config, folder, file_suffix=None, calibration_tensors_range=ranges)
     else:
         model.save_pretrained(folder)
 
@@ -63,47 +76,20 @@ def load(job: Job) -> Contender:
         found: Logits = logits.cpu().numpy()
         return found
 
-    packages = ("optimum-onnx", "onnxruntime")
-    about: dict[str, Any] = {
-        "compute": "int8" if "quantize" in job.options else "fp32",
-        "runtime": ", ".join(f"{name} {version(name)}" for name in packages),
+    kind, level, note = job.options.get("quantize"), job.options.get("optimize"), ""
+    if level:
+        note = f"its optimiser's level {level}"
+    elif kind:
+        note = f"{kind}, its preset {_preset(job)}, a scale for each channel of weights"
+    if kind == "static":
+        note += f", least and largest values of up to {CALIBRATION} of the comparison's own images"
+    about = {
+        "compute": "int8" if kind else "fp32",
+        "runtime": installed("optimum-onnx", "onnxruntime"),
         "files": [str(folder(job) / "model.onnx")],
     }
-    if kind := job.options.get("quantize"):
-        about["note"] = f"{kind}, its preset {_preset(job)}, a scale for each channel of weights"
-    if kind == "static":
-        about["note"] += (
-            f", least and largest values of up to {CALIBRATION} of the comparison's own images"
-        )
-    if level := job.options.get("optimize"):
-        about["note"] = f"its optimiser's level {level}"
-    return Contender("float32", run, about)
-
-
-def _quantise(model: Any, job: Job, folder: Path) -> None:
-    from onnxruntime.quantization import CalibrationMethod
-    from optimum.onnxruntime import ORTQuantizer
-    from optimum.onnxruntime.configuration import AutoQuantizationConfig, CalibrationConfig
-
-    static = job.options["quantize"] == "static"
-    config = getattr(AutoQuantizationConfig, _preset(job))(is_static=static, per_channel=True)
-    quantizer, ranges = ORTQuantizer.from_pretrained(model), None
-    if static:
-        images = np.load(job.calibration, mmap_mode="r")[:CALIBRATION]
-        ranges = quantizer.fit(
-            [{"pixel_values": np.ascontiguousarray(image)} for image in images],
-            CalibrationConfig("", "", "", len(images), CalibrationMethod.MinMax),
-            onnx_augmented_model_name=folder / "augmented.onnx",
-            operators_to_quantize=config.operators_to_quantize,
-        )
-        (folder / "augmented.onnx").unlink()
-    quantizer.quantize(config, folder, file_suffix=None, calibration_tensors_range=ranges)
+    return Contender("float32", run, about | ({"note": note} if note else {}))
 
 
 def _preset(job: Job) -> str:
     return "avx512_vnni" if job.vnni else "avx2"
-
-
-def _folder(job: Job) -> Path:
-    images = job.calibration_stamp() if job.options.get("quantize") == "static" else ""
-    return job.artefact(version("optimum-onnx"), version("onnxruntime"), images)

@@ -4,11 +4,12 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comparison.job import AbsentError, Contender, Job, Logits, versions_of
+from comparison.job import OVERLAPPED, AbsentError, Contender, Job, Logits, installed
 
 if TYPE_CHECKING:
     from vit_engine.engine import Engine
@@ -35,8 +36,7 @@ def convert(job: Job, folder: Path) -> None:
     line += ["-o", str(folder / NAME)]
     done = subprocess.run([sys.executable, *line], capture_output=True, text=True, check=False)
     if done.returncode:
-        words = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-        raise RuntimeError(words[-1])
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
 
 
 def load(job: Job) -> Contender:
@@ -63,39 +63,29 @@ def load(job: Job) -> Contender:
 
 def contender(job: Job, engine: "Engine") -> Contender:
     """Return what an open engine does."""
-    import onnxruntime
-
     from vit_engine.classifier import Classifier
     from vit_engine.images.decode_pool import DecodePool, slots_for
     from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
     from vit_engine.machine.processor import usable_cores
     from vit_engine.sources.find import samples_from_sources
 
-    decode_options = DecodeOptions(
-        engine.contract.preprocessing, fast=job.options.get("fast", False)
-    )
+    fast = job.options.get("fast", False)
+    decode_options = DecodeOptions(engine.contract.preprocessing, fast=fast)
 
     def label(paths: list[str], batch: int) -> list[int | None]:
         """Label files as vit-infer does: decoded in processes of their own, ahead of the engine."""
-        stream = Classifier(engine).stream(
-            samples_from_sources(paths), batch=batch, decode_options=decode_options
-        )
+        samples = samples_from_sources(paths)
+        stream = Classifier(engine).stream(samples, batch=batch, decode_options=decode_options)
         return [p.index for labelled in stream for p in labelled.predictions]
 
     def decode(paths: list[str], batch: int) -> None:
         """Fill batches as `label` does, with no engine behind them."""
         given, workers = engine.contract.input, usable_cores()
-        with (
-            SharedPixels(slots_for(batch, workers), given.height, given.width) as shared,
-            DecodePool(
-                shared.array,
-                lambda: DecoderProcess(shared, decode_options),
-                batch=batch,
-                workers=workers,
-            ) as pool,
-        ):
-            for filled in pool.batches(samples_from_sources(paths)):
-                pool.free(filled)
+        with SharedPixels(slots_for(batch, workers), given.height, given.width) as shared:
+            start = partial(DecoderProcess, shared, decode_options)
+            with DecodePool(shared.array, start, batch=batch, workers=workers) as pool:
+                for filled in pool.batches(samples_from_sources(paths)):
+                    pool.free(filled)
 
     def run_pipelined(batches: Sequence[Any]) -> list[Logits]:
         """Copy one batch under the compute of another, as vit-infer does; one more waits."""
@@ -108,16 +98,14 @@ def contender(job: Job, engine: "Engine") -> Contender:
         return [*answers, *(answer.result() for answer in waiting)]
 
     precision: str = engine.contract.identity.precision
-    on_openvino = engine.provider == "openvino"
-    library = f"openvino {version('openvino')}" if on_openvino else versions_of(onnxruntime)
-    runtime = f"vit-engine {version('vit-engine')}, {library}, {engine.provider}"
     compute = precision
     if precision != "int8" and engine.provider in ("cpu", "openvino"):
         # both multiply fp16 weights in fp32, or in what OpenVINO is asked for
         compute = "bf16" if job.options.get("compute") == "bf16" else "fp32"
+    library = "openvino" if engine.provider == "openvino" else "onnxruntime"
     about: dict[str, Any] = {
         "compute": compute,
-        "runtime": runtime,
+        "runtime": f"{installed('vit-engine', library)}, {engine.provider}",
         "files": [str(folder(job) / NAME)],
     }
     if precision == "int8":
@@ -125,6 +113,5 @@ def contender(job: Job, engine: "Engine") -> Contender:
         about["note"] = f"calibrated on {images} images"
     if not job.options.get("pipelined"):
         return Contender("uint8", engine.run, about, label, decode)
-    about["pipelined"] = True
-    about["note"] = "times are those of a turn of overlapping batches, divided by their number"
+    about |= {"pipelined": True, "note": OVERLAPPED}
     return Contender("uint8", engine.run, about, run_pipelined=run_pipelined)

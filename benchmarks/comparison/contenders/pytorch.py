@@ -1,7 +1,8 @@
 """PyTorch through transformers: eager or compiled, fp32 or lower, with its default attention.
 
 Options: `precision`; `compile`, a mode of torch.compile, and a `backend` of it; `torchao`, int8
-weights by channel and activations by token as they come.
+weights by channel and activations by token as they come; `pipeline`, transformers' own from files
+to labels.
 """
 
 import importlib
@@ -9,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from comparison.job import AbsentError, Contender, Job, Logits, versions_of
+from comparison.job import AbsentError, Contender, Job, Logits, installed
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -24,8 +25,9 @@ def load(job: Job) -> Contender:
     import torch
     import transformers
 
-    libraries: list[Any] = [torch, transformers]
-    quiet(transformers)
+    libraries = ["torch", "transformers"]
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(job.threads)
     if job.device == "cuda":
         if not torch.cuda.is_available():
@@ -38,21 +40,27 @@ def load(job: Job) -> Contender:
     )
     model: Any = eager.eval().to(job.device)
     if job.options.get("torchao"):
-        import torchao
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
         quantize_(model, Int8DynamicActivationInt8WeightConfig())
-        libraries.append(torchao)
+        libraries.append("torchao")
     if backend:
-        libraries.append(importlib.import_module(backend))  # which registers it
+        importlib.import_module(backend)  # which registers it
+        libraries.append(backend)
     if mode:
         torch._dynamo.config.recompile_limit = 64  # one graph for each batch size
-        model = torch.compile(
-            model,
-            backend=backend or "inductor",
-            dynamic=False,
-            mode=None if mode == "default" else mode,
-        )
+        mode = None if mode == "default" else mode
+        model = torch.compile(model, backend=backend or "inductor", dynamic=False, mode=mode)
+
+    def processor() -> Any:
+        """Return the checkpoint's preprocessing; by PIL: all decode and resize with one Pillow."""
+        given = {"local_files_only": True, "backend": "pil"}
+        return transformers.AutoImageProcessor.from_pretrained(job.model, **given)
+
+    pipe: Any = None
+    if job.options.get("pipeline"):
+        how = {"image_processor": processor(), "device": job.device}
+        pipe = transformers.pipeline("image-classification", eager, **how)
 
     def run(batch: Any) -> Logits:
         """Return the logits; the copies to the device and back are in it."""
@@ -63,13 +71,14 @@ def load(job: Job) -> Contender:
 
     def loader(paths: list[str], batch: int) -> Any:
         """Return what a usual PyTorch script reads its images with."""
-        files: Any = _Files(paths, processor_of(job, transformers))
+        files: Any = _Files(paths, processor())
         return torch.utils.data.DataLoader(files, batch_size=batch, num_workers=job.threads)
 
     def label(paths: list[str], batch: int) -> list[int]:
-        return [
-            i for pixels in loader(paths, batch) for i in run(pixels.numpy()).argmax(1).tolist()
-        ]
+        if pipe:
+            found = pipe(paths, top_k=1, batch_size=batch, num_workers=job.threads)
+            return [eager.config.label2id[best[0]["label"]] for best in found]
+        return [int(i) for pixels in loader(paths, batch) for i in run(pixels.numpy()).argmax(1)]
 
     def decode(paths: list[str], batch: int) -> None:
         for _ in loader(paths, batch):
@@ -78,28 +87,13 @@ def load(job: Job) -> Contender:
     attention = f"{eager.config._attn_implementation} attention"
     about: dict[str, Any] = {
         "compute": "int8" if job.options.get("torchao") else precision,
-        "runtime": f"{versions_of(*libraries[:2])}, {attention}",
+        "runtime": f"{installed(*libraries)}, {attention}",
         "files": list(job.weights),
     }
-    if libraries[2:]:
-        about["runtime"] += f", {versions_of(*libraries[2:])}"
-    if mode:
+    if job.options.get("compile"):
         frozen = ", TORCHINDUCTOR_FREEZING=1" if job.device == "cpu" else ""
         about["note"] = f"one graph for each batch size{frozen}"
-    return Contender("float32", run, about, label, decode)
-
-
-def quiet(transformers: Any) -> None:
-    """Keep transformers' warnings and progress bars off the screen."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def processor_of(job: Job, transformers: Any) -> Any:
-    """Return the checkpoint's preprocessing; by PIL: all decode and resize with one Pillow."""
-    return transformers.AutoImageProcessor.from_pretrained(
-        job.model, local_files_only=True, backend="pil"
-    )
+    return Contender("float32", run, about, label, None if pipe else decode)
 
 
 class _Files:

@@ -5,12 +5,11 @@ Workers read it, also in the peers' environment, which has no vit_engine.
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class CoreSeconds:
+class CoreSeconds(NamedTuple):
     """Seconds up to a moment, of the cores that this process may use together."""
 
     all: float
@@ -20,17 +19,17 @@ class CoreSeconds:
 
 def core_seconds() -> CoreSeconds | None:
     """Return the time that the cores have spent, None where the system does not tell."""
-    cores = {f"cpu{n}" for n in os.sched_getaffinity(0)}
-    total = idle = 0
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/stat").read_text().splitlines():
-            name, *fields = line.split()
-            if name in cores:
-                counts = [int(field) for field in fields[:8]]  # user to steal
-                total += sum(counts)
-                idle += counts[3] + counts[4]  # idle, waiting for a disk
-    tick, own = os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
-    return CoreSeconds(total / tick, (total - idle) / tick, own) if total else None
+        lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+        cores = {f"cpu{n}" for n in os.sched_getaffinity(0)}
+        counts = [
+            [int(f) for f in line[1:9]] for line in lines if line[0] in cores
+        ]  # user to steal
+        total = sum(map(sum, counts))
+        idle = sum(core[3] + core[4] for core in counts)  # idle, waiting for a disk
+        tick = os.sysconf("SC_CLK_TCK")
+        return CoreSeconds(total / tick, (total - idle) / tick, sum(os.times()[:4]))
+    return None
 
 
 def seconds_of_others(before: CoreSeconds | None) -> tuple[float, float] | None:
@@ -41,5 +40,5 @@ def seconds_of_others(before: CoreSeconds | None) -> tuple[float, float] | None:
     now = core_seconds()
     if before is None or now is None:
         return None
-    others = (now.busy - before.busy) - (now.own - before.own)
-    return round(others, 3), round(now.all - before.all, 3)
+    total, busy, own = (after - earlier for after, earlier in zip(now, before, strict=True))
+    return round(busy - own, 3), round(total, 3)

@@ -1,4 +1,4 @@
-"""What is measured beside speed: files to labels, accuracy, a GPU's kernels, the ceilings."""
+"""The parts of a comparison: speed, files to labels, accuracy, a GPU's kernels, the ceilings."""
 
 from collections.abc import Iterable
 from statistics import median
@@ -7,17 +7,83 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison.contenders.entries import BASELINE, CEILINGS, PROFILED
-from comparison.harness.suite import OutOfTimeError, Row, Suite
-from comparison.harness.worker_process import Answer
-from comparison.inputs.arrays import Arrays
-from comparison.inputs.labelled_images import Photos
+from comparison import host
+from comparison.contenders.entries import BASELINE, CEILINGS, PROFILED, Entry
+from comparison.harness.suite import SLOW, OutOfTimeError, Row, Suite
+from comparison.harness.worker_process import Answer, FailedError
+from comparison.inputs.images import Arrays, Photos
 
 PREDICT_BATCH, PREDICT_S = 8, 1800.0
 """Images at once at most, and seconds for one contender's answers to all of them."""
 
 CEILINGS_S, KERNELS_S = 20.0, 20.0
 """What they take at least [2 cores: 20 to 60 s; a GPU: est]."""
+
+WARM_S = 900.0
+"""Seconds beyond which a contender has hung; compiling may take minutes."""
+
+UNRELATED = 0.5
+"""Below this correlation with the baseline's logits an answer is wrong, not imprecise."""
+
+HOPELESS = 4
+"""Contenders this many times slower than the baseline are not timed: all the others would wait."""
+
+
+def warm(suite: Suite, batch: int) -> None:
+    """Run everyone untimed, compiling what compiles; who answers something else is out."""
+    suite.setting.tell(f"batch {batch}: warming up")
+    runs = 5 if batch == 1 else 2 if batch <= 8 else 1  # the fastest at 1 tells who is hopeless
+    baseline: NDArray[np.float64] | None = None
+    for entry in _timed(suite, batch):
+        name, share = entry.name, SLOW if entry.compiles else 1
+        with suite.watch(name):
+            answer = suite.ask(name, "time", WARM_S, share=share, batch=batch, runs=runs)
+            if answer is None:
+                continue
+            suite.expected.setdefault(name, {})[batch] = min(answer["seconds"])
+            logits = np.array(answer["logits"])
+            if name == BASELINE:
+                baseline = logits
+            elif baseline is not None:
+                correlation = 0.0
+                if logits.shape == baseline.shape:
+                    correlation = np.corrcoef(logits, baseline)[0, 1] if logits.size > 2 else 1.0
+                if not correlation > UNRELATED:
+                    words = f"its {logits.size} logits have a correlation of {correlation:.2f} with"
+                    raise FailedError("failed", f"{words} the baseline's {baseline.size}")
+                times = suite.expected[name][batch] / suite.expected[BASELINE][batch]
+                if batch == 1 and times > HOPELESS:
+                    words = f"not timed: {times:.0f} times slower than the baseline"
+                    raise FailedError("skipped", words)
+
+
+def time_batch(suite: Suite, batch: int) -> dict[str, Any]:
+    """Time every contender at one batch size, into the suite's rows: it returns nothing more."""
+    plan, timed = suite.setting.plan, _timed(suite, batch)
+    if any(batch not in suite.expected.get(entry.name, {}) for entry in timed):
+        compiling = sum(suite.rows[entry.name]["load_s"] for entry in timed if entry.compiles)
+        times = [suite.seconds(entry, batch) for entry in timed]
+        turns = sum(plan.runs_of(batch, seconds) * seconds for seconds in times)
+        suite.need(compiling + (1 + plan.rounds[0]) * turns)
+        warm(suite, batch)
+    expected = {entry.name: suite.seconds(entry, batch) for entry in _timed(suite, batch)}
+    requests = {n: {"batch": batch, "runs": plan.runs_of(batch, s)} for n, s in expected.items()}
+    round_s = sum(requests[name]["runs"] * s for name, s in expected.items())
+    rounds = plan.rounds_of(batch, expected)
+    suite.setting.tell(f"batch {batch}: {rounds} rounds of {round_s:.0f} s")
+    for name, answers in suite.take_turns("time", requests, rounds, round_s).items():
+        row = suite.rows[name]
+        for what, kept in (("seconds", "rounds"), ("others", "others")):
+            row.setdefault(kept, {})[str(batch)] = [answer[what] for answer in answers]
+        row["memory_bytes"] = max(answers[-1]["memory_bytes"], row.get("memory_bytes", 0))
+        if suite.setting.device == "cuda":
+            row["gpu_bytes"] = host.gpu_bytes(suite.pids[name])
+    suite.need_baseline()
+    return {}
+
+
+def _timed(suite: Suite, batch: int) -> list[Entry]:
+    return [entry for entry in suite.alive if suite.setting.plan.takes(entry, batch)]
 
 
 def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
@@ -39,18 +105,14 @@ def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
     expected = labelled.get(BASELINE, [{}])[0].get("labels")
     rows: dict[str, Row] = {}
     for name, found in labelled.items():
-        pairs = zip(found[0]["labels"], expected or (), strict=bool(expected))
-        same = sum(ours == theirs for ours, theirs in pairs) / count
-        rows[name] = {
-            "rounds": [[turn["seconds"]] for turn in found],
-            "images": count,
-            "same_labels": same if expected else None,
-        }
+        row = rows[name] = {"rounds": [[turn["seconds"]] for turn in found], "images": count}
+        if expected:
+            row["same_labels"] = float(np.mean(np.equal(found[0]["labels"], expected)))
         seconds = [turn["seconds"] for turn in decoded.get(name, ())]
         runs = [s for turn in computed.get(name, ()) for s in turn["seconds"]]
         if all(seconds) and seconds and runs:
-            rows[name]["decode_images_s"] = count / median(seconds)
-            rows[name]["model_images_s"] = batch / median(runs)
+            row["decode_images_s"] = count / median(seconds)
+            row["model_images_s"] = batch / median(runs)
     part = {"images": count, "batch": batch, "source": photos.source, "rows": rows}
     return part | {"excluded": suite.excluded()}
 
@@ -67,11 +129,10 @@ def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
         size = batch if plan.takes(entry, batch) else 1
         if suite.ask(entry.name, "predict", PREDICT_S, batch=size, **files):
             logits[entry.name] = np.load(out)
-    suite.note_failures()
-    if not logits:
-        raise OutOfTimeError("no contender had the time to answer")
+    if BASELINE not in logits:
+        raise OutOfTimeError("there is no answer of the baseline to compare with")
     rows = {
-        name: accuracy_row(found, logits.get(BASELINE), photos, suite.model.labels)
+        name: accuracy_row(found, logits[BASELINE], photos, suite.model.labels)
         for name, found in logits.items()
     }
     part = {"images": len(photos.files), "source": photos.source, "rows": rows}
@@ -80,34 +141,30 @@ def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
 
 def accuracy_row(
     found: NDArray[np.float32],
-    expected: NDArray[np.float32] | None,
+    expected: NDArray[np.float32],
     photos: Photos,
     labels: tuple[str, ...],
 ) -> Row:
     """Return top-1, top-5, and the distance from the expected logits (images, labels)."""
     classes = np.array(photos.classes)
     order = np.argsort(-found, axis=1, kind="stable")
-    row: Row = {
+    difference, theirs = np.abs(found - expected), expected.argmax(1)
+    differs = [
+        {
+            "file": str(photos.files[i].relative_to(photos.folder)),
+            "true": labels[classes[i]],
+            "baseline": labels[theirs[i]],
+            "here": labels[order[i, 0]],
+        }
+        for i in np.flatnonzero(order[:, 0] != theirs)
+    ]
+    return {
         "top1": float((order[:, 0] == classes).mean()),
         "top5": float((order[:, :5] == classes[:, None]).any(1).mean()),
-    }
-    if expected is None:
-        return row
-    difference, theirs = np.abs(found - expected), expected.argmax(1)
-    return row | {
         "agreement": float((order[:, 0] == theirs).mean()),
         "max_diff": float(difference.max()),
         "mean_diff": float(difference.mean()),
-        "logit_range": float(np.ptp(expected)),
-        "differs": [
-            {
-                "file": str(photos.files[i].relative_to(photos.folder)),
-                "true": labels[classes[i]],
-                "baseline": labels[theirs[i]],
-                "here": labels[order[i, 0]],
-            }
-            for i in np.flatnonzero(order[:, 0] != theirs)
-        ],
+        "differs": differs,
     }
 
 
@@ -118,10 +175,12 @@ def kernels(suite: Suite, batches: Iterable[int]) -> dict[str, Any]:
     """
     suite.need(KERNELS_S)
     suite.setting.tell(f"kernels of {PROFILED}")
-    found = {}
+    found: dict[str, Any] = {}
+    kept = {name: dict(row) for name, row in suite.rows.items() if name == PROFILED}
     for batch in batches:
         if answer := suite.ask(PROFILED, "kernels", batch=batch, runs=10):
             found[str(batch)] = answer["kernels"]
+    suite.rows |= kept
     return {"contender": PROFILED, "batches": found, "excluded": suite.excluded()}
 
 

@@ -2,9 +2,11 @@
 
 import math
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from comparison.contenders.entries import Entry
 
@@ -49,30 +51,15 @@ class Plan:
         return not entry.compiles or self.few_batches is None or batch in self.few_batches
 
 
-FULL = Plan()
-QUICK = Plan(
-    "quick",
-    batches=(1, 8),
-    rounds=(3, 3),
-    latency_rounds=4,
-    latency_runs=3,
-    turn_s=0.1,
-    files_s=1,
-    files_rounds=2,
-    ceiling_rounds=2,
-    held_out=96,
-    slow_starts=False,
-)
-GPU = Plan(
-    "gpu",
-    batches=(1, 8, 32, 64, 256),
-    few_batches=(1, 64),  # a graph compiled with max-autotune takes about a minute [est]
-    rounds=(5, 5),
-    latency_rounds=10,
-    turn_s=0.1,
-    files_s=4,
-    files_batch=64,
-)
+def _plan(name: str) -> Plan:
+    table = tomllib.loads(Path(__file__).with_name("plans.toml").read_text())[name]
+    differing: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in table.items()
+    }
+    return Plan(name, **differing)
+
+
+FULL, QUICK, GPU = Plan(), _plan("quick"), _plan("gpu")
 
 
 @dataclass(frozen=True)

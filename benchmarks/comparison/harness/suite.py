@@ -4,14 +4,15 @@ import importlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comparison.contenders.entries import BASELINE, Entry
 from comparison.harness.plan import Setting
-from comparison.harness.worker_process import ROOT, Answer, FailedError, LateError, Process
-from comparison.inputs.arrays import Arrays
+from comparison.harness.worker_process import ROOT, Answer, FailedError, Process
+from comparison.inputs.images import Arrays
 from comparison.inputs.models import Model
 from comparison.job import Job
 from vit_engine.errors import VitError
@@ -34,28 +35,23 @@ class OutOfTimeError(VitError):
     """What is left of the budget is not enough."""
 
 
+@dataclass
 class Suite:
     """The contenders with one model loaded; a context manager that ends them.
 
     What fails is out, and `failures` says why.
     """
 
-    def __init__(
-        self,
-        setting: Setting,
-        model: Model,
-        arrays: Arrays,
-        calibration: Arrays,
-        rows: dict[str, Row] | None = None,
-    ) -> None:
-        self.setting, self.model, self.arrays = setting, model, arrays
-        self.calibration = calibration
-        self.rows = {} if rows is None else rows
-        self.entries: dict[str, Entry] = {}  # that were opened
-        self.processes: dict[str, Process] = {}  # of who is still in the race
-        self.failures: dict[str, FailedError] = {}
-        self.expected: dict[str, dict[int, float]] = {}  # seconds of a run by batch size
-        self.pids: dict[str, int] = {}
+    setting: Setting
+    model: Model
+    arrays: Arrays
+    calibration: Arrays
+    rows: dict[str, Row] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)  # that were opened
+    processes: dict[str, Process] = field(default_factory=dict)  # of who is still in the race
+    failures: dict[str, FailedError] = field(default_factory=dict)
+    expected: dict[str, dict[int, float]] = field(default_factory=dict)  # s of a run by batch size
+    pids: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> "Suite":
         return self
@@ -82,34 +78,32 @@ class Suite:
             left = self.setting.left() if entry.name == BASELINE else until - time.monotonic()
             with self.watch(entry.name):
                 self._open(entry, left * (SLOW if entry.slow_start else 1))
-        self.note_failures()
 
     def _open(self, entry: Entry, left: float) -> None:
         python, job = _python(entry, self.setting), self._job(entry)
         self.setting.tell(f"{entry.title}: loading")
         until = time.monotonic() + left
         if hasattr(importlib.import_module(entry.path), "convert"):
-            with Process(job, python) as process:
-                _ask(process, "convert", CONVERT_S, left)
+            with closing(Process(job, python)) as process:
+                process.ask("convert", CONVERT_S, left)
         process = self.processes[entry.name] = Process(job, python)
-        loaded = _ask(process, "load", LOAD_S, until - time.monotonic())
+        loaded = process.ask("load", LOAD_S, until - time.monotonic())
         row, about = self.rows[entry.name], loaded["about"]
-        files = [Path(p) for p in about.pop("files", ())]
         row.setdefault("load_s", loaded["seconds"])
-        row.update(about=about, file_bytes=sum(p.stat().st_size for p in files))
+        size = sum(Path(p).stat().st_size for p in about.pop("files", ()))
+        row.update(about=about, file_bytes=size)
         self.pids[entry.name] = loaded["pid"]
 
     def _job(self, entry: Entry) -> Job:
-        setting = self.setting
         return Job(
             contender=entry.name,
             module=entry.path,
             options=entry.options,
             model=str(self.model.folder),
-            cache=str(setting.cache),
-            threads=setting.threads,
-            device=setting.device,
-            max_batch=max(setting.plan.batches),
+            cache=str(self.setting.cache),
+            threads=self.setting.threads,
+            device=self.setting.device,
+            max_batch=max(self.setting.plan.batches),
             uint8=str(self.arrays.uint8),
             float32=str(self.arrays.float32),
             weights=tuple(map(str, weight_files(self.model.folder))),
@@ -125,17 +119,13 @@ class Suite:
 
     @contextmanager
     def watch(self, name: str) -> Iterator[None]:
-        """Turn a failure within the block into the contender's leaving."""
+        """Turn a failure within the block into the contender's leaving, and its row's reason."""
         try:
             yield
         except FailedError as e:
             self.failures[name] = e
+            self.rows.setdefault(name, {}).update(status=e.status, reason=str(e))
             self.leave(name)
-
-    def note_failures(self) -> None:
-        """Write into the rows who has left, and why."""
-        for name, why in self.failures.items():
-            self.rows.setdefault(name, {}).update(status=why.status, reason=str(why))
 
     def excluded(self) -> dict[str, tuple[str, str]]:
         """Return status and reason of who has left."""
@@ -147,7 +137,7 @@ class Suite:
             raise OutOfTimeError(f"{seconds:.0f} s in the {left:.0f} s that are left")
 
     def need_baseline(self) -> None:
-        """Raise an error if the baseline is out."""
+        """Raise a VitError if the baseline is out."""
         if why := self.failures.get(BASELINE):
             error = OutOfTimeError if why.status == "skipped" else VitError
             raise error(f"the baseline cannot run: {why}")
@@ -157,9 +147,9 @@ class Suite:
     ) -> Answer | None:
         """Ask one contender; None if it is out or goes out by this."""
         if name in self.processes:
+            left = self.setting.left() * share
             with self.watch(name):
-                left = self.setting.left() * share
-                return _ask(self.processes[name], verb, limit, left, **arguments)
+                return self.processes[name].ask(verb, limit, left, **arguments)
         return None
 
     def take_turns(
@@ -185,7 +175,6 @@ class Suite:
                     answers[name].append(answer)
             round_s = time.monotonic() - started
             done += 1
-        self.note_failures()
         return {name: found for name, found in answers.items() if len(found) == done}
 
     def seconds(self, entry: Entry, batch: int) -> float:
@@ -195,17 +184,6 @@ class Suite:
         """
         known = self.expected.get(entry.name, {})
         return min((s * max(1, batch / b) for b, s in known.items()), default=0.0)
-
-
-def _ask(process: Process, verb: str, limit: float, left: float, **arguments: Any) -> Answer:
-    """Return the answer; who needs longer than a budget allows has not failed by it."""
-    try:
-        return process.ask(verb, max(0.0, min(limit, left)), **arguments)
-    except LateError as e:
-        if left >= limit:
-            raise
-        words = f"not done with {verb!r} in the {max(0.0, left):.0f} s that the budget left"
-        raise FailedError("skipped", words) from e
 
 
 def _python(entry: Entry, setting: Setting) -> str:
@@ -219,7 +197,6 @@ def _python(entry: Entry, setting: Setting) -> str:
         return sys.executable
     installed = ROOT.parent / f".venv-{entry.environment}/.installed"
     if not installed.exists():
-        raise FailedError(
-            "absent", f"{installed.parent.name} is not there, or not whole; make peers"
-        )
+        words = f"{installed.parent.name} is not there, or not whole; make peers"
+        raise FailedError("absent", words)
     return str(installed.with_name("bin") / "python")

@@ -7,7 +7,6 @@ import gc
 import importlib
 import os
 import re
-import resource
 import sys
 import time
 import traceback
@@ -58,7 +57,7 @@ class Session:
 
     def convert(self) -> dict[str, Any]:
         """Make the contender's model where it is not there yet (in a process of its own)."""
-        module = self._module()
+        module = importlib.import_module(self.job.module)
         folder = module.folder(self.job)
         if not folder.exists():
             with whole(folder) as partial:
@@ -68,7 +67,7 @@ class Session:
     def load(self) -> dict[str, Any]:
         """Import, load and answer one image: what a process pays before its first label."""
         started = time.perf_counter()
-        self.contender = self._module().load(self.job)
+        self.contender = importlib.import_module(self.job.module).load(self.job)
         self.images = np.load(getattr(self.job, self.contender.takes), mmap_mode="r")
         logits = self.contender.run(np.ascontiguousarray(self.images[:1]))
         seconds = time.perf_counter() - started
@@ -81,39 +80,31 @@ class Session:
         Where batches overlap, there are OVERLAPPING at least, and the seconds are those of the turn
         divided by its runs.
         """
-        pipelined = self.contender.run_pipelined
-        runs = max(runs, OVERLAPPING) if pipelined else runs
+        overlap = self.contender.run_pipelined
+        runs = max(runs, OVERLAPPING) if overlap else runs
         batches = [self._batch(batch, i) for i in range(min(runs, 8))]
         turn = [batches[i % len(batches)] for i in range(runs)]
         self.contender.run(self._batch(1, 0))
         gc.collect()
         gc.disable()
-        seconds, logits = [], []
-        before, lost, begun = core_seconds(), _lost_cores(), time.perf_counter()
-        groups: list[list[Any]] = [turn] if pipelined else [[images] for images in turn]
-        for group in groups:
+        seconds, logits, before = [], [], core_seconds()
+        for group in [turn] if overlap else [[images] for images in turn]:
             started = time.perf_counter()
-            answers = pipelined(group) if pipelined else [self.contender.run(group[0])]
+            answers = overlap(group) if overlap else [self.contender.run(group[0])]
             seconds.append(round((time.perf_counter() - started) / len(answers), 7))
             logits += [_checked(answer, batch)[0].tolist() for answer in answers]
         others = seconds_of_others(before)
-        switches = _lost_cores() - lost, round(time.perf_counter() - begun, 7)
         gc.enable()
         # VmHWM, not ru_maxrss: that one carries the parent's peak over the exec
         peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-        return {
-            "seconds": seconds,
-            "others": others,
-            "switches": switches,
-            "memory_bytes": int(peak[1]) * 1024 if peak else 0,
-            "logits": logits[0],
-        }
+        memory = int(peak[1]) * 1024 if peak else 0
+        told = {"seconds": seconds, "others": others, "memory_bytes": memory}
+        return told | {"logits": logits[0]}
 
     def predict(self, *, uint8: str, float32: str, out: str, batch: int) -> dict[str, Any]:
         """Write the logits of every image of an .npy file to another."""
         given = np.load({"uint8": uint8, "float32": float32}[self.contender.takes], mmap_mode="r")
-        starts = range(0, len(given), batch)
-        batches = [np.ascontiguousarray(given[start : start + batch]) for start in starts]
+        batches = [np.ascontiguousarray(given[i : i + batch]) for i in range(0, len(given), batch)]
         if self.contender.run_pipelined:
             answers = self.contender.run_pipelined(batches)
         else:
@@ -137,10 +128,11 @@ class Session:
 
     def decode(self, *, paths: list[str], batch: int) -> dict[str, Any]:
         """Read and decode image files as `label` does, without labels; None if it cannot."""
+        if not self.contender.decode:
+            return {"seconds": None}
         started = time.perf_counter()
-        if self.contender.decode:
-            self.contender.decode(paths, batch)
-        return {"seconds": time.perf_counter() - started if self.contender.decode else None}
+        self.contender.decode(paths, batch)
+        return {"seconds": time.perf_counter() - started}
 
     def kernels(self, *, batch: int, runs: int) -> dict[str, Any]:
         """Return where a run's time goes, by the GPU's kernels, or by operators on a CPU."""
@@ -167,9 +159,6 @@ class Session:
         start = (turn * size) % (len(self.images) - size + 1)
         return np.ascontiguousarray(self.images[start : start + size])
 
-    def _module(self) -> Any:
-        return importlib.import_module(self.job.module)
-
 
 def _checked(logits: Logits, images: int) -> Logits:
     if len(logits) != images:
@@ -177,11 +166,6 @@ def _checked(logits: Logits, images: int) -> Logits:
     if not np.isfinite(logits).all():
         raise ArithmeticError("NaN or infinity in the logits")
     return logits
-
-
-def _lost_cores() -> int:
-    """Return how often so far the kernel took a core from this process that had more to do."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 if __name__ == "__main__":

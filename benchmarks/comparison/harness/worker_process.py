@@ -1,6 +1,7 @@
 """A contender's process, which answers one request at a time or is ended."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import re
@@ -24,21 +25,18 @@ Answer = dict[str, Any]
 
 
 class FailedError(Exception):
-    """A contender that is out; `status` is "failed" (it erred), "absent" (cannot run
-    here) or "skipped" (was not to take the time). A result is read on other machines: of an
-    absolute path in the reason, which is stored, its name alone is left."""
+    """A contender that is out: it "failed", is "absent" (cannot run here) or "skipped" (no time).
+
+    A result is read on other machines: of an absolute path in the reason its name alone is left.
+    """
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(_FOLDERS.sub("", reason))
         self.status = status
 
 
-class LateError(FailedError):
-    """It gave no answer in time, and was ended."""
-
-
 class Process:
-    """A worker process that answers one request at a time; a context manager."""
+    """A worker process that answers one request at a time, until it is closed."""
 
     def __init__(self, job: Job, python: str) -> None:
         threads = dict.fromkeys(THREAD_VARIABLES, str(job.threads))
@@ -57,19 +55,19 @@ class Process:
             )
         self._send(job)
 
-    def __enter__(self) -> "Process":
-        return self
+    def ask(self, verb: str, limit: float, left: float = math.inf, **arguments: Any) -> Answer:
+        """Return the answer to one request; `FailedError` after `limit` seconds or a crash.
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def ask(self, verb: str, limit: float, **arguments: Any) -> Answer:
-        """Return the answer to one request; `FailedError` after `limit` seconds or a crash."""
+        Who needs longer than what a budget has left has not failed by it, but is skipped.
+        """
         self._send({"verb": verb, **arguments})
         try:
-            if not self._pipe.poll(limit):
+            if not self._pipe.poll(max(0.0, min(limit, left))):
                 os.killpg(self._process.pid, signal.SIGKILL)
-                raise LateError("failed", f"no answer to {verb!r} within {limit:.0f} s")
+                if left < limit:
+                    words = f"in the {max(0.0, left):.0f} s that the budget left"
+                    raise FailedError("skipped", f"not done with {verb!r} {words}")
+                raise FailedError("failed", f"no answer to {verb!r} within {limit:.0f} s")
             answer: Answer = self._pipe.recv()
         except (EOFError, ConnectionResetError) as e:
             raise FailedError("failed", f"crashed at {verb!r}: {self._last_words()}") from e

@@ -1,7 +1,7 @@
 """The checkpoint that all contenders are given: one that vit-export takes, or random weights."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,50 +55,33 @@ class Model:
             "random": self.random,
             "gflop": self.gflop,
             "labels": len(self.labels),
-            **json.loads(
-                json.dumps(asdict(self.model_config))
-            ),  # as it is read back: lists for tuples
+            **json.loads(json.dumps(asdict(self.model_config))),  # as read back: lists for tuples
         }
 
 
-def model_from_name(model: str, *, named: str | None = None, random: bool = False) -> Model:
+def model_from_name(model: str) -> Model:
     """Return any model that vit-export takes."""
     found = load(model)
-    return Model(
-        named or found.model,
-        found.folder,
-        found.weights_sha256,
-        found.model_config,
-        found.preprocessing,
-        found.labels,
-        random,
-    )
+    told = (found.weights_sha256, found.model_config, found.preprocessing, found.labels)
+    return Model(found.model, found.folder, *told)
 
 
 def random_model(name: str, cache: Path) -> Model:
     """Return a ViT with seeded random weights, written to the cache on first use."""
     folder = cache / (name.lower().replace("/", "-") + "-random")
     if not folder.exists():
-        _write_random(name, folder)
-    return model_from_name(str(folder), named=f"{name}, seeded random weights", random=True)
+        import torch
+        import transformers
 
-
-def _write_random(name: str, folder: Path) -> None:
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    family, differing = SIZES[name]
-    config: Any = {"num_labels": 1000, **differing}
-    make = getattr(transformers, f"{family}ForImageClassification")
-    half = [0.5, 0.5, 0.5]
-    preprocessor = {
-        "image_processor_type": "ViTImageProcessor",
-        "size": 224,
-        "do_normalize": True,
-        "image_mean": half,
-        "image_std": half,
-    }
-    with whole(folder) as partial:
-        make(getattr(transformers, f"{family}Config")(**config)).save_pretrained(partial)
-        (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+        torch.manual_seed(0)
+        family, differing = SIZES[name]
+        config = getattr(transformers, f"{family}Config")(num_labels=1000, **differing)
+        model = getattr(transformers, f"{family}ForImageClassification")(config)
+        half = [0.5, 0.5, 0.5]
+        preprocessor: dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": 224}
+        preprocessor |= {"do_normalize": True, "image_mean": half, "image_std": half}
+        with whole(folder) as partial:
+            model.save_pretrained(partial)
+            (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    found = model_from_name(str(folder))
+    return replace(found, name=f"{name}, seeded random weights", random=True)

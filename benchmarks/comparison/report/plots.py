@@ -2,8 +2,8 @@
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from html import escape
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -49,24 +49,19 @@ def throughput(rows: Sequence[Row]) -> str:
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.minorticks_off()
         axes.set(xlabel="batch size", ylabel="images a second")
-        for i, row in enumerate(rows):
-            before = [r for r in rows[:i] if r.family == row.family]
-            axes.plot(
-                *zip(*row.throughput.items(), strict=True),
-                color=_colour(row),
-                dashes=DASHES[len(before) % len(DASHES)],
-                linewidth=3 if row.family == "ours" else 2,
-                marker="o",
-                markersize=6,
-                clip_on=False,
-            )
+        families = Counter[str]()
+        for row in rows:
+            dashes = DASHES[families[row.family] % len(DASHES)]
+            families[row.family] += 1
+            width = 3 if row.family == "ours" else 2
+            how: Any = {"color": _colour(row), "dashes": dashes, "linewidth": width}
+            x, y = zip(*row.throughput.items(), strict=True)
+            axes.plot(x, y, marker="o", markersize=6, clip_on=False, **how)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter("{x:,g}")
         _names_on_the_right(axes, rows, [list(row.throughput.items())[-1] for row in rows])
 
-    return _picture(
-        "throughput", draw, rows, right=_width(rows), height=max(HEIGHT, 72 + NAME * len(rows))
-    )
+    return _picture("throughput", draw, rows, in_rows=False)
 
 
 def latency(rows: Sequence[Row]) -> str:
@@ -93,13 +88,13 @@ def latency(rows: Sequence[Row]) -> str:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
-        _names_on_the_left(axes, rows)
 
-    return _picture("latency", draw, rows, left=_width(rows), right=100)
+    return _picture("latency", draw, rows, in_rows=True)
 
 
 def accuracy_against_speed(rows: Sequence[Row], top1: dict[str, float]) -> str:
     """Points, each with a line to its name."""
+    rows = sorted(rows, key=lambda row: row.best)
 
     def draw(axes: "Axes") -> None:
         points = [(row.best, top1[row.name] * 100) for row in rows]
@@ -113,9 +108,7 @@ def accuracy_against_speed(rows: Sequence[Row], top1: dict[str, float]) -> str:
         axes.set_xlim(left=0)
         _names_on_the_right(axes, rows, points)
 
-    rows = sorted(rows, key=lambda row: row.best)
-    height = max(HEIGHT, 72 + NAME * len(rows))
-    return _picture("trade", draw, rows, right=_width(rows), height=height)
+    return _picture("trade", draw, rows, in_rows=False)
 
 
 def share_of_the_ceiling(rows: Sequence[Row]) -> str:
@@ -131,46 +124,47 @@ def share_of_the_ceiling(rows: Sequence[Row]) -> str:
         axes.xaxis.set_major_formatter("{x:.0%}")
         axes.set_xlim(left=0)
         axes.set_xlabel("share of the ceiling")
-        _names_on_the_left(axes, rows)
 
-    return _picture("ceiling", draw, rows, left=_width(rows), right=100)
+    return _picture("ceiling", draw, rows, in_rows=True)
 
 
 def _colour(row: Row) -> str:
     return COLOURS.get(row.family, OTHER)
 
 
-def _width(rows: Sequence[Row]) -> float:
-    """Return a margin that holds the rows' names."""
-    widest = max(
-        ((8.2 if row.family == "ours" else 7.4) * len(row.title) for row in rows), default=0
-    )
-    return widest + 25
+def _name(row: Row) -> dict[str, Any]:
+    """Return how a row's name is written."""
+    return {"color": _colour(row), "fontweight": "bold" if row.family == "ours" else "normal"}
 
 
 def _picture(
-    title: str,
-    draw: Callable[["Axes"], None],
-    rows: Sequence[Row],
-    *,
-    left: float = 88,
-    right: float,
-    height: float = 0,
+    title: str, draw: Callable[["Axes"], None], rows: Sequence[Row], *, in_rows: bool
 ) -> str:
-    """Return what `draw` makes of axes with these margins as an SVG element, "" without rows."""
+    """Return what `draw` makes of axes as an SVG element, "" without rows.
+
+    In rows, their names stand on the left at their places, the first on top; else there is room for
+    them on the right.
+    """
     if not rows:
         return ""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    height = height or 70 + ROW * len(rows)
+    names = 25 + max((8.2 if row.family == "ours" else 7.4) * len(row.title) for row in rows)
+    left, right = (names, 100.0) if in_rows else (88.0, names)
+    height = 70 + ROW * len(rows) if in_rows else max(HEIGHT, 72 + NAME * len(rows))
     with mpl.rc_context(SETTINGS | {"svg.hashsalt": title}):
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)  # a point is a pixel
         place = (left / WIDTH, 52 / height, (WIDTH - left - right) / WIDTH, (height - 72) / height)
         axes = figure.add_axes(place, frame_on=False)
         axes.tick_params(length=0, pad=8, colors=SOFT)
-        axes.grid(visible=False, axis="y" if left > 88 else "x")
+        axes.grid(visible=False, axis="y" if in_rows else "x")
         draw(axes)
+        if in_rows:
+            axes.set_yticks(range(len(rows)), [row.title for row in rows])
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+            for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+                label.set(**_name(row))
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=nothing)
@@ -178,15 +172,7 @@ def _picture(
     text = text[text.index("<svg") :].strip()
     text = re.sub(r' id="\w+_\d+"', "", text)  # each picture counts from 1
     text = re.sub(r"\s*\n\s*", " ", text).replace("*{stroke", "svg *{stroke")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
-
-
-def _names_on_the_left(axes: "Axes", rows: Sequence[Row]) -> None:
-    """Write the rows' names at their places, the first on top."""
-    axes.set_yticks(range(len(rows)), [row.title for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set(color=_colour(row), fontweight="bold" if row.family == "ours" else "normal")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
 def _names_on_the_right(
@@ -196,18 +182,15 @@ def _names_on_the_right(
     extent = axes.get_window_extent()
     wanted = [float(y) for _, y in axes.transData.transform(points)]
     for row, point, y in zip(rows, points, apart(wanted, NAME, extent.y1), strict=True):
+        line = {"arrowstyle": "-", "color": _colour(row), "linewidth": 0.8, "alpha": 0.45}
         axes.annotate(
             row.title,
             point,
             (extent.x1 + 14, y),
             textcoords="figure pixels",
-            color=_colour(row),
-            fontweight="bold" if row.family == "ours" else "normal",
             verticalalignment="center_baseline",
-            arrowprops={
-                **{"arrowstyle": "-", "color": _colour(row), "linewidth": 0.8, "alpha": 0.45},
-                **{"shrinkA": 0, "relpos": (0, 0.5)},
-            },
+            arrowprops=line | {"shrinkA": 0, "relpos": (0, 0.5)},
+            **_name(row),
         )
 
 
@@ -225,11 +208,6 @@ def apart(places: Sequence[float], gap: float, top: float) -> list[float]:
 
 def _value(axes: "Axes", x: float, y: float, text: str) -> None:
     """Write a value to the right of a mark."""
-    axes.annotate(
-        text,
-        (x, y),
-        (10, 0),
-        textcoords="offset pixels",
-        verticalalignment="center_baseline",
-        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},
-    )
+    box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
+    how: Any = {"textcoords": "offset pixels", "verticalalignment": "center_baseline"}
+    axes.annotate(text, (x, y), (10, 0), bbox=box, **how)

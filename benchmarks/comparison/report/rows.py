@@ -15,7 +15,9 @@ Rounds = Sequence[Sequence[float]]
 """By round, the seconds of each run in one contender's turn."""
 
 TITLES = {entry.name: entry.title for entry in CONTENDERS}
-FAMILIES = {entry.name: entry.family for entry in CONTENDERS}
+
+COSTS = ("load_s", "memory_bytes", "gpu_bytes", "file_bytes")
+"""Of a row, in a stored result as in `Row`."""
 
 FEWEST = {50: 1, 90: 10, 99: 100}
 """Samples for which a percentile is more than the maximum under another name."""
@@ -41,9 +43,6 @@ class Disturbance:
     """What others did to the contenders at one batch size; None where it was not recorded."""
 
     others: float | None  # share of the cores' time that others took
-    switches: float | None
-    """Times a second that the kernel took a core from a contender that had more to do. None is too
-    many: a contender's own threads bring them about as well."""
     spread: float | None  # between quartiles, relative to the median; of the middle contender
 
     @property
@@ -85,21 +84,17 @@ class Row:
 def rows_from_result(result: Result) -> list[Row]:
     """Return the speed rows in the order of the report. A failed row has no numbers at all."""
     doubtful = {b for b, found in disturbances(result).items() if not found.trusted}
-    return [
-        replace(
-            row, speedup={b: replace(s, doubtful=b in doubtful) for b, s in row.speedup.items()}
-        )
-        for row in _rows(result)
-    ]
+
+    def marked(speedup: dict[int, Spread]) -> dict[int, Spread]:
+        return {b: replace(found, doubtful=b in doubtful) for b, found in speedup.items()}
+
+    return [replace(row, speedup=marked(row.speedup)) for row in _rows(result)]
 
 
 def ceilings(result: Result) -> dict[str, float]:
     """Return the fastest matrix product of each precision, in GFLOP (or integer GOP) a second."""
-    best: dict[str, float] = {}
-    for row in result.get("ceilings", {}).values():
-        if "gflops" in row:
-            best[row["precision"]] = max(best.get(row["precision"], 0.0), row["gflops"])
-    return best
+    rows = [row for row in result.get("ceilings", {}).values() if "gflops" in row]
+    return {r["precision"]: r["gflops"] for r in sorted(rows, key=lambda row: row["gflops"])}
 
 
 def disturbances(result: Result) -> dict[int, Disturbance]:
@@ -110,17 +105,14 @@ def disturbances(result: Result) -> dict[int, Disturbance]:
         for batch, found in row.speedup.items() if row.name != BASELINE else ():
             spreads[batch].append((found.high - found.low) / found.median)
 
-    def rate(what: str, batch: int) -> float | None:
-        """Add up what turns recorded: a number, and the seconds in which it came about."""
+    def others(batch: int) -> float | None:
         raw = result["speed"]["rows"].values()
-        turns = [turn for row in raw for turn in row.get(what, {}).get(str(batch), ()) if turn]
-        seconds = sum(turn[1] for turn in turns)
-        return max(0.0, sum(turn[0] for turn in turns)) / seconds if seconds else None
+        turns = [turn for row in raw for turn in row.get("others", {}).get(str(batch), ()) if turn]
+        taken, seconds = (sum(part) for part in zip(*turns, strict=True)) if turns else (0, 0)
+        return max(0.0, taken) / seconds if seconds else None
 
     return {
-        batch: Disturbance(
-            rate("others", batch), rate("switches", batch), median(found) if found else None
-        )
+        batch: Disturbance(others(batch), median(found) if found else None)
         for batch, found in sorted(spreads.items())
     }
 
@@ -142,41 +134,35 @@ def flat(rounds: Iterable[Sequence[float]]) -> list[float]:
 
 
 def _rows(result: Result) -> list[Row]:
-    speed = result["speed"]
-    found, gflop, limits = speed["rows"], speed["model"]["gflop"], ceilings(result)
-    names = [n for n in TITLES if n in found] + [n for n in found if n not in TITLES]
-    return [_row(name, found[name], found.get(BASELINE, {}), limits, gflop) for name in names]
-
-
-def _row(
-    name: str, stored: Result, baseline: Result, limits: dict[str, float], gflop: float
-) -> Row:
-    numbers = stored if stored["status"] == "ok" else {}
-    rounds = dict(sorted((int(b), turns) for b, turns in numbers.get("rounds", {}).items()))
-    # a row of a later sitting brings the turns that the baseline took in that one
-    theirs = stored.get("against") or baseline.get("rounds", {})
-    if baseline.get("status") != "ok":
-        theirs = {}
-    throughput = {b: b / median(flat(turns)) for b, turns in rounds.items()}
-    about = stored.get("about", {})
-    limit = limits.get(about.get("compute", ""))
-    return Row(
-        name=name,
-        title=TITLES.get(name, name),
-        family=FAMILIES.get(name, "other"),
-        status=stored["status"],
-        reason=stored["reason"],
-        about=about,
-        samples=() if about.get("pipelined") else flat(rounds.get(1, ())),
-        throughput=throughput,
-        speedup={
-            b: paired_speedup(theirs[str(b)], turns)
-            for b, turns in rounds.items()
-            if str(b) in theirs
-        },
-        share=max(throughput.values()) * gflop / limit if limit and throughput else None,
-        load_s=numbers.get("load_s"),
-        memory_bytes=numbers.get("memory_bytes"),
-        gpu_bytes=numbers.get("gpu_bytes"),
-        file_bytes=numbers.get("file_bytes"),
-    )
+    found, limits = result["speed"]["rows"], ceilings(result)
+    baseline = found.get(BASELINE, {})
+    rows = []
+    names: list[str] = [n for n in TITLES if n in found] + [n for n in found if n not in TITLES]
+    for name in names:
+        stored = found[name]
+        numbers = stored if stored["status"] == "ok" else {}
+        rounds = dict(sorted((int(b), turns) for b, turns in numbers.get("rounds", {}).items()))
+        # a row of a later sitting brings the turns that the baseline took in that one
+        theirs = stored.get("against") or baseline.get("rounds", {})
+        if baseline.get("status") != "ok":
+            theirs = {}
+        known = (b for b in rounds if str(b) in theirs)
+        throughput = {b: b / median(flat(turns)) for b, turns in rounds.items()}
+        about = stored.get("about", {})
+        limit = limits.get(about.get("compute", ""))
+        useful = max(throughput.values(), default=0.0) * result["speed"]["model"]["gflop"]
+        row = Row(
+            name=name,
+            title=TITLES.get(name, name),
+            family=name.partition("-")[0],
+            status=stored["status"],
+            reason=stored["reason"],
+            about=about,
+            samples=() if about.get("pipelined") else flat(rounds.get(1, ())),
+            throughput=throughput,
+            speedup={b: paired_speedup(theirs[str(b)], rounds[b]) for b in known},
+            share=useful / limit if limit and useful else None,
+            **{what: numbers.get(what) for what in COSTS},
+        )
+        rows.append(row)
+    return rows

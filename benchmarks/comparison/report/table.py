@@ -1,8 +1,8 @@
-"""A table as text, Markdown or HTML, and how numbers are written in its cells."""
+"""A table as text or Markdown, and how numbers are written in its cells."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 from comparison.report.rows import Spread
 
@@ -39,20 +39,13 @@ class Table:
         )
         return "\n".join(f"| {line} |" for line in lines)
 
-    def html(self) -> str:
-        """Return a section of a page; rows of vit-engine have a class of their own."""
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
-        body = "".join(
-            f"<tr class='{'ours' if cells[0].startswith('vit-engine') else ''}'>"
-            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            + "</tr>"
-            for cells in self.body
-        )
-        return (
-            f"<section><h2>{escape(self.title)}</h2><p>{escape(self.note)}</p><div class='scroll'>"
-            f"<table class='{'words' if self.words else 'numbers'}'><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table></div></section>"
-        )
+
+def table_from_rows(
+    title: str, note: str, rows: Iterable[Any], columns: Mapping[str, Callable[[Any], str]]
+) -> Table:
+    """Return a table with a cell of each column, by its head, for each row."""
+    body = tuple(tuple(cell(row) for cell in columns.values()) for row in rows)
+    return Table(title, note, tuple(columns), body)
 
 
 def ms(seconds: float | None) -> str:

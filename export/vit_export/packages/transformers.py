@@ -8,6 +8,7 @@ from vit_engine.artefact.contract import Pooling, Preprocessing
 from vit_export.families.family import Family
 from vit_export.families.known import family_from_config
 from vit_export.families.model_config import ModelConfig
+from vit_export.families.transformers.config import VISION_ALONE
 from vit_export.files.json_file import read_json
 from vit_export.packages.labels import labels_from_config
 from vit_export.packages.package import CONFIG, Model, Package, Processor
@@ -63,8 +64,7 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
     )
     model.eval()
-    own = _side(getattr(model.config, "vision_config", model.config).image_size)
-    another = image_size != own
+    another = image_size != _side(getattr(model.config, "vision_config", model.config).image_size)
     told = {"interpolate_pos_encoding": True} if another and not family.takes_any_size else {}
     if family.pooling is None:
         return lambda pixels: model(pixel_values=pixels, **told).logits
@@ -78,21 +78,23 @@ def _vectors(model: Any, pooling: Pooling | None, pixels: Any, told: dict[str, b
     if hasattr(model, "get_image_features") and pooling != "mean":
         found = model.get_image_features(pixel_values=pixels, **told)
         return getattr(found, "pooler_output", found)  # a tensor in transformers 4
-    tower = model.base_model  # of a classifier, all but its head
-    if pooling in ("map", "mean"):
-        tower = getattr(tower, "vision_model", tower)  # SigLIP's classifier says of no base
+    whole = type(model).__name__.endswith(("Model", "WithProjection"))
+    tower = model if whole else model.base_model
+    if pooling in ("map", "mean"):  # SigLIP's and CLIP's classifiers name no base
+        tower = getattr(tower, "vision_model", tower)
     found = tower(pixel_values=pixels, **told)
     if hasattr(found, "image_embeds"):
         return found.image_embeds
     tokens, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
     config = tower.config
     patches = (pixels.shape[-1] // _side(config.patch_size)) ** 2
-    has_norm = getattr(config, "use_mean_pooling", False) and pooled is not None  # of the mean
+    of_mean = pooled is not None and getattr(config, "use_mean_pooling", False)  # BEiT's
     parts = {
         "pooler": pooled,
         "map": pooled,
-        "cls": tokens[:, 0],
-        "mean": pooled if has_norm else tokens[:, -patches:].mean(1),
+        # CLIP's tokens are those before the last norm.
+        "cls": pooled if config.model_type.endswith(VISION_ALONE) else tokens[:, 0],
+        "mean": pooled if of_mean else tokens[:, -patches:].mean(1),
     }
     return torch.cat([parts[name] for name in str(pooling).split("+")], dim=-1)
 

@@ -82,16 +82,23 @@ DATA2VEC_VISION = Family(
 )
 
 
-def _poolings(config: Config, _: StoredShapes) -> tuple[Pooling, ...]:
+def _poolings(config: Config, shapes: StoredShapes) -> tuple[Pooling, ...]:
     """Return what the last norm is of: where that is the mean, CLS has none."""
-    return ("mean",) if flag(config, "use_mean_pooling", True) else TOKENS
+    if flag(config, "use_mean_pooling", True):
+        return ("mean",)
+    if _norm_of_mean(shapes):
+        raise CheckpointError("use_mean_pooling is false, but the weights hold pooler.layernorm")
+    return TOKENS
+
+
+def _norm_of_mean(shapes: StoredShapes) -> bool:
+    return any("pooler.layernorm." in name for name in shapes())
 
 
 def form_of_data2vec(config: Config, shapes: StoredShapes) -> ModelConfig:
     """Read config.json; where the mean has a norm, it belongs to the classifier."""
     model_config = form_from_config(config, shapes)
-    pooled = any("pooler.layernorm." in name for name in shapes())
-    if model_config.norm == "pooled" and not pooled and not is_classifier(config):
+    if model_config.norm == "pooled" and not _norm_of_mean(shapes) and not is_classifier(config):
         return replace(model_config, norm="none")
     return model_config
 

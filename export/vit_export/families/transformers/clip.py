@@ -8,6 +8,7 @@ from vit_export.families.model_config import ModelConfig
 from vit_export.families.transformers.config import vision_config, vit_numbers
 from vit_export.families.transformers.headless import headless, of_mean
 from vit_export.families.transformers.names import VISION_TOWER
+from vit_export.families.values import count
 
 
 def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
@@ -25,14 +26,16 @@ def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
 def vector_form(config: Config, shapes: StoredShapes) -> ModelConfig:
     """Read config.json of a model whose vectors are CLS after the last norm, mostly projected."""
     form = form_from_config(config, shapes)
-    projection = shapes().get("visual_projection.weight", (0,))[0]
+    (name,) = config.get("architectures") or [CLIP_VECTORS.architecture]
+    alone = name.endswith("VisionModel")
+    known = {**vision_config(config), **config}
     return replace(
         form,
         norm="tokens",
         pooled=("cls",),
         no_bias=(*form.no_bias, "head"),
-        head="linear" if projection else "none",
-        projection=projection,
+        head="none" if alone else "linear",
+        projection=0 if alone else count(known, "projection_dim", 512),
     )
 
 

@@ -29,8 +29,8 @@ def without_head(
         named = {**names, "head": f"{prefix}pooler.dense"}
         return named, renamed(named, f"^{prefix}", "")
 
-    names = (*family.unread, f"{prefix}embeddings.mask_token")
-    unread = [name for name in names if "pooler" not in name]
+    unread = [name for name in family.unread if "pooler" not in name]
+    unread.append(f"{prefix}embeddings.mask_token")
     heads = ("classifier.", "cls_classifier.", "distillation_classifier.", "decoder.")
     return replace(
         family,
