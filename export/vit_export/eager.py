@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_engine.errors import CheckpointError, UsageError, format_limit, one_line
+from vit_engine.errors import CheckpointError, VitError, format_limit, one_line
 from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.families.text_config import TextConfig
@@ -107,7 +107,7 @@ def told(
         yield
     except CheckpointError as e:
         raise CheckpointError(f"{checkpoint.model}: {e}") from e
-    except UsageError:
+    except VitError:
         raise
     except Exception as e:  # the errors have no common base
         if format_limit(e):

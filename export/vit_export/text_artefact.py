@@ -53,7 +53,7 @@ def export_text(
     vectors = checkpoint.output
     assert isinstance(vectors, Embeddings)
     model = eager_text_model(checkpoint)
-    config, document = model.config, model.tokenizer_json(checkpoint.folder)
+    config = model.config
     contract = TextContract(
         identity=identity_of(checkpoint, precision),
         length=config.length,
@@ -63,7 +63,9 @@ def export_text(
         space=vectors.space,
         parity=None,
     )
-    texts = _compared(model, document, contract)
+    with told(checkpoint, "tokenise texts for", cure=TEXT_CURE):
+        document = model.tokenizer_json(checkpoint.folder)
+        texts = _compared(model, document, contract)
     stored = tensors_from_files(weight_files(checkpoint.folder), model.family.reads)
     tensors = canonical(stored, model.family, config, vectors.size)
     graph = model_from_text_tower(tensors, config, precision=precision)
@@ -94,7 +96,7 @@ def export_text(
 
 
 def _compared(model: TextModel, document: str, contract: TextContract) -> list[str]:
-    """Return the texts that the model takes; CheckpointError where they are tokenised otherwise."""
+    """Return the texts that the model takes; CheckpointError where their tokens are others."""
     tokenizer = tokenizer_from_json(document, contract)
     texts = [text for text in TEXTS if model.fits(text)]
     expected = model.tokens(texts)["input_ids"].numpy()

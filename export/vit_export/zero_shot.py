@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_engine.artefact.contract import ZeroShot
+from vit_engine.artefact.contract import ScoreKind, ZeroShot
 from vit_engine.errors import UsageError, printable
 from vit_engine.outputs.embeddings import Embeddings, unit
 from vit_engine.outputs.scores import Scores
@@ -72,7 +72,7 @@ def labelled(
     vectors = checkpoint.output
     assert isinstance(vectors, Embeddings)
     assert vectors.normalized
-    function = "sigmoid" if checkpoint.family.model_type == "siglip" else "softmax"
+    function: ScoreKind = "sigmoid" if checkpoint.family.model_type == "siglip" else "softmax"
     model = eager_text_model(checkpoint)
     if function == "softmax" and len(labels) == 1:
         raise UsageError(

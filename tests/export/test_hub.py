@@ -317,6 +317,11 @@ def test_one_set_of_weights_is_chosen():
         chosen_files([*configs, "flax_model.msgpack", "onnx/model.safetensors"])
 
 
+def test_a_tokenizer_is_chosen_with_the_weights():
+    files = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
+    assert chosen_files([*files, "README.md", "vocab.h5"]) == files
+
+
 def test_the_innermost_cause_that_is_not_in_chinese_is_told():
     """ModelScope's client has causes of its own that come in no other language."""
     try:

@@ -13,6 +13,7 @@ from vit_export.files.other_kinds import PICKLE, SAFETENSORS, no_weights, refuse
 from vit_export.files.weight_files import INDEX, sha256_of
 from vit_export.packages.package import CONFIG
 from vit_export.packages.preprocessor import PREPROCESSOR, PROCESSOR
+from vit_export.packages.text_model import TOKENIZER_FILES
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUGGING_FACE = "hf:"
@@ -23,9 +24,9 @@ OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, str]:
     """Fetch `owner/name` from ModelScope, or `hf:owner/name`; return (folder, revision).
 
-    Only the configs and one set of weights travel, through the hub's own client and cache. The
-    revision is a commit from Hugging Face, a branch or tag from ModelScope. `CheckpointError`
-    for a model that is not there, cannot be reached, or does not arrive whole.
+    Only the configs, the tokenizer and one set of weights travel, through the hub's own client and
+    cache. The revision is a commit from Hugging Face, a branch or tag from ModelScope.
+    `CheckpointError` for a model that is not there, cannot be reached, or does not arrive whole.
     """
     name = model.removeprefix(HUGGING_FACE)
     why_offline = "--offline" if offline else _offline_variable()
@@ -52,7 +53,7 @@ def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, 
 
 
 def chosen_files(listing: Collection[str]) -> list[str]:
-    """Return what to fetch of a repository's files: the configs and one set of weights."""
+    """Return what to fetch of a repository's files: configs, tokenizer, one set of weights."""
     for name in listing:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
@@ -61,7 +62,8 @@ def chosen_files(listing: Collection[str]) -> list[str]:
     if CONFIG not in listing:
         raise CheckpointError(f"the hub lists no {CONFIG}; it is needed")
     # A timm model has no file for its preprocessing; whether one is needed, config.json tells.
-    configs = [CONFIG, *(name for name in (PREPROCESSOR, PROCESSOR) if name in listing)]
+    besides = (PREPROCESSOR, PROCESSOR, *TOKENIZER_FILES)
+    configs = [CONFIG, *(name for name in besides if name in listing)]
     for whole in (SAFETENSORS, PICKLE):
         if whole in listing:
             return [*configs, whole]

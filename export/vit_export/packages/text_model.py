@@ -15,6 +15,12 @@ from vit_export.families.family import Family
 from vit_export.families.text_config import TextConfig
 from vit_export.packages.package import Model
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+)
+"""What transformers' tokenizers of these models read, each of them some."""
+
 BATCH = 64
 """Texts in PyTorch's memory at once."""
 
@@ -132,7 +138,7 @@ class TextModel:
 
         Of one that transformers runs in Python, it is the folder's own file beside it.
         """
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         if hasattr(backend, "to_str"):
             return str(backend.to_str())
         try:
