@@ -31,13 +31,15 @@ OTHERS = {
     *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url")
 }
 """Options of Docker, Triton, Ray, curl and pip."""
-COMMANDS = ("infer", "eval", "serve", "doctor")
+COMMANDS = ("infer", "eval", "search", "serve", "doctor")
 Sandbox = tuple[Path, dict[str, str]]
 """A folder and the environment of what runs there."""
 SERVED = "http://127.0.0.1:8000"
 """Where the pages say that vit-serve listens."""
 
 each_page = pytest.mark.parametrize("page", PAGES)
+each_page_by_itself = pytest.mark.parametrize("page", sorted({*PAGES} - {"embeddings.md"}))
+"""test_embeddings_page.py runs that one from its first line to its last."""
 
 
 def snippets(page: str, language: str) -> list[str]:
@@ -112,7 +114,7 @@ def served() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("exports", [False, pytest.param(True, marks=pytest.mark.slow)])
-@each_page
+@each_page_by_itself
 def test_every_shell_snippet_runs(
     page: str, exports: bool, sandbox: Sandbox, tried: set[str], request: pytest.FixtureRequest
 ) -> None:
@@ -130,7 +132,7 @@ def test_every_shell_snippet_runs(
         assert ended.returncode == 0, f"{line}\n{ended.stderr}"
 
 
-@each_page
+@each_page_by_itself
 def test_every_python_snippet_runs(page: str, sandbox) -> None:
     for snippet in snippets(page, "python"):
         shutil.copy(ROOT / "runtime/vit_engine/artefact/demo.onnx", sandbox[0] / "vit.onnx")
@@ -144,9 +146,9 @@ def test_every_python_snippet_runs(page: str, sandbox) -> None:
 def test_every_snippet_is_in_a_language_that_is_tried(page: str) -> None:
     """`text` is for what no test can run: installing, a GPU, a cluster, a server of NVIDIA's."""
     fences = re.findall(r"^```(\w*)$", PAGES[page], re.MULTILINE)
-    assert set(fences) <= {"", "sh", "python", "json", "table", "csv", "text", "triton"}
+    assert set(fences) <= {"", "sh", "python", "json", "table", "csv", "text", "triton", "vectors"}
     for snippet in snippets(page, "text"):
-        assert re.search(r"pip install|--provider|s3://|docker|vit-serve", snippet), snippet
+        assert re.search(r"pip install|--provider|s3://|docker|vit-serve|hf:", snippet), snippet
     for snippet in snippets(page, "triton"):
         ast.parse(snippet)
 
