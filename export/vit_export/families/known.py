@@ -115,9 +115,9 @@ def _reason(config: Config, *, vectors: bool) -> str:
     if config.get("model_type") == "siglip2":
         return ": SigLIP 2 for images of any aspect (NaFlex)"
     if vectors:
-        same = [f for f in VECTOR_FAMILIES if f.model_type == config.get("model_type")]
-        classes = [name for family in same for name in (family.architecture, *family.classes)]
-        return f" (its classes are {', '.join(classes)})" if same else ""
+        alike = [f for f in VECTOR_FAMILIES if f.model_type == config.get("model_type")]
+        classes = [name for family in alike for name in (family.architecture, *family.classes)]
+        return f" (its classes are {', '.join(classes)})" if classes else ""
     if _known(config, VECTOR_FAMILIES):
         labels = ", --labels FILE a zero-shot classifier" if names[0] in TWO_TOWERS else ""
         return f": a model without a classifier's head; --embed exports its vectors{labels}"

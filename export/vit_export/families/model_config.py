@@ -54,10 +54,9 @@ class Rotary:
     def angles(self, grid: int, channels: int) -> NDArray[np.float64]:
         """Return the angle of each pair of a head's `channels`: (grid², channels / 2)."""
         bands = 1 / self.theta ** (np.arange(channels // 4) / (channels // 4))
-        if self.centered:
-            places = 2 * np.pi * ((2 * np.arange(grid) + 1) / grid - 1)
-        else:
-            places = np.arange(grid) * ((self.reference_grid or grid) / grid)
+        counted = np.arange(grid) * ((self.reference_grid or grid) / grid)
+        centres = 2 * np.pi * ((2 * np.arange(grid) + 1) / grid - 1)
+        places = centres if self.centered else counted
         turns = np.outer(places, bands)
         rows = np.broadcast_to(turns[:, None], (grid, grid, len(bands)))
         columns = np.broadcast_to(turns[None], (grid, grid, len(bands)))

@@ -89,7 +89,7 @@ def _vectors(model: Any, pooling: Pooling | None, pixels: Any, told: dict[str, b
     config = tower.config
     patches = (pixels.shape[-1] // _side(config.patch_size)) ** 2
     of_mean = pooled is not None and getattr(config, "use_mean_pooling", False)  # BEiT's
-    parts = {
+    parts: dict[str, Any] = {
         "pooler": pooled,
         "map": pooled,
         # CLIP's tokens are those before the last norm.
@@ -111,15 +111,14 @@ def _processor(folder: Path, preprocessing: Preprocessing, scale: float) -> Proc
     """
     import transformers
 
+    kind: Any = transformers.AutoImageProcessor
+    pil: dict[str, Any] = {"backend": "pil"}
+    if transformers.__version__.startswith("4."):
+        pil = {"use_fast": False}
     if str(processor_config(folder).get("image_processor_type")).startswith("DINOv3"):
-        vit = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
-        processor = vit.from_pretrained(folder, local_files_only=True)
-    else:
-        slow = transformers.__version__.startswith("4.")
-        pil = {"use_fast": False} if slow else {"backend": "pil"}
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, **pil
-        )
+        kind = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
+        pil = {}
+    processor = kind.from_pretrained(folder, local_files_only=True, **pil)
     if scale != 1:
         for key in SIZES:
             if size := getattr(processor, key, None):
