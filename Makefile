@@ -49,20 +49,20 @@ test-gpu-build: dev .venv-gpu/.installed
 		|| { echo 'onnxruntime-gpu could not be installed: nothing guards the GPU path' >&2; exit 1; }
 	touch $@
 
-# timm's models against timm itself, in an environment of its own
+# timm's models against timm itself, open_clip's against open_clip, in an environment of their own
 test-timm: dev .venv-timm/.installed
-	.venv-timm/bin/python -m pytest $(SHARED) -k timm tests/export/test_timm.py tests/export/test_preprocessor.py
+	.venv-timm/bin/python -m pytest $(SHARED) -k 'timm or open_clip' tests/export/test_timm.py tests/export/test_open_clip.py tests/export/test_preprocessor.py
 
 # It shows .venv's packages. torchvision, which timm needs, must not get into .venv: there transformers
 # would import it, and beside a CPU build of torch that takes what tests/support/standin has.
 .venv-timm/.installed: $(DEV_STAMP) tests/support/standin/torchvision_operators.py
 	test -x .venv-timm/bin/python || $(PYTHON) -m venv .venv-timm
-	.venv-timm/bin/python -m pip install --quiet --no-deps --constraint constraints.txt timm torchvision \
-		|| { echo 'timm could not be installed: nothing guards its models' >&2; exit 1; }
+	.venv-timm/bin/python -m pip install --quiet --no-deps --constraint constraints.txt \
+		timm torchvision open_clip_torch ftfy wcwidth || { echo 'timm could not be installed: nothing guards its models' >&2; exit 1; }
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r); site.addsitedir(%r)" \
 		% (sysconfig.get_path("purelib"), "$(CURDIR)/tests/support/standin")); print("import torchvision_operators")' \
 		> "$$(.venv-timm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
-	.venv-timm/bin/python -c 'import timm, vit_export'
+	.venv-timm/bin/python -c 'import open_clip, timm, vit_export'
 	touch $@
 
 check: dev

@@ -331,7 +331,7 @@ def test_the_table_is_what_timm_has(architecture: str) -> None:
     rope = getattr(model, "rope", None)
     assert (rope is None) == (model_config.rotary is None)
     if model_config.rotary:
-        turned = rope.get_embed()[:, : rope.dim].double()
+        turned = rope.get_embed([model_config.grid] * 2)[:, : rope.dim].double()
         angles = model_config.rotary.angles(
             model_config.grid, model_config.hidden_size // model_config.heads
         )

@@ -41,6 +41,7 @@ def canonical(
 def _part(tensor: Tensor, part: Part, shape: tuple[int, ...]) -> Tensor:
     """Return the part of a stored tensor that is of that shape."""
     whole = (shape[0] * part.of, *shape[1:])
+    tensor = tensor.T if part.transposed else tensor
     if _without_ones(tensor.shape) != _without_ones(whole):
         expected = (1,) * (tensor.ndim - len(whole)) + whole
         raise CheckpointError(

@@ -24,11 +24,12 @@ from vit_export.files.json_file import read_json
 from vit_export.files.other_kinds import describe_file, refuse_other_kinds
 from vit_export.files.weight_files import Tensor, sha256_of, tensors_from_files, weight_files
 from vit_export.packages.labels import score_from_config
+from vit_export.packages.open_clip import OPEN_CLIP
 from vit_export.packages.package import CONFIG, Package
 from vit_export.packages.timm import TIMM
 from vit_export.packages.transformers import TRANSFORMERS
 
-PACKAGES = (TIMM, TRANSFORMERS)
+PACKAGES = (TIMM, TRANSFORMERS, OPEN_CLIP)
 """A checkpoint is the first one's that owns its config.json."""
 
 DEFAULT_MODEL = "AI-ModelScope/vit-base-patch16-224"
@@ -115,7 +116,8 @@ def _read(
     vectors: VectorOptions | None,
 ) -> Checkpoint:
     refuse_other_kinds(path.name for path in folder.iterdir())
-    config = read_json(folder / CONFIG)
+    told_by = next((p.config for p in PACKAGES if (folder / p.config).exists()), CONFIG)
+    config = read_json(folder / told_by)
     if quantised := config.get("quantization_config"):
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise CheckpointError(
@@ -127,9 +129,9 @@ def _read(
             f"{CONFIG} has return_dict false, with which transformers' pipeline finds no logits; "
             "remove it"
         )
-    package = next(package for package in PACKAGES if package.owns(config))
+    package = next(p for p in PACKAGES if p.config == told_by and p.owns(config))
     family = package.vector_family(config) if vectors else package.family(config)
-    files = weight_files(folder)
+    files = weight_files(folder, package.weights)
     stored = functools.cache(lambda: tensors_from_files(files, family.reads))
 
     def shapes() -> dict[str, tuple[int, ...]]:

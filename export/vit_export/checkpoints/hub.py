@@ -11,12 +11,15 @@ from vit_engine.errors import CheckpointError
 from vit_export.checkpoints.hub_failure import HUGGING_FACE_HUB, MODELSCOPE, reason_in_words
 from vit_export.files.other_kinds import PICKLE, SAFETENSORS, no_weights, refuse_other_kinds
 from vit_export.files.weight_files import INDEX, sha256_of
+from vit_export.packages.open_clip import OPEN_CLIP
 from vit_export.packages.package import CONFIG
 from vit_export.packages.preprocessor import PREPROCESSOR, PROCESSOR
 from vit_export.packages.text_model import TOKENIZER_FILES
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUGGING_FACE = "hf:"
+WEIGHTS = {CONFIG: (SAFETENSORS, PICKLE), OPEN_CLIP.config: OPEN_CLIP.weights}
+"""Where weights lie, by the config that tells what they are of: the first that is there."""
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Hugging Face's, the first that is set counts; ModelScope has none, and heeds these here."""
 
@@ -59,18 +62,19 @@ def chosen_files(listing: Collection[str]) -> list[str]:
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise CheckpointError(f"the hub lists {name!r}, which leaves the model's folder")
     refuse_other_kinds(listing)
-    if CONFIG not in listing:
-        raise CheckpointError(f"the hub lists no {CONFIG}; it is needed")
+    told_by = next((name for name in WEIGHTS if name in listing), None)
+    if told_by is None:
+        raise CheckpointError(f"the hub lists no {' and no '.join(WEIGHTS)}; one is needed")
     # A timm model has no file for its preprocessing; whether one is needed, config.json tells.
     besides = (PREPROCESSOR, PROCESSOR, *TOKENIZER_FILES)
-    configs = [CONFIG, *(name for name in besides if name in listing)]
-    for whole in (SAFETENSORS, PICKLE):
+    configs = [told_by, *(name for name in besides if name in listing)]
+    for whole in WEIGHTS[told_by]:
         if whole in listing:
             return [*configs, whole]
         if whole + INDEX in listing:
             shard = re.compile(r"-\d+-of-\d+".join(map(re.escape, re.split(r"(?=\.)", whole))))
             return [*configs, whole + INDEX, *sorted(filter(shard.fullmatch, listing))]
-    raise CheckpointError(f"the hub lists {no_weights(listing)}")
+    raise CheckpointError(f"the hub lists {no_weights(listing, WEIGHTS[told_by])}")
 
 
 def _offline_variable() -> str | None:
@@ -106,10 +110,9 @@ def _from_hugging_face(name: str, revision: str | None, offline: bool) -> tuple[
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
     if offline:  # snapshot_download would miss the files that we never fetched
-        config = try_to_load_from_cache(name, CONFIG, revision=revision)
-        if not isinstance(config, str):
-            return None
-        return Path(config).parent, Path(config).parent.name
+        cached = (try_to_load_from_cache(name, told_by, revision=revision) for told_by in WEIGHTS)
+        folder = next((Path(path).parent for path in cached if isinstance(path, str)), None)
+        return (folder, folder.name) if folder else None
     info = HfApi().model_info(name, revision=revision, files_metadata=True)
     files = info.siblings or ()
     hashes = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in files}

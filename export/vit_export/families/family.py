@@ -16,11 +16,12 @@ StoredShapes = Callable[[], Mapping[str, tuple[int, ...]]]
 
 
 class Part(NamedTuple):
-    """One of several tensors that lie in one on disk, below each other."""
+    """One of several tensors that lie in one on disk, below each other; maybe with axes swapped."""
 
     stored: str
     nth: int = 0
     of: int = 1
+    transposed: bool = False
 
 
 Names = Mapping[str, str | Part]

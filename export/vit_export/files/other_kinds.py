@@ -54,9 +54,9 @@ def refuse_other_kinds(names: Iterable[str]) -> None:
             raise CheckpointError(f"{name} makes it {kind}")
 
 
-def no_weights(names: Collection[str]) -> str:
+def no_weights(names: Collection[str], expected: tuple[str, ...] = (SAFETENSORS, PICKLE)) -> str:
     """Say that none of a folder's files are weights that are read, and what they are instead."""
-    message = f"no {SAFETENSORS} and no {PICKLE}, whole or sharded"
+    message = f"no {' and no '.join(expected)}, whole or sharded"
     for end, kind in WEIGHTS.items():
         for name in sorted(names):
             if name.lower().endswith(end):

@@ -28,14 +28,14 @@ INNER = ("state_dict", "model", "model_state_dict", "module", "model_ema")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files that hold the weights, sorted: safetensors if there are any, else `.bin`."""
-    for name in (SAFETENSORS, PICKLE):
+def weight_files(folder: Path, names: tuple[str, ...] = (SAFETENSORS, PICKLE)) -> tuple[Path, ...]:
+    """Return the files that hold the weights, sorted: the first of `names`, whole or sharded."""
+    for name in names:
         if (folder / name).is_file():
             return (folder / name,)
         if (folder / (name + INDEX)).is_file():
             return _shards(folder / (name + INDEX))
-    raise CheckpointError(no_weights([path.name for path in folder.iterdir()]))
+    raise CheckpointError(no_weights([path.name for path in folder.iterdir()], names))
 
 
 def sha256_of(files: tuple[Path, ...]) -> str:
@@ -69,7 +69,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{index.name} has no weight_map")
     names = sorted({str(name) for name in table.values()})
-    suffix = ".safetensors" if index.name.startswith(SAFETENSORS) else ".bin"
+    suffix = ".safetensors" if ".safetensors" in index.name else ".bin"
     for name in names:
         # A name with a folder in it could point anywhere on the machine.
         if Path(name).name != name or not name.endswith(suffix):

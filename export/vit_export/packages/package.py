@@ -10,6 +10,7 @@ from PIL import Image
 from vit_engine.artefact.contract import Preprocessing
 from vit_export.families.family import Config, Family
 from vit_export.families.model_config import ModelConfig
+from vit_export.files.other_kinds import PICKLE, SAFETENSORS
 
 CONFIG = "config.json"
 
@@ -24,10 +25,10 @@ Processor = Callable[[list[Image.Image]], Any]
 class Package:
     """A library whose checkpoints are exported, and whose own model is the reference.
 
-    All that it reads is config.json and what lies beside it; CheckpointError for what it cannot be.
+    All that it reads is its config and what lies beside it; CheckpointError for what it cannot be.
     """
 
-    name: str
+    name: str  # as pip has it
     owns: Callable[[Config], bool]
     family: Callable[[Config], Family]
     vector_family: Callable[[Config], Family]  # that gives vectors in place of logits
@@ -41,3 +42,7 @@ class Package:
     """In fp32, eager, on the CPU, for images of that size."""
     processor: Callable[[Path, Preprocessing, float], Processor]
     """The library's own preprocessing, its sizes multiplied by that factor."""
+    config: str = CONFIG
+    """The file that tells what a folder is."""
+    weights: tuple[str, ...] = (SAFETENSORS, PICKLE)
+    """The files that may hold the weights, the first that is there."""
