@@ -22,20 +22,8 @@ from vit_export.packages.text_model import TextModel
 from vit_export.verify import CURE, MIN_COSINE
 
 TEXTS = (
-    *(
-        "a photo of a cat",
-        "A Photo of TWO Dogs!",
-        "This is a photo of bricks.",
-        "x",
-        "",
-        "  a   b ",
-    ),
-    *(
-        "what's that?! (it's 3.5 m)",
-        "naïve café: 東京, Ελλάδα, кот",
-        "red\tstar\non white",
-        "🐈 & <b>",
-    ),
+    *("a photo of a cat", "A Photo of TWO Dogs!", "This is a photo of bricks.", "x", "", " a  b "),
+    *("what's that?! (3.5 m)", "naïve café: 東京, кот", "red\tstar\non white", "🐈 & <b>"),
     "a long text of many words, " * 30,
 )
 """What both tokenizers and both towers are compared on."""
