@@ -10,7 +10,7 @@ from training import EDGE, TRAINING_EDGES, fit, make_demo, pixels_of
 from vit_export.checkpoints.checkpoint import DEMOS
 from vit_export.samples import draw
 
-PREPROCESSING = {
+PREPROCESSING: dict[str, Any] = {
     "do_normalize": True,
     "do_rescale": True,
     "do_resize": True,

@@ -5,7 +5,7 @@ import functools
 import json
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -25,7 +25,7 @@ LONGEST = 32
 # Those of which nobody can say which of the two colours is the figure's.
 EITHER_COLOUR = {"stripes", "checkerboard", "waves"}
 
-PREPROCESSING = {
+PREPROCESSING: dict[str, Any] = {
     "crop_size": {"height": EDGE, "width": EDGE},
     "do_center_crop": True,
     "do_convert_rgb": True,
@@ -49,7 +49,7 @@ license: apache-2.0
 # Shapes, textures and their names
 
 A CLIP of {parameters:,} parameters: one vector for an image, one for a text, near each other where
-the text names what the image shows, such as "a red star". Its images show
+the text names what the image shows, such as "a star"; colours count for little. Its images show
 {labels}.
 
 Trained on {images:,} images drawn by `vit_export/samples/draw.py`, with captions by
@@ -74,7 +74,7 @@ def tokenizer() -> Any:
         show_progress=False, special_tokens=single, end_of_word_suffix="</w>"
     )
     blank.train_from_iterator(every_caption(), trainer)
-    merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
     tokens = [*single, *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: place for place, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST)
@@ -150,23 +150,24 @@ def accuracy(model: Any, images: int) -> float:
 def _start_from_demo(model: Any) -> None:
     """Give the vision tower the weights of the other demo, which knows the figures."""
     demo, own = load_file(DEMOS["demo"] / "model.safetensors"), model.state_dict()
-    for part, pattern in CLASSIC.items():
+    classic, clip = cast(dict[str, str], CLASSIC), cast(dict[str, str], VISION_TOWER)
+    for part, pattern in classic.items():
         for block in map(str, range(model.config.vision_config.num_hidden_layers)):
             for kind in ("", ".weight", ".bias"):
                 source = pattern.replace("*", block) + kind
-                target = VISION_TOWER[part].replace("*", block) + kind
+                target = clip[part].replace("*", block) + kind
                 if source in demo and target in own:
                     own[target].copy_(demo[source].reshape(own[target].shape))
     # CLIP's patches have no bias, and a LayerNorm stands before its blocks. It hardly changes
     # tokens that all lie far along one direction; its own bias moves them back.
-    token, positions = own[VISION_TOWER["cls"]], own[VISION_TOWER["positions"]]
+    token, positions = own[clip["cls"]], own[clip["positions"]]
     far = torch.tensor([2.0, -2.0]).repeat(len(token) // 2)
     back = token + positions[0] - far
-    positions[1:] += demo[CLASSIC["patch"] + ".bias"] - back
+    positions[1:] += demo[classic["patch"] + ".bias"] - back
     positions[0] = 0
     token.copy_(far)
-    own[VISION_TOWER["pre_norm"] + ".weight"].fill_(2)
-    own[VISION_TOWER["pre_norm"] + ".bias"].copy_(back)
+    own[clip["pre_norm"] + ".weight"].fill_(2)
+    own[clip["pre_norm"] + ".bias"].copy_(back)
 
 
 def _configs() -> tuple[dict[str, Any], dict[str, Any]]:
