@@ -2,15 +2,16 @@
 
 DIR/NAME/config.pbtxt    DIR/NAME/labels.txt    DIR/NAME/1/model.onnx
 
-The server answers with logits. The config's parameter `score` tells what makes scores of them:
-softmax, sigmoid or none.
+The server answers with logits, and the config's parameter `score` tells what makes scores of them:
+softmax, sigmoid or none. Or it answers with vectors, and the parameter `space` tells which others
+they may be compared with; then there are no labels.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from vit_engine.artefact.contract import Contract
+from vit_engine.artefact.contract import Contract, Output
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.machine.atomic import replacing
@@ -48,9 +49,11 @@ def write(artefact: Path, folder: Path, *, with_tensorrt: bool = False) -> Path:
         model = decompose_attention(model)
     files = {
         "1/model.onnx": model,
-        "labels.txt": "".join(f"{' '.join(x.split())}\n" for x in contract.output.labels).encode(),
         "config.pbtxt": config(contract, with_tensorrt=with_tensorrt).encode(),
     }
+    if isinstance(contract.output, Output):
+        labels = (" ".join(label.split()) for label in contract.output.labels)
+        files["labels.txt"] = "".join(f"{label}\n" for label in labels).encode()
     for name, content in files.items():
         with replacing(folder / NAME / name) as temporary:
             temporary.write_bytes(content)
@@ -75,10 +78,12 @@ def _config(contract: Contract, *, with_tensorrt: bool) -> Iterator[str]:
         f"input {{ name: {_text(given.name)} data_type: {_TYPES[given.dtype]} "
         f"format: FORMAT_{given.layout} dims: {dims} }}"
     )
-    yield (
-        f"output {{ name: {_text(output.name)} data_type: TYPE_FP32 "
-        f'dims: [{len(output.labels)}] label_filename: "labels.txt" }}'
-    )
+    if isinstance(output, Output):
+        size, labels = len(output.labels), ' label_filename: "labels.txt"'
+        parameter, value = "score", str(output.score)
+    else:
+        size, labels, parameter, value = output.size, "", "space", output.space
+    yield (f"output {{ name: {_text(output.name)} data_type: TYPE_FP32 dims: [{size}]{labels} }}")
     yield f"instance_group {{ count: {IN_FLIGHT} kind: {kind} }}"
     yield "dynamic_batching {"
     yield f"  max_queue_delay_microseconds: {QUEUE_DELAY_US}"
@@ -93,7 +98,7 @@ def _config(contract: Contract, *, with_tensorrt: bool) -> Iterator[str]:
             f"inputs {{ key: {_text(given.name)} value {{ data_type: {_TYPES[given.dtype]} "
             f"dims: {dims} zero_data: true }} }} }}"
         )
-    yield f'parameters {{ key: "score" value: {{ string_value: {_text(output.score)} }} }}'
+    yield f'parameters {{ key: "{parameter}" value: {{ string_value: {_text(value)} }} }}'
     if with_tensorrt:
         yield 'optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt"'
         for key, value in _accelerator(contract).items():

@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from support import Run
+from support.embedding_model import SIZE, write_embedding_model
 from vit_engine.artefact.contract import KEY
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.engine import Engine
@@ -63,6 +64,16 @@ def test_described_tensors_run(
     assert config.parameters["score"].string_value == contract.output.score
     labels = (folder / output.label_filename).read_text().splitlines()
     assert labels == list(contract.output.labels)
+
+
+def test_vectors_have_a_space_and_no_labels(tmp_path: Path) -> None:
+    contract = write_embedding_model(tmp_path / "vectors.onnx")
+    folder = triton.write(tmp_path / "vectors.onnx", tmp_path)
+    config = config_of(folder)
+    (output,) = config.output
+    assert (output.name, list(output.dims), output.label_filename) == ("embedding", [SIZE], "")
+    assert config.parameters["space"].string_value == contract.output.space  # type: ignore[union-attr]
+    assert not (folder / "labels.txt").exists()
 
 
 @pytest.mark.parametrize("io", ["uint8", "hf"])
