@@ -21,8 +21,8 @@ from PIL import Image
 from support import ROOT, Run
 from support.terminal import on_a_terminal
 from vit_engine.artefact.metadata import path_from_name
+from vit_engine.cli.progress import Progress
 from vit_engine.commands.infer_options import command_line
-from vit_engine.commands.progress import Progress
 from vit_engine.errors import UsageError
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())

@@ -9,9 +9,9 @@ from pathlib import Path
 from vit_engine.artefact import metadata
 from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, number
+from vit_engine.cli.progress import Progress, number_of_images
 from vit_engine.cli.signals import interrupts
 from vit_engine.commands.engine_options import add_model_options, engine_settings
-from vit_engine.commands.progress import Progress, number_of_images
 from vit_engine.commands.source_options import (
     add_source_options,
     check_inputs,

@@ -14,10 +14,10 @@ from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.description import description_of
 from vit_engine.artefact.integrity import check_integrity
 from vit_engine.cli import exit_codes
+from vit_engine.cli.progress import Progress, format_skipped, number_of_images
 from vit_engine.cli.signals import Interrupt, interrupts
 from vit_engine.commands import infer_options
 from vit_engine.commands.engine_options import engine_settings
-from vit_engine.commands.progress import Progress, format_skipped, number_of_images
 from vit_engine.commands.source_options import check_inputs, finder_of, task_of
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.image_model import ImageModel, LabelledBatch

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vit_engine.cli.parser import Parser, local_path, number, whole_number
+from vit_engine.cli.progress import number_of_images
 from vit_engine.commands.engine_options import add_model_options
-from vit_engine.commands.progress import number_of_images
 from vit_engine.commands.source_options import add_source_options
 from vit_engine.errors import FailedImagesError
 from vit_engine.outputs.scores import DEFAULT_TOP_K
