@@ -354,6 +354,9 @@ def test_one_set_of_weights_is_chosen():
     ]
     assert chosen_files([*shards, "model.safetensors"]) == [*configs, "model.safetensors"]
     assert chosen_files(shards) == [*configs, "model.safetensors.index.json", *safe]
+    both = ["open_clip_config.json", "open_clip_model.safetensors"]
+    assert chosen_files([*both, "vocab.json", "open_clip_pytorch_model.bin"]) == both
+    assert chosen_files([*both, *shards]) == chosen_files(shards)
     only_bins = [name for name in shards if "safetensors" not in name]
     assert chosen_files(only_bins) == [*configs, "pytorch_model.bin.index.json", *bins]
     with pytest.raises(CheckpointError, match=r"no model.safetensors and no pytorch_model.bin"):

@@ -9,8 +9,8 @@ from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import CheckpointError
 from vit_engine.machine.installation import pip
 from vit_export.families.family import Config, Family
+from vit_export.families.image_tower import family_from_open_clip, is_open_clip
 from vit_export.families.model_config import ModelConfig
-from vit_export.families.open_clip import family_from_open_clip, is_open_clip
 from vit_export.families.values import choice, count, section
 from vit_export.files.json_file import read_json
 from vit_export.packages.package import Model, Package, Processor
