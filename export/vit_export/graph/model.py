@@ -43,9 +43,9 @@ class ViT(nn.Module):
         )
         self.map = AttentionPool(weights, model_config) if "map" in model_config.pooled else None
         input_layer = "norm" if self.norm and len(model_config.pooled) == 1 else None
-        self.head = None
+        self.classifier = None
         if model_config.head != "none":
-            self.head = weights.linear(
+            self.classifier = weights.linear(
                 MatMul("head", None, ("head",), tokens=1, input_layer=input_layer)  # x is (N, D)
             )
         self.labels = LabelVectors(weights) if "labels.weight" in weights.tensors else None
@@ -58,8 +58,8 @@ class ViT(nn.Module):
         y = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-1)
         if self.norm and self.model_config.norm == "pooled":
             y = self.norm(op, y)
-        if self.head:
-            y = self.head(op, y)
+        if self.classifier:
+            y = self.classifier(op, y)
         y = op.Cast(y, to=ir.DataType.FLOAT)
         if self.model_config.head == "tanh":
             y = op.Tanh(y)

@@ -14,7 +14,7 @@ from vit_export.families.model_config import ModelConfig
 from vit_export.families.values import choice, count, section
 from vit_export.files.json_file import read_json
 from vit_export.packages.package import Model, Package, Processor
-from vit_export.packages.preprocessor import DEFAULTS
+from vit_export.packages.processor_options import DEFAULTS
 from vit_export.packages.timm import preprocessing_from_pretrained_cfg
 
 CONFIG = "open_clip_config.json"

@@ -161,7 +161,7 @@ class Embeddings:
         return ""
 
 
-def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
+def cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the cosine of each row of `a` (N, size) to the same row of `b`, (N,)."""
     one, other = (unit(x) for x in (a, b))
     return np.asarray((one * other).sum(1))
