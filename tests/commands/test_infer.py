@@ -127,7 +127,7 @@ def test_formats_agree(infer, tmp_path, mixed):
     ("arguments", "words"),
     [
         (["-o", "rows.dat"], "from the name rows.dat; add --format table|jsonl|csv|parquet"),
-        (["--format", "parquet"], "Parquet needs a file"),
+        (["--format", "parquet"], "need a file"),
         (["--resume"], "name it with -o"),
         (["-o", "."], "is a folder"),
         (["--threads", "-3"], "'-3' is not a whole number of threads, 1 or more"),

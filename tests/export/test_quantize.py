@@ -20,6 +20,7 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import rgb_from_image
 from vit_engine.machine import processor
+from vit_engine.outputs.scores import Scores
 from vit_engine.providers.sessions import keep_int8_exact
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import Checkpoint, load
@@ -222,7 +223,7 @@ def test_of_a_regression_no_more_than_the_least_stays_in_float(
 ) -> None:
     quantized = rounded_rows(*[10] * 100)
     felt = dict.fromkeys(quantized, 1.0)
-    values = replace(demo[0], score="none")
+    values = replace(demo[0], output=Scores(("metres",), "none"))
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
     found = float_share(values, quantized, felt, pixels, lambda _: None)
     assert (found.divergence, found.share) == (None, pytest.approx(SHARES[0]))

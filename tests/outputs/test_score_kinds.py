@@ -16,6 +16,7 @@ from vit_engine.artefact.metadata import read_contract
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ParityError, UsageError
 from vit_engine.outputs.parity import BOUNDS
+from vit_engine.outputs.scores import Scores
 from vit_engine.sources.sample import Sample
 from vit_export import verify
 from vit_export.artefact import export
@@ -211,8 +212,9 @@ def test_divergence_is_that_of_the_scores() -> None:
         return np.asarray((p * np.log(p / q)).sum(1))
 
     p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (true, found))
-    np.testing.assert_allclose(divergence(true, found, "softmax"), entropy(p, q))
+    np.testing.assert_allclose(divergence(true, found, Scores((), "softmax")), entropy(p, q))
     p, q = (1 / (1 + np.exp(-x)) for x in (true, found))
     both = entropy(p, q) + entropy(1 - p, 1 - q)
-    np.testing.assert_allclose(divergence(true, found, "sigmoid"), both)
-    np.testing.assert_allclose(divergence(true, found, "none"), ((true - found) ** 2).sum(1))
+    np.testing.assert_allclose(divergence(true, found, Scores((), "sigmoid")), both)
+    squares = ((true - found) ** 2).sum(1)
+    np.testing.assert_allclose(divergence(true, found, Scores((), "none")), squares)

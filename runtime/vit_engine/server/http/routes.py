@@ -18,7 +18,7 @@ from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_re
 from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import Service
 from vit_engine.server.http.body import read_body
-from vit_engine.server.http.codecs import classification, embeddings, open_inference
+from vit_engine.server.http.codecs import classification, open_inference, openai_embeddings
 from vit_engine.server.http.codecs.open_inference_models import (
     EXTENSIONS,
     config_of,
@@ -128,25 +128,27 @@ class Routes:
         service = self._service
         with MemoryReservation(service.memory) as reservation:
             body = await read_body(request, reservation, service.settings)
-            asked = embeddings.parse_request(body, service.settings)
+            asked = openai_embeddings.parse_request(body, service.settings)
             del body
             scheduler = service.find(asked.model)
             output, name = scheduler.engine.output, scheduler.name
             texts = service.texts_for(output)
-            space = embeddings.space_for(asked, name, output, with_texts=texts is not None)
+            space = openai_embeddings.space_for(asked, name, output, with_texts=texts is not None)
             headers: dict[str, str] = {}
             images: list[Vectors] = []
             if asked.images:
                 done = await service.infer(scheduler, asked.images, request.receive)
                 headers["server-timing"] = classification.timing(done)
-                images = embeddings.vectors_of(done)
+                images = openai_embeddings.vectors_of(done)
             words = np.empty((0, *output.shape), np.float32)
             if asked.texts and texts:
                 try:
                     words = await asyncio.to_thread(texts.embed, asked.texts)
                 except UsageError as e:
                     raise bad_request(str(e)) from None
-        return embeddings.answer(asked, images, words, name=name, space=space, headers=headers)
+        return openai_embeddings.answer(
+            asked, images, words, name=name, space=space, headers=headers
+        )
 
     # What there is
 

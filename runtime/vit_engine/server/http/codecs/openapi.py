@@ -11,8 +11,8 @@ from vit_engine.outputs.prediction import Score
 from vit_engine.server.core.service import VERSION
 from vit_engine.server.core.settings import Settings
 from vit_engine.server.http.codecs.classification import ClassifyBody, Parameters
-from vit_engine.server.http.codecs.embeddings import EmbeddingsBody
 from vit_engine.server.http.codecs.open_inference import InferBody
+from vit_engine.server.http.codecs.openai_embeddings import EmbeddingsBody
 
 _SCHEMAS = "#/components/schemas/"
 
