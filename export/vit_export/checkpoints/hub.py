@@ -66,7 +66,7 @@ def chosen_files(listing: Collection[str]) -> list[str]:
     if told_by is None:
         raise CheckpointError(f"the hub lists no {' and no '.join(WEIGHTS)}; one is needed")
     # A timm model has no file for its preprocessing; whether one is needed, config.json tells.
-    besides = (PREPROCESSOR, PROCESSOR, *TOKENIZER_FILES)
+    besides = (PREPROCESSOR, PROCESSOR, *(TOKENIZER_FILES if told_by == CONFIG else ()))
     configs = [told_by, *(name for name in besides if name in listing)]
     for whole in WEIGHTS[told_by]:
         if whole in listing:
