@@ -65,8 +65,8 @@ def load(job: Job) -> Contender:
         if not job.pooling:
             pipe = transformers.pipeline("image-classification", eager, **how)
         elif job.pooling in ("cls", "pooler") and not hasattr(eager.config, "projection_dim"):
-            task = "image-feature-extraction"
-            pipe = transformers.pipeline(task, eager.base_model, **how)
+            backbone = eager.base_model
+            pipe = transformers.pipeline("image-feature-extraction", backbone, **how)
         else:
             raise AbsentError("its image-feature-extraction has no such vectors")
 
