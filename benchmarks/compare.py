@@ -4,8 +4,10 @@
     python benchmarks/compare.py --model FOLDER --data IMAGES
     python benchmarks/compare.py --device cuda --budget 480
 
-Without arguments: ViT-B/16 with seeded random weights for speed (weights do not change it), the
-demo checkpoint for accuracy. Writes JSON, Markdown and one HTML page.
+--task embed compares vectors. A zero-shot model needs no task of its own: it is a classifier, its
+labels a fixed head behind the same vectors. Without arguments: ViT-B/16 with seeded random weights
+for speed (weights do not change it), a demo checkpoint for accuracy. Writes JSON, Markdown and one
+HTML page.
 """
 
 import argparse
@@ -39,6 +41,7 @@ OUTPUT = Path(__file__).resolve().parent / "out"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vit-engine/compare")
 IMAGES = whole_number("a whole number of images", minimum=1)
 THREADS = whole_number("a whole number of threads", minimum=1)
+TASKS = ("classify", "embed")
 SECONDS = number("a number of seconds above 0", accepts=lambda seconds: seconds > 0)
 QUICK_S = 120.0
 """The budget of --quick where none is given: on a busy machine something is left out."""
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", help="all that vit-export takes: id, hf:owner/name, folder, demo")
+    add("--task", choices=TASKS, default=TASKS[0], help="embed: vectors in place of labels")
     add("--random", choices=SIZES, help="seeded random weights, in place of --model")
     add("--data", type=Path, help="folder with labels.csv (path, label or index) or class folders")
     add("--quick", action="store_true", help="2 minutes at most: a small model, few turns")
@@ -95,7 +99,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     partly = arguments.contenders or arguments.resume or arguments.only != PARTS
     if arguments.add and (partly or arguments.budget):
         raise UsageError("--add goes with neither --contenders, --resume, --only nor --budget")
-    device = arguments.device
+    device, vectors = arguments.device, arguments.task == "embed"
     if device == "auto":
         device = "cuda" if host.gpu() else "cpu"
     usual = QUICK_S if arguments.quick and not arguments.add else math.inf
@@ -106,7 +110,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
         setting = Setting(
-            entries=_entries(arguments.add or arguments.contenders, device),
+            entries=_entries(arguments.add or arguments.contenders, device, arguments.task),
             device=device,
             threads=arguments.threads or len(os.sched_getaffinity(0)),
             cache=cache,
@@ -116,22 +120,25 @@ def _compare(arguments: argparse.Namespace) -> int:
             end=begun + (arguments.budget or usual),
         )
         if arguments.model:
-            model = models.model_from_name(arguments.model)
+            model = models.model_from_name(arguments.model, vectors=vectors)
         else:
             tell("no --model: random weights, made once")
             usual_size = "ViT-Ti/16" if arguments.quick else "ViT-B/16"
-            model = models.random_model(arguments.random or usual_size, cache)
+            model = models.random_model(arguments.random or usual_size, cache, vectors=vectors)
         return _run(arguments, setting, model)
 
 
-def _entries(names: list[str] | None, device: str) -> tuple[Entry, ...]:
-    """Return the baseline and the contenders named, or all that are for the device."""
+def _entries(names: list[str] | None, device: str, task: str) -> tuple[Entry, ...]:
+    """Return the baseline and the contenders named, or all for the device, that do the task."""
+    able = [entry for entry in CONTENDERS if task in entry.tasks]
     if not names:
-        return tuple(entry for entry in CONTENDERS if device in entry.devices)
-    known = {entry.name for entry in CONTENDERS}
+        return tuple(entry for entry in able if device in entry.devices)
+    known = {entry.name for entry in able}
     if unknown := set(names) - known:
-        raise UsageError(f"no contender {min(unknown)!r}; there are {', '.join(sorted(known))}")
-    return tuple(entry for entry in CONTENDERS if entry.name in {*names, BASELINE})
+        raise UsageError(
+            f"no contender {min(unknown)!r} for {task}; there are {', '.join(sorted(known))}"
+        )
+    return tuple(entry for entry in able if entry.name in {*names, BASELINE})
 
 
 def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
@@ -164,7 +171,8 @@ def _run(arguments: argparse.Namespace, setting: Setting, model: Model) -> int:
 def _file_name(result: Result) -> str:
     model = re.sub(r"[^a-z0-9]+", "-", result["speed"]["model"]["name"].lower()).strip("-")
     quick = "-quick" if result["plan"]["name"] == QUICK.name else ""
-    return f"{model}-on-{host.name(result['machine'])}{quick}"
+    task = "-embed" if "pooling" in result["speed"]["model"] else ""
+    return f"{model}{task}-on-{host.name(result['machine'])}{quick}"
 
 
 def write(result: Result, path: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
+"""What a model gives: logits (n, labels), or vectors (n, size) of length 1."""
 
 OVERLAPPED = "times are those of a turn of overlapping batches, divided by their number"
 """The note of who is timed so."""
@@ -39,6 +40,7 @@ class Job:
     weights: tuple[str, ...] = ()  # the checkpoint's files that hold them
     calibration: str = ""  # .npy like float32, for contenders that quantise by example
     calibration_files: str = ""  # the folder of the same images, where they are image files
+    pooling: str = ""  # how vectors are made of tokens; "": the model gives logits
     vnni: bool = False  # whether the CPU has fast int8 products
 
     def calibration_stamp(self) -> str:
@@ -52,7 +54,9 @@ class Job:
         another library never finds it.
         """
         stats = [(p, Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p in self.weights]
-        told = repr([str(Path(self.model).resolve()), stats, *versions])
+        told = repr(
+            [str(Path(self.model).resolve()), stats, *filter(None, (self.pooling,)), *versions]
+        )
         key = hashlib.sha256(told.encode()).hexdigest()[:12]
         return Path(self.cache, f"{shared or self.contender}-{key}")
 
@@ -61,8 +65,8 @@ class Job:
 class Contender:
     """What a contender's module returns from `load(job)`: a model that answers images.
 
-    `run` takes a batch of what `takes` says and returns logits (n, labels) in host memory, which
-    the next run may write over. `about` holds compute (the precision of the ceiling to hold it to),
+    `run` takes a batch of what `takes` says and returns `Logits` in host memory, which the next
+    run may write over. `about` holds compute (the precision of the ceiling to hold it to),
     runtime, files, and perhaps a note. A module that needs the model in another form also has
     `folder(job)`, where that is kept, and `convert(job, folder)`, which fills such a folder in a
     process of its own.
@@ -72,7 +76,7 @@ class Contender:
     run: Callable[[Any], Logits]
     about: dict[str, Any]
     label: Callable[[list[str], int], Sequence[Any]] | None = None
-    """From image files, in batches of a size, to class indices."""
+    """From image files, in batches of a size, to class indices, or vectors."""
     decode: Callable[[list[str], int], None] | None = None
     """The part of `label` before the model."""
     run_pipelined: Callable[[Sequence[Any]], list[Logits]] | None = None

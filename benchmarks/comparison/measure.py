@@ -13,7 +13,7 @@ from comparison.harness.plan import Setting
 from comparison.harness.suite import OutOfTimeError, Suite
 from comparison.inputs import images, models
 from comparison.inputs.images import Photos
-from comparison.inputs.models import DEMO, Model
+from comparison.inputs.models import DEMO, DEMO_OF_VECTORS, Model
 from comparison.report.rows import Result
 from comparison.report.sections import at_batch
 from comparison.stored_result import store
@@ -143,10 +143,11 @@ class Comparison:
 
     @cached_property
     def _judged(self) -> Model:
-        """The model whose labels are held against true classes."""
-        if self.data or self.model.name == DEMO:
+        """The model whose labels are held against true classes, or vectors against PyTorch's."""
+        vectors = bool(self.model.pooling)
+        if self.data or self.model.name == DEMO or (vectors and not self.model.random):
             return self.model
-        return models.model_from_name(DEMO)
+        return models.model_from_name(DEMO_OF_VECTORS if vectors else DEMO, vectors=vectors)
 
     def _photos(self, model: Model) -> Photos:
         if self.data:

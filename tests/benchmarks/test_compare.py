@@ -180,6 +180,28 @@ def test_a_whole_run_can_be_stopped_resumed_and_added_to(tmp_path: Path) -> None
     assert result["accuracy"]["rows"]["ours-fp16"]["agreement"] == 1
 
 
+@pytest.mark.slow
+def test_vectors_are_held_against_pytorchs(tmp_path: Path) -> None:
+    few = ("--batches", 1, "--contenders", "ours-fp32", "fastembed", "--only", "speed", "accuracy")
+    process = run_on_demo(
+        tmp_path, "--model", "demo-clip", "--task", "embed", "--budget", 250, *few
+    )
+    _, stderr = process.communicate(timeout=280)
+    assert process.returncode == 0, stderr
+    (report,) = tmp_path.glob("demo-clip-embed-on-*-quick.md")
+    text = report.read_text()
+    assert "vectors of 64 pooled by cls" in text
+    assert "| Contender | smallest cosine | mean cosine | recall of ten nearest |" in text
+    (stored,) = tmp_path.glob("*.json")
+    result = json.loads(stored.read_text())
+    assert result["done"] == ["speed 1", "accuracy"]
+    assert result["accuracy"]["rows"].keys() == {BASELINE, "ours-fp32"}
+    ours = result["accuracy"]["rows"]["ours-fp32"]
+    assert ours["min_cosine"] > 0.99999 and ours["recall"] > 0.98
+    assert result["speed"]["rows"]["fastembed"]["status"] == "absent"
+    assert "| fastembed | cannot run here | exports no checkpoint" in text
+
+
 def test_results_are_called_after_the_machine() -> None:
     card = {"cpu": "AMD EPYC", "cpu_family": "family 25 model 1", "cores": 2, "gpu": None}
     assert host.name(card) == "amd-epyc-25-1-2-cores"

@@ -304,6 +304,23 @@ def test_files_to_labels_beside_what_its_parts_allow(result: dict[str, Any]) -> 
 
 
 @undrawn
+def test_vectors_have_cosines_in_place_of_labels(result: dict[str, Any]) -> None:
+    for part in ("speed", "accuracy"):
+        result[part]["model"] = result[part]["model"] | {"pooling": "cls", "vector_size": 64}
+    near = {"min_cosine": 0.9999912, "mean_cosine": 0.9999988, "recall": 0.975}
+    result["accuracy"]["rows"] = {"ours-fp16": near}
+    result["files"]["rows"]["ours-fp16"] = {"rounds": [[4.0], [4.0]], "min_cosine": 0.875}
+    text = report.markdown(result)
+    assert "768, 224 pixels, vectors of 64 pooled by cls, 35.0 GFLOP" in text
+    assert "| Contender | smallest cosine | mean cosine | recall of ten nearest |" in text
+    assert "| vit-engine fp16 | 0.999991 | 0.999999 | 97.5% |" in text
+    assert "## Files to vectors" in text
+    assert tables.files(result).body[-1][-1] == "0.875000"
+    assert "same label" not in text and "top-1" not in text
+    assert 'id="trade"' not in page(result)
+
+
+@undrawn
 def test_kernels_are_told_with_their_share(result: dict[str, Any]) -> None:
     kernels = [
         {"kernel": f"gemm<{i}>", "calls": 12.0, "microseconds": 100.0 - i} for i in range(20)

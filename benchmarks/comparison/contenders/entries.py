@@ -18,6 +18,8 @@ class Entry:
     module: str
     options: dict[str, Any]
     devices: tuple[str, ...] = ("cpu",)  # where it can run at all
+    tasks: tuple[str, ...] = ("classify", "embed")  # what it can do
+    absent: str = ""  # why it can run nowhere
     environment: str = ""  # it lives in .venv-ENVIRONMENT; "": in ours
     files: bool = False  # has a path from files to labels
     files_only: bool = False  # and takes part in nothing else

@@ -3,6 +3,7 @@
 Options: `optimize`, a level of its own, or `quantize` to int8, "dynamic" or "static".
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ def convert(job: Job, folder: Path) -> None:
     from optimum import onnxruntime as ort
     from optimum.onnxruntime import configuration
 
-    model = ort.ORTModelForImageClassification.from_pretrained(job.model, export=True)
+    if job.pooling and json.loads(Path(job.model, "config.json").read_text()).get("text_config"):
+        raise AbsentError("Optimum exports both towers as one graph, which asks for a text as well")
+    if job.pooling not in ("", "cls"):
+        raise AbsentError(f"its class for features gives tokens alone, not pooled by {job.pooling}")
+    model = getattr(ort, _kind(job)).from_pretrained(job.model, export=True)
     kind = job.options.get("quantize")
     if level := job.options.get("optimize"):
         config = configuration.AutoOptimizationConfig.with_optimization_level(level)
@@ -56,7 +61,7 @@ def load(job: Job) -> Contender:
     """Open the exported model: the drop-in class that takes and returns torch tensors."""
     import onnxruntime
     import torch
-    from optimum.onnxruntime import ORTModelForImageClassification
+    from optimum import onnxruntime as ort
 
     provider = PROVIDERS[job.device]
     if provider not in onnxruntime.get_available_providers():
@@ -64,7 +69,7 @@ def load(job: Job) -> Contender:
     torch.set_num_threads(job.threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job.threads
-    model = ORTModelForImageClassification.from_pretrained(
+    model = getattr(ort, _kind(job)).from_pretrained(
         folder(job), provider=provider, session_options=options
     )
     found = model.model.get_providers()
@@ -72,8 +77,12 @@ def load(job: Job) -> Contender:
         raise AbsentError(f"asked for {provider}, ONNX Runtime opened {found}")
 
     def run(batch: Any) -> Logits:
-        logits = model(pixel_values=torch.from_numpy(batch).to(job.device)).logits
-        found: Logits = logits.cpu().numpy()
+        answer = model(pixel_values=torch.from_numpy(batch).to(job.device))
+        if job.pooling:
+            answer = torch.nn.functional.normalize(answer.last_hidden_state[:, 0], dim=-1)
+        else:
+            answer = answer.logits
+        found: Logits = answer.cpu().numpy()
         return found
 
     kind, level, note = job.options.get("quantize"), job.options.get("optimize"), ""
@@ -89,6 +98,10 @@ def load(job: Job) -> Contender:
         "files": [str(folder(job) / "model.onnx")],
     }
     return Contender("float32", run, about | ({"note": note} if note else {}))
+
+
+def _kind(job: Job) -> str:
+    return f"ORTModelFor{'FeatureExtraction' if job.pooling else 'ImageClassification'}"
 
 
 def _preset(job: Job) -> str:

@@ -33,6 +33,7 @@ def convert(job: Job, folder: Path) -> None:
     if job.options["precision"] == "int8":
         line += ["--min-agreement", "0"]  # the comparison tells the agreement, however low
         line += ["--calibrate", job.calibration_files] if job.calibration_files else []
+    line += ["--embed"] if job.pooling else []
     line += ["-o", str(folder / NAME)]
     done = subprocess.run([sys.executable, *line], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -64,6 +65,7 @@ def load(job: Job) -> Contender:
 def contender(job: Job, engine: "Engine") -> Contender:
     """Return what an open engine does."""
     from vit_engine.classifier import Classifier
+    from vit_engine.embedder import Embedder
     from vit_engine.images.decode_pool import DecodePool, slots_for
     from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
     from vit_engine.machine.processor import usable_cores
@@ -72,11 +74,13 @@ def contender(job: Job, engine: "Engine") -> Contender:
     fast = job.options.get("fast", False)
     decode_options = DecodeOptions(engine.contract.preprocessing, fast=fast)
 
-    def label(paths: list[str], batch: int) -> list[int | None]:
+    def label(paths: list[str], batch: int) -> list[Any]:
         """Label files as vit-infer does: decoded in processes of their own, ahead of the engine."""
         samples = samples_from_sources(paths)
-        stream = Classifier(engine).stream(samples, batch=batch, decode_options=decode_options)
-        return [p.index for labelled in stream for p in labelled.predictions]
+        model = Embedder(engine) if job.pooling else Classifier(engine)
+        stream = model.stream(samples, batch=batch, decode_options=decode_options)
+        found = (p for labelled in stream for p in labelled.predictions)
+        return [p.vector if job.pooling else p.index for p in found]
 
     def decode(paths: list[str], batch: int) -> None:
         """Fill batches as `label` does, with no engine behind them."""

@@ -2,7 +2,7 @@
 
 Options: `precision`; `compile`, a mode of torch.compile, and a `backend` of it; `torchao`, int8
 weights by channel and activations by token as they come; `pipeline`, transformers' own from files
-to labels.
+to labels or vectors. Vectors are the library's own, brought to length 1.
 """
 
 import importlib
@@ -35,10 +35,13 @@ def load(job: Job) -> Contender:
         # On by default, and for convolutions alone: fp32 is what all others are held to.
         torch.backends.cudnn.allow_tf32 = False
     dtype = getattr(torch, DTYPES[str(precision)])
-    eager = transformers.AutoModelForImageClassification.from_pretrained(
-        job.model, local_files_only=True, dtype=dtype
-    )
-    model: Any = eager.eval().to(job.device)
+    given = {"local_files_only": True}
+    kind = transformers.AutoModelForImageClassification
+    if job.pooling:
+        config = transformers.AutoConfig.from_pretrained(job.model, **given)
+        kind = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+    eager = kind.from_pretrained(job.model, dtype=dtype, **given).eval().to(job.device)
+    model: Any = _vectors(eager, job.pooling) if job.pooling else eager
     if job.options.get("torchao"):
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
@@ -54,19 +57,25 @@ def load(job: Job) -> Contender:
 
     def processor() -> Any:
         """Return the checkpoint's preprocessing; by PIL: all decode and resize with one Pillow."""
-        given = {"local_files_only": True, "backend": "pil"}
-        return transformers.AutoImageProcessor.from_pretrained(job.model, **given)
+        return transformers.AutoImageProcessor.from_pretrained(job.model, backend="pil", **given)
 
     pipe: Any = None
     if job.options.get("pipeline"):
         how = {"image_processor": processor(), "device": job.device}
-        pipe = transformers.pipeline("image-classification", eager, **how)
+        if not job.pooling:
+            pipe = transformers.pipeline("image-classification", eager, **how)
+        elif job.pooling in ("cls", "pooler") and not hasattr(eager.config, "projection_dim"):
+            backbone = eager.base_model
+            pipe = transformers.pipeline("image-feature-extraction", backbone, **how)
+        else:
+            raise AbsentError("its image-feature-extraction has no such vectors")
 
     def run(batch: Any) -> Logits:
-        """Return the logits; the copies to the device and back are in it."""
+        """Return logits or vectors; the copies to the device and back are in it."""
         with torch.inference_mode():
-            logits = model(pixel_values=torch.from_numpy(batch).to(job.device, dtype)).logits
-            found: Logits = logits.to("cpu", torch.float32).numpy()
+            answer = model(pixel_values=torch.from_numpy(batch).to(job.device, dtype))
+            answer = answer if job.pooling else answer.logits
+            found: Logits = answer.to("cpu", torch.float32).numpy()
         return found
 
     def loader(paths: list[str], batch: int) -> Any:
@@ -74,11 +83,16 @@ def load(job: Job) -> Contender:
         files: Any = _Files(paths, processor())
         return torch.utils.data.DataLoader(files, batch_size=batch, num_workers=job.threads)
 
-    def label(paths: list[str], batch: int) -> list[int]:
+    def label(paths: list[str], batch: int) -> list[Any]:
+        if pipe and job.pooling:
+            how = {"pool": job.pooling == "pooler", "return_tensors": True}
+            tokens = pipe(paths, batch_size=batch, num_workers=job.threads, **how)
+            return [one[0].reshape(-1, one.shape[-1])[0].numpy() for one in tokens]
         if pipe:
             found = pipe(paths, top_k=1, batch_size=batch, num_workers=job.threads)
             return [eager.config.label2id[best[0]["label"]] for best in found]
-        return [int(i) for pixels in loader(paths, batch) for i in run(pixels.numpy()).argmax(1)]
+        rows = [row for pixels in loader(paths, batch) for row in run(pixels.numpy()).copy()]
+        return rows if job.pooling else [int(row.argmax()) for row in rows]
 
     def decode(paths: list[str], batch: int) -> None:
         for _ in loader(paths, batch):
@@ -94,6 +108,18 @@ def load(job: Job) -> Contender:
         frozen = ", TORCHINDUCTOR_FREEZING=1" if job.device == "cpu" else ""
         about["note"] = f"one graph for each batch size{frozen}"
     return Contender("float32", run, about, label, None if pipe else decode)
+
+
+def _vectors(model: Any, pooling: Any) -> Any:
+    """Return what makes unit vectors of pixels, as the reference of vit-export does."""
+    import torch
+
+    from vit_export.packages.transformers import vectors
+
+    def of(pixel_values: Any) -> Any:
+        return torch.nn.functional.normalize(vectors(model, pooling, pixel_values, {}), dim=-1)
+
+    return of
 
 
 class _Files:

@@ -12,6 +12,7 @@ from comparison.contenders.entries import BASELINE, CEILINGS, PROFILED, Entry
 from comparison.harness.suite import SLOW, OutOfTimeError, Row, Suite
 from comparison.harness.worker_process import Answer, FailedError
 from comparison.inputs.images import Arrays, Photos
+from vit_engine.outputs.embeddings import cosines, recall
 
 PREDICT_BATCH, PREDICT_S = 8, 1800.0
 """Images at once at most, and seconds for one contender's answers to all of them."""
@@ -106,7 +107,10 @@ def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
     rows: dict[str, Row] = {}
     for name, found in labelled.items():
         row = rows[name] = {"rounds": [[turn["seconds"]] for turn in found], "images": count}
-        if expected:
+        if expected and suite.model.pooling:
+            near = cosines(*(np.array(x) for x in (found[0]["labels"], expected)))
+            row["min_cosine"] = float(near.min())
+        elif expected:
             row["same_labels"] = float(np.mean(np.equal(found[0]["labels"], expected)))
         seconds = [turn["seconds"] for turn in decoded.get(name, ())]
         runs = [s for turn in computed.get(name, ()) for s in turn["seconds"]]
@@ -118,7 +122,10 @@ def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
 
 
 def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
-    """Hold every contender's answers against the true classes and the baseline's logits."""
+    """Hold every contender's answers against the true classes and the baseline's logits.
+
+    Vectors have no classes; they are held against the baseline's alone.
+    """
     logits, plan = {}, suite.setting.plan
     batch = max((b for b in plan.batches if b <= PREDICT_BATCH), default=1)
     suite.need(len(photos.files) * sum(suite.seconds(entry, 1) for entry in suite.alive))
@@ -132,7 +139,9 @@ def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
     if BASELINE not in logits:
         raise OutOfTimeError("there is no answer of the baseline to compare with")
     rows = {
-        name: accuracy_row(found, logits[BASELINE], photos, suite.model.labels)
+        name: vectors_row(found, logits[BASELINE])
+        if suite.model.pooling
+        else accuracy_row(found, logits[BASELINE], photos, suite.model.labels)
         for name, found in logits.items()
     }
     part = {"images": len(photos.files), "source": photos.source, "rows": rows}
@@ -166,6 +175,13 @@ def accuracy_row(
         "mean_diff": float(difference.mean()),
         "differs": differs,
     }
+
+
+def vectors_row(found: NDArray[np.float32], expected: NDArray[np.float32]) -> Row:
+    """Return the cosines to the expected vectors (images, size), and the recall of neighbours."""
+    near = cosines(found, expected)
+    told = {"min_cosine": float(near.min()), "mean_cosine": float(near.mean())}
+    return told | {"recall": recall(found, expected)}
 
 
 def kernels(suite: Suite, batches: Iterable[int]) -> dict[str, Any]:

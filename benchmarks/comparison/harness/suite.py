@@ -109,6 +109,7 @@ class Suite:
             weights=tuple(map(str, weight_files(self.model.folder))),
             calibration=str(self.calibration.float32),
             calibration_files=str(self.calibration.files or ""),
+            pooling=self.model.pooling,
             vnni=processor.cpu().int8,
         )
 
@@ -188,6 +189,8 @@ class Suite:
 
 def _python(entry: Entry, setting: Setting) -> str:
     """Return the entry's interpreter, or say why it cannot run."""
+    if entry.absent:
+        raise FailedError("absent", entry.absent)
     if setting.device not in entry.devices:
         here = {"cpu": "CPU", "cuda": "GPU"}[setting.device]
         raise FailedError("absent", f"not for a {here}")

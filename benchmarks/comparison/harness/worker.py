@@ -124,7 +124,8 @@ class Session:
         seconds = time.perf_counter() - started
         if len(labels) != len(paths):
             raise RuntimeError(f"{len(labels)} labels for {len(paths)} files")
-        return {"seconds": seconds, "labels": [int(i) for i in labels]}
+        kind = float if self.job.pooling else int
+        return {"seconds": seconds, "labels": np.array(labels, kind).tolist()}
 
     def decode(self, *, paths: list[str], batch: int) -> dict[str, Any]:
         """Read and decode image files as `label` does, without labels; None if it cannot."""

@@ -54,12 +54,14 @@ def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
 
     A class folder is named by its label or its index; where none is, and there are as many as
     labels, they are counted in sorted order (as torchvision's ImageFolder does). UsageError where
-    the true class of any image is not known.
+    the true class of any image is not known; without labels no class is asked for.
     """
     folder, table = folder.resolve(), folder.resolve() / "labels.csv"
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
     if not files:
         raise UsageError(f"--data {folder}: no images; expected labels.csv or class folders")
+    if not labels:
+        return Photos(folder.name, folder, tuple(files), (0,) * len(files))
     truth = truth_from_name(str(table) if table.exists() else FOLDERS, Scores(labels, "softmax"))
     named = {path: int(fact.true[0]) for path in files if (fact := truth.of(str(path))).true}
     classes = sorted({path.parent for path in files})

@@ -7,10 +7,11 @@ from typing import Any
 
 from comparison.job import whole
 from vit_engine.artefact.contract import Preprocessing
-from vit_export.checkpoints.checkpoint import load
+from vit_engine.outputs.scores import Scores
+from vit_export.checkpoints.checkpoint import VectorOptions, load
 from vit_export.families.model_config import ModelConfig
 
-DEMO = "demo"
+DEMO, DEMO_OF_VECTORS = "demo", "demo-clip"
 
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "ViT-B/16": ("ViT", {}),  # transformers' defaults
@@ -30,7 +31,8 @@ class Model:
     weights_sha256: str
     model_config: ModelConfig
     preprocessing: Preprocessing
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    pooling: str = ""  # of a model that gives vectors
     random: bool = False
 
     @property
@@ -44,12 +46,13 @@ class Model:
         mlp = (3 if a.gated else 2) * d * a.intermediate_size
         block = tokens * (4 * d * d + 2 * tokens * d + mlp)
         embed = patches * 3 * a.patch_size**2 * d
-        head = d * len(a.pooled) * len(self.labels)
+        head = d * len(a.pooled) * (len(self.labels) or a.projection)
         return 2 * (embed + a.layers * block + head) / 1e9
 
     def card(self) -> dict[str, Any]:
         """Return what the report says of the model."""
-        return {
+        told = {"vector_size": self.model_config.vector_size, "pooling": self.pooling}
+        return (told if self.pooling else {}) | {
             "name": self.name,
             "weights_sha256": self.weights_sha256,
             "random": self.random,
@@ -59,14 +62,16 @@ class Model:
         }
 
 
-def model_from_name(model: str) -> Model:
-    """Return any model that vit-export takes."""
-    found = load(model)
-    told = (found.weights_sha256, found.model_config, found.preprocessing, found.labels)
-    return Model(found.model, found.folder, *told)
+def model_from_name(model: str, *, vectors: bool = False) -> Model:
+    """Return any model that vit-export takes, for logits, or for vectors as `--embed` has them."""
+    found = load(model, vectors=VectorOptions() if vectors else None)
+    told = (found.weights_sha256, found.model_config, found.preprocessing)
+    if isinstance(found.output, Scores):
+        return Model(found.model, found.folder, *told, labels=found.output.labels)
+    return Model(found.model, found.folder, *told, pooling=found.output.pooling)
 
 
-def random_model(name: str, cache: Path) -> Model:
+def random_model(name: str, cache: Path, *, vectors: bool = False) -> Model:
     """Return a ViT with seeded random weights, written to the cache on first use."""
     folder = cache / (name.lower().replace("/", "-") + "-random")
     if not folder.exists():
@@ -83,5 +88,5 @@ def random_model(name: str, cache: Path) -> Model:
         with whole(folder) as partial:
             model.save_pretrained(partial)
             (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    found = model_from_name(str(folder))
+    found = model_from_name(str(folder), vectors=vectors)
     return replace(found, name=f"{name}, seeded random weights", random=True)

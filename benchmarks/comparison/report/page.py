@@ -36,7 +36,7 @@ def page(result: Result) -> str:
     rows = rows_from_result(result)
     timed = [row for row in rows if row.throughput]
     judged = result.get("accuracy", {"rows": {}})
-    top1 = {name: row["top1"] for name, row in judged["rows"].items()}
+    top1 = {n: row["top1"] for n, row in judged["rows"].items() if "top1" in row}
     drawn = {
         "throughput": plots.throughput(timed),
         "latency": plots.latency([row for row in timed if row.samples]),

@@ -28,17 +28,26 @@ def sections(result: Result) -> list[Table]:
     if "files" in result:
         found.append(files(result))
     if "accuracy" in result:
-        found += [accuracy(result), differences(result)]
+        of_vectors = _of_vectors(result["accuracy"])
+        found += [cosines(result)] if of_vectors else [accuracy(result), differences(result)]
     found += [kernels(result, b) for b in result.get("kernels", {}).get("batches", {})]
     return [shown for shown in (*found, excluded(result, rows)) if shown.body]
 
 
 def model_line(result: Result) -> str:
     """Return what was timed."""
+    model = result["speed"]["model"]
+    vectors = _of_vectors(result["speed"])
+    gives = "vectors of {vector_size} pooled by {pooling}" if vectors else "{labels} labels"
     return (
-        "{name}: {layers} layers of {hidden_size}, {image_size} pixels, {labels} labels, "
-        "{gflop:.1f} GFLOP an image".format_map(result["speed"]["model"])
+        "{name}: {layers} layers of {hidden_size}, {image_size} pixels, {gives}, "
+        "{gflop:.1f} GFLOP an image".format_map(model | {"gives": gives.format_map(model)})
     )
+
+
+def _of_vectors(part: Result) -> bool:
+    """Tell whether the model of a part gives vectors, not labels."""
+    return "pooling" in part["model"]
 
 
 def at_batch(result: Result, batch: int) -> Table:
@@ -92,8 +101,9 @@ def speedup(rows: Sequence[Row]) -> Table:
 
 
 def files(result: Result) -> Table:
-    """Files to labels, images a second; beside what its parts reach alone, where that is known."""
+    """Files to labels or vectors, images a second; beside what the parts reach alone, if known."""
     part, on_gpu = result["files"], result["device"] == "cuda"
+    vectors = _of_vectors(result["speed"])
     found, theirs = part["rows"], part["rows"].get(BASELINE, {}).get("rounds")
     doubtful = not all(d.trusted for d in numbers.disturbances(result).values())
 
@@ -136,7 +146,12 @@ def files(result: Result) -> Table:
             " “Reached” is the share of what decoding alone and the model alone allow together"
             f"{'' if on_gpu else ', on the same cores'}."
         )
-    return table_from_rows("Files to labels", note, _known(found), columns)
+    if vectors:
+        columns = {k: cell for k, cell in columns.items() if k != "same label"} | {
+            "smallest cosine": lambda name: table.cosine(found[name].get("min_cosine"))
+        }
+    title = f"Files to {'vectors' if vectors else 'labels'}"
+    return table_from_rows(title, note, _known(found), columns)
 
 
 def _known(rows: dict[str, Any]) -> list[str]:
@@ -161,6 +176,23 @@ def accuracy(result: Result) -> Table:
         "mean |Δ|": lambda name: f"{found[name]['mean_diff']:.2g}",
     }
     return table_from_rows("Accuracy", note, _known(found), columns)
+
+
+def cosines(result: Result) -> Table:
+    """Return how near vectors are to those of eager fp32, and whether neighbours stay."""
+    part = result["accuracy"]
+    found = part["rows"]
+    note = (
+        f"{part['model']['name']} on {part['images']} images ({part['source']}). Cosines are to "
+        f"the vectors of {TITLES[BASELINE]}; recall is the share of their ten nearest that stay."
+    )
+    columns: Columns = {
+        "Contender": TITLES.__getitem__,
+        "smallest cosine": lambda name: table.cosine(found[name]["min_cosine"]),
+        "mean cosine": lambda name: table.cosine(found[name]["mean_cosine"]),
+        "recall of ten nearest": lambda name: table.percent(found[name]["recall"]),
+    }
+    return table_from_rows("Vectors", note, _known(found), columns)
 
 
 def differences(result: Result) -> Table:

@@ -65,6 +65,11 @@ def percent(share: float | None, decimals: int = 1) -> str:
     return DASH if share is None else f"{share:.{decimals}%}"
 
 
+def cosine(value: float | None) -> str:
+    """Return a cosine with as many digits as tell fp32 from fp16."""
+    return DASH if value is None else f"{value:.6f}"
+
+
 def megabytes(size: int | None) -> str:
     """Return a size in 1e6 bytes."""
     return DASH if not size else f"{size / 1e6:,.0f}" if size >= 1e7 else f"{size / 1e6:.1f}"

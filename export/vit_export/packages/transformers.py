@@ -68,11 +68,14 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
     told = {"interpolate_pos_encoding": True} if another and not family.takes_any_size else {}
     if family.pooling is None:
         return lambda pixels: model(pixel_values=pixels, **told).logits
-    return lambda pixels: _vectors(model, family.pooling, pixels, told)
+    return lambda pixels: vectors(model, family.pooling, pixels, told)
 
 
-def _vectors(model: Any, pooling: Pooling | None, pixels: Any, told: dict[str, bool]) -> Any:
-    """Return what the library hands out as vectors (N, size), not normalised."""
+def vectors(model: Any, pooling: Pooling | None, pixels: Any, told: dict[str, bool]) -> Any:
+    """Return what the library hands out as vectors (N, size), not normalised.
+
+    `model` is of one of the library's classes, `pixels` (N, 3, H, W); `told` are further arguments.
+    """
     import torch
 
     if hasattr(model, "get_image_features") and pooling != "mean":
