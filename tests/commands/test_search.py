@@ -42,7 +42,7 @@ def run(
     return command
 
 
-@pytest.mark.parametrize("name", ["v.parquet", "v.npy", "v.jsonl"])
+@pytest.mark.parametrize("name", ["v.parquet", "v.npy"])
 def test_the_nearest_are_those_of_all_vectors(
     name: str, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,18 +91,18 @@ def test_a_page_shows_what_was_found(run: Command, tmp_path: Path) -> None:
     [
         (["missing.npy", "images/01.png"], "missing.npy: No such file"),
         (["images/01.png", "images/01.png"], "has no vectors of vit-infer"),
-        (["v.jsonl", "a dog"], "there is no file a dog"),
-        (["v.jsonl", "images/01.png"], "name the vectors' model with -m"),
-        (["v.jsonl", "images/01.png", "-m", "other.onnx"], "cannot be compared"),
-        (["v.jsonl", "images/01.png", "-m", "demo"], "gives labels, not vectors"),
-        (["v.jsonl", "images/01.png", "--html", "p.html"], "name it with -m"),
+        (["v.npy", "a dog"], "there is no file a dog"),
+        (["v.npy", "images/01.png"], "name the vectors' model with -m"),
+        (["v.npy", "images/01.png", "-m", "other.onnx"], "cannot be compared"),
+        (["v.npy", "images/01.png", "-m", "demo"], "gives labels, not vectors"),
+        (["v.npy", "images/01.png", "--html", "p.html"], "name it with -m"),
     ],
 )
 def test_a_mistake_is_one_line(
     arguments: list[str], message: str, run: Command, tmp_path: Path
 ) -> None:
-    if arguments[0] == "v.jsonl":
-        run(infer, "images", "-m", "model.onnx", "-o", "v.jsonl", "-q")
+    if arguments[0] == "v.npy":
+        run(infer, "images", "-m", "model.onnx", "-o", "v.npy", "-q")
     write_embedding_model(tmp_path / "other.onnx", space="6" * 64)
     with pytest.raises(UsageError, match=message) as caught:
         run(search, *arguments)

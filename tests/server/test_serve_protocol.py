@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,9 @@ def infer(binary_in, binary_out, **options):
 
 for binary_in in (True, False):
     for binary_out in (True, False):
-        for compression in (None, "gzip", "deflate"):
-            answer = infer(
-                binary_in, binary_out, request_id="7", request_compression_algorithm=compression
-            )
-            np.testing.assert_allclose(answer.as_numpy("logits"), expected, atol=1e-3)
-            assert answer.get_response()["id"] == "7"
+        answer = infer(binary_in, binary_out, request_id="7")
+        np.testing.assert_allclose(answer.as_numpy("logits"), expected, atol=1e-3)
+        assert answer.get_response()["id"] == "7"
 answer = infer(True, True, response_compression_algorithm="gzip")
 np.testing.assert_allclose(answer.as_numpy("logits"), expected, atol=1e-3)
 given = triton.InferInput("pixels", list(pixels.shape), "UINT8")
@@ -313,17 +309,10 @@ def test_many_chunks(server: Server, pixels: np.ndarray[Any, Any]) -> None:
     assert server.ask(INFER, chunks).status == 200
 
 
-def test_compressed_bodies(server: Server, pixels: np.ndarray[Any, Any]) -> None:
-    text = json.dumps(request(pixels)).encode()
-    for encoding, packed in (("gzip", gzip.compress(text)), ("deflate", zlib.compress(text))):
-        assert server.ask(INFER, packed, headers={"content-encoding": encoding}).status == 200
-        for broken in (packed[:-20], text, b""):
-            answer = server.ask(INFER, broken, headers={"content-encoding": encoding})
-            assert (answer.status, answer.code) == (400, "malformed")
-    bomb = gzip.compress(bytes(200 * 2**20))
-    answer = server.ask(INFER, bomb, headers={"content-encoding": "gzip"})
-    assert (answer.status, answer.code) == (413, "too_large")
-    assert server.ask(INFER, text, headers={"content-encoding": "br"}).code == "encoding"
+def test_compressed_bodies_are_refused(server: Server, pixels: np.ndarray[Any, Any]) -> None:
+    packed = gzip.compress(json.dumps(request(pixels)).encode())
+    answer = server.ask(INFER, packed, headers={"content-encoding": "gzip"})
+    assert (answer.status, answer.code) == (415, "encoding")
 
 
 def test_names_and_versions(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""A table gives one item a row, in order; what is damaged costs its own rows and no others."""
+"""A table gives one item a row, in order; one that is damaged ends with a row that says where."""
 
 import csv
 import io
@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from vit_engine.outputs.scores import Scores
 from vit_engine.rows.formats import columns_of, format_from_name
 from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.tables import paths
-from vit_engine.sources.tables.csv_rows import LONGEST_ROW
+from vit_engine.sources.tables.csv_rows import LONGEST_LINE
 from vit_engine.sources.tables.paths import LONGEST
 
 SCORES = Scores(("cat",), "softmax")
@@ -100,29 +99,36 @@ def test_cells_of_csv(table: Path) -> None:
     ]  # fmt: skip
 
 
-def test_what_is_damaged_costs_its_own_row(table: Path) -> None:
+def test_cells_that_are_no_paths_cost_their_own_rows(table: Path) -> None:
     long = "x" * LONGEST
     rows = [
         ("1,a", "a", None), ("2", "2", "missing"), ("3,", "3", "missing"),
-        ("4,b\0c", "4", "missing"),
-        ('5,"d"e', "5", "format"), (f"6,{long}", long, None), (f"7,{long}x", "7", "too_large"),
-        (f'8,"{long}x"', "8", "too_large"), (f'"{"y" * 100_000}",f', "f", None),
-        (f"{'y' * 200_000},g", "10", "format"), ('11,"never', "11", "format"), ("12,h", "h", None),
-        ('13,"again', "13", "format"), ('14,"i",', "i", None), ('"15,j', "15", "format"),
+        ("4,b\0c", "4", "missing"), (f"5,{long}", long, None), (f"6,{long}x", "6", "too_large"),
+        (f'7,"{long}x"', "7", "too_large"), (f'"{"y" * 100_000}",f', "f", None),
     ]  # fmt: skip
     data = "n,path\n" + "".join(f"{row}\n" for row, _, _ in rows)
     assert read(write(table, data)) == [(name, code) for _, name, code in rows]
 
 
-def test_what_is_wrong_with_a_row_is_told(table: Path) -> None:
-    cells = ['"never', '"d"e', "y" * 200_000, "z," * LONGEST_ROW, '"the end']
-    samples = samples_from_sources([str(write(table, "path\n" + "".join(f"{c}\n" for c in cells)))])
-    words = ["a quote is not closed", "',' expected after '\"'", "field limit (131072)",
-             "it is longer than 1,048,576 characters", "a quote is not closed"]  # fmt: skip
-    for row, (sample, expected) in enumerate(zip(samples, words, strict=True), 1):
-        assert sample.path == f"{table}:{row}"
-        told = str(sample.error)
-        assert told.startswith(f"row {row} is not CSV: ") and told.endswith(expected)
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ('"d"e', "',' expected after '\"'"),
+        ("y" * 200_000, "field larger than field limit (131072)"),
+        ("z," * LONGEST_LINE, "the line is longer than 1,048,576 characters"),
+        ('"never', "a quote is not closed"),
+        ('"never\nb\n"again', "a quote is not closed"),
+        ('"never\nb\n"again,"', "a quote is not closed"),
+    ],
+)
+def test_a_damaged_csv_ends_with_a_row_that_says_where(
+    table: Path, damage: str, reason: str
+) -> None:
+    write(table, f'path\n"a\nb"\n\n{damage}\nc\n')
+    first, last = samples_from_sources([str(table)])
+    assert first.path == "a\nb" and last.path == f"{table}:2"
+    message = f"row 2, at line 5, is not CSV: {reason}; the rest is not read"
+    assert str(last.error) == message
 
 
 def test_names_in_csv_need_not_be_utf8(table: Path) -> None:
@@ -147,7 +153,7 @@ def test_names_in_csv_need_not_be_utf8(table: Path) -> None:
         ('"path"s\na.jpg\n', "is not CSV: ',' expected after"),
         ("path\na.jpg\n".encode("utf-16-le"), "is not CSV in UTF-8"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "has no column 'path'"),
-        (b"path" + b"x" * 20_000_000, "is not CSV: it is longer than 1,048,576 characters"),
+        (b"path" + b"x" * 20_000_000, "is not CSV: the line is longer than 1,048,576 characters"),
         (b"path," * 1000, "has 1000 columns called 'path'"),
     ],
 )
@@ -209,28 +215,14 @@ def test_a_table_that_goes_or_fails_later_is_a_row(
 
 
 def test_a_row_of_any_length_takes_little_memory(table: Path) -> None:
-    with table.open("wb") as file:
-        file.write(b"path,more\n")
-        for cell in (b"%s,1\n", b'"%s",1\n', b"a,%s\n"):
-            file.write(cell % (b"y" * 20_000_000))
-        file.write(b"last,1\n")
-    tracemalloc.start()
-    found = read(table)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert found == [("1", "format"), ("2", "format"), ("3", "format"), ("last", None)]
-    assert most < 10_000_000
-
-
-def test_quotes_that_are_not_closed_do_not_hang(table: Path) -> None:
-    """What is read again behind them is bounded; then the rest is given up, and a row says so."""
-    for line, rows in (('a",x,"\n', None), ('a,"\n', 15_000), ('a,"b""\n', 30_000)):
-        write(table, "path,n\n" + line * 30_000)
-        began = time.monotonic()
-        samples = list(samples_from_sources([str(table)]))
-        assert time.monotonic() - began < 60
-        given_up = str(samples[-1].error).endswith("nor is what follows: quotes are not closed")
-        assert len(samples) == rows or (rows is None and given_up)
+    for cell in (b"%s,1\n", b'"%s",1\n', b"a,%s\n"):
+        write(table, b"path,more\n" + cell % (b"y" * 20_000_000))
+        tracemalloc.start()
+        found = read(table)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert found == [("1", "format")]
+        assert most < 10_000_000
 
 
 # --- what we write ---------------------------------------------------------------------------
@@ -475,7 +467,7 @@ def csv_of(rows: list[list[str]], dialect: dict[str, Any]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("inputs", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_a_damaged_line_of_csv_changes_no_other_row(inputs: int, table: Path) -> None:
+def test_a_damaged_line_of_csv_changes_no_row_before_it(inputs: int, table: Path) -> None:
     draw = random.Random(inputs)
     damage = [b'"', b'""', b"\0", b"\xff", b"\n", b"\r", b",", b'",', b',"', b"x" * 70_000, b""]
     lost = 0
@@ -496,7 +488,10 @@ def test_a_damaged_line_of_csv_changes_no_other_row(inputs: int, table: Path) ->
         found = read(table)
         others = [f"{i:03}.jpg" for i in range(len(rows) - 1) if i != hit - 1]
         kept = [name for name, code in found if code is None and name in others]
-        assert kept == others, (lines, found)
+        if found[-1][1] == "format":  # and the rest is not read
+            assert hit - 1 <= len(kept) and kept == others[: len(kept)], (lines, found)
+        else:
+            assert kept == others, (lines, found)
         lost += len(found) == len(others)
     assert lost < inputs / 20  # a line may become blank, which is no row
 

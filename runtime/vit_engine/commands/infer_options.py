@@ -4,7 +4,7 @@ import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from vit_engine.cli.parser import Parser, local_path, number, whole_number
 from vit_engine.commands.engine_options import add_model_options
@@ -137,8 +137,6 @@ def command_line() -> Parser:
         "others",
     )
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
-    for option in ("--truth", "--against", "--report"):
-        add(option, action=_Moved, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add = parser.add_argument_group(
         "past one machine",
         "With --ray, SOURCE may also be a Parquet manifest, and -o names a folder; both may be in "
@@ -172,14 +170,3 @@ def command_line() -> Parser:
 
 def _output_path(text: str) -> Path | str:
     return text if is_store(text) else local_path(text)
-
-
-class _Moved(argparse.Action):
-    """Refuses an option of vit-eval."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *found: Any) -> None:
-        option = found[-1]
-        parser.error(
-            f"{option} is an option of vit-eval: vit-eval SOURCE... -m MODEL {option} "
-            f"{'MODEL' if option == '--against' else 'FILE'}"
-        )

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,23 +83,18 @@ class VectorFile:
             if start.startswith(b"PAR1"):
                 opened = _parquet(file)
                 return {**_about(opened), "size": opened.schema_arrow.field(COLUMN).type.list_size}
-            with file.open("rb") as lines:
-                for row in map(json.loads, lines):
-                    if row[COLUMN] is not None:
-                        return {"space": row["space"], "size": len(row[COLUMN])}
+            raise ValueError("it is neither Parquet nor .npy")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
             raise UsageError(
                 f"{printable(str(file))} has no vectors of vit-infer ({one_line(e)}); write them "
-                "with -o vectors.parquet, vectors.npy or vectors.jsonl"
+                "with -o vectors.parquet or vectors.npy"
             ) from e
         except OSError as e:
             raise UsageError(f"{printable(str(e.filename or file))}: {e.strerror or e}") from e
-        raise UsageError(f"{printable(str(file))} has no vector: every image in it failed")
 
     def _blocks(self) -> Iterator[Block]:
         for file in self._files:
-            start = _start_of(file)
-            if start.startswith(NPY_MAGIC):
+            if _start_of(file).startswith(NPY_MAGIC):
                 vectors = np.load(file, mmap_mode="r")
                 first = 0
                 for batch in _parquet(Path(f"{file}{ROWS_BESIDE}")).iter_batches(
@@ -110,22 +104,12 @@ class VectorFile:
                     if paths:
                         yield paths, vectors[first : first + len(paths)]
                     first += len(paths)
-            elif start.startswith(b"PAR1"):
+            else:
                 for batch in _parquet(file).iter_batches(BLOCK, columns=["path", COLUMN]):
                     whole = batch.filter(batch.column(1).is_valid())
                     if whole.num_rows:
                         numbers = whole.column(1).flatten().to_numpy(zero_copy_only=False)
                         yield whole.column(0).to_pylist(), numbers.reshape(-1, self.size)
-            else:
-                with file.open("rb") as lines:
-                    rows = (row for row in map(json.loads, lines) if row[COLUMN] is not None)
-                    while block := list(islice(rows, BLOCK)):
-                        if {row["space"] for row in block} != {self.space}:
-                            raise UsageError(f"{self._name} has vectors of several spaces")
-                        yield (
-                            [row["path"] for row in block],
-                            np.array([row[COLUMN] for row in block], np.float32),
-                        )
 
 
 def _start_of(file: Path) -> bytes:

@@ -5,7 +5,6 @@ import functools
 import queue
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -239,20 +238,4 @@ def _body(answer: "HTTPResponse", limits: Limits) -> bytes:
         raise ImageError("truncated", message)
     if not data:
         raise ImageError("empty", "is empty")
-    if answer.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip"):
-        return _gunzipped(bytes(data), limits)
     return bytes(data)
-
-
-def _gunzipped(data: bytes, limits: Limits) -> bytes:
-    """Unpack what a server has packed unasked."""
-    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    try:
-        found = unpacker.decompress(data, limits.max_bytes + 1)
-    except zlib.error as e:
-        raise ImageError("decode", f"was sent as gzip, and cannot be unpacked: {e}") from e
-    if len(found) > limits.max_bytes:
-        raise ImageError("too_large", f"has more than {limits.max_bytes} bytes")
-    if not unpacker.eof:
-        raise ImageError("truncated", "was sent as gzip, and is cut short")
-    return found

@@ -1,40 +1,25 @@
 """Reading bodies: within a time, a size, and the memory for all of them together."""
 
 import asyncio
-import zlib
 
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from vit_engine.server.core.admission import MemoryReservation
-from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_request
+from vit_engine.server.core.refusal import ClientLeftError, RefusalError
 from vit_engine.server.core.settings import Settings
 
 DISCARDED = 4
 """A body that is refused is read on for so many times the limit, so that its sender, who may not
 read before he has sent, gets the answer."""
 
-_ENCODINGS = {"gzip": 31, "deflate": 15}
-"""What zlib calls the formats of whole bodies: wbits."""
 
-
-async def read_body(
-    request: Request,
-    reservation: MemoryReservation,
-    settings: Settings,
-    *,
-    compressed: bool = False,
-) -> bytes:
-    """Return the body of a request, unpacked where it may be `compressed`.
-
-    RefusalError where it is too large, too late or in an encoding that is not read.
-    """
+async def read_body(request: Request, reservation: MemoryReservation, settings: Settings) -> bytes:
+    """Return the body of a request; RefusalError where it is too large, too late or compressed."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    wbits = _ENCODINGS.get(encoding) if compressed else None
-    if encoding not in ("", "identity") and wbits is None:
-        known = ", ".join(_ENCODINGS) if compressed else "none"
+    if encoding not in ("", "identity"):
         raise RefusalError(
-            415, "encoding", f"Content-Encoding is {encoding[:40]!r}; of them {known} is read here"
+            415, "encoding", f"Content-Encoding is {encoding[:40]!r}; send the body as it is"
         )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > settings.max_body:
@@ -60,22 +45,7 @@ async def read_body(
         raise RefusalError(
             408, "late", f"the body was not here within {settings.body_time:g} s"
         ) from None
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
-    return body if wbits is None else _unpacked(body, wbits, reservation, settings)
-
-
-def _unpacked(body: bytes, wbits: int, reservation: MemoryReservation, settings: Settings) -> bytes:
-    stream = zlib.decompressobj(wbits)
-    try:
-        unpacked = stream.decompress(body, settings.max_body + 1)
-    except zlib.error as e:
-        raise bad_request(f"the body is not in its Content-Encoding ({e})") from None
-    if len(unpacked) > settings.max_body:
-        raise _too_large(settings)
-    if not stream.eof:
-        raise bad_request("the compressed body is cut short")
-    reservation.grow(len(unpacked))
-    return unpacked
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _too_large(settings: Settings) -> RefusalError:

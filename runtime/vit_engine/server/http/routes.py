@@ -223,7 +223,7 @@ class Routes:
         """Logits of tensors."""
         service, scheduler = self._service, self._find(request)
         with MemoryReservation(service.memory) as reservation:
-            body = await read_body(request, reservation, service.settings, compressed=True)
+            body = await read_body(request, reservation, service.settings)
             asked = open_inference.parse_request(
                 body, request.headers, scheduler.engine.contract, service.settings
             )

@@ -2,18 +2,17 @@
 
 import csv
 import io
-from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from vit_engine.errors import ImageError, one_line
 from vit_engine.outputs.csv_dialect import are_ours, unescaped
 
-LONGEST_ROW = 2**20
-"""Characters of the longest row that is read."""
+LONGEST_LINE = 2**20
+"""Characters of the longest line that is read."""
 
 _SEPARATORS = (",", ";", "\t")  # Excel's, where the comma is the decimal point, and its copy
-_MAX_REPARSED = 2**25  # characters of a file that are parsed again, behind quotes left open
 
 Row = tuple[int, list[str] | ImageError]
 """A row's number, from 1 after the header, and its cells, or why it cannot be read."""
@@ -30,16 +29,15 @@ def csv_rows(file: "io.BufferedReader[Any]", column: str) -> tuple[list[str], It
     Of rows that we wrote, the apostrophes before formulas are taken away. Nothing is sought, so a
     pipe can be read too.
 
-    ImageError for a file that is empty or whose header is not CSV. So is a row, in its place, that
-    is damaged, longer than LONGEST_ROW, or has a cell over the csv module's limit (128 Ki unless
-    the program sets another); the next line is then the next row. Only a file with a great many
-    quotes that are not closed is given up, at one of them.
+    ImageError for a file that is empty or whose header is not CSV. So is the last row, where one is
+    damaged, has a line over LONGEST_LINE or a cell over the csv module's limit (128 Ki unless the
+    program sets another): what follows is not read.
     """
     if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = _Text(file, "utf-16", "replace", newline="")
     else:
         text = _Text(file, "utf-8-sig", "surrogateescape", newline="")
-    lines = _Lines(text)
+    lines = _lines(text)
     try:
         first = next((line for line in lines if line.strip("\r\n")), None)
         if first is None:
@@ -47,13 +45,12 @@ def csv_rows(file: "io.BufferedReader[Any]", column: str) -> tuple[list[str], It
         if "\0" in first:
             message = "is not CSV in UTF-8: its first line has NULs, as UTF-16 has"
             raise ImageError("format", message)
-        lines.start_row([first])
-        reader = csv.reader(lines, delimiter=_separator(first, column), strict=True)
+        separator = _separator(first, column)
+        reader = csv.reader(chain((first,), lines), delimiter=separator, strict=True)
         names = [name.strip() for name in next(reader)]
     except csv.Error as e:
-        raise ImageError("format", f"is not CSV: {_reason(e, lines)}") from e
-    rows = _rows(reader, lines, len(names))
-    return names, _unescaped(rows) if are_ours(names) else rows
+        raise ImageError("format", f"is not CSV: {_reason(e, 1)}") from e
+    return names, _rows(reader, names)
 
 
 def _separator(header: str, column: str) -> str:
@@ -71,75 +68,33 @@ class _Text(io.TextIOWrapper):
         """Leave the file open."""
 
 
-class _Lines:
-    """The lines of a file: those of the row that is being read are kept, and can come again."""
-
-    def __init__(self, file: io.TextIOWrapper) -> None:
-        self._file = file
-        self._again: deque[str] = deque()
-        self.start_row()
-
-    def start_row(self, again: Sequence[str] = ()) -> None:
-        """Forget the lines of the last row, but for those of a damaged one that come `again`."""
-        self._again.extendleft(reversed(again))
-        self.row: list[str] = []
-        self._size = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else self._file.readline(LONGEST_ROW + 1)
-        if not line:
-            raise StopIteration
-        if len(line) > LONGEST_ROW and not line.endswith(("\r", "\n")):
-            while rest := self._file.readline(LONGEST_ROW):
-                if rest.endswith(("\r", "\n")):
-                    break
-            line += "\n"
-        self.row.append(line)
-        self._size += len(line)
-        if self._size > LONGEST_ROW:
-            raise csv.Error(f"it is longer than {LONGEST_ROW:,} characters")
-        return line
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise csv.Error(f"the line is longer than {LONGEST_LINE:,} characters")
+        yield line
 
 
-def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[Row]:
-    number = reparsed = 0
-    again: list[str] = []
-    while True:
-        lines.start_row(again)
-        again = []
-        try:
-            cells = next(reader, None)
-            if cells and len(cells) > columns and len(lines.row) > 1:
+def _rows(reader: Any, names: Sequence[str]) -> Iterator[Row]:
+    number, unchanged = 0, not are_ours(names)
+    line = reader.line_num
+    try:
+        for cells in reader:
+            if len(cells) > len(names) and reader.line_num > line + 1:
                 raise csv.Error
-        except csv.Error as e:
-            number += 1
-            again = lines.row[1:]
-            reparsed += sum(map(len, again))
-            if reparsed > _MAX_REPARSED:
-                message = f"row {number} is not CSV, nor is what follows: quotes are not closed"
-                yield number, ImageError("format", message)
-                return
-            yield number, ImageError("format", f"row {number} is not CSV: {_reason(e, lines)}")
-        else:
-            if cells is None:
-                return
+            line = reader.line_num
             if cells:
                 number += 1
-                yield number, cells
+                yield number, cells if unchanged else [unescaped(cell) for cell in cells]
+    except csv.Error as e:
+        reason = _reason(e, reader.line_num - line)
+        message = (
+            f"row {number + 1}, at line {line + 1}, is not CSV: {reason}; the rest is not read"
+        )
+        yield number + 1, ImageError("format", message)
 
 
-def _reason(error: csv.Error, lines: _Lines) -> str:
-    """Say what is wrong with a row: one that goes on over lines without need has an open quote."""
-    is_open = len(lines.row) > 1 or "end of data" in str(error)
+def _reason(error: csv.Error, lines: int) -> str:
+    """Say what is wrong with a row of so many lines: over several it mostly has an open quote."""
+    is_open = lines > 1 or "end of data" in str(error)
     return "a quote is not closed" if is_open else one_line(error)
-
-
-def _unescaped(rows: Iterator[Row]) -> Iterator[Row]:
-    for number, row in rows:
-        if isinstance(row, ImageError):
-            yield number, row
-        else:
-            yield number, [unescaped(cell) for cell in row]
