@@ -18,8 +18,8 @@ from vit_engine.machine.output_file import output_file
 from vit_engine.outputs.embeddings import Vectors
 from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet, thumbnail
 from vit_engine.rows.vector_reader import Neighbour, VectorFile
-from vit_engine.sources.downloads import is_url
 from vit_engine.sources.sample import Sample
+from vit_engine.sources.urls import is_url
 from vit_engine.text_embedder import TextEmbedder
 
 

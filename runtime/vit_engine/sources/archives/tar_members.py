@@ -22,9 +22,6 @@ MAX_NAME = 4096
 REMEMBERED = 2**16
 """Members of late that a link may name: some megabytes of names."""
 
-READ_AGAIN = 2**32
-"""Bytes that are unpacked again, in all, for the links of one gzipped tar: ten seconds or so."""
-
 _NO_MEMBERS = (tarfile.DIRTYPE, b"D", b"V", b"N", b"A")  # GNU's and Solaris' lists, labels, rights
 _SPECIAL = {
     tarfile.CHRTYPE: "a character device",
@@ -61,7 +58,6 @@ class TarMembers:
         self._skipped, self._report_progress = skipped, report_progress
         self._places: OrderedDict[str, _Place] = OrderedDict()  # by name, for links
         self._head = b""  # of the member that comes now, where it has been read
-        self._read_again = 0
 
     def samples(self) -> Iterator[Sample]:
         """Yield a span of a plain tar for each member, of a gzipped one its bytes.
@@ -139,18 +135,11 @@ class TarMembers:
         return _Place(member.offset_data, member.size, verdict)
 
     def _unpacked(self, name: str, place: _Place, stream: Gunzipped) -> Sample:
-        """Return an item with the bytes of the member that comes now, or that a link names."""
-        if place.start + len(self._head) == stream.tell():
-            data = self._head + stream.read(place.size - len(self._head))
-        else:
-            self._read_again += place.start + place.size
-            if self._read_again > READ_AGAIN:
-                message = "is one link too many: a gzipped tar is read again for each; unpack it"
-                return Sample(name, error=ImageError("too_large", message))
-            with open_regular(self.path) as file:
-                again = Gunzipped(file, self._report_progress)
-                again.seek(place.start)
-                data = again.read(place.size)
+        """Return an item with the bytes of the member that comes now."""
+        if place.start + len(self._head) != stream.tell():
+            message = "is a link, which is not followed in a gzipped tar; unpack it"
+            return Sample(name, error=ImageError("missing", message))
+        data = self._head + stream.read(place.size - len(self._head))
         if len(data) < place.size:
             message = f"is cut short: {len(data)} of {place.size} bytes are there"
             return Sample(name, error=ImageError("truncated", message))
