@@ -76,8 +76,8 @@ def label(
 
     `address` is that of `connection.connected`, `vectors` the `dtype` of
     `formats.format_from_name`; other options are those of `Classifier.classify` and
-    `DecodeOptions`. UsageError where `output` has another run in it, or a row_id is not there exactly once; VitError
-    where the cluster failed for good: what is written stays, for `resume`.
+    `DecodeOptions`. UsageError where `output` has another run in it, or a row_id is not there
+    exactly once; VitError where the cluster failed for good: what is written stays, for `resume`.
     """
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}, it must be at least 1")

@@ -73,7 +73,7 @@ def samples_from_sources(
 
     `UsageError`, before the first item, for no source at all, a folder without an image, a glob
     without a match, an archive without an image where it is the only source, and a table that has
-    no rows with the column; with its first line for a list that is NUL-terminated or UTF-16 unasked.
+    no rows with the column; with the first line for a list that is NUL-terminated or UTF-16.
 
     In `skipped` are counted, while folders and archives are searched, the images there that are
     not for labelling, by the reason, for `folders.in_words`.

@@ -115,16 +115,13 @@ def parse_request(
             if not files:
                 raise bad_request("the multipart body has no file; send each as a part with a name")
             names, images = zip(*files, strict=True)
-            return ClassifyRequest([*images], [*names], _from_query(wanted))
+            parameters = from_query(wanted, Parameters, usage=_PARAMETERS)
+            return ClassifyRequest([*images], [*names], parameters)
         if body[:256].lstrip()[:1] == b"{":
             if wanted:
                 raise bad_request("parameters belong into the JSON body, not into the query")
             return _from_json(body)
-    return ClassifyRequest([body], [None], _from_query(wanted))
-
-
-def _from_query(query: Mapping[str, str]) -> Parameters:
-    return from_query(query, Parameters, usage=_PARAMETERS)
+    return ClassifyRequest([body], [None], from_query(wanted, Parameters, usage=_PARAMETERS))
 
 
 def _from_json(body: bytes) -> ClassifyRequest:
