@@ -23,12 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Classifier(ImageModel):
-    """An open model that labels images. A context manager; `classify` is thread-safe.
-
-    It may be opened before a fork: on the CPU a child opens a session of its own when it first
-    needs one, on a GPU it is refused at once. It cannot be pickled. UsageError for an embedding
-    model.
-    """
+    """An `ImageModel` that labels images; UsageError for an embedding model."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
@@ -63,22 +58,18 @@ class Classifier(ImageModel):
         alpha is dropped; an array (N, H, W, 3) is a batch. One image alone counts as a list of one.
         What is none, or cannot be read, becomes a prediction with its error.
 
-        Images are taken by another thread, some batches ahead; each is copied as it is then, so
-        that buffers may be used again. What the iterable raises is raised here, after the images
-        before it. `top_k` labels are given, by default 5; with a `threshold`, those whose score
-        reaches it, by default all such, perhaps none. `batch` images run at once (by default the
-        engine's).
+        Images are taken by another thread, some batches ahead; each is copied as it is then. What
+        the iterable raises is raised here, after the images before it. `top_k` labels are given, by
+        default 5; with a `threshold`, those whose score reaches it, by default all such, perhaps
+        none. `batch` images run at once (by default the engine's).
 
-        With `isolated`, files and bytes are decoded as by vit-infer, in other processes with a
-        limit of memory and a `timeout` of seconds (by default 30): one that crashes or hangs its
-        decoder is a prediction with the error `crash` or `timeout`. PIL images and arrays are
-        decoded already, and stay here.
+        With `isolated`, files and bytes are decoded in other processes with a limit of memory and a
+        `timeout` of seconds (by default 30): one that crashes or hangs its decoder is a prediction
+        with the error `crash` or `timeout`. PIL images and arrays are decoded already.
 
-        Raises TypeError for `images` of another kind and for numbers that are not whole,
-        UsageError for those below 1, for a threshold that no score of the model can be, for a
-        timeout that is not above 0, or without `isolated`, and once
-        the classifier is closed, before or in the middle of an iteration; also for an iteration
-        that a forked child goes on with. ProviderError where the provider fails.
+        TypeError for `images` of another kind and for numbers that are not whole, UsageError for
+        numbers out of range, for a timeout without `isolated`, once the classifier is closed, and
+        in a forked child that goes on with an iteration. ProviderError where the provider fails.
         """
         selection, batch = self._checked(top_k, threshold, batch)
         decode_options = None

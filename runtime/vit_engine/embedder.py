@@ -13,10 +13,9 @@ from vit_engine.outputs.embeddings import Embeddings
 
 
 class Embedder(ImageModel):
-    """An open model that gives each image a vector. A context manager; `embed` is thread-safe.
+    """An `ImageModel` that gives each image a vector; UsageError for a classifier.
 
-    Vectors may be compared where their `output.space` is the same. It may be opened before a fork,
-    as a Classifier may, and cannot be pickled. UsageError for a classifier.
+    Vectors may be compared where their `output.space` is the same.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -53,7 +53,7 @@ class LabelledBatch:
 
 
 class ImageModel:
-    """An open model of any kind of output. A context manager.
+    """An open model of any kind of output. A context manager; what runs images is thread-safe.
 
     It may be opened before a fork: on the CPU a child opens a session of its own when it first
     needs one, on a GPU it is refused at once. It cannot be pickled.
@@ -62,10 +62,8 @@ class ImageModel:
     def __init__(self, engine: Engine) -> None:
         if not isinstance(engine, Engine):
             name = type(self).__name__
-            article = "an" if name[0] in "EI" else "a"
             raise TypeError(
-                f"{article} {name} is made of an open Engine, not of {engine!r:.80}; "
-                f"{name}.load(path) opens a model"
+                f"{name} takes an open Engine, not {engine!r:.80}; {name}.load(path) opens a model"
             )
         self.engine = engine
 
@@ -259,9 +257,8 @@ class ImageModel:
                         paths = [job.image.path for job in batch.jobs if job.error is None]
                         found = self.output.results(values, selection, paths)
                     finally:
-                        del (
-                            logits
-                        )  # it holds its error, whose traceback holds this frame, and the pool
+                        # It holds its error, whose traceback holds this frame, and the pool.
+                        del logits
                     decoded, rows = iter(batch.pixels), iter(values)
                     pairs = [
                         (next(found), next(decoded))

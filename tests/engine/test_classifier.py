@@ -124,5 +124,7 @@ def test_numbers_of_numpy_are_numbers(vit: Classifier) -> None:
 
 @pytest.mark.parametrize("given", ["vit.onnx", Path("vit.onnx"), None, b"vit.onnx"])
 def test_a_classifier_is_made_of_an_engine(given: Any) -> None:
-    with pytest.raises(TypeError, match=r"not of .*; Classifier.load\(path\) opens a model"):
+    with pytest.raises(
+        TypeError, match=r"takes an open Engine, not .*; Classifier.load\(path\) opens a model"
+    ):
         Classifier(given)

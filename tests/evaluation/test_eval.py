@@ -316,11 +316,3 @@ def test_options_that_make_no_sense_write_nothing(
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert words in done.stderr
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize("option", ["--truth", "--against", "--report"])
-def test_vit_infer_says_where_the_options_went(run_command: Run, option: str) -> None:
-    done = run_command("vit-infer", EXAMPLES[0], "-m", "demo", option, "x")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"{option} is an option of vit-eval: vit-eval SOURCE... -m MODEL {option}" in done.stderr
-    assert len(done.stderr.splitlines()) == 1

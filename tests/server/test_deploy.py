@@ -16,7 +16,7 @@ import yaml
 
 from support import ROOT, wait_until
 from support.running_server import STAR, Server, running
-from vit_engine.commands.serve_options import command_line
+from vit_engine.commands.serve import command_line
 
 DEPLOY = ROOT / "deploy"
 

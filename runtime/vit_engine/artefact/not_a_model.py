@@ -1,6 +1,5 @@
 """What people name in place of an artefact, and the command that comes before."""
 
-import os
 import re
 from pathlib import Path
 
@@ -30,8 +29,7 @@ def folder_in_words(folder: Path) -> str:
 def describe_file(path: Path) -> str | None:
     """Say what to do with a file that was named as a model, None for one that may be ONNX."""
     if path.suffix.lower() in _WEIGHTS or path.name == "config.json":
-        kind = "config" if path.name == "config.json" else "weights"
-        return f"holds the {kind} of a checkpoint; {_export(path.parent)}"
+        return f"is a part of a checkpoint; {_export(path.parent)}"
     return None
 
 
@@ -43,17 +41,10 @@ def absence_in_words(path: Path) -> str:
     if near := did_you_mean(name, ending=".onnx"):
         return f"no such file{near}"
     if name.startswith("hf:") or (_ID.fullmatch(name) and path.suffix != ".onnx"):
-        return (
-            f"no such file; if it is a model on a hub, run 'vit-export {name} --fp16 -o vit.onnx' "
-            "first, then '-m vit.onnx'"
-        )
-    target = name if path.suffix == ".onnx" else os.path.splitext(name)[0] + ".onnx"  # noqa: PTH122
-    return (
-        f"no such file; write one with 'vit-export --fp16 -o {printable(target)}', or try the "
-        "bundled model with '-m demo'"
-    )
+        return f"no such file; if it is a model on a hub, {_export(path)}"
+    return "no such file; write one with vit-export, or try the bundled model with '-m demo'"
 
 
-def _export(folder: Path) -> str:
-    name = printable(str(folder))
+def _export(checkpoint: Path) -> str:
+    name = printable(str(checkpoint))
     return f"run 'vit-export {name} --fp16 -o vit.onnx' first, then '-m vit.onnx'"

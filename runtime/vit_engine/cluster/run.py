@@ -74,11 +74,10 @@ def label(
 ) -> Tally:
     """Write a row for each image of a manifest, or of what `find` finds in the sources.
 
-    `address` is that of `connection.connected`, `top_k` and `threshold` are those of
-    `Classifier.classify`, `vectors` is the `dtype` of `formats.format_from_name`; `timeout`, `fast`
-    and `private_redirects` are those of `DecodeOptions`.
-    UsageError where `output` has another run in it, or a row_id is not there exactly once; VitError
-    where the cluster failed for good: what is written stays, for `resume`.
+    `address` is that of `connection.connected`, `vectors` the `dtype` of
+    `formats.format_from_name`; other options are those of `Classifier.classify` and
+    `DecodeOptions`. UsageError where `output` has another run in it, or a row_id is not there
+    exactly once; VitError where the cluster failed for good: what is written stays, for `resume`.
     """
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}, it must be at least 1")
@@ -149,9 +148,8 @@ def _images(
                     "resume with the same, or name another folder"
                 )
         return images, int(found["images"])
-    samples = (
-        iter(()) if given else find(run["sources"])
-    )  # its refusals, before anything is written
+    # Before anything is written, for what it refuses.
+    samples = iter(()) if given else find(run["sources"])
     for name in ("rows", "checkpoint"):
         files.create_dir((out / name).path, recursive=True)
     total = manifest.count(given) if given else manifest.write(samples, images)

@@ -24,7 +24,6 @@ from vit_engine.evaluation.evaluation import Evaluation, is_report, write_report
 from vit_engine.evaluation.truth import truth_from_name
 from vit_engine.image_model import ImageModel
 from vit_engine.machine.output_file import OutputFile, output_file
-from vit_engine.outputs.embeddings import ALIKE
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import DEFAULT_THRESHOLD, Scores
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
@@ -57,9 +56,9 @@ def command_line() -> Parser:
         "--threshold",
         type=number("a number from 0 to 1", accepts=lambda t: 0 <= t <= 1),
         metavar="S",
+        default=DEFAULT_THRESHOLD,
         help="score from which on a label is given, where labels do not exclude each other "
-        f"(default {DEFAULT_THRESHOLD:g}); of vectors, the cosine from which on two agree "
-        f"(default {ALIKE:g})",
+        "(default %(default)g)",
     )
     add("--report", type=local_path, metavar="FILE", help="write all that was found as JSON")
     add("--html", type=local_path, metavar="FILE", help="write a page with the worst mistakes")
@@ -102,9 +101,6 @@ def _evaluate(
     thumbnails = page is not None
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     output = output_from_contract(contract.output)
-    threshold = arguments.threshold
-    if threshold is None:
-        threshold = output.default_threshold
     if arguments.truth:  # read before the model is opened, which takes seconds
         if not isinstance(output, Scores):
             raise UsageError(
@@ -112,7 +108,9 @@ def _evaluate(
                 "with another model's by --against"
             )
         truth = truth_from_name(arguments.truth, output)
-        parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
+        parts["truth"] = Evaluation(
+            truth, output, threshold=arguments.threshold, thumbnails=thumbnails
+        )
     skipped = Counter[str]()
     progress = Progress(skipped, quiet=arguments.quiet)
     with interrupts() as interrupt, ExitStack() as models:
@@ -124,7 +122,7 @@ def _evaluate(
                     arguments.against,
                     vit,
                     lambda name: ImageModel.load(name, options),
-                    threshold=threshold,
+                    threshold=arguments.threshold,
                     thumbnails=thumbnails,
                 )
             )

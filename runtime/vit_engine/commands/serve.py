@@ -1,20 +1,151 @@
-"""vit-serve: labels images over HTTP."""
+"""vit-serve: labels images over HTTP. Each option may also come from the environment."""
 
+import argparse
 import logging
 import os
+import shlex
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
+from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.cli import exit_codes
-from vit_engine.commands import serve_options
-from vit_engine.commands.engine_options import engine_settings
-from vit_engine.errors import MachineError
+from vit_engine.cli.parser import Parser, seconds, whole_number
+from vit_engine.commands.engine_options import add_engine_options, engine_settings
+from vit_engine.errors import MachineError, UsageError, printable
 from vit_engine.machine.installation import pip_install
+from vit_engine.server.core.settings import SETTINGS, Settings
+
+PREFIX = "VIT_SERVE_"
+"""Of environment variables: VIT_SERVE_PORT is --port, VIT_SERVE_MODELS the models."""
+
+_MIB = 2**20
+
+
+def command_line() -> Parser:
+    """Return the parser of vit-serve's command line."""
+    parser = Parser(
+        "vit-serve",
+        description="Label images over HTTP with models that vit-export wrote.",
+        epilog="each option is also read from the environment, as in VIT_SERVE_PORT=9000 or "
+        "VIT_SERVE_MODELS='a.onnx b.onnx'; exit codes: 0 done, after SIGTERM; 1 unforeseen; 2 bad "
+        "usage or artefact; 4 provider or address not available; 130 interrupted",
+    )
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help=f"artefact, NAME=FILE, or 'demo'; the first is the default (default {DEFAULT_MODEL})",
+    )
+    add = parser.add_argument_group("address").add_argument
+    add("--host", default="127.0.0.1", help="address to listen at (default %(default)s)")
+    add(
+        "--port",
+        type=whole_number("the number of a port", minimum=0),
+        default=8000,
+        metavar="N",
+        help="port to listen at, 0 for any (default %(default)s)",
+    )
+    add("--cors", action="append", default=[], metavar="ORIGIN", help="of pages that may call")
+    add("--api-key-file", type=Path, metavar="FILE", help="keys, one a line; probes need none")
+    add("--access-log", action="store_true", help="a line of JSON on stdout for each request")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--text",
+        metavar="FILE",
+        help="of vit-export --text: /v1/embeddings then takes texts beside a model's images",
+    )
+    add_engine_options(model)
+    limits = parser.add_argument_group("limits")
+
+    def size(name: str, default: float, what: str, message: str) -> None:
+        limits.add_argument(
+            name,
+            type=whole_number(f"a whole number of {what}", minimum=1),
+            default=default,
+            metavar="N",
+            help=f"{message} (default %(default)s)",
+        )
+
+    def time(name: str, default: float, message: str) -> None:
+        limits.add_argument(
+            name,
+            type=seconds(86_400),
+            default=default,
+            metavar="S",
+            help=f"seconds {message} (default %(default)g)",
+        )
+
+    size("--max-body", SETTINGS.max_body // _MIB, "MiB", "MiB of one body")
+    size("--max-held", SETTINGS.max_held // _MIB, "MiB", "MiB of all bodies at once")
+    size("--max-pixels", SETTINGS.max_pixels, "pixels", "pixels of an image")
+    size("--max-images", SETTINGS.max_images, "images", "images that wait, of each model")
+    time("--decode-timeout", SETTINGS.decode_time, "to decode an image")
+    time("--header-timeout", SETTINGS.header_time, "to send the head of a request")
+    time("--body-timeout", SETTINGS.body_time, "to send its body")
+    time("--keep-alive", SETTINGS.keep_alive, "that a connection may idle")
+    time("--deadline", SETTINGS.deadline, "until a request is answered, or refused")
+    time("--drain", SETTINGS.drain, "to go on after SIGTERM, not ready")
+    return parser
+
+
+def parsed(parser: Parser, environment: Mapping[str, str]) -> argparse.Namespace:
+    """Return the arguments of the command line, before them those of the environment."""
+    options = []
+    for action in parser._actions:
+        value = environment.get(PREFIX + action.dest.upper())
+        if value is None or not action.option_strings or action.dest in ("help", "version"):
+            continue
+        option = action.option_strings[-1]
+        if action.nargs == 0:
+            if value.lower() not in ("", "0", "1", "false", "true"):
+                parser.error(f"{PREFIX}{action.dest.upper()} is {value!r}, it must be 1 or 0")
+            options += [option] if value.lower() in ("1", "true") else []
+        else:
+            parts = shlex.split(value) if isinstance(action.default, list) else [value]
+            options += [f"{option}={part}" for part in parts]
+    arguments = parser.parse(options)
+    if not arguments.models:
+        arguments.models = shlex.split(environment.get(f"{PREFIX}MODELS", "")) or [DEFAULT_MODEL]
+    return arguments
+
+
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """Return what the options say of limits and keys; UsageError for a file without keys."""
+    return Settings(
+        max_body=arguments.max_body * _MIB,
+        max_held=max(arguments.max_held, arguments.max_body) * _MIB,
+        max_pixels=arguments.max_pixels,
+        max_images=arguments.max_images,
+        decode_time=arguments.decode_timeout,
+        header_time=arguments.header_timeout,
+        body_time=arguments.body_timeout,
+        keep_alive=arguments.keep_alive,
+        deadline=arguments.deadline,
+        drain=arguments.drain,
+        origins=tuple(arguments.cors),
+        keys=_keys(arguments.api_key_file),
+        log_requests=arguments.access_log,
+    )
+
+
+def _keys(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    name = printable(os.fspath(path))
+    try:
+        keys = tuple(path.read_text("utf-8").split())
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"--api-key-file {name}: cannot be read ({e})") from e
+    if not keys:
+        raise UsageError(f"--api-key-file {name}: has no key in it; write one a line")
+    return keys
 
 
 def main() -> int:
     """Run vit-serve; returns the exit code."""
-    parser = serve_options.command_line()
-    arguments = serve_options.parsed(parser, os.environ)
+    parser = command_line()
+    arguments = parsed(parser, os.environ)
     try:
         from vit_engine.server.http import listener
         from vit_engine.server.http.app import application
@@ -27,7 +158,7 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     app = application(
         *arguments.models,
-        settings=serve_options.settings_from(arguments),
+        settings=settings_from(arguments),
         options=engine_settings(arguments),
         text=arguments.text,
     )

@@ -88,39 +88,41 @@ class ModelComparison:
             self._examples.add(float(apart[i]), those[i], {"labels": labels}, shown)
 
     def report(self) -> dict[str, Any]:
-        """Return all that was found, as it goes into JSON."""
-        some, found = self.images > 0, self._compared
+        """Return all that was found, as it goes into JSON; figures of no image are left out."""
         return {
             "model": self._name,
             "images": self.images,
-            "agreement": found.agreement,
             "nonfinite": self.nonfinite,
-            "flipped": None if some and found.agreement is None else found.different,
-            "max_abs_diff": found.max_abs_diff if some else None,
-            "mean_abs_diff": found.mean_abs_diff if some else None,
-            "logit_range": found.range if some else None,
+            **(self._figures() if self.images else {}),
+            "most_different": self._examples.report(),
+        }
+
+    def _figures(self) -> dict[str, Any]:
+        found = self._compared
+        return {
+            "agreement": found.agreement,
+            "flipped": None if found.agreement is None else found.different,
+            "max_abs_diff": found.max_abs_diff,
+            "mean_abs_diff": found.mean_abs_diff,
+            "logit_range": found.range,
             "r2": found.r2,
             "flips": self._flips,
-            "most_different": self._examples.report(),
         }
 
     def lines(self) -> Iterator[str]:
         """Yield what is printed at the end of the run."""
-        found = self._compared
-        yield from self._remarks()
-        if self.images:
-            yield (
-                f"against {self._name}: {found}; |logit difference| at most "
-                f"{found.max_abs_diff:.3g}, {found.mean_abs_diff:.3g} in the mean, in a range of "
-                f"{found.range:.3g}"
-            )
-
-    def _remarks(self) -> Iterator[str]:
+        start = f"against {self._name}: "
         if self.nonfinite:
             both = self.nonfinite + self.images
-            yield f"against {self._name}: NaN or Inf on {self.nonfinite:,} of {both:,} images"
-        if not self.images:
-            yield f"against {self._name}: no image has a result of both"
+            yield f"{start}NaN or Inf on {self.nonfinite:,} of {both:,} images"
+        yield start + (self._summary() if self.images else "no image has a result of both")
+
+    def _summary(self) -> str:
+        found = self._compared
+        return (
+            f"{found}; |logit difference| at most {found.max_abs_diff:.3g}, "
+            f"{found.mean_abs_diff:.3g} in the mean, in a range of {found.range:.3g}"
+        )
 
     def sections(self) -> list[Section]:
         """Return what the page shows."""
@@ -131,10 +133,8 @@ class ModelComparison:
 class VectorComparison(ModelComparison):
     """The same for vectors: their cosines, and whether neighbours stay neighbours."""
 
-    def __init__(
-        self, name: str, run: Run, output: Embeddings, *, threshold: float, thumbnails: bool
-    ) -> None:
-        super().__init__(name, run, output, threshold=threshold, thumbnails=thumbnails)
+    def __init__(self, name: str, run: Run, output: Embeddings, **options: Any) -> None:
+        super().__init__(name, run, output, **options)
         self._least, self._sum = 1.0, 0.0
         self._ours, self._theirs = np.empty((2, 0, output.size), np.float32)
 
@@ -150,37 +150,21 @@ class VectorComparison(ModelComparison):
         for image, cosine in zip(those, near.tolist(), strict=True):
             self._examples.add(-cosine, image, {"cosine": cosine}, [("cosine", cosine)])
 
-    def report(self) -> dict[str, Any]:
-        """Return all that was found, as it goes into JSON."""
-        some, found = self.images > 0, self._compared
+    def _figures(self) -> dict[str, Any]:
         return {
-            "model": self._name,
-            "images": self.images,
-            "nonfinite": self.nonfinite,
-            "min_cosine": self._least if some else None,
-            "mean_cosine": self._sum / self.images if some else None,
-            "recall": recall(self._ours, self._theirs) if some else None,
+            "min_cosine": self._least,
+            "mean_cosine": self._sum / self.images,
+            "recall": recall(self._ours, self._theirs),
             "recall_images": len(self._ours),
-            "threshold": self._threshold,
-            "agreement": found.agreement,
-            "max_abs_diff": found.max_abs_diff if some else None,
-            "most_different": self._examples.report(),
+            "max_abs_diff": self._compared.max_abs_diff,
         }
 
-    def lines(self) -> Iterator[str]:
-        """Yield what is printed at the end of the run."""
-        yield from self._remarks()
-        if self.images:
-            found, start = self.report(), f"against {self._name}: "
-            yield (
-                f"{start}cosine at least {found['min_cosine']:.6f}, {found['mean_cosine']:.6f} in "
-                f"the mean, {self._threshold:g} or more on {found['agreement']:.1%} of "
-                f"{self.images:,} images"
-            )
-            yield (
-                f"{start}{found['recall']:.1%} of an image's nearest others are the same, among "
-                f"{len(self._ours):,} images"
-            )
+    def _summary(self) -> str:
+        return (
+            f"cosine at least {self._least:.6f}, {self._sum / self.images:.6f} in the mean of "
+            f"{self.images:,} images; {recall(self._ours, self._theirs):.1%} of an image's nearest "
+            f"others are the same, among {len(self._ours):,} images"
+        )
 
 
 @contextmanager

@@ -23,11 +23,9 @@ def pip_install(extra: str, *options: str) -> str:
     if origin.get("url", "").startswith("file://"):
         path = Path(unquote(urlsplit(origin["url"]).path))
         source = str(path) if path.exists() else WHEEL
-    elif "vcs_info" in origin:
-        vcs = origin["vcs_info"]
-        return _line(*options, f"vit-engine[{extra}] @ {vcs['vcs']}+{origin['url']}")
     elif "url" in origin:
-        return _line(*options, f"vit-engine[{extra}] @ {origin['url']}")
+        vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
+        return _line(*options, f"vit-engine[{extra}] @ {vcs}{origin['url']}")
     editable = ("--editable",) if origin.get("dir_info", {}).get("editable") else ()
     return _line(*options, *editable, f"{source}[{extra}]")
 

@@ -80,6 +80,8 @@ class Embeddings:
     """Of a row, between its path and its error; [x] is a list of x."""
 
     element: ClassVar[str] = "vector"
+    agreed: ClassVar[str] = "vectors that agree"
+    widest_number: ClassVar[str] = "1.23e+03"  # in a table, where it is the length of a vector
     default_threshold: ClassVar[float] = ALIKE
 
     @property
@@ -97,10 +99,7 @@ class Embeddings:
         return Selection(0, None, "none")
 
     def results(
-        self,
-        vectors: Vectors,
-        _: Selection,
-        paths: Iterable[str | None] = repeat(None),
+        self, vectors: Vectors, _: Selection, paths: Iterable[str | None] = repeat(None)
     ) -> Iterator[Embedding]:
         """Yield the embedding of each row (N, size), with its path where there is one.
 
@@ -117,11 +116,6 @@ class Embeddings:
         return Embedding(path, error=str(error), error_code=error.code)
 
     @property
-    def widest_number(self) -> str:
-        """The widest that a table shows beside the first numbers of a vector: its length."""
-        return "1.23e+03"
-
-    @property
     def cell_texts(self) -> Collection[str]:
         """The widest texts of a table's cells."""
         return (_in_short(np.full(self.size, -1.2345)),)
@@ -131,17 +125,8 @@ class Embeddings:
         assert embedding.vector is not None
         return [(f"{np.linalg.norm(embedding.vector):.3g}", _in_short(embedding.vector))]
 
-    @property
-    def agreed(self) -> str:
-        """What is alike where two agree on an image."""
-        return "vectors that agree"
-
     def agreements(
-        self,
-        found: Vectors,
-        expected: Vectors,
-        *,
-        threshold: float = ALIKE,
+        self, found: Vectors, expected: Vectors, *, threshold: float = ALIKE
     ) -> NDArray[np.bool_]:
         """Tell of each image whether the cosine of its two vectors is `threshold` or more."""
         return np.asarray(cosines(found, expected) >= threshold)

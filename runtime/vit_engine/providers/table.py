@@ -9,7 +9,7 @@ from vit_engine.providers.availability import import_onnxruntime
 from vit_engine.providers.cpu import CPU
 from vit_engine.providers.cuda import CUDA
 from vit_engine.providers.openvino.openvino import OPENVINO
-from vit_engine.providers.provider import Provider, SessionSpec, Unavailable
+from vit_engine.providers.provider import Provider, SessionSpec
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS
 from vit_engine.providers.tensorrt import TENSORRT
 
@@ -40,20 +40,17 @@ def candidates(spec: SessionSpec) -> tuple[Provider, ...]:
             f"{choice} does not take --compute {options.compute}: that is for {message}"
         )
     if chosen is not None:
-        if reason := _lacks_operators(chosen, spec):
-            raise UsageError(f"{reason}; use --provider cpu, or export with --fp16")
+        if lacking := _lacks_operators(chosen, spec):
+            raise UsageError(f"{lacking}; use --provider cpu, or export with --fp16")
         if unavailable_reason := chosen.unavailable_reason(options):
             raise ProviderError(f"provider {chosen.name} cannot run here: {unavailable_reason}")
         return (chosen,)
     if not _may_have_gpu():
         return (CPU,)
-    found: str | Unavailable | None = CUDA.unavailable_reason(options) or _lacks_operators(
-        CUDA, spec
-    )
-    if found is None:
-        return CUDA, CPU
-    log_fallback(CUDA, found)
-    return (CPU,)
+    if reason := CUDA.unavailable_reason(options) or _lacks_operators(CUDA, spec):
+        log_fallback(CUDA, reason)
+        return (CPU,)
+    return CUDA, CPU
 
 
 def log_fallback(provider: Provider, reason: object) -> None:

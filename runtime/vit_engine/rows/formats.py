@@ -94,9 +94,7 @@ def npy_from_lines(output: Embeddings, dtype: str, lines: Path, path: Path) -> N
 
 
 def _packed(lines: Path, *, failed: bool | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of packed lines, with `failed` those that have an error, or those that have
-    none.
-    """
+    """Yield the rows of packed lines: all, those that have `failed`, or those that have not."""
     with lines.open("rb") as file:
         for row in map(json.loads, file):
             if failed is None or failed == (row["error"] is not None):
@@ -104,11 +102,7 @@ def _packed(lines: Path, *, failed: bool | None = None) -> Iterator[dict[str, An
 
 
 def arrow_path(path: str) -> dict[str, Any]:
-    """Return the columns `path` and `raw` of a path.
-
-    Of a path that is not UTF-8, `raw` has the bytes and `path` shows them escaped; else `raw` is
-    None.
-    """
+    """Return the columns of a path: `raw` has its bytes, and `path` them escaped, if not UTF-8."""
     raw = os.fsencode(path)
     try:
         return {"path": raw.decode("utf-8"), "raw": None}

@@ -72,9 +72,8 @@ def samples_from_sources(
     cannot be read when its turn comes.
 
     `UsageError`, before the first item, for no source at all, a folder without an image, a glob
-    without a match, a tar or zip without an image where it is the only source, and a table that is
-    named and cannot be read or has no rows with the column; with the list's first line for a list
-    that is NUL-terminated or UTF-16 unasked.
+    without a match, an archive without an image where it is the only source, and a table that has
+    no rows with the column; with the first line for a list that is NUL-terminated or UTF-16.
 
     In `skipped` are counted, while folders and archives are searched, the images there that are
     not for labelling, by the reason, for `folders.in_words`.

@@ -39,6 +39,16 @@ class PendingRequest:
         timings = [Timings() for _ in range(images)]
         return cls([None] * images, timings, loop.create_future(), images)
 
+    def results(self) -> list[NDArray[np.float32] | ImageError]:
+        """Return the outcome of each image, once all are there; a RefusalError is raised."""
+        found = []
+        for outcome in self.outcomes:
+            if isinstance(outcome, RefusalError):
+                raise outcome
+            assert outcome is not None
+            found.append(outcome)
+        return found
+
 
 @dataclass(eq=False, slots=True)
 class PendingImage:

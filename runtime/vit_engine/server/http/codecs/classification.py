@@ -13,7 +13,7 @@ from vit_engine.errors import ImageError, UsageError
 from vit_engine.outputs.embeddings import Embeddings
 from vit_engine.outputs.kinds import OutputKind, Result
 from vit_engine.outputs.scores import DEFAULT_TOP_K, ScoreOptions, Selection
-from vit_engine.server.core.pending_request import Outcome, PendingRequest
+from vit_engine.server.core.pending_request import PendingRequest
 from vit_engine.server.core.refusal import RefusalError, bad_request
 from vit_engine.server.core.settings import Settings
 from vit_engine.server.http.codecs.json_body import decoded, from_query
@@ -115,16 +115,13 @@ def parse_request(
             if not files:
                 raise bad_request("the multipart body has no file; send each as a part with a name")
             names, images = zip(*files, strict=True)
-            return ClassifyRequest([*images], [*names], _from_query(wanted))
+            parameters = from_query(wanted, Parameters, usage=_PARAMETERS)
+            return ClassifyRequest([*images], [*names], parameters)
         if body[:256].lstrip()[:1] == b"{":
             if wanted:
                 raise bad_request("parameters belong into the JSON body, not into the query")
             return _from_json(body)
-    return ClassifyRequest([body], [None], _from_query(wanted))
-
-
-def _from_query(query: Mapping[str, str]) -> Parameters:
-    return from_query(query, Parameters, usage=_PARAMETERS)
+    return ClassifyRequest([body], [None], from_query(wanted, Parameters, usage=_PARAMETERS))
 
 
 def _from_json(body: bytes) -> ClassifyRequest:
@@ -142,10 +139,12 @@ def _from_json(body: bytes) -> ClassifyRequest:
 def answer(asked: ClassifyRequest, done: PendingRequest, output: OutputKind) -> Response:
     """Return the labels of one image, or a row of each of several."""
     selection = asked.selection(output)
-    found = [
-        _prediction(name, outcome, output, selection)
-        for name, outcome in zip(asked.names, done.outcomes, strict=True)
-    ]
+    found: list[Result] = []
+    for name, row in zip(asked.names, done.results(), strict=True):
+        if isinstance(row, ImageError):
+            found.append(output.failed(name, row))
+        else:
+            found += output.results(row[None], selection, [name])
     headers = {"server-timing": timing(done)}
     if isinstance(output, Embeddings):
         headers[SPACE] = output.space
@@ -153,12 +152,14 @@ def answer(asked: ClassifyRequest, done: PendingRequest, output: OutputKind) -> 
         return JSONResponse([p.to_dict() for p in found], headers=headers)
     (only,) = found
     if only.error_code is not None:
-        message = (
-            f"the image {only.error}" if isinstance(done.outcomes[0], ImageError) else only.error
-        )
-        status = 413 if only.error_code == "too_large" else 422
-        raise RefusalError(status, only.error_code, str(message))
+        subject = "the image " if isinstance(done.outcomes[0], ImageError) else ""
+        raise no_result(ImageError(only.error_code, str(only.error)), subject)
     return JSONResponse(only.to_json(), headers=headers)
+
+
+def no_result(error: ImageError, subject: str) -> RefusalError:
+    """Return the refusal of an image without a result; `subject` begins its message."""
+    return RefusalError(413 if error.code == "too_large" else 422, error.code, f"{subject}{error}")
 
 
 def timing(done: PendingRequest) -> str:
@@ -168,15 +169,3 @@ def timing(done: PendingRequest) -> str:
         for stage in ("queue", "decode", "engine")
     }
     return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in longest.items())
-
-
-def _prediction(
-    name: str | None, outcome: Outcome | None, output: OutputKind, selection: Selection
-) -> Result:
-    if isinstance(outcome, ImageError):
-        return output.failed(name, outcome)
-    if isinstance(outcome, RefusalError):
-        raise outcome
-    assert outcome is not None
-    (found,) = output.results(outcome[None], selection, [name])
-    return found

@@ -14,9 +14,9 @@ from vit_engine.errors import ImageError
 from vit_engine.outputs.embeddings import Embeddings, Vectors
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.server.core.pending_request import PendingRequest
-from vit_engine.server.core.refusal import RefusalError, bad_request
+from vit_engine.server.core.refusal import bad_request
 from vit_engine.server.core.settings import Settings
-from vit_engine.server.http.codecs.classification import SPACE
+from vit_engine.server.http.codecs.classification import SPACE, no_result
 from vit_engine.server.http.codecs.json_body import decoded
 from vit_engine.sources.signatures import HEAD, is_image
 
@@ -114,16 +114,13 @@ def space_for(asked: EmbeddingsRequest, name: str, output: OutputKind, *, with_t
 def vectors_of(done: PendingRequest) -> list[Vectors]:
     """Return the vectors of the images; RefusalError for one that has none."""
     found = []
-    for i, outcome in enumerate(done.outcomes):
-        if isinstance(outcome, ImageError):
-            status = 413 if outcome.code == "too_large" else 422
-            raise RefusalError(status, outcome.code, f"image {i} of input {outcome}")
-        if isinstance(outcome, RefusalError):
-            raise outcome
-        assert outcome is not None
-        if not np.isfinite(outcome).all():
-            raise RefusalError(422, "nonfinite", f"image {i} of input: the model gave NaN or Inf")
-        found.append(outcome)
+    for i, row in enumerate(done.results()):
+        if isinstance(row, ImageError):
+            raise no_result(row, f"image {i} of input ")
+        if not np.isfinite(row).all():
+            error = ImageError("nonfinite", "the model gave NaN or Inf")
+            raise no_result(error, f"image {i} of input: ")
+        found.append(row)
     return found
 
 
