@@ -303,6 +303,7 @@ def test_models_that_do_not_go_together_are_refused(
         (["--truth", "t.csv", "--report", "mine.json"], "is not recognised"),
         (["--truth", "folders", "--report", "."], "is a folder"),
         (["--truth", "folders", "--threshold", "2"], "'2' is not a number from 0 to 1"),
+        (["--truth", "folders", "--threshold", "0.4"], "labels that do not exclude each other"),
         (["--truth", "folders", "--overwrite"], "--overwrite needs a file"),
     ],
 )

@@ -56,9 +56,8 @@ def command_line() -> Parser:
         "--threshold",
         type=number("a number from 0 to 1", accepts=lambda t: 0 <= t <= 1),
         metavar="S",
-        default=DEFAULT_THRESHOLD,
         help="score from which on a label is given, where labels do not exclude each other "
-        "(default %(default)g)",
+        f"(default {DEFAULT_THRESHOLD:g})",
     )
     add("--report", type=local_path, metavar="FILE", help="write all that was found as JSON")
     add("--html", type=local_path, metavar="FILE", help="write a page with the worst mistakes")
@@ -101,6 +100,14 @@ def _evaluate(
     thumbnails = page is not None
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     output = output_from_contract(contract.output)
+    threshold = DEFAULT_THRESHOLD if arguments.threshold is None else arguments.threshold
+    if arguments.threshold is not None and not (
+        isinstance(output, Scores) and output.function == "sigmoid"
+    ):
+        raise UsageError(
+            f"--threshold is for labels that do not exclude each other, and {arguments.model} has "
+            "none; leave it out"
+        )
     if arguments.truth:  # read before the model is opened, which takes seconds
         if not isinstance(output, Scores):
             raise UsageError(
@@ -108,9 +115,7 @@ def _evaluate(
                 "with another model's by --against"
             )
         truth = truth_from_name(arguments.truth, output)
-        parts["truth"] = Evaluation(
-            truth, output, threshold=arguments.threshold, thumbnails=thumbnails
-        )
+        parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
     skipped = Counter[str]()
     progress = Progress(skipped, quiet=arguments.quiet)
     with interrupts() as interrupt, ExitStack() as models:
@@ -122,7 +127,7 @@ def _evaluate(
                     arguments.against,
                     vit,
                     lambda name: ImageModel.load(name, options),
-                    threshold=arguments.threshold,
+                    threshold=threshold,
                     thumbnails=thumbnails,
                 )
             )
