@@ -210,6 +210,7 @@ def test_names_that_are_not_utf8(tmp_path: Path, run_command: Run) -> None:
         (["demo", "--triton-tensorrt"], "only makes sense together with --triton DIR"),
         (["demo", "--calibrate", "."], "--calibrate is for int8"),
         (["demo", "--min-agreement", "0.9", "--fp16"], "--min-agreement is for int8"),
+        (["demo", "--int8", "--embed", "--min-agreement", "0.9"], "--embed gives vectors"),
         (["demo", "--int8", "--min-agreement", "2"], "'2' is not a share from 0 to 1"),
         (["demo", "--int8", "--min-agreement", "-1"], "'-1' is not a share from 0 to 1"),
         (["demo", "--int8", "--min-agreement", "nan"], "'nan' is not a share from 0 to 1"),

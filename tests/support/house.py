@@ -34,6 +34,7 @@ RUNTIME = (
 
 EXPORTER = (
     "cli",
+    "export_options",
     "hf_folder",
     "triton",
     "text_artefact",
