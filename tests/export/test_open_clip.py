@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from support.graphs import drawn_images, logits_of
 from vit_engine.errors import CheckpointError
-from vit_engine.images.preprocess import normalized, pixels_from_image
+from vit_engine.images.preprocess import pixels_from_image
+from vit_engine.providers.tensors import normalized
 from vit_export.checkpoints.checkpoint import Checkpoint, VectorOptions, load
 from vit_export.eager import eager_outputs, eager_pixels
 from vit_export.quantization.calibration import pixels_of
