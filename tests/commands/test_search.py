@@ -92,6 +92,7 @@ def test_a_page_shows_what_was_found(run: Command, tmp_path: Path) -> None:
         (["missing.npy", "images/01.png"], "missing.npy: No such file"),
         (["images/01.png", "images/01.png"], "has no vectors of vit-infer"),
         (["v.jsonl", "a dog"], "there is no file a dog"),
+        (["v.jsonl", "images/99.PNG"], "images/99.PNG: no such file"),
         (["v.jsonl", "images/01.png"], "name the vectors' model with -m"),
         (["v.jsonl", "images/01.png", "-m", "other.onnx"], "cannot be compared"),
         (["v.jsonl", "images/01.png", "-m", "demo"], "gives labels, not vectors"),

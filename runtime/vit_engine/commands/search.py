@@ -19,6 +19,7 @@ from vit_engine.outputs.embeddings import Vectors
 from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet, thumbnail
 from vit_engine.rows.vector_reader import Neighbour, VectorFile
 from vit_engine.sources.sample import Sample
+from vit_engine.sources.signatures import EXTENSIONS
 from vit_engine.sources.urls import is_url
 from vit_engine.text_embedder import TextEmbedder
 
@@ -97,6 +98,8 @@ def _vector(query: str, embedder: Embedder | None, texts: TextEmbedder | None) -
             raise UsageError(f"{printable(query)} is an image; name the vectors' model with -m")
         found: Vectors = embedder.embed([query], urls=True)[0]
         return found
+    if Path(query).suffix.lower() in EXTENSIONS:
+        raise UsageError(f"{printable(query)}: no such file")
     if texts is None:
         raise UsageError(
             f"there is no file {printable(query)}; for words as a query name the text model with "
