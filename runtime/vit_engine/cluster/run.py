@@ -85,7 +85,8 @@ def label(
     contract = metadata.read_contract(path)
     kind = output_from_contract(contract.output)
     selection = kind.selection(ScoreOptions(top_k, threshold))
-    format_from_name("parquet", kind, dtype=vectors)  # or its refusal
+    if vectors:
+        format_from_name("parquet", kind, dtype=vectors)  # or its refusal
     file = path.read_bytes()
     run: dict[str, Any] = {
         "sources": list(sources),
