@@ -78,7 +78,7 @@ def test_rows_survive_15_kills(folder, clean, tmp_path):
             longest /= 1.2
         elif state.exists():
             synced = json.loads(state.read_text())
-            assert expected.startswith(partial.read_bytes()[: synced["bytes"]])
+            assert expected.startswith(partial.read_bytes()[: synced["size"]])
             kept.append(synced["rows"])
             longest *= 1.2 if kept[-1] == kept[-2] else 1
         else:
