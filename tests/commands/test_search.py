@@ -86,6 +86,16 @@ def test_a_page_shows_what_was_found(run: Command, tmp_path: Path) -> None:
     assert "1 of the 20 nearest cannot be read any more" in page
 
 
+def test_rows_of_another_run_are_not_taken_for_those_of_the_vectors(
+    run: Command, tmp_path: Path
+) -> None:
+    run(infer, "images", "-m", "model.onnx", "-o", "v.npy", "-q")
+    run(infer, "images/0*.png", "-m", "model.onnx", "-o", "w.npy", "-q")
+    (tmp_path / "w.npy.parquet").replace(tmp_path / "v.npy.parquet")
+    with pytest.raises(UsageError, match="not those of its 20 vectors"):
+        VectorFile(tmp_path / "v.npy")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,7 +106,16 @@ def test_a_page_shows_what_was_found(run: Command, tmp_path: Path) -> None:
         (["v.jsonl", "images/01.png"], "name the vectors' model with -m"),
         (["v.jsonl", "images/01.png", "-m", "other.onnx"], "cannot be compared"),
         (["v.jsonl", "images/01.png", "-m", "demo"], "gives labels, not vectors"),
-        (["v.jsonl", "images/01.png", "--html", "p.html"], "name it with -m"),
+        (["v.jsonl", "images/01.png", "--html", "p.html"], "name the vectors' model with -m"),
+        (["v.jsonl", "images/01.png", "-m", "model.onnx", "--overwrite"], "needs a file"),
+        (
+            ["v.jsonl", "images/01.png", "-m", "model.onnx", "--html", "v.jsonl", "--overwrite"],
+            "would write over a source",
+        ),
+        (
+            ["v.jsonl", "images/01.png", "-m", "model.onnx", "--html", "model.onnx", "--overwrite"],
+            "would write over a model",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(

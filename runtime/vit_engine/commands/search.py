@@ -1,5 +1,6 @@
 """vit-search: finds the images whose vectors are nearest to an image's or a text's."""
 
+import argparse
 import json
 import os
 import sys
@@ -12,9 +13,10 @@ import numpy as np
 
 from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, whole_number
+from vit_engine.commands.source_options import check_inputs
 from vit_engine.embedder import Embedder
 from vit_engine.errors import UsageError, printable
-from vit_engine.machine.output_file import output_file
+from vit_engine.machine.output_file import OutputFile, output_file
 from vit_engine.outputs.embeddings import Vectors
 from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet, thumbnail
 from vit_engine.rows.vector_reader import Neighbour, VectorFile
@@ -55,31 +57,61 @@ def command_line() -> Parser:
 def main() -> int:
     """Run vit-search; returns the exit code."""
     arguments = command_line().parse()
-    page = None
-    if arguments.html:
-        if not arguments.model:
-            raise UsageError("--html shows images as the model sees them; name it with -m")
-        page = output_file(arguments.html, "--html", is_sheet, overwrite=arguments.overwrite)
     index = VectorFile(arguments.vectors)
+    images = [query for query in arguments.queries if _is_image(query, arguments)]
+    words = [query for query in arguments.queries if query not in images]
+    page = _page(arguments, index)
     with ExitStack() as models:
-        embedder = None
+        vectors: dict[str, Vectors] = {}
+        if arguments.text:
+            texts = models.enter_context(TextEmbedder.load(arguments.text))
+            _check_space(index, arguments.text, texts.space)
+            vectors |= zip(words, texts.embed(words), strict=True) if words else ()
         if arguments.model:
             embedder = models.enter_context(Embedder.load(arguments.model))
             _check_space(index, arguments.model, embedder.output.space)
-        texts = None
-        if arguments.text:
-            texts = TextEmbedder.load(arguments.text)
-            _check_space(index, arguments.text, texts.space)
-        vectors = [_vector(query, embedder, texts) for query in arguments.queries]
-        found = index.nearest(np.stack(vectors), arguments.top_k)
+            vectors |= zip(images, embedder.embed(images, urls=True), strict=True)
+        queries = np.stack([vectors[query] for query in arguments.queries])
+        found = index.nearest(queries, arguments.top_k)
         form = arguments.format or ("table" if sys.stdout.isatty() else "jsonl")
         for query, near in zip(arguments.queries, found, strict=True):
             sys.stdout.writelines(_lines(query, near, form))
-        if page and embedder:
+        if page:
             sections = _sections(embedder, arguments.queries, found)
             page.check()
             ContactSheet(embedder.contract).write(page.path, sections)
     return 0
+
+
+def _is_image(query: str, arguments: argparse.Namespace) -> bool:
+    """Tell whether a query names an image, and is no text; UsageError without the model for it."""
+    if is_url(query) or os.path.exists(query):  # noqa: PTH110 - takes any text
+        if not arguments.model:
+            raise UsageError(f"{printable(query)} is an image; name the vectors' model with -m")
+        return True
+    if Path(query).suffix.lower() in EXTENSIONS:
+        raise UsageError(f"{printable(query)}: no such file")
+    if not arguments.text:
+        raise UsageError(
+            f"there is no file {printable(query)}; for words as a query name the text model with "
+            "--text"
+        )
+    return False
+
+
+def _page(arguments: argparse.Namespace, index: VectorFile) -> OutputFile | None:
+    """Return the file of --html, which is none of those that are read; None without it."""
+    if not arguments.html:
+        if arguments.overwrite:
+            raise UsageError("--overwrite needs a file; name it with --html")
+        return None
+    if not arguments.model:
+        raise UsageError("--html shows images as the model sees them; name it with -m")
+    page = output_file(arguments.html, "--html", is_sheet, overwrite=arguments.overwrite)
+    read = {model: "a model" for model in (arguments.model, arguments.text) if model}
+    here = [query for query in arguments.queries if os.path.exists(query)]  # noqa: PTH110
+    check_inputs([page], read, [*map(str, index.files), *here])
+    return page
 
 
 def _check_space(index: VectorFile, model: str, space: str) -> None:
@@ -89,24 +121,6 @@ def _check_space(index: VectorFile, model: str, space: str) -> None:
             f"{index.space[:12]}, from {printable(index.model)}: the two cannot be compared; use "
             "the checkpoint, size and pooling that the vectors were made with"
         )
-
-
-def _vector(query: str, embedder: Embedder | None, texts: TextEmbedder | None) -> Vectors:
-    """Return the vector (size,) of a query: an image where it names one, else a text."""
-    if is_url(query) or os.path.exists(query):  # noqa: PTH110 - takes any text
-        if embedder is None:
-            raise UsageError(f"{printable(query)} is an image; name the vectors' model with -m")
-        found: Vectors = embedder.embed([query], urls=True)[0]
-        return found
-    if Path(query).suffix.lower() in EXTENSIONS:
-        raise UsageError(f"{printable(query)}: no such file")
-    if texts is None:
-        raise UsageError(
-            f"there is no file {printable(query)}; for words as a query name the text model with "
-            "--text"
-        )
-    words: Vectors = texts.embed([query])[0]
-    return words
 
 
 def _lines(query: str, near: Sequence[Neighbour], form: str) -> Iterator[str]:

@@ -45,6 +45,12 @@ class VectorFile:
         self.space, self.model, self.size = "", "", 0
         self._check([self._described(file) for file in self._files])
 
+    @property
+    def files(self) -> list[Path]:
+        """All files that are read: those of vectors, and the rows beside an .npy."""
+        beside = [Path(f"{file}{ROWS_BESIDE}") for file in self._files if file.suffix == ".npy"]
+        return [*self._files, *beside]
+
     def nearest(self, queries: Vectors, k: int) -> list[list[Neighbour]]:
         """Return the `k` nearest images of each query (Q, size), nearest first; all are compared.
 
@@ -80,7 +86,10 @@ class VectorFile:
             start = _start_of(file)
             if start.startswith(NPY_MAGIC):
                 rows = _parquet(Path(f"{file}{ROWS_BESIDE}"))
-                return {**_about(rows), "size": np.load(file, mmap_mode="r").shape[1]}
+                count, size = np.load(file, mmap_mode="r").shape
+                if rows.read(["error"]).column(0).null_count != count:
+                    raise ValueError(f"the rows beside it are not those of its {count} vectors")
+                return {**_about(rows), "size": size}
             if start.startswith(b"PAR1"):
                 opened = _parquet(file)
                 return {**_about(opened), "size": opened.schema_arrow.field(COLUMN).type.list_size}

@@ -67,7 +67,8 @@ class Service:
         self.schedulers: dict[str, Scheduler] = {}
         self.draining = self._started = False
         self._models, self._options = models, options
-        self._text, self._texts = text, None if text is None else TextEmbedder.load(text)
+        self._text = text
+        self._texts: TextEmbedder | None = None
         self.metrics.held_bytes.set_function(lambda: self.memory.held)
         self.metrics.ready.set_function(lambda: self.ready)
         self.metrics.alive.set_function(lambda: self.alive)
@@ -84,6 +85,8 @@ class Service:
                 engine = Engine.open(path, self._options)
                 self.schedulers[name] = Scheduler(name, engine, self.settings, self.metrics)
 
+        if self._text and not self._texts:
+            self._texts = TextEmbedder.load(self._text)
         if self._texts and not any(
             self.texts_for(s.engine.output) for s in self.schedulers.values()
         ):
