@@ -8,9 +8,10 @@ import onnx
 
 from vit_engine.artefact.contract import Precision
 from vit_engine.artefact.text_contract import TOKENIZER, TextContract, TextParity
-from vit_engine.errors import CheckpointError, ParityError
+from vit_engine.errors import CheckpointError
 from vit_engine.machine.atomic import replacing
 from vit_engine.outputs.embeddings import Embeddings, cosines, unit
+from vit_engine.outputs.parity import BOUNDS, check_parity
 from vit_engine.text_embedder import TextEmbedder, ids_from_texts, tokenizer_from_json
 from vit_export.artefact import identity_of, metadata_field, write, write_metadata
 from vit_export.checkpoints.canonical import canonical
@@ -19,7 +20,7 @@ from vit_export.eager import TEXT_CURE, eager_text_model, eager_versions, told
 from vit_export.files.weight_files import tensors_from_files, weight_files
 from vit_export.graph.text_transformer import model_from_text_tower
 from vit_export.packages.text_model import TextModel
-from vit_export.verify import CURE, MIN_COSINE
+from vit_export.verify import CURE
 
 TEXTS = (
     *("a photo of a cat", "A Photo of TWO Dogs!", "This is a photo of bricks.", "x", "", " a  b "),
@@ -75,11 +76,15 @@ def export_text(
             min_cosine=float(cosines(found, expected).min()),
             max_abs_diff=float(np.abs(found - expected).max()),
         )
-        if not parity.min_cosine >= MIN_COSINE[precision]:  # NaN is below all
-            raise ParityError(
-                f"the {precision} text tower differs too much from eager PyTorch: a vector's "
-                f"cosine is {parity.min_cosine:.5f} (allowed {MIN_COSINE[precision]}); {CURE}"
-            )
+        check_parity(
+            found,
+            expected,
+            BOUNDS[precision],
+            output=vectors,
+            name=f"the {precision} text tower",
+            reference="eager PyTorch",
+            fix=CURE,
+        )
         return write_metadata(temporary, replace(contract, parity=parity), bare)
 
 

@@ -37,6 +37,11 @@ MOST_LEVELS = 0.05
 """By how much a pixel may differ from the reference's, in 255ths: rounding in float32 alone."""
 
 
+MIN_RECALL: dict[Precision, float] = {"fp32": 0.99, "fp16": 0.9, "int8": 0.8}
+"""The least share of an image's nearest others that must stay so. Measured on DeiT-Tiny with 100
+photographs: 1.0 in fp32, 0.999 in fp16, 0.961 in int8."""
+
+
 def verification_images(items: Iterable[Sample] | None) -> Iterator[Image.Image]:
     """Yield a user's images, then drawn ones; UsageError where one cannot be read."""
     for item in items or ():
@@ -75,12 +80,6 @@ def parity_of(
             report(f"not compared on {provider}: {e}")
             continue
         name = f"the {precision} graph" + (f" on {provider}" if precision == "int8" else "")
-        if isinstance(output, Embeddings):
-            _check_vectors(found, expected, precision, name=name)
-            parity = parity or parity_from_outputs(
-                found, expected, output, package=checkpoint.package.name
-            )
-            continue
         check_parity(
             found,
             expected,
@@ -96,32 +95,22 @@ def parity_of(
             report(f"on {provider}: {agreement}")
             if confidence := agreement.confidence(bounds.min_agreement):
                 report(f"on {provider}: {confidence}")
-        parity = parity or parity_from_outputs(
+        measured = parity_from_outputs(
             found[::views], expected[::views], output, package=checkpoint.package.name
         )
+        if isinstance(measured, EmbeddingParity):
+            check_neighbours(measured, precision, name=name)
+        parity = parity or measured
     assert parity is not None  # the cpu provider comes first
     return parity
 
 
-MIN_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}
-"""The least cosine of an image's vector to the reference's."""
-
-
-def _check_vectors(
-    found: NDArray[np.float32], expected: NDArray[np.float32], precision: Precision, *, name: str
-) -> None:
-    """Raise ParityError for vectors (N, size) that are not finite, or far from the reference's."""
-    finite = np.isfinite(found).all(1)
-    if not finite.all():
-        cure = "export with --fp32" if precision == "fp16" else CURE
+def check_neighbours(parity: EmbeddingParity, precision: Precision, *, name: str) -> None:
+    """Raise ParityError where too few of an image's nearest others stay the nearest."""
+    if parity.recall < MIN_RECALL[precision]:
         raise ParityError(
-            f"{name} gives NaN or Inf on {(~finite).sum()} of {len(found)} images; {cure}"
-        )
-    least = float(cosines(found, expected).min())
-    if least < MIN_COSINE[precision]:
-        raise ParityError(
-            f"{name} differs too much from eager PyTorch: a vector's cosine is {least:.5f} "
-            f"(allowed {MIN_COSINE[precision]}); {CURE}"
+            f"{name} keeps {parity.recall:.1%} of an image's nearest others (allowed "
+            f"{MIN_RECALL[precision]:.0%}), on {parity.images} images; {CURE}"
         )
 
 

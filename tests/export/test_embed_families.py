@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from support import TINY, write_checkpoint
 from support.graphs import Floats, drawn_images, faults, read_by_products
-from vit_engine.artefact.contract import Pooling, Precision
+from vit_engine.artefact.contract import EmbeddingParity, Pooling, Precision
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.images.preprocess import pixels_from_image
 from vit_engine.outputs.embeddings import Embeddings, cosines
@@ -32,6 +32,7 @@ from vit_export.graph.weights import LinearFactory, Weights
 from vit_export.quantization.calibration import pixels_of
 from vit_export.quantization.model_session import open_model_session
 from vit_export.quantization.pipeline import quantize
+from vit_export.verify import check_neighbours
 
 VISION: dict[str, Any] = {"vision_config": {k: v for k, v in TINY.items() if k != "num_labels"}}
 TEXT: dict[str, Any] = {
@@ -314,3 +315,11 @@ def test_what_half_precision_cannot_hold_is_told(tmp_path: Path) -> None:
             precision="fp16",
             images=images(),
         )
+
+
+def test_neighbours_that_do_not_stay_are_refused() -> None:
+    """Cosines to the reference may all be near 1 where images lie closer than that."""
+    few = EmbeddingParity("PyTorch", 100, 0.999, 0.9999, 0.75, 0.01)
+    with pytest.raises(ParityError, match=r"int8 graph keeps 75.0% .*allowed 80%"):
+        check_neighbours(few, "int8", name="the int8 graph")
+    check_neighbours(replace(few, recall=0.81), "int8", name="the int8 graph")
