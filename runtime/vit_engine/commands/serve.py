@@ -165,10 +165,7 @@ def main() -> int:
     # An address that is taken is told at once, before the models, which take seconds.
     with listener.bound(arguments.host, arguments.port) as listening:
         app.service.open()
-        models = ", ".join(
-            f"{name} on {scheduler.engine.provider}"
-            for name, scheduler in app.service.schedulers.items()
-        )
+        models = ", ".join(f"{name} on {on}" for name, on in app.service.providers.items())
         return listener.serve(
             app, listening, lambda message: sys.stderr.write(f"vit-serve: {models}, {message}\n")
         )

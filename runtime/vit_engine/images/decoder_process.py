@@ -1,11 +1,12 @@
 """Decoding in a process of its own: a file that crashes or hangs its decoder costs its own row."""
 
+import functools
 import json
 import mmap
 import os
 import pickle
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -64,11 +65,12 @@ class SharedPixels:
         self.fd = os.memfd_create("pixels")
         try:
             os.ftruncate(self.fd, slots * height * width * 3)
-            self.array = _mapped(self.fd, (slots, height, width, 3))
+            memory = mmap.mmap(self.fd, 0)
         except OSError as e:
             os.close(self.fd)
             words = format_limit(e) or f"{e.strerror}; try a smaller -b"
             raise MachineError(f"no memory to share for {slots} decoded images: {words}") from e
+        self.array = np.ndarray((slots, height, width, 3), np.uint8, memory)
 
     def __enter__(self) -> Self:
         return self
@@ -104,18 +106,14 @@ class DecoderProcess:
             try:
                 for job in jobs[at:]:
                     answer = self._worker.answer(self._task.seconds_for(job.image))
-                    job.is_clipped_to_8bit = answer == _NARROWED
-                    decoded = not answer or job.is_clipped_to_8bit
-                    _settle(job, None if decoded else ImageError(*json.loads(answer)))
+                    error, job.is_clipped_to_8bit = result_from_answer(answer)
+                    _settle(job, error)
                     at += 1
             except (EndedError, TimeoutError) as e:
                 if self._closed:
                     return
-                error = ImageError("crash", f"crashed the decoder ({e})")
-                if isinstance(e, TimeoutError):
-                    limit = self._task.time_limit
-                    error = ImageError("timeout", f"was not decoded within {limit:g} s")
-                _settle(jobs[at], error)
+                limit = self._task.time_limit if isinstance(e, TimeoutError) else None
+                _settle(jobs[at], lost_image(str(e), limit))
                 at += 1
                 self._restart()
 
@@ -135,34 +133,73 @@ class DecoderProcess:
         self._start()
 
     def _start(self) -> None:
-        """Start the child, again where it dies before it is ready: no image is to blame."""
-        array = self._pixels.array
-        for left in reversed(range(_STARTS)):
-            self._worker = Worker(
-                serve,
-                purpose="decode images in",
-                memory=self._task.memory + array.nbytes,
-                pass_fds=(self._pixels.fd,),
-            )
+        """Start the child; a run that is closed meanwhile needs none."""
+
+        def keep(worker: Worker) -> bool:
+            self._worker = worker
             if self._closed:
-                self._worker.kill()
-            self._worker.ask(pickle.dumps((self._task, self._pixels.fd, array.shape)))
-            try:
-                self._worker.wait_until_ready()
-            except MachineError:
-                if not left and not self._closed:
-                    raise
-            else:
-                return
-            if self._closed:
-                return
+                worker.kill()
+            return not self._closed
+
+        start_decoder(self._pixels.fd, self._task.memory, keep)
 
     def _send(self, jobs: Sequence[DecodeJob[Sample]]) -> None:
-        bare = [(job.slot, replace(job.image, data=None), job.image.data is None) for job in jobs]
-        self._worker.ask(pickle.dumps(bare))
-        for job in jobs:
-            if job.image.data is not None:
-                self._worker.ask(job.image.data)  # as it is: a copy may be of 256 MiB
+        size = self._pixels.array[0].nbytes
+        targets = [(job.slot * size, job.image) for job in jobs]
+        for message in messages_from_samples(pickle.dumps(self._task), targets):
+            self._worker.ask(message)
+
+
+def start_decoder(
+    pixels: int, memory: int, keep: Callable[[Worker], bool] = lambda _: True
+) -> Worker:
+    """Return a decoder at work on a descriptor of pixels; MachineError where it does not start.
+
+    Where it dies before it is ready it is started again: no image is to blame. `keep` is given
+    each one as it starts, and says whether it is still wanted.
+    """
+    for left in reversed(range(_STARTS)):
+        worker = Worker(serve, purpose="decode images in", memory=memory, pass_fds=(pixels,))
+        is_wanted = keep(worker)
+        worker.ask(pickle.dumps(pixels))
+        try:
+            worker.wait_until_ready()
+        except MachineError:
+            if is_wanted and not left:
+                raise
+        else:
+            break
+        if not is_wanted:
+            break
+    return worker
+
+
+def messages_from_samples(
+    decode_options: bytes, targets: Sequence[tuple[int, Sample]]
+) -> Iterator[bytes]:
+    """Yield what a decoder is sent: pickled DecodeOptions, and samples with where their pixels go.
+
+    That is a number of bytes into its descriptor. It answers each sample in turn.
+    """
+    bare = [(at, replace(item, data=None), item.data is None) for at, item in targets]
+    yield pickle.dumps((decode_options, bare))
+    for _, item in targets:
+        if item.data is not None:
+            yield item.data  # as it is: a copy may be of 256 MiB
+
+
+def result_from_answer(answer: bytes) -> tuple[ImageError | None, bool]:
+    """Return what came of a sample: its error, and `is_clipped_to_8bit`."""
+    is_clipped_to_8bit = answer == _NARROWED
+    decoded = not answer or is_clipped_to_8bit
+    return None if decoded else ImageError(*json.loads(answer)), is_clipped_to_8bit
+
+
+def lost_image(ended: str, time_limit: float | None) -> ImageError:
+    """Return the error of an image whose decoder ended, or was ended at the time limit."""
+    if time_limit is not None:
+        return ImageError("timeout", f"was not decoded within {time_limit:g} s")
+    return ImageError("crash", f"crashed the decoder ({ended})")
 
 
 def _settle(job: DecodeJob[Sample], error: ImageError | None) -> None:
@@ -173,19 +210,21 @@ def _settle(job: DecodeJob[Sample], error: ImageError | None) -> None:
 def serve(channel: Channel) -> None:
     """Decode what the parent asks for until it closes the pipe; the life of the child."""
     requests = channel.requests()
-    decode_options, memory, shape = pickle.loads(next(requests))
-    pixels = _mapped(memory, shape)
-    Image.MAX_IMAGE_PIXELS = decode_options.limits.max_pixels
+    pixels = pickle.loads(next(requests))
+    decode_options_of = functools.lru_cache(maxsize=64)(pickle.loads)
     for message in requests:
-        jobs = pickle.loads(message)
+        pickled_options, jobs = pickle.loads(message)
+        decode_options: DecodeOptions = decode_options_of(pickled_options)
+        Image.MAX_IMAGE_PIXELS = decode_options.limits.max_pixels
         data = [None if is_bare else next(requests) for _, _, is_bare in jobs]
-        for slot, bare, _ in jobs:
+        for at, bare, _ in jobs:
             item = replace(bare, data=data.pop(0))
             # The parent ends us when we are late. Should it be gone, SIGALRM does.
             signal.setitimer(signal.ITIMER_REAL, decode_options.seconds_for(item) + 5)
             answer = b""
             try:
-                pixels[slot], clipped_to_8bit = decode_options.pixels(item)
+                found, clipped_to_8bit = decode_options.pixels(item)
+                os.pwrite(pixels, np.ascontiguousarray(found).data, at)
                 answer = _NARROWED if clipped_to_8bit else b""
             except ImageError as e:
                 answer = json.dumps([e.code, str(e)]).encode()
@@ -195,7 +234,3 @@ def serve(channel: Channel) -> None:
                 ).encode()
             signal.setitimer(signal.ITIMER_REAL, 0)
             channel.answer(answer)
-
-
-def _mapped(fd: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.ndarray(shape, np.uint8, mmap.mmap(fd, 0))

@@ -55,12 +55,17 @@ def usable_cores() -> int:
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
+def usable_memory() -> int:
+    """Return the bytes of memory that this process and its children may use: all, or a limit."""
+    limits = [v for f in ("memory.max", "memory.limit_in_bytes") if (v := _number(f)) is not None]
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
+
+
 def cpu() -> Cpu:
     """Return the processor and the limits of this process."""
     info = _first_cpu()
     flags = set(info.get("flags", info.get("Features", "")).split())
-    limits = [v for f in ("memory.max", "memory.limit_in_bytes") if (v := _number(f)) is not None]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory, usable = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), usable_memory()
     return Cpu(
         name=info.get("model name") or platform.processor() or platform.machine(),
         features=tuple(f for f in CPU_FEATURES if f in flags),
@@ -68,7 +73,7 @@ def cpu() -> Cpu:
         affinity=len(os.sched_getaffinity(0)),
         quota=_cpu_quota(),
         memory=memory,
-        memory_limit=min((v for v in limits if v < memory), default=None),
+        memory_limit=usable if usable < memory else None,
     )
 
 

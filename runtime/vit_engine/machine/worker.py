@@ -8,7 +8,8 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import IO, Self
 
 from vit_engine.errors import MachineError, format_limit
@@ -16,7 +17,8 @@ from vit_engine.errors import MachineError, format_limit
 START_LIMIT = 60.0
 """Seconds for a child to import what it needs."""
 
-_SIZE = struct.Struct("<Q")  # before each message
+SIZE = struct.Struct("<Q")
+"""Before each message, of how many bytes it is."""
 
 
 class EndedError(Exception):
@@ -31,12 +33,17 @@ class Channel:
 
     def requests(self) -> Iterator[bytes]:
         """Yield each request until the parent closes the pipe, or is gone."""
-        while len(head := self._requests.read(_SIZE.size)) == _SIZE.size:
-            (size,) = _SIZE.unpack(head)
+        while len(head := self._requests.read(SIZE.size)) == SIZE.size:
+            (size,) = SIZE.unpack(head)
             message = self._requests.read(size)
             if len(message) < size:
                 return
             yield message
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Where requests are read and answers are written, for an event loop."""
+        return self._requests.fileno(), self._answers
 
     def answer(self, message: bytes = b"") -> None:
         """Send one message; BrokenPipeError where the parent is gone."""
@@ -47,9 +54,9 @@ class Worker:
     """A child process that runs `serve`, a function of a module; a context manager.
 
     It has this process's import path, one BLAS thread and at most `memory` bytes of address space.
-    What it writes is thrown away, but for stderr where a file is given. A terminal's ^C does not
-    reach it: the parent ends its children in its own time. To start another in its place is the
-    caller's affair.
+    What it writes is thrown away, but for stdout and stderr where files are given. A terminal's ^C
+    does not reach it: the parent ends its children in its own time. To start another in its place
+    is the caller's affair.
     """
 
     def __init__(
@@ -59,7 +66,9 @@ class Worker:
         purpose: str,
         memory: int | None = None,
         pass_fds: Sequence[int] = (),
-        stderr: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int | IO[bytes] | None = subprocess.DEVNULL,
+        stderr: int | IO[bytes] | None = subprocess.DEVNULL,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start it; MachineError where that cannot be. `purpose` follows "a process to"."""
         self._purpose = purpose
@@ -76,10 +85,10 @@ class Worker:
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", code, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
                 pass_fds=(requests, answers, *pass_fds),
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
                 process_group=0,
             )
         except OSError as e:
@@ -89,6 +98,16 @@ class Worker:
         finally:
             os.close(requests)
             os.close(answers)
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Where requests are written and answers are read, for an event loop."""
+        return self._requests, self._answers
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
 
     def wait_until_ready(self) -> None:
         """Wait until `serve` begins; MachineError, with how it ended, where that does not come."""
@@ -112,12 +131,23 @@ class Worker:
 
         TimeoutError where nothing comes for so long, EndedError where nothing can come any more.
         """
-        (size,) = _SIZE.unpack(self._read(_SIZE.size, seconds))
+        (size,) = SIZE.unpack(self._read(SIZE.size, seconds))
         return self._read(size, seconds)
 
     def is_alive(self) -> bool:
         """Tell whether the child has not ended."""
         return self._child.poll() is None
+
+    def wait(self, seconds: float | None = None) -> str | None:
+        """Wait for the child's end, and return how it ended; None where it still runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._child.wait(seconds)
+            return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return None
+
+    def signal(self, number: int) -> None:
+        """Send a signal, to a child that has not ended."""
+        self._child.send_signal(number)
 
     def kill(self) -> None:
         """End the child, from any thread: an `answer` that waits for it raises EndedError."""
@@ -126,8 +156,7 @@ class Worker:
     def close(self) -> None:
         """Kill and reap the child; one that a kill cannot end (a hung disk) is left behind."""
         self._child.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(1)
+        self.wait(1)
         self._close_pipes()
 
     def __enter__(self) -> Self:
@@ -150,16 +179,11 @@ class Worker:
                 raise TimeoutError
             part = os.read(self._answers, min(size, 2**20))
             if not part:
-                raise EndedError(self._how_it_ended())
+                # It has closed its pipe, and may not be reaped yet.
+                raise EndedError(self.wait(1) or "it closed its pipe")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
-
-    def _how_it_ended(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(1)  # it has closed its pipe, and may not be reaped yet
-        code = self._child.poll()
-        return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
 
 
 def run(serve: Callable[[Channel], None], requests: int, answers: int, memory: int) -> None:
@@ -174,7 +198,7 @@ def run(serve: Callable[[Channel], None], requests: int, answers: int, memory: i
 
 
 def _write(descriptor: int, message: bytes) -> None:
-    head = _SIZE.pack(len(message))
+    head = SIZE.pack(len(message))
     written = os.writev(descriptor, (head, message))
     for part in (head, message):
         left = memoryview(part)[written:]

@@ -1,5 +1,6 @@
 """Counts and times in Prometheus' text format. Labels come from closed sets alone."""
 
+import os
 from functools import partial
 
 from prometheus_client import (
@@ -10,8 +11,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.multiprocess import MultiProcessCollector
 
 import vit_engine
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that names the folder in which several fronts count together."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -24,7 +29,8 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         disable_created_metrics()  # type: ignore[no-untyped-call]
         counter = partial(Counter, registry=registry)
-        gauge = partial(Gauge, registry=registry)
+        gauge = partial(Gauge, registry=registry, multiprocess_mode="livesum")
+        least = partial(Gauge, registry=registry, multiprocess_mode="livemin")
         seconds = partial(Histogram, registry=registry, buckets=_SECONDS)
 
         words = "Requests that have ended; status 499 where the client left before"
@@ -43,24 +49,32 @@ class Metrics:
         words = "Batches by how they ended"
         self.engine_runs = counter("vit_engine_runs_total", words, ["model", "outcome"])
         words = "Decoder processes started again"
-        self.decoder_restarts = counter("vit_decoder_restarts_total", words, ["model"])
+        self.decoder_restarts = counter("vit_decoder_restarts_total", words)
         self.queue_images = gauge("vit_queue_images", "Images at each stage", ["model", "stage"])
-        self.decoders = gauge("vit_decoders", "Decoder processes", ["model"])
+        self.decoders = gauge("vit_decoders", "Decoder processes")
         self.held_bytes = gauge("vit_held_bytes", "Bytes of bodies in memory")
-        self.ready = gauge("vit_ready", "1 while requests are wanted")
-        self.alive = gauge("vit_alive", "0 where a new process is needed")
-        build = gauge("vit_build_info", "1, of this version", ["version"])
+        self.ready = least("vit_ready", "1 while requests are wanted")
+        self.alive = least("vit_alive", "0 where a new process is needed")
+        build = least("vit_build_info", "1, of this version", ["version"])
         build.labels(vit_engine.__version__).set(1)
 
     def stage(self, model: str, stage: str) -> tuple[int, float]:
         """Return how many images of a model have been through a stage, and their seconds in all."""
-        labels = {"model": model, "stage": stage}
+        labels, registry = {"model": model, "stage": stage}, self._of_all_fronts()
         count, seconds = (
-            self.registry.get_sample_value(f"vit_stage_seconds_{kind}", labels) or 0.0
+            registry.get_sample_value(f"vit_stage_seconds_{kind}", labels) or 0.0
             for kind in ("count", "sum")
         )
         return int(count), seconds
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format, version 0.0.4."""
-        return generate_latest(self.registry)
+        """Return everything, of every front, in Prometheus' text format, version 0.0.4."""
+        return generate_latest(self._of_all_fronts())
+
+    def _of_all_fronts(self) -> CollectorRegistry:
+        """Return what is counted here or, where fronts share a folder, in all of them."""
+        if FOLDER not in os.environ:
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry

@@ -1,52 +1,65 @@
-"""One model at work: which requests it takes, their images to decoders and batches, and back.
+"""From images to the output of the model: decoded out of order, batched without a wait.
 
-The event loop owns every queue. Threads decode and run batches, and post to the loop what has come
-of it, so nothing here is locked.
+The event loop owns every queue. Processes decode and run batches, and what has come of it is read
+on the loop, so nothing here is locked.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
-from vit_engine.engine import Engine
 from vit_engine.errors import ImageError
 from vit_engine.server.core.admission import Admission
-from vit_engine.server.core.batcher import Batcher
-from vit_engine.server.core.decoders import DecodeError, Decoders
 from vit_engine.server.core.metrics import Metrics
-from vit_engine.server.core.pending_request import Outcome, PendingImage, PendingRequest
+from vit_engine.server.core.pending_request import (
+    DecodeError,
+    Outcome,
+    PendingImage,
+    PendingRequest,
+)
 from vit_engine.server.core.refusal import RefusalError
 from vit_engine.server.core.settings import Settings
+from vit_engine.server.decoding.decoders import Decoders
+from vit_engine.server.engines.engine_client import EngineClient, window_of
+from vit_engine.server.engines.messages import OpenEngine
+
+_RETIRE = 0.05  # seconds between looks at whether a model that was replaced has no image left
 
 
 class Scheduler:
     """One model: `start`, then `submit`, then `close`, all on one event loop.
 
-    Decoder processes and slots for decoded images are bounded; what waits for them is bounded by
-    `submit`, which refuses what would be answered too late.
+    Slots for decoded images are bounded; what waits for them is bounded by `submit`, which refuses
+    what would be answered too late.
     """
 
-    def __init__(self, name: str, engine: Engine, settings: Settings, metrics: Metrics) -> None:
-        self.name, self.engine = name, engine
-        self.decoders = Decoders(
-            name,
-            engine.contract,
-            settings,
-            slots=engine.max_batch * (2 + engine.in_flight),
-            on_decoded=self._decoded,
-            on_restarts=metrics.decoder_restarts.labels(name).inc,
+    def __init__(
+        self,
+        name: str,
+        engine: OpenEngine,
+        *,
+        decoders: Decoders,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self.name, self.decoders, self._metrics = name, decoders, metrics
+        info = engine.info
+        window = window_of(info)
+        self._slots = decoders.slots(
+            2 * window, window, info.slot_bytes, info.contract.preprocessing, self._decoded
         )
-        self.batcher = Batcher(
+        self.engine = EngineClient(
             name,
             engine,
-            self.decoders,
-            hang_timeout=settings.hang_timeout,
+            self._slots,
+            decoders.memory.fd,
             metrics=metrics,
             on_done=self._complete,
+            on_free=decoders.release,
+            waiting=lambda: decoders.waiting(self._slots),
         )
         self.admission = Admission(settings)
         self._images = metrics.images
@@ -55,23 +68,27 @@ class Scheduler:
             for stage in ("queue", "decode", "engine")
         }
         self._closed = False
-        self._show(metrics)
 
     def start(self) -> None:
-        """Start the decoders and the first batches; on the event loop that requests come from."""
+        """Connect to the engine; on the event loop that requests come from."""
         self._loop = asyncio.get_running_loop()
-        self.decoders.start()
-        self.batcher.start()
+        self.engine.start()
 
-    async def close(self) -> None:
-        """End the decoders and the engine; what still waits is refused. Takes moments."""
-        if self._closed:
-            return
-        self._closed = True
-        for image in [*self.decoders.cancel(), *self.batcher.cancel()]:
-            self._complete(image, self._gone())
-        await asyncio.to_thread(self.decoders.join)
-        await asyncio.to_thread(self.batcher.join)
+    def close(self) -> None:
+        """Leave the engine; what still waits is refused."""
+        if not self._closed:
+            self._closed = True
+            self.engine.close(self._gone())
+
+    async def retire(self, seconds: float) -> None:
+        """Close once every image that was taken has been answered, or after so long."""
+        end = time.monotonic() + seconds
+        while self.admission.depth and time.monotonic() < end:
+            await asyncio.sleep(_RETIRE)
+        self.close()
+        while self.decoders.decoding(self._slots):
+            await asyncio.sleep(_RETIRE)
+        self._slots.region.free()
 
     @property
     def ready(self) -> bool:
@@ -80,7 +97,7 @@ class Scheduler:
 
     @property
     def _loaded(self) -> bool:
-        return self.batcher.warm and self.decoders.loaded
+        return self.engine.warm and self.decoders.loaded
 
     @property
     def alive(self) -> bool:
@@ -89,12 +106,13 @@ class Scheduler:
 
     @property
     def _unhealthy_reason(self) -> str | None:
-        return self.batcher.unhealthy_reason or self.decoders.unhealthy_reason
+        return self.engine.unhealthy_reason or self.decoders.unhealthy_reason
 
-    def submit(self, images: Sequence[bytes | NDArray[Any]]) -> PendingRequest:
+    def submit(self, images: Sequence[bytes | NDArray[Any]], *, client: str = "") -> PendingRequest:
         """Take a request: files of images, or tensors as the graph takes them, one an image.
 
-        RefusalError where it is loading, dead or too busy to answer within the deadline.
+        RefusalError where it is loading, dead or too busy to answer within the deadline. `client`
+        is whose turn it takes.
         """
         if self._closed:
             raise self._gone()
@@ -102,16 +120,16 @@ class Scheduler:
             raise RefusalError(503, "dead", f"{self.name} does not work: {reason}")
         if not self._loaded:
             raise RefusalError(503, "loading", f"{self.name} is loading", retry_after=1)
-        self.admission.admit(len(images), self.batcher.rate)
-        request = PendingRequest.of(len(images), self._loop)
+        self.admission.admit(len(images), self.engine.rate)
+        request = PendingRequest.of(len(images), self._loop, client)
         now = time.monotonic()
         tensors = []
         for index, image in enumerate(images):
             if isinstance(image, bytes):
-                self.decoders.add(PendingImage(request, index, now, data=image))
+                self.decoders.add(PendingImage(request, index, self._slots, now, data=image))
             else:
-                tensors.append(PendingImage(request, index, now, tensor=image))
-        self.batcher.add(tensors)
+                tensors.append(PendingImage(request, index, self._slots, now, tensor=image))
+        self.engine.add(tensors)
         return request
 
     def drop(self, request: PendingRequest) -> None:
@@ -120,15 +138,16 @@ class Scheduler:
         self.admission.depth -= request.unanswered
         self._images.labels(self.name, "dropped").inc(request.unanswered)
         self.decoders.drop(request)
-        self.batcher.drop(request)
+        self.engine.drop(request)
 
     def _decoded(self, image: PendingImage, error: DecodeError | None) -> None:
-        if self._closed:
+        if error is None and self._closed:
+            self._slots.release(image)
             error = self._gone()
         if error is not None:
             self._complete(image, error)
         elif not image.request.dropped:
-            self.batcher.add([image])
+            self.engine.add([image])
 
     def _complete(self, image: PendingImage, outcome: Outcome) -> None:
         request = image.request
@@ -154,15 +173,8 @@ class Scheduler:
     def depths(self) -> dict[str, int]:
         """Return how many images are at each stage."""
         return {
-            "undecoded": len(self.decoders.waiting),
-            "decoding": self.decoders.decoding,
-            "ready": len(self.batcher.ready),
-            "engine": self.batcher.running,
+            "undecoded": self.decoders.waiting(self._slots),
+            "decoding": self.decoders.decoding(self._slots),
+            "ready": len(self.engine.ready),
+            "engine": self.engine.running,
         }
-
-    def _show(self, metrics: Metrics) -> None:
-        """Have the metrics look up what they do not count."""
-        for stage in self.depths():
-            depth = partial(lambda stage: self.depths()[stage], stage)
-            metrics.queue_images.labels(self.name, stage).set_function(depth)
-        metrics.decoders.labels(self.name).set_function(lambda: len(self.decoders.processes))

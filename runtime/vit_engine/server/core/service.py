@@ -6,20 +6,23 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_engine.engine import Engine
 from vit_engine.errors import MachineError, UsageError
 from vit_engine.options import EngineOptions
 from vit_engine.outputs.embeddings import Embeddings
-from vit_engine.outputs.kinds import OutputKind
+from vit_engine.outputs.kinds import OutputKind, output_from_contract
 from vit_engine.server.core.admission import MemoryLimit
 from vit_engine.server.core.metrics import Metrics
 from vit_engine.server.core.pending_request import PendingRequest
 from vit_engine.server.core.refusal import ClientLeftError, RefusalError
 from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.settings import Settings
+from vit_engine.server.decoding.decoders import Decoders
+from vit_engine.server.engines.engine_processes import EngineProcesses
+from vit_engine.server.engines.messages import OpenEngine
 from vit_engine.text_embedder import TextEmbedder
 
 _LOOK = 0.05  # seconds between looks at whether all is ready
+_SHOW = 1.0  # seconds
 
 VERSION = "1"
 """The one version of each model, as the inference protocol counts them."""
@@ -53,6 +56,9 @@ _NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 class Service:
     """Open models at work. `open` takes seconds and raises what Engine.open raises; `start` is for
     the event loop that requests come from, and so is `close`, which waits for the engines' end.
+
+    Where `engines` are given, they are those of a parent that serves the same models through
+    several such services; `decoders` is how many processes this one may have.
     """
 
     def __init__(
@@ -61,17 +67,20 @@ class Service:
         settings: Settings,
         options: EngineOptions,
         text: str | Path | None = None,
+        *,
+        engines: Mapping[str, OpenEngine] | None = None,
+        decoders: int | None = None,
     ) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.memory = MemoryLimit(settings.max_held)
         self.schedulers: dict[str, Scheduler] = {}
         self.draining = self._started = False
-        self._models, self._options = models, options
+        self._models, self._options, self._decoder_count = models, options, decoders
+        self._processes = EngineProcesses(models, options, hang_timeout=settings.hang_timeout)
+        self._engines = engines
         self._text = text
         self._texts: TextEmbedder | None = None
-        self.metrics.held_bytes.set_function(lambda: self.memory.held)
-        self.metrics.ready.set_function(lambda: self.ready)
-        self.metrics.alive.set_function(lambda: self.alive)
+        self._replaced: set[asyncio.Future[None]] = set()
 
     @property
     def names(self) -> list[str]:
@@ -80,20 +89,21 @@ class Service:
 
     def open(self) -> None:
         """Open every model, unless that has been done."""
-        for name, path in self._models.items():
-            if name not in self.schedulers:
-                engine = Engine.open(path, self._options)
-                self.schedulers[name] = Scheduler(name, engine, self.settings, self.metrics)
-
+        if self._engines is None:
+            self._engines = self._processes.open()
         if self._text and not self._texts:
             self._texts = TextEmbedder.load(self._text)
-        if self._texts and not any(
-            self.texts_for(s.engine.output) for s in self.schedulers.values()
-        ):
+        outputs = (output_from_contract(e.info.contract.output) for e in self._engines.values())
+        if self._texts and not any(map(self.texts_for, outputs)):
             raise UsageError(
                 f"{self._text} has texts of the space {self._texts.space:.12}, and no model that "
                 "is served gives vectors of it; export both from one checkpoint"
             )
+
+    @property
+    def providers(self) -> dict[str, str]:
+        """Where each model runs, once it is open."""
+        return {name: engine.info.provider for name, engine in (self._engines or {}).items()}
 
     def texts_for(self, output: OutputKind) -> TextEmbedder | None:
         """Return the model of the texts that may be compared with an output, None without one."""
@@ -107,21 +117,63 @@ class Service:
         MachineError where it will never be.
         """
         await asyncio.to_thread(self.open)
+        assert self._engines is not None
         if not self._started:
+            self._decoders = Decoders(
+                self.settings,
+                workers=self._decoder_count,
+                on_restart=self.metrics.decoder_restarts.inc,
+            )
+            for name, engine in self._engines.items():
+                self.schedulers[name] = self._scheduler(name, engine)
             self._started = True
+            self._decoders.start()
             for scheduler in self.schedulers.values():
                 scheduler.start()
+            self._showing = asyncio.ensure_future(self._show_regularly())
         while wait and not self.ready:
             for scheduler in self.schedulers.values():
-                if scheduler.batcher.fault is not None:
-                    raise MachineError(f"{scheduler.name} cannot run: {scheduler.batcher.fault}")
+                if scheduler.engine.fault is not None:
+                    raise MachineError(f"{scheduler.name} cannot run: {scheduler.engine.fault}")
             await asyncio.sleep(_LOOK)
+
+    def _scheduler(self, name: str, engine: OpenEngine) -> Scheduler:
+        return Scheduler(
+            name,
+            engine,
+            decoders=self._decoders,
+            settings=self.settings,
+            metrics=self.metrics,
+        )
 
     async def close(self) -> None:
         """Free everything."""
         if self._started:
+            self._showing.cancel()
             for scheduler in self.schedulers.values():
-                await scheduler.close()
+                scheduler.close()
+            self._decoders.close()
+        await asyncio.to_thread(self._processes.close)
+
+    async def reload(self, name: str) -> None:
+        """Open a model's file anew and swap it in; what was taken before is answered by the old.
+
+        Raises what `open` raises, and MachineError where it cannot run: the old one then stays.
+        """
+        new = await asyncio.to_thread(self._processes.open_anew, name)
+        await self.replace(name, new)
+        self._processes.retire_old(name)
+
+    async def replace(self, name: str, engine: OpenEngine) -> None:
+        """Send requests to another engine from now on."""
+        scheduler, old = self._scheduler(name, engine), self.schedulers[name]
+        scheduler.start()
+        while not scheduler.ready:
+            await asyncio.sleep(_LOOK)
+        self.schedulers[name] = scheduler
+        task = asyncio.ensure_future(old.retire(self.settings.deadline))
+        self._replaced.add(task)
+        task.add_done_callback(self._replaced.discard)
 
     def find(self, name: str | None, version: str | None = None) -> Scheduler:
         """Return a model by name, the first for None; RefusalError for one that is not there."""
@@ -163,12 +215,16 @@ class Service:
         scheduler: Scheduler,
         images: Sequence[Any],
         disconnected: Callable[[], Awaitable[object]],
+        *,
+        client: str = "",
     ) -> PendingRequest:
         """Run a request until it is done or nobody waits any more, as `disconnected` tells.
 
+        Clients take turns in the decoders.
+
         RefusalError at the deadline, ClientLeftError when the client has gone.
         """
-        request = scheduler.submit(images)
+        request = scheduler.submit(images, client=client)
         leaving: asyncio.Future[Any] = asyncio.ensure_future(disconnected())
         try:
             async with asyncio.timeout(self.settings.deadline):
@@ -184,3 +240,20 @@ class Service:
         if request.dropped:
             raise ClientLeftError
         return request
+
+    def show(self) -> None:
+        """Write into the metrics what they do not count."""
+        metrics = self.metrics
+        for name, scheduler in self.schedulers.items():
+            for stage, images in scheduler.depths().items():
+                metrics.queue_images.labels(name, stage).set(images)
+        metrics.held_bytes.set(self.memory.held)
+        metrics.ready.set(self.ready)
+        metrics.alive.set(self.alive)
+        metrics.decoders.set(self._decoders.alive if self._started else 0)
+
+    async def _show_regularly(self) -> None:
+        """For those who ask another front."""
+        while True:
+            self.show()
+            await asyncio.sleep(_SHOW)

@@ -120,7 +120,9 @@ class Routes:
             engine = scheduler.engine
             asked.check(engine.contract)  # refused before there is work to do
             asked.selection(engine.output)
-            done = await service.infer(scheduler, asked.images, request.receive)
+            done = await service.infer(
+                scheduler, asked.images, request.receive, client=client_of(request)
+            )
         return classification.answer(asked, done, engine.output)
 
     async def embeddings(self, request: Request) -> Response:
@@ -137,7 +139,9 @@ class Routes:
             headers: dict[str, str] = {}
             images: list[Vectors] = []
             if asked.images:
-                done = await service.infer(scheduler, asked.images, request.receive)
+                done = await service.infer(
+                    scheduler, asked.images, request.receive, client=client_of(request)
+                )
                 headers["server-timing"] = classification.timing(done)
                 images = openai_embeddings.vectors_of(done)
             words = np.empty((0, *output.shape), np.float32)
@@ -180,6 +184,7 @@ class Routes:
 
     async def metrics(self, _: Request) -> Response:
         """What is counted, in Prometheus' text format."""
+        self._service.show()
         return PlainTextResponse(self._service.metrics.text(), headers={"content-type": PROMETHEUS})
 
     async def openapi(self, _: Request) -> Response:
@@ -230,9 +235,16 @@ class Routes:
                 body, request.headers, scheduler.engine.contract, service.settings
             )
             del body
-            done = await service.infer(scheduler, asked.images, request.receive)
+            done = await service.infer(
+                scheduler, asked.images, request.receive, client=client_of(request)
+            )
         headers = {"server-timing": classification.timing(done)}
         return open_inference.answer(asked, done, scheduler, headers)
 
     def _find(self, request: Request) -> Scheduler:
         return self._service.find(**request.path_params)
+
+
+def client_of(request: Request) -> str:
+    """Return the address that a request comes from."""
+    return request.client.host if request.client else ""

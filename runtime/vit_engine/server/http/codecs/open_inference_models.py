@@ -50,12 +50,12 @@ def stats_of(scheduler: Scheduler, metrics: Metrics) -> dict[str, Any]:
 
     queue, decode, engine = stage("queue"), stage("decode"), stage("engine")
     done = engine["count"]
-    batches = sorted(scheduler.batcher.stats.batches.items())
+    batches = sorted(scheduler.engine.stats.batches.items())
     none = {"count": 0, "ns": 0}
     return {
         "name": scheduler.name,
         "version": VERSION,
-        "last_inference": round(scheduler.batcher.stats.last * 1e3),
+        "last_inference": round(scheduler.engine.stats.last * 1e3),
         "inference_count": done,
         "execution_count": round(sum(runs for _, (runs, _) in batches)),
         "inference_stats": {

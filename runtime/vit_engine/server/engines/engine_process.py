@@ -1,0 +1,292 @@
+"""One model's engine in a process, for every front; where it ends, another takes its place."""
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+import pickle
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_engine.engine import Engine
+from vit_engine.errors import MachineError, VitError, one_line
+from vit_engine.machine.worker import Channel, EndedError, Worker
+from vit_engine.options import EngineOptions
+from vit_engine.server.engines.batcher import Batcher
+from vit_engine.server.engines.messages import DONE, HELLO, LENGTH, SLOT, EngineInfo, SlotViews
+
+log = logging.getLogger(__name__)
+
+_OPENING = 3600.0  # seconds: a provider may build engines for a long time, and says so
+_RETRY = 1.0  # seconds between attempts to start an engine that does not start
+_CHUNK = 2**16
+_EXIT_FAULT = 70  # what sysexits.h calls an internal software error
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What the process opens, and the descriptor of the socket that fronts connect to."""
+
+    name: str
+    model: Any
+    options: EngineOptions
+    hang_timeout: float
+    listening: int
+
+
+class EngineProcess:
+    """An open engine at a Unix socket's `address`, started again whenever its process ends.
+
+    The constructor takes seconds and raises what Engine.open raises. `info` is what was opened.
+    """
+
+    def __init__(
+        self, name: str, model: str | Path, options: EngineOptions, *, hang_timeout: float
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="vit-serve-")  # its owner's alone
+        self.address = os.fspath(Path(self._folder.name, "engine"))
+        # It stays open here: who connects while a process is replaced waits for the next.
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(self.address)
+        self._listening.listen(128)
+        self._opening = _Opening(name, model, options, hang_timeout, self._listening.fileno())
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self.restarts = 0
+        try:
+            self.info = self._start()
+        except BaseException:
+            self._free()
+            raise
+        self._thread = threading.Thread(target=self._watch, daemon=True, name=f"{name}-engine")
+        self._thread.start()
+
+    def wait_until_warm(self) -> None:
+        """Wait until every size of batch has run; MachineError where one cannot."""
+        try:
+            fault = pickle.loads(self._worker.answer(_OPENING))
+        except (EndedError, TimeoutError, OSError) as e:
+            fault = one_line(e)
+        if fault:
+            raise MachineError(f"{self._opening.name} cannot run: {fault}")
+
+    def retire(self) -> None:
+        """Let the process end once no front is connected to it, and start no other."""
+        self._closing.set()
+        self._worker.ask(b"retire")
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._closing.set()
+            self._worker.kill()
+        self._thread.join()
+
+    def _start(self) -> EngineInfo:
+        with self._lock:
+            if self._closing.is_set():
+                raise MachineError("closed")
+            self._worker = Worker(
+                serve,
+                purpose=f"run {self._opening.name} in",
+                pass_fds=(self._listening.fileno(),),
+                stderr=None,
+            )
+        try:
+            self._worker.wait_until_ready()
+            self._worker.ask(pickle.dumps(self._opening))
+            found = pickle.loads(self._worker.answer(_OPENING))
+        except (EndedError, TimeoutError) as e:
+            self._worker.close()
+            raise MachineError(
+                f"the process of {self._opening.name} ended while it opened the model ({e})"
+            ) from e
+        if isinstance(found, BaseException):
+            self._worker.close()
+            raise found
+        assert isinstance(found, EngineInfo)
+        return found
+
+    def _watch(self) -> None:
+        """On a thread: start a process in the place of one that has ended."""
+        while True:
+            ended = self._worker.wait()
+            self._worker.close()
+            while not self._closing.is_set():
+                log.error("the engine of %s has ended (%s)", self._opening.name, ended)
+                try:
+                    self.info = self._start()
+                except VitError as e:
+                    ended = str(e)
+                    self._closing.wait(_RETRY)
+                else:
+                    self.restarts += 1
+                    break
+            else:
+                self._free()
+                return
+
+    def _free(self) -> None:
+        self._listening.close()
+        self._folder.cleanup()
+
+
+# In the process
+
+
+def serve(channel: Channel) -> None:
+    """Open a model and run what fronts ask for; the life of the child."""
+    opening: _Opening = pickle.loads(next(channel.requests()))
+    logging.basicConfig(format=f"vit-serve: {opening.name}: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        engine = Engine.open(opening.model, opening.options)
+    except Exception as e:  # noqa: BLE001  raised again in the parent
+        channel.answer(pickle.dumps(e))
+        return
+    info = EngineInfo(engine.contract, engine.provider, engine.max_batch, engine.in_flight)
+    channel.answer(pickle.dumps(info))
+    asyncio.run(_Server(engine, info, channel, opening).run())
+    os._exit(0)  # a batch that still runs is nobody's
+
+
+class _Server:
+    """The event loop of an engine's process."""
+
+    def __init__(
+        self, engine: Engine, info: EngineInfo, channel: Channel, opening: _Opening
+    ) -> None:
+        self._engine, self._info, self._channel, self._opening = engine, info, channel, opening
+        self.fronts: set[_Front] = set()
+        self._retired = False
+
+    async def run(self) -> None:
+        """Serve until the parent is gone or, retired, until the last front is."""
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self.batcher = Batcher(
+            self._engine, hang_timeout=self._opening.hang_timeout, on_fault=self._give_up
+        )
+        requests, _ = self._channel.descriptors
+        self._loop.add_reader(requests, self._command, requests)
+        self._info = await asyncio.to_thread(self._warm_up)
+        self._channel.answer(pickle.dumps(self._info.fault))
+        self._listening = socket.socket(fileno=self._opening.listening)
+        self._listening.setblocking(False)
+        self._loop.add_reader(self._listening, self._accept)
+        await self._ended.wait()
+
+    def _warm_up(self) -> EngineInfo:
+        """Run each size of batch: what a provider builds or chooses then, nobody waits for.
+
+        One image twice: a provider may open something for them at the second.
+        """
+        input_spec, info = self._info.contract.input, self._info
+        try:
+            for size in (1, *range(1, self._engine.max_batch + 1)):
+                start = time.monotonic()
+                self._engine.run(np.zeros((size, input_spec.height, input_spec.width, 3), np.uint8))
+                info = replace(info, seconds=time.monotonic() - start)
+        except Exception as e:
+            log.exception("cannot run")
+            return replace(info, fault=one_line(e))
+        return replace(info, max_batch=self._engine.max_batch)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._listening.accept()
+            self.fronts.add(_Front(self, connection, self._info))
+
+    def _command(self, requests: int) -> None:
+        if not os.read(requests, _CHUNK):
+            self._ended.set()
+        self._retired = True  # the one thing that is ever said
+        self.left(None)
+
+    def left(self, front: "_Front | None") -> None:
+        """Forget a front whose connection has ended."""
+        if front is not None:
+            self.fronts.discard(front)
+            self.batcher.forget(front)
+        if self._retired and not self.fronts:
+            self._ended.set()
+
+    def _give_up(self, reason: str) -> None:
+        log.critical("%s: starting again", reason)
+        os._exit(_EXIT_FAULT)
+
+
+class _Front:
+    """A connection of a front."""
+
+    def __init__(self, server: _Server, connection: socket.socket, info: EngineInfo) -> None:
+        self._server, self._connection, self._info = server, connection, info
+        self.views: SlotViews
+        self._slots = 0
+        connection.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(connection, self._meet)
+
+    def _meet(self) -> None:
+        """Read where the slots are, and answer."""
+        try:
+            said, descriptors, _, _ = socket.recv_fds(self._connection, HELLO.size, 1)
+            offset, self._slots, size = HELLO.unpack(said)
+            (descriptor,) = descriptors
+            memory = mmap.mmap(descriptor, self._slots * size, offset=offset)
+            os.close(descriptor)
+            self.views = SlotViews(memory, self._slots, size, self._info.contract)
+            answer = pickle.dumps(self._info)
+            self._connection.sendall(LENGTH.pack(len(answer)) + answer)
+        except (OSError, ValueError) as e:  # whoever it is, he is no front of ours
+            log.error("a connection that is no front's was closed (%s)", one_line(e))
+            self._leave()
+            return
+        except Exception:
+            self._leave()
+            raise
+        self._loop.remove_reader(self._connection)
+        self._loop.add_reader(self._connection, self._read)
+
+    def _read(self) -> None:
+        try:
+            said = self._connection.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        slots = np.frombuffer(said[: len(said) // SLOT.itemsize * SLOT.itemsize], SLOT)
+        if not said or len(said) % SLOT.itemsize or (slots >> 1 >= self._slots).any():
+            self._leave()
+            return
+        self._server.batcher.add(self, slots.tolist())
+
+    def done(self, slots: Sequence[int], images: int, seconds: float, failure: str) -> None:
+        """Tell the front; one that does not read is left to itself."""
+        if self not in self._server.fronts:
+            return
+        reason = failure.encode()
+        message = DONE.pack(len(slots), images, seconds, len(reason))
+        message += np.array(slots, SLOT).tobytes() + reason
+        try:
+            sent = self._connection.send(message)
+        except OSError:
+            sent = 0
+        if sent < len(message):
+            self._leave()
+
+    def _leave(self) -> None:
+        self._loop.remove_reader(self._connection)
+        self._connection.close()
+        self._server.left(self)
