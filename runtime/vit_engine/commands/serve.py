@@ -46,6 +46,13 @@ def command_line() -> Parser:
         metavar="N",
         help="port to listen at, 0 for any (default %(default)s)",
     )
+    add(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes that take requests, or 'auto' by cores and provider (default %(default)s)",
+    )
     add("--cors", action="append", default=[], metavar="ORIGIN", help="of pages that may call")
     add("--api-key-file", type=Path, metavar="FILE", help="keys, one a line; probes need none")
     add("--access-log", action="store_true", help="a line of JSON on stdout for each request")
@@ -87,6 +94,10 @@ def command_line() -> Parser:
     time("--deadline", SETTINGS.deadline, "until a request is answered, or refused")
     time("--drain", SETTINGS.drain, "to go on after SIGTERM, not ready")
     return parser
+
+
+def _workers(text: str) -> int | None:
+    return None if text == "auto" else whole_number("a number of processes", minimum=1)(text)
 
 
 def parsed(parser: Parser, environment: Mapping[str, str]) -> argparse.Namespace:
@@ -147,6 +158,8 @@ def main() -> int:
     parser = command_line()
     arguments = parsed(parser, os.environ)
     try:
+        from vit_engine.server.core.service import models_from_arguments
+        from vit_engine.server.fronts import Served, serve_with_fronts
         from vit_engine.server.http import listener
         from vit_engine.server.http.app import application
     except ModuleNotFoundError as e:
@@ -156,12 +169,17 @@ def main() -> int:
     logging.basicConfig(format="vit-serve: %(message)s", stream=sys.stderr)
     for name in ("uvicorn", "python_multipart"):  # which tell of every malformed request
         logging.getLogger(name).setLevel(logging.ERROR)
-    app = application(
-        *arguments.models,
-        settings=settings_from(arguments),
-        options=engine_settings(arguments),
-        text=arguments.text,
-    )
+    settings, options = settings_from(arguments), engine_settings(arguments)
+    if arguments.workers != 1:
+        served = Served(models_from_arguments(arguments.models), settings, options, arguments.text)
+        return serve_with_fronts(
+            served,
+            arguments.host,
+            arguments.port,
+            arguments.workers,
+            lambda message: sys.stderr.write(f"vit-serve: {message}\n"),
+        )
+    app = application(*arguments.models, settings=settings, options=options, text=arguments.text)
     # An address that is taken is told at once, before the models, which take seconds.
     with listener.bound(arguments.host, arguments.port) as listening:
         app.service.open()

@@ -25,6 +25,25 @@ class EndedError(Exception):
     """The child ended before it answered; the text is the signal's name or the exit code."""
 
 
+class Frames:
+    """Messages in what comes through a pipe in pieces, for whoever cannot wait for whole ones."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, part: bytes) -> Iterator[bytes]:
+        """Yield the messages that a piece completes."""
+        held = self._held
+        held += part
+        while len(held) >= SIZE.size:
+            end = SIZE.size + SIZE.unpack_from(held)[0]
+            if len(held) < end:
+                return
+            message = bytes(held[SIZE.size : end])
+            del held[:end]
+            yield message
+
+
 class Channel:
     """The child's end: requests as they come, and the answers to them. Messages are bytes."""
 

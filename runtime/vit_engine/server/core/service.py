@@ -58,7 +58,8 @@ class Service:
     the event loop that requests come from, and so is `close`, which waits for the engines' end.
 
     Where `engines` are given, they are those of a parent that serves the same models through
-    several such services; `decoders` is how many processes this one may have.
+    several such services, and `reload` asks it for others; `decoders` is how many processes this
+    one may have.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Service:
         text: str | Path | None = None,
         *,
         engines: Mapping[str, OpenEngine] | None = None,
+        reload: Callable[[str], Awaitable[None]] | None = None,
         decoders: int | None = None,
     ) -> None:
         self.settings, self.metrics = settings, Metrics()
@@ -77,7 +79,7 @@ class Service:
         self.draining = self._started = False
         self._models, self._options, self._decoder_count = models, options, decoders
         self._processes = EngineProcesses(models, options, hang_timeout=settings.hang_timeout)
-        self._engines = engines
+        self._engines, self._reload = engines, reload
         self._text = text
         self._texts: TextEmbedder | None = None
         self._replaced: set[asyncio.Future[None]] = set()
@@ -160,6 +162,9 @@ class Service:
 
         Raises what `open` raises, and MachineError where it cannot run: the old one then stays.
         """
+        if self._reload is not None:
+            await self._reload(name)
+            return
         new = await asyncio.to_thread(self._processes.open_anew, name)
         await self.replace(name, new)
         self._processes.retire_old(name)

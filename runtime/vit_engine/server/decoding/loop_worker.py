@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vit_engine.machine.worker import SIZE, Worker
+from vit_engine.machine.worker import SIZE, Frames, Worker
 
 _PIPE = 2**20  # bytes that a pipe holds: an image is written at once, without a second turn
 _CHUNK = 2**16
@@ -16,8 +16,7 @@ _CHUNK = 2**16
 class LoopWorker:
     """A `Worker` that is ready, for the event loop; `on_answer` is given each message of it.
 
-    `on_end` is called once, when it can answer no more. Whoever asks waits for the answer before
-    he asks again.
+    `on_end` is called once, when it can answer no more.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class LoopWorker:
         self._requests, self._answers = worker.descriptors
         self._loop = asyncio.get_running_loop()
         self._left = memoryview(b"")  # of a message, which the pipe had no room for
-        self._answer = bytearray()
+        self._frames = Frames()
         if sys.platform == "linux":
             with contextlib.suppress(OSError):  # a user may have too many large pipes
                 fcntl.fcntl(self._requests, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -43,6 +42,9 @@ class LoopWorker:
     def ask(self, messages: Sequence[bytes]) -> None:
         """Send messages; to a child that has ended nothing, as `on_end` will tell."""
         parts = [part for message in messages for part in (SIZE.pack(len(message)), message)]
+        if self._left:
+            self._left = memoryview(b"".join((self._left, *parts)))
+            return
         try:
             written = os.writev(self._requests, parts)
         except BlockingIOError:
@@ -82,12 +84,5 @@ class LoopWorker:
             self._detach()
             self._on_end()
             return
-        answer = self._answer
-        answer += part
-        while len(answer) >= SIZE.size:
-            end = SIZE.size + SIZE.unpack_from(answer)[0]
-            if len(answer) < end:
-                return
-            message = bytes(answer[SIZE.size : end])
-            del answer[:end]
+        for message in self._frames.feed(part):
             self._on_answer(message)

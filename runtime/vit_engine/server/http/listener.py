@@ -25,8 +25,11 @@ _BACKLOG = 2048
 _LAST_PORT = 65535
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """Return a socket of an address that nobody listens on yet; MachineError where that fails."""
+def bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Return a socket of an address that nobody listens on yet; MachineError where that fails.
+
+    A `shared` one is for an address that other such sockets have as well.
+    """
     if port > _LAST_PORT:
         raise UsageError(f"port {port} is none: {_LAST_PORT} is the largest")
     try:
@@ -35,6 +38,8 @@ def bound(host: str, port: int) -> socket.socket:
         )[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         found.bind(address)
     except OSError as e:
         words = format_limit(e) or e.strerror
