@@ -1,12 +1,13 @@
 """The models that are served, each with its scheduler, and what they share."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_engine.errors import MachineError, UsageError
+from vit_engine.errors import MachineError, UsageError, VitError, one_line
 from vit_engine.options import EngineOptions
 from vit_engine.outputs.embeddings import Embeddings
 from vit_engine.outputs.kinds import OutputKind, output_from_contract
@@ -20,6 +21,8 @@ from vit_engine.server.decoding.decoders import Decoders
 from vit_engine.server.engines.engine_processes import EngineProcesses
 from vit_engine.server.engines.messages import OpenEngine
 from vit_engine.text_embedder import TextEmbedder
+
+log = logging.getLogger(__name__)
 
 _LOOK = 0.05  # seconds between looks at whether all is ready
 _SHOW = 1.0  # seconds
@@ -83,6 +86,7 @@ class Service:
         self._text = text
         self._texts: TextEmbedder | None = None
         self._replaced: set[asyncio.Future[None]] = set()
+        self._reloading = asyncio.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -165,9 +169,20 @@ class Service:
         if self._reload is not None:
             await self._reload(name)
             return
-        new = await asyncio.to_thread(self._processes.open_anew, name)
-        await self.replace(name, new)
-        self._processes.retire_old(name)
+        async with self._reloading:
+            new = await asyncio.to_thread(self._processes.open_anew, name)
+            await self.replace(name, new)
+            self._processes.retire_old(name)
+
+    async def reload_all(self) -> None:
+        """Open every model's file anew, and log what came of it."""
+        for name in self._models:
+            try:
+                await self.reload(name)
+            except VitError as e:
+                log.error("%s stays as it was: %s", name, one_line(e))
+            else:
+                log.warning("%s was opened anew", name)
 
     async def replace(self, name: str, engine: OpenEngine) -> None:
         """Send requests to another engine from now on."""

@@ -97,6 +97,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._accepting()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        self._reloading = asyncio.ensure_future(self._service.reload_all())
 
     def handle_exit(self, sig: int, _: FrameType | None) -> None:
         if self._end is not None:

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 import vit_engine
-from vit_engine.errors import UsageError
+from vit_engine.errors import UsageError, VitError, one_line
 from vit_engine.outputs.embeddings import Vectors
 from vit_engine.server.core.admission import MemoryReservation
 from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_request
@@ -55,6 +55,7 @@ class Routes:
         yield Route("/v2/health/live", self.live)
         yield Route("/v2/health/ready", self.health)
         yield Route("/v2/models/stats", self.all_stats)
+        yield Route("/v2/repository/models/{name}/load", self.load, methods=["POST"])
         for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             yield Route(path, self.metadata)
             yield Route(f"{path}/config", self.config)
@@ -240,6 +241,18 @@ class Routes:
             )
         headers = {"server-timing": classification.timing(done)}
         return open_inference.answer(asked, done, scheduler, headers)
+
+    async def load(self, request: Request) -> Response:
+        """Open a model's file anew, in place of the one that is served; a key is needed."""
+        service, name = self._service, request.path_params["name"]
+        if not service.settings.keys:
+            raise RefusalError(403, "key", "a model is loaded anew where keys are: --api-key-file")
+        service.find(name)
+        try:
+            await service.reload(name)
+        except VitError as e:
+            raise RefusalError(400, "model", f"{name} stays as it was: {one_line(e)}") from e
+        return Response()
 
     def _find(self, request: Request) -> Scheduler:
         return self._service.find(**request.path_params)
