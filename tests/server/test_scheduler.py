@@ -1,154 +1,91 @@
-"""The scheduler of vit-serve: batches without linger, early refusals, and how it dies."""
+"""One model of vit-serve: who is refused, who is dropped, and what the death of a part costs."""
 
 import asyncio
-import threading
+import io
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from support.running_server import CIRCLE, STAR
-from vit_engine.engine import Engine
 from vit_engine.errors import ImageError
 from vit_engine.images import decoder_process
+from vit_engine.options import EngineOptions
 from vit_engine.server.core.admission import Rate
-from vit_engine.server.core.metrics import Metrics
 from vit_engine.server.core.refusal import RefusalError
 from vit_engine.server.core.scheduler import Scheduler
+from vit_engine.server.core.service import Service
 from vit_engine.server.core.settings import SETTINGS, Settings
+from vit_engine.server.decoding.fair_queue import FairQueue
 
-Submit = Callable[[Any], "Future[Any]"]
+FEED = np.zeros((64, 64, 3), np.uint8)
 
 
 @asynccontextmanager
-async def working(settings: Settings = SETTINGS) -> AsyncIterator[Scheduler]:
-    engine = Engine.open("demo", provider="cpu", max_batch=4)
-    scheduler = Scheduler("demo", engine, settings, Metrics())
-    scheduler.start()
+async def working(settings: Settings = SETTINGS) -> AsyncIterator[tuple[Service, Scheduler]]:
+    options = EngineOptions(provider="cpu", max_batch=4)
+    service = Service({"demo": "demo"}, settings, options, decoders=2)
+    await service.start(wait=True)
     try:
-        while not scheduler.ready:
-            await asyncio.sleep(0.01)
-        yield scheduler
+        yield service, service.find("demo")
     finally:
-        await scheduler.close()
+        await service.close()
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(work(), 60))
+    asyncio.run(asyncio.wait_for(work(), 100))
 
 
-def test_what_waits_while_a_batch_runs_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def engine_pid(service: Service) -> int:
+    return service._processes._processes["demo"]._worker.pid
+
+
+async def until(holds: Callable[[], object]) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)
+
+
+def large_png() -> bytes:
+    """An image of 36 megapixels, of few bytes."""
+    file = io.BytesIO()
+    Image.new("L", (6000, 6000)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_dropped_request_leaves_before_decoding_and_before_the_engine() -> None:
     async def work() -> None:
-        async with working() as scheduler:
-            sizes, held = [], threading.Event()
-            submit = scheduler.engine.submit
-
-            def slow(batch: Any) -> Any:
-                sizes.append(len(batch))
-                if len(sizes) == 1:
-                    future: Future[Any] = Future()
-                    threading.Thread(
-                        target=lambda: (
-                            held.wait(20) and future.set_result(scheduler.engine.run(batch))
-                        )
-                    ).start()
-                    return future
-                return submit(batch)
-
-            monkeypatch.setattr(scheduler.engine, "submit", slow)
-            tickets = [
-                scheduler.submit([image]) for image in (STAR, CIRCLE, STAR, STAR, STAR, CIRCLE)
-            ]
-            while scheduler.depths()["ready"] < 5:
-                await asyncio.sleep(0.01)
-            assert sizes == [1]  # the first did not wait for company
-            held.set()
-            await asyncio.gather(*(ticket.done for ticket in tickets))
-            assert sizes == [1, 4, 1]
-            best = [int(np.argmax(t.outcomes[0])) for t in tickets]
-            assert best == [3, 0, 3, 3, 3, 0]
+        async with working() as (service, scheduler):
+            os.kill(engine_pid(service), signal.SIGSTOP)
+            first = [scheduler.submit([STAR]) for _ in range(8)]  # all that the engine is handed
+            await until(lambda: scheduler.depths()["engine"] == 8)
+            others = [scheduler.submit([STAR]) for _ in range(100)]
+            await until(lambda: scheduler.depths()["ready"] >= 10)
+            for request in others[1:]:
+                scheduler.drop(request)
+            await until(lambda: not scheduler.depths()["decoding"])
+            assert scheduler.depths() == {"undecoded": 0, "decoding": 0, "ready": 1, "engine": 8}
+            os.kill(engine_pid(service), signal.SIGCONT)
+            await asyncio.gather(*(request.done for request in (*first, others[0])))
+            assert all(isinstance(request.outcomes[0], np.ndarray) for request in first)
+            assert scheduler.admission.depth == 0
             assert set(scheduler.depths().values()) == {0}
 
     run(work)
 
 
-def test_more_than_one_batch_where_the_provider_wants_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_beyond_the_deadline_is_refused_before_it_begins() -> None:
     async def work() -> None:
-        async with working() as scheduler:
-            futures: list[Future[Any]] = []
-
-            def hold(batch: Any) -> Any:
-                futures.append(Future())
-                futures[-1].batch = batch
-                return futures[-1]
-
-            monkeypatch.setattr(scheduler.engine, "in_flight", 2)
-            monkeypatch.setattr(scheduler.engine, "submit", hold)
-            feed = np.zeros((64, 64, 3), np.uint8)
-            ticket = scheduler.submit([feed] * 12)
-            assert [len(f.batch) for f in futures] == [4, 4]
-            futures[1].set_result(scheduler.engine.run(futures[1].batch))
-            while len(futures) < 3:
-                await asyncio.sleep(0)
-            for future in (futures[0], futures[2]):
-                future.set_result(scheduler.engine.run(future.batch))
-            await ticket.done
-            assert all(isinstance(outcome, np.ndarray) for outcome in ticket.outcomes)
-
-    run(work)
-
-
-def test_a_dropped_request_leaves_before_decoding_and_before_the_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def work() -> None:
-        async with working() as scheduler:
-            futures: list[tuple[Any, Future[Any]]] = []
-
-            def hold(batch: Any) -> Any:
-                futures.append((batch, Future()))
-                return futures[-1][1]
-
-            monkeypatch.setattr(scheduler.engine, "submit", hold)
-            first = scheduler.submit([STAR])
-            while not futures:
-                await asyncio.sleep(0.01)
-            others = [scheduler.submit([STAR]) for _ in range(100)]
-            while scheduler.depths()["ready"] < 10:
-                await asyncio.sleep(0.01)
-            for ticket in others[1:]:
-                scheduler.drop(ticket)
-            while scheduler.depths()["decoding"] or not scheduler.depths()["ready"]:
-                await asyncio.sleep(0.01)
-            assert scheduler.depths() == {"undecoded": 0, "decoding": 0, "ready": 1, "engine": 1}
-            batch, future = futures[0]
-            future.set_result(scheduler.engine.run(batch))
-            await first.done
-            while len(futures) < 2:
-                await asyncio.sleep(0)
-            assert len(futures[1][0]) == 1
-            futures[1][1].set_result(scheduler.engine.run(futures[1][0]))
-            await others[0].done
-            assert scheduler.admission.depth == 0
-
-    run(work)
-
-
-def test_a_wait_beyond_the_deadline_is_refused_before_it_begins(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def work() -> None:
-        async with working(Settings(deadline=10)) as scheduler:
-            monkeypatch.setattr(scheduler.batcher, "rate", Rate(images=2, seconds=1))
-            monkeypatch.setattr(scheduler.engine, "submit", lambda batch: Future())
-            feed = np.zeros((64, 64, 3), np.uint8)
+        async with working(Settings(deadline=10)) as (service, scheduler):
+            os.kill(engine_pid(service), signal.SIGSTOP)
+            scheduler.engine.rate = Rate(images=2, seconds=1)
             for _ in range(20):  # 10 s of work
-                scheduler.submit([feed])
+                scheduler.submit([FEED])
             with pytest.raises(RefusalError) as refused:
-                scheduler.submit([feed])
+                scheduler.submit([FEED])
             assert (refused.value.status, refused.value.retry_after) == (429, 6)
 
     run(work)
@@ -165,44 +102,27 @@ def test_the_rate_counts_busy_time_alone() -> None:
     assert Rate().wait(5) == 0
 
 
-def test_a_wedged_batch_is_death_and_load_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_dies_is_told_at_once_and_started_again() -> None:
     async def work() -> None:
-        async with working(Settings(hang_timeout=0.3)) as scheduler:
-            feed = np.zeros((64, 64, 3), np.uint8)
-            scheduler.submit([feed] * 500)
-            assert scheduler.alive
-            monkeypatch.setattr(scheduler.engine, "submit", lambda batch: Future())
-            while scheduler.alive:
-                await asyncio.sleep(0.02)
-            assert not scheduler.ready
-            with pytest.raises(RefusalError, match="a batch has been running") as refused:
+        async with working() as (service, scheduler):
+            before = engine_pid(service)
+            os.kill(before, signal.SIGSTOP)
+            requests = [scheduler.submit([image]) for image in (STAR, FEED, STAR)]
+            await until(lambda: scheduler.depths()["engine"] == 3)
+            os.kill(before, signal.SIGKILL)
+            async with asyncio.timeout(5):  # a second, on a machine that does nothing else
+                await asyncio.gather(*(request.done for request in requests))
+            for request in requests:
+                outcome = request.outcomes[0]
+                assert isinstance(outcome, RefusalError) and outcome.status == 503
+            assert scheduler.alive and not scheduler.ready
+            with pytest.raises(RefusalError, match="loading"):
                 scheduler.submit([STAR])
-            assert (refused.value.status, refused.value.code) == (503, "dead")
-
-    run(work)
-
-
-def test_an_engine_that_fails_again_and_again_is_dead_until_it_works(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def work() -> None:
-        async with working() as scheduler:
-
-            def fail(batch: Any) -> Any:
-                future: Future[Any] = Future()
-                future.set_exception(RuntimeError("CUDA error 700"))
-                return future
-
-            with monkeypatch.context() as patched:
-                patched.setattr(scheduler.engine, "submit", fail)
-                for _ in range(3):
-                    assert scheduler.alive
-                    ticket = scheduler.submit([STAR])
-                    await ticket.done
-                    outcome = ticket.outcomes[0]
-                    assert isinstance(outcome, RefusalError) and outcome.status == 500
-                    assert "CUDA error 700" in str(outcome)
-            assert not scheduler.alive and not scheduler.ready
+            await until(lambda: scheduler.ready)
+            request = scheduler.submit([STAR, FEED])
+            await request.done
+            assert all(isinstance(outcome, np.ndarray) for outcome in request.outcomes)
+            assert engine_pid(service) != before
 
     run(work)
 
@@ -211,36 +131,79 @@ def test_decoders_that_do_not_start_are_death_and_no_images_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def work() -> None:
-        async with working() as scheduler:
+        async with working() as (_, scheduler):
             with monkeypatch.context() as patched:
                 patched.setattr(decoder_process, "serve", lambda channel: None)  # not to be found
-                for decoder in list(scheduler.decoders.processes.values()):
-                    decoder._worker.kill()
-                    while decoder._worker.is_alive():
-                        await asyncio.sleep(0.01)
-                tickets = [scheduler.submit([STAR]) for _ in range(6)]
-                await asyncio.gather(*(ticket.done for ticket in tickets))
-                codes = {t.outcomes[0].code for t in tickets}
-                assert codes == {"dead"}
-                while scheduler.alive:
-                    await asyncio.sleep(0.02)
-            while not scheduler.ready:  # it tries again
-                await asyncio.sleep(0.05)
-            ticket = scheduler.submit([STAR])
-            await ticket.done
-            assert isinstance(ticket.outcomes[0], np.ndarray)
+                for decoder in scheduler.decoders._decoders:
+                    assert decoder.worker is not None
+                    decoder.worker.worker.kill()
+                await until(lambda: not scheduler.decoders.alive)
+                requests = [scheduler.submit([STAR]) for _ in range(6)]
+                await asyncio.gather(*(request.done for request in requests))
+                assert {request.outcomes[0].code for request in requests} == {"dead"}
+                await until(lambda: not scheduler.alive)
+            await until(lambda: scheduler.ready)  # it tries again
+            request = scheduler.submit([STAR])
+            await request.done
+            assert isinstance(request.outcomes[0], np.ndarray)
 
     run(work)
 
 
+def test_a_decoder_that_dies_or_hangs_costs_its_image_alone() -> None:
+    async def work() -> None:
+        async with working(Settings(decode_time=0.5)) as (_, scheduler):
+            for number, code in ((signal.SIGSEGV, "crash"), (signal.SIGSTOP, "timeout")):
+                for decoder in scheduler.decoders._decoders:
+                    assert decoder.worker is not None
+                    decoder.worker.worker.signal(number)
+                requests = [scheduler.submit([STAR]) for _ in range(2)]
+                await asyncio.gather(*(request.done for request in requests))
+                found = {getattr(request.outcomes[0], "code", "ok") for request in requests}
+                # One that was dead before it was given an image costs none.
+                assert found <= {code, "ok"}
+                await until(lambda: scheduler.decoders.alive == 2)
+            request = scheduler.submit([STAR])
+            await request.done
+            assert isinstance(request.outcomes[0], np.ndarray)
+
+    run(work)
+
+
+def test_large_images_do_not_hold_small_ones() -> None:
+    async def work() -> None:
+        async with working(Settings(decode_time=30)) as (_, scheduler):
+            large = large_png()
+            slow = [scheduler.submit([large], client="greedy") for _ in range(6)]
+            quick = [scheduler.submit([STAR], client="honest") for _ in range(6)]
+            await asyncio.gather(*(request.done for request in quick))
+            assert sum(not request.done.done() for request in slow) >= 4
+            await asyncio.gather(*(request.done for request in slow))
+            assert all(isinstance(request.outcomes[0], np.ndarray) for request in slow + quick)
+
+    run(work)
+
+
+def test_clients_take_turns() -> None:
+    queue: FairQueue[str, int] = FairQueue()
+    for number in range(4):
+        queue.add("a", number)
+    queue.add("b", 10)
+    queue.add("c", 20)
+    assert queue.discard(lambda item: item == 2) == [2]
+    assert queue.next(lambda key: key == "c") == 20
+    assert [queue.next() for _ in range(len(queue))] == [0, 10, 1, 3]
+    assert queue.next() is None and len(queue) == 0
+
+
 def test_closing_answers_all_that_waits() -> None:
     async def work() -> None:
-        async with working() as scheduler:
-            tickets = [scheduler.submit([STAR]) for _ in range(50)]
-            await scheduler.close()
-            await asyncio.gather(*(ticket.done for ticket in tickets))
-            for ticket in tickets:
-                assert isinstance(ticket.outcomes[0], np.ndarray | RefusalError)
+        async with working() as (service, scheduler):
+            requests = [scheduler.submit([STAR]) for _ in range(50)]
+            await service.close()
+            await asyncio.gather(*(request.done for request in requests))
+            for request in requests:
+                assert isinstance(request.outcomes[0], np.ndarray | RefusalError)
             with pytest.raises(RefusalError, match="shutting down"):
                 scheduler.submit([STAR])
 
@@ -249,12 +212,12 @@ def test_closing_answers_all_that_waits() -> None:
 
 def test_a_bad_image_among_good_ones() -> None:
     async def work() -> None:
-        async with working() as scheduler:
-            ticket = scheduler.submit([STAR, b"no image", CIRCLE])
-            await ticket.done
-            good, bad, other = ticket.outcomes
+        async with working() as (_, scheduler):
+            request = scheduler.submit([STAR, b"no image", CIRCLE])
+            await request.done
+            good, bad, other = request.outcomes
             assert isinstance(bad, ImageError) and bad.code == "format"
             assert int(np.argmax(good)) == 3 and int(np.argmax(other)) == 0
-            assert all(t.decode > 0 for t in ticket.timings)
+            assert all(t.decode > 0 for t in request.timings)
 
     run(work)

@@ -98,11 +98,19 @@ class Server:
 
     def children(self) -> list[int]:
         """The decoder processes."""
-        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        own = [int(pid) for pid in text.split()]
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            own += [int(pid) for pid in (task / "children").read_text().split()]
-        return sorted(set(own))
+        return below(self.process.pid, "decoder_process")
+
+
+def below(pid: int, part: str = "") -> list[int]:
+    """The children of a process, those whose command line has a part; none of one that ended."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                with contextlib.suppress(OSError):
+                    if part.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                        found.append(int(child))
+    return sorted(found)
 
 
 @contextlib.contextmanager

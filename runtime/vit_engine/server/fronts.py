@@ -142,7 +142,8 @@ class _Parent:
                 lambda: self._signal or len(self._listening) == len(places)
             )
         if not self._signal:
-            told(f"listening at {url_of(self._sockets[0])}, {len(places)} workers")
+            models = ", ".join(f"{n} on {e.info.provider}" for n, e in self._opened.items())
+            told(f"{models}, {len(places)} workers, listening at {url_of(self._sockets[0])}")
         async with self._changed:
             await self._changed.wait_for(lambda: self._signal and not self._fronts)
         return 0 if self._signal == signal.SIGTERM else 128 + self._signal
@@ -312,9 +313,9 @@ class _ParentLink:
     async def load(self, name: str) -> None:
         """Have the parent open a model anew; raises what comes of it."""
         number = next(self._numbers)
-        self._loads[number] = asyncio.get_running_loop().create_future()
+        future = self._loads[number] = asyncio.get_running_loop().create_future()
         self._channel.answer(pickle.dumps(("load", number, name)))
-        await self._loads.pop(number)
+        await future
 
     def _read(self) -> None:
         part = os.read(self._requests, _CHUNK)
@@ -325,7 +326,7 @@ class _ParentLink:
         for message in self._frames.feed(part):
             match pickle.loads(message):
                 case "loaded", number, error:
-                    future = self._loads[number]
+                    future = self._loads.pop(number)
                     future.set_exception(error) if error else future.set_result(None)
                 case "replace", name, engine:
                     task = asyncio.ensure_future(self._replace(name, engine))

@@ -79,7 +79,7 @@ class Service:
         self.settings, self.metrics = settings, Metrics()
         self.memory = MemoryLimit(settings.max_held)
         self.schedulers: dict[str, Scheduler] = {}
-        self.draining = self._started = False
+        self.draining = self._started = self._closed = False
         self._models, self._options, self._decoder_count = models, options, decoders
         self._processes = EngineProcesses(models, options, hang_timeout=settings.hang_timeout)
         self._engines, self._reload = engines, reload
@@ -154,7 +154,8 @@ class Service:
 
     async def close(self) -> None:
         """Free everything."""
-        if self._started:
+        if self._started and not self._closed:
+            self._closed = True
             self._showing.cancel()
             for scheduler in self.schedulers.values():
                 scheduler.close()

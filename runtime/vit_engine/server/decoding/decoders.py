@@ -104,7 +104,7 @@ class Decoders:
         MachineError where memory does not suffice.
         """
         limits = Limits(self._settings.max_body, self._settings.max_pixels)
-        options = DecodeOptions(preprocessing, limits)
+        options = DecodeOptions(preprocessing, limits, self._settings.decode_time)
         small = replace(limits, max_pixels=min(self._small_pixels, limits.max_pixels))
         slots = ImageSlots(
             self.memory.region(count + len(self._decoders) + spare, slot_bytes),

@@ -158,7 +158,6 @@ def serve(channel: Channel) -> None:
     info = EngineInfo(engine.contract, engine.provider, engine.max_batch, engine.in_flight)
     channel.answer(pickle.dumps(info))
     asyncio.run(_Server(engine, info, channel, opening).run())
-    os._exit(0)  # a batch that still runs is nobody's
 
 
 class _Server:
@@ -210,7 +209,7 @@ class _Server:
 
     def _command(self, requests: int) -> None:
         if not os.read(requests, _CHUNK):
-            self._ended.set()
+            os._exit(0)  # the parent is gone: what still runs is nobody's
         self._retired = True  # the one thing that is ever said
         self.left(None)
 
