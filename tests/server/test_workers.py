@@ -31,7 +31,7 @@ def engine(server: Server) -> int:
 
 
 def label(server: Server, image: bytes = STAR, path: str = "/") -> str:
-    answer = server.ask(path, image, headers=KEY)
+    answer = server.ask(path, image)
     assert answer.status == 200, answer.body
     return str(answer.json[0]["label"])
 
@@ -49,6 +49,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("secret\n")
     with running(model, "--workers=2", "--api-key-file", keys, ready=False) as started:
+        started.headers = KEY
         wait_until(lambda: is_well(started))
         yield started
 
@@ -96,7 +97,7 @@ def test_a_front_that_is_killed_loses_its_own_connections_alone(server: Server) 
 def test_an_engine_that_is_killed_is_replaced(server: Server) -> None:
     before = engine(server)
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: server.ask("/", STAR, headers=KEY).status == 503 or before != engine(server))
+    wait_until(lambda: server.ask("/", STAR).status == 503 or before != engine(server))
     wait_until(lambda: is_well(server))
     assert engine(server) != before
     assert label(server) == "star"
@@ -113,7 +114,7 @@ def test_a_model_is_opened_anew_under_load(server: Server, model: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(load) for _ in range(4)]
         try:
-            answer = server.ask("/v2/repository/models/m/load", b"", headers=KEY)
+            answer = server.ask("/v2/repository/models/m/load", b"")
             assert answer.status == 200, answer.body
             server.process.send_signal(signal.SIGHUP)
             wait_until(lambda: any("m was opened anew" in line for line in server.told))
@@ -130,14 +131,14 @@ def test_a_file_that_is_refused_leaves_the_old_one(server: Server, model: Path) 
     kept = model.read_bytes()
     model.write_bytes(b"no model")
     try:
-        answer = server.ask("/v2/repository/models/m/load", b"", headers=KEY)
+        answer = server.ask("/v2/repository/models/m/load", b"")
         assert (answer.status, answer.code) == (400, "model")
         assert "m stays as it was" in answer.json["error"]
     finally:
         model.write_bytes(kept)
     assert label(server) == "star"
-    assert server.ask("/v2/repository/models/m/load", b"").status == 401
-    assert server.ask("/v2/repository/models/x/load", b"", headers=KEY).status == 404
+    assert server.ask("/v2/repository/models/m/load", b"", headers={"x": "y"}).status == 401
+    assert server.ask("/v2/repository/models/x/load", b"").status == 404
 
 
 def test_who_is_in_is_answered_at_the_end(model: Path) -> None:

@@ -46,6 +46,7 @@ class Server:
     url: str
     process: subprocess.Popen[str]
     told: list[str] = field(default_factory=list)  # lines of stderr
+    headers: dict[str, str] = field(default_factory=dict)  # of requests that have none
 
     @property
     def address(self) -> tuple[str, int]:
@@ -65,7 +66,7 @@ class Server:
         connection = http.client.HTTPConnection(*self.address, timeout=60)
         with contextlib.closing(connection):
             connection.request(
-                method or ("GET" if body is None else "POST"), path, body, headers or {}
+                method or ("GET" if body is None else "POST"), path, body, headers or self.headers
             )
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.getheaders()}
