@@ -2,15 +2,14 @@
 
 import hashlib
 import hmac
-import json
-import sys
 import time
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vit_engine.server.core.metrics import Metrics
-from vit_engine.server.core.settings import Settings
+from vit_engine.server.core.service import Service
+from vit_engine.server.http.access_log import AccessLog
 from vit_engine.server.http.body import CountingReceive
 from vit_engine.server.http.responses import CLIENT_LEFT, error_response
 
@@ -23,8 +22,8 @@ _OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready
 class AccessMiddleware:
     """Lets requests in, and counts each of them once when it has ended, however it ends."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(self, app: ASGIApp, service: Service, log: AccessLog) -> None:
+        self._app, self._service, self._log = app, service, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life span of the application."""
@@ -41,13 +40,15 @@ class AccessMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                closes = self._service.draining
                 if has_body and not body.ended:
                     # Whoever sends all before he reads is to get the answer; whoever waits to be
                     # asked for the body is not asked, and whoever was late is not waited for.
                     if "expect" not in headers and status != _LATE:
-                        await body.discard(self._settings)
-                    if not body.ended:
-                        message["headers"] = [*message["headers"], (b"connection", b"close")]
+                        await body.discard(self._service.settings)
+                    closes = closes or not body.ended
+                if closes:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:
@@ -55,11 +56,12 @@ class AccessMiddleware:
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "none")
             seconds = time.monotonic() - start
-            self._metrics.requests.labels(route, status).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
-            self._metrics.body_bytes.inc(body.size)
-            if self._settings.log_requests:
-                _log(scope, status, seconds, body.size)
+            metrics = self._service.metrics
+            metrics.requests.labels(route, status).inc()
+            metrics.request_seconds.labels(route).observe(seconds)
+            metrics.body_bytes.inc(body.size)
+            if self._service.settings.log_requests:
+                self._log.write(scope, status, seconds, body.size)
 
 
 class ApiKeyMiddleware:
@@ -92,19 +94,3 @@ class ApiKeyMiddleware:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-def _log(scope: Scope, status: int, seconds: float, size: int) -> None:
-    """Write one line of JSON to stdout: no body, no query, no key."""
-    client = scope.get("client")
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "client": client[0] if client else None,
-        "method": scope["method"],
-        "path": scope["path"][:200],
-        "status": status,
-        "ms": round(seconds * 1e3, 2),
-        "bytes": size,
-    }
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
