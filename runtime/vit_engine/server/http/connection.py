@@ -15,7 +15,7 @@ MAX_HEAD = 64 * 2**10
 """Bytes of a request's line and headers, and of trailers or anything else between its data."""
 
 MAX_HEADERS = 128
-"""Headers of a request."""
+"""Headers of a request, and parameters of its query."""
 
 _LOOK = 0.1  # seconds between looks at whether a client that sends no more is there
 _CLOSED = 7  # TCP_CLOSE, in the first byte of Linux' struct tcp_info
@@ -44,7 +44,7 @@ class Connection(HttpToolsProtocol):
             self._looks.cancel()
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         """Answer who has sent all of a request and says so, as long as he is there."""
         if not (self._answering and hasattr(socket, "TCP_INFO")):
             return False
@@ -114,6 +114,8 @@ class Connection(HttpToolsProtocol):
                 self._stop(
                     501, "encoding", f"Transfer-Encoding is {found!r}; only chunked is read here"
                 )
+        if self.url.count(b"&") > MAX_HEADERS:
+            self._stop(431, "head", f"the query has more than {MAX_HEADERS} parameters, the limit")
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             self._stop(431, "head", f"the head has more than {MAX_HEAD} bytes, the limit")
 
