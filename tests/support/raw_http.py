@@ -16,8 +16,8 @@ def head(size: int, *lines: str) -> bytes:
 
 
 @contextlib.contextmanager
-def connected(server: Server, *data: bytes) -> Iterator[socket.socket]:
-    with socket.create_connection(server.address, timeout=30) as connection:
+def connected(server: Server, *data: bytes, source: str = "127.0.0.1") -> Iterator[socket.socket]:
+    with socket.create_connection(server.address, 30, (source, 0)) as connection:
         for part in data:
             connection.sendall(part)
         yield connection

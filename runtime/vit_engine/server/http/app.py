@@ -17,7 +17,11 @@ from vit_engine.server.core.refusal import ClientLeftError, RefusalError
 from vit_engine.server.core.service import Service, models_from_arguments
 from vit_engine.server.core.settings import SETTINGS, Settings
 from vit_engine.server.http.access_log import AccessLog
-from vit_engine.server.http.middleware import AccessMiddleware, ApiKeyMiddleware
+from vit_engine.server.http.middleware import (
+    AccessMiddleware,
+    ApiKeyMiddleware,
+    HostMiddleware,
+)
 from vit_engine.server.http.routes import Routes
 
 
@@ -88,4 +92,6 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
             allow_headers=("*",),
             expose_headers=("server-timing", "retry-after"),
         )
+    if settings.hosts is not None:
+        app = HostMiddleware(app, settings.hosts, service.metrics)
     return AccessMiddleware(app, service, log)

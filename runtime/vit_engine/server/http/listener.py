@@ -13,7 +13,7 @@ import uvicorn
 from vit_engine.errors import MachineError, UsageError, format_limit
 from vit_engine.server.core.service import Service
 from vit_engine.server.http.app import Application
-from vit_engine.server.http.connection import Connection
+from vit_engine.server.http.http_connection import Connection
 
 _BACKLOG = 2048
 _LAST_PORT = 65535

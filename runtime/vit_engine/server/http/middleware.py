@@ -2,7 +2,9 @@
 
 import hashlib
 import hmac
+import ipaddress
 import time
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,6 +66,31 @@ class AccessMiddleware:
                 self._log.write(scope, status, seconds, body.size)
 
 
+class HostMiddleware:
+    """Refuses requests by names that only a page of somebody else would use: DNS rebinding.
+
+    A page at evil.example may have its name lead to 127.0.0.1, and a browser then lets it read what
+    is answered there. Names without a public owner cannot be used so.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], metrics: Metrics) -> None:
+        self._app, self._hosts, self._metrics = app, {host.lower() for host in hosts}, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] == "http":
+            host = _host_of(Headers(scope=scope).get("host", ""))
+            if not (host in self._hosts or _is_local(host)):
+                self._metrics.refusals.labels("host").inc()
+                message = (
+                    f"this server answers to local names, not to {host[:100]!r}; where a proxy "
+                    f"passes that name on, start it with --allow-host {host[:100]}"
+                )
+                await error_response(403, "host", message)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class ApiKeyMiddleware:
     """Refuses requests without one of the keys, where there are any."""
 
@@ -90,6 +117,23 @@ class ApiKeyMiddleware:
         digest = _digest(given.encode())
         # Every key is looked at, so that the time tells nothing.
         return bool(sum(hmac.compare_digest(digest, known) for known in self._keys))
+
+
+def _host_of(header: str) -> str:
+    """Return the name or address of a header Host, without its port."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return header
+
+
+def _is_local(host: str) -> bool:
+    """Whether nobody can own a name in the DNS of the world: an address counts as such."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+    return True
 
 
 def _digest(key: bytes) -> bytes:

@@ -5,7 +5,7 @@ and model configuration.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
@@ -87,6 +87,7 @@ class InferBody(msgspec.Struct):
 
 
 _JSON = msgspec.json.Decoder(InferBody)
+_RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 
 _FLOATS = np.finfo(np.float32)
 _NUMBERS: dict[str, Any] = {
@@ -191,7 +192,7 @@ def _tensor(
 
 @lru_cache
 def _decoder(dtype: str, sizes: tuple[int, ...]) -> msgspec.json.Decoder[list[Any]]:
-    """Return what reads the numbers of a tensor: a list of them, or of lists of such `sizes`."""
+    """Return what reads a list of numbers, or of lists of such `sizes`."""
     kind = _NUMBERS[dtype]
     for size in reversed(sizes):
         kind = Annotated[list[kind], Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]
@@ -201,21 +202,29 @@ def _decoder(dtype: str, sizes: tuple[int, ...]) -> msgspec.json.Decoder[list[An
 def _from_json(data: msgspec.Raw, shape: tuple[int, ...], expected: Input) -> NDArray[Any]:
     """Return a tensor from numbers, flat or nested as its shape; they must fit its type."""
     where = f"data of {expected.name}"
-    view = memoryview(data)
-    nested = bytes(view[1:64]).lstrip()[:1] == b"["
-    decoder = _decoder(expected.dtype, expected.image_shape if nested else ())
-    read = decoded(view, decoder, at=where)
-    found: Iterable[Any] = read
-    for _ in expected.image_shape if nested else ():
-        found = chain.from_iterable(found)
-    numbers = iter(found)
-    parts = []
-    while (part := np.fromiter(islice(numbers, _SLICE), expected.dtype)).size:
-        parts.append(part)
-    size = sum(part.size for part in parts)
-    if size != math.prod(shape):
-        raise bad_request(f"{where} has {size} numbers, its shape needs {math.prod(shape)}")
+    dtype, view = expected.dtype, memoryview(data)
+    if bytes(view[1:64]).lstrip()[:1] == b"[":
+        # Row by row, so that the collector of garbage never sees many lists.
+        decoder = _decoder(dtype, expected.image_shape[2:])
+        parts = [
+            np.fromiter(chain.from_iterable(_sized(decoder, row, shape[2], where)), dtype)
+            for image in _sized(_RAWS, view, shape[0], where)
+            for row in _sized(_RAWS, image, shape[1], where)
+        ]
+    else:
+        numbers = iter(_sized(_decoder(dtype, ()), view, math.prod(shape), where))
+        parts = []
+        while (part := np.fromiter(islice(numbers, _SLICE), dtype)).size:
+            parts.append(part)
     return np.concatenate(parts).reshape(shape)
+
+
+def _sized(decoder: msgspec.json.Decoder[list[Any]], data: Any, size: int, where: str) -> list[Any]:
+    """Return the items of a list; RefusalError where there are not so many as `size`."""
+    found = decoded(memoryview(data), decoder, at=where)
+    if len(found) != size:
+        raise bad_request(f"{where} has {len(found)} items at a place where its shape has {size}")
+    return found
 
 
 def answer(
