@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 import vit_engine
+from vit_engine.artefact.description import parity_in_words
 from vit_engine.errors import UsageError
 from vit_engine.outputs.embeddings import Vectors
 from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_request
@@ -179,6 +180,7 @@ class Routes:
                 "provider": scheduler.engine.provider,
                 "max_batch": scheduler.engine.max_batch,
                 "contract": asdict(scheduler.engine.contract),
+                "parity": parity_in_words(scheduler.engine.contract.parity),
             }
             for name, scheduler in self._service.schedulers.items()
         ]
