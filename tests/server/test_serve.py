@@ -366,6 +366,7 @@ def test_the_log_has_neither_bodies_nor_keys(locked: tuple[Server, Path]) -> Non
     server, out = locked
     server.ask("/v1/classify?top_k=1", STAR, headers={"x-api-key": "first-key"})
     server.ask("/a%7f%0a%22b", headers={"x-api-key": "first-key"})
+    wait_until(lambda: "/a" in out.read_text())
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     (last,) = [line for line in lines if line["path"] == "/v1/classify"]
     assert list(last) == ["time", "client", "method", "path", "status", "ms", "bytes"]

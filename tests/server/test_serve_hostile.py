@@ -3,11 +3,9 @@
 import contextlib
 import http.client
 import io
-import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,40 +20,11 @@ import pytest
 from PIL import Image
 
 from support import ROOT, wait_until
+from support.raw_http import connected, everything, head, refusal
 from support.running_server import CIRCLE, STAR, Answer, Server, running
 
 SOAK = float(os.environ.get("VIT_TEST_SOAK", "600"))
 """Seconds of mixed load in the slow test."""
-
-
-def head(size: int, *lines: str) -> bytes:
-    return "\r\n".join(
-        ["POST / HTTP/1.1", "Host: x", f"Content-Length: {size}", *lines, "", ""]
-    ).encode()
-
-
-@contextlib.contextmanager
-def connected(server: Server, *data: bytes) -> Iterator[socket.socket]:
-    with socket.create_connection(server.address, timeout=30) as connection:
-        for part in data:
-            connection.sendall(part)
-        yield connection
-
-
-def everything(connection: socket.socket) -> bytes:
-    """Read until the server closes."""
-    parts = []
-    with contextlib.suppress(ConnectionResetError):
-        while part := connection.recv(2**16):
-            parts.append(part)
-    return b"".join(parts)
-
-
-def refusal(raw: bytes) -> tuple[int, str]:
-    """The status and code of the last answer on a connection."""
-    start = raw.rindex(b"HTTP/1.1 ")
-    body = raw[start:].partition(b"\r\n\r\n")[2]
-    return int(raw[start + 9 : start + 12]), json.loads(body)["error_code"]
 
 
 def poison() -> bytes:
@@ -416,7 +385,7 @@ def test_a_clock_that_jumps_changes_nothing() -> None:
             assert Counter(a.status for a in ask_all(server, 100, [STAR], 20)) == {200: 100}
             with connected(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
                 time.sleep(0.5)  # the connection is kept
-                connection.sendall(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 assert everything(connection).count(b"ready") == 2
             assert server.stop() == 0
         finally:

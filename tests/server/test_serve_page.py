@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from support import ROOT
+from support.embedding_model import SIZE, write_embedding_model
 from support.running_server import STAR, Server, running
 from vit_engine.artefact import contract as contracts
 from vit_engine.artefact.metadata import path_from_name, read_contract
@@ -85,7 +86,8 @@ class Page:
 @contextlib.asynccontextmanager
 async def opened(url: str, profile: Path, seen: str) -> AsyncIterator[Page]:
     aiohttp = pytest.importorskip("aiohttp")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"]
+    program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.skip("no chromium to look at the page with (apt-get install chromium)")
     flags = (
@@ -141,7 +143,10 @@ def test_choose_drop_paste_error_and_identity(server: Server, tmp_path: Path) ->
     async def work(page: Page) -> None:
         shown = await page.value("document.querySelector('header').innerText")
         identity = read_contract(path_from_name("demo")).identity
-        assert identity.weights_sha256 in shown and "images have the label of" in shown
+        assert identity.weights_sha256 in shown
+        assert "agreement 100.0%" in shown and "on 19 images, against transformers" in shown
+        assert await page.value("$('facts').innerText.split('\\n').length") == 10
+        assert not re.search("NaN|undefined|null|object", shown)
         assert await page.value("$('curl').textContent") == (
             f"curl --data-binary @image.jpg '{server.url}/v1/classify'"
         )
@@ -192,6 +197,48 @@ def test_choose_drop_paste_error_and_identity(server: Server, tmp_path: Path) ->
         assert not [c for c in page.complaints if "Content Security Policy" in c]
 
     drive(server.url, tmp_path / "profile", work)
+
+
+def test_words_of_other_kinds_of_output(tmp_path: Path) -> None:
+    """Sigmoid scores each by itself, the values of a regression as they are, vectors by cosines."""
+    import onnx
+
+    for score in ("sigmoid", "none"):
+        model = onnx.load(path_from_name("demo"))
+        contract = read_contract(path_from_name("demo"))
+        assert isinstance(contract.output, contracts.Output)
+        output = replace(contract.output, score=score)
+        changed = replace(contract, output=output, parity=None, content_sha256=None)
+        for entry in model.metadata_props:
+            if entry.key == contracts.KEY:
+                entry.value = changed.dumps()
+        onnx.save(model, tmp_path / f"{score}.onnx")
+    write_embedding_model(tmp_path / "vectors.onnx")
+    images = [EXAMPLES[0], EXAMPLES[0], EXAMPLES[-1]]
+
+    async def work(page: Page) -> None:
+        for number, (name, fact, unit) in enumerate(
+            [
+                ("sigmoid", "16 labels", r"\d+\.\d%"),
+                ("none", "16 labels", r"-?\d+\.\d+"),
+                ("vectors", f"a vector of {SIZE} numbers", r"cosine -?[01]\.\d{3}"),
+            ]
+        ):
+            await page.value(f"$('model').value = '{name}'; describe(); $('clear').click()")
+            shown = await page.value("document.querySelector('header').innerText")
+            assert fact in shown and "not verified" in shown, number
+            await page.choose(*images)
+            await page.until("labelled === 3 && document.querySelectorAll('.row').length > 5")
+            text = "[...document.querySelectorAll('.row span:last-child')].map(e => e.textContent)"
+            numbers = await page.value(text)
+            assert all(re.fullmatch(unit, found) for found in numbers), numbers
+            assert not re.search("NaN|undefined", await page.value("document.body.innerText"))
+        assert "cosine 1.000" in numbers
+        assert await page.value("document.querySelector('.row span').textContent") == images[0].name
+
+    names = ("sigmoid", "none", "vectors")
+    with running(*[tmp_path / f"{name}.onnx" for name in names]) as server:
+        drive(server.url, tmp_path / "profile", work)
 
 
 def test_100_images_and_a_server_that_is_busy(tmp_path: Path) -> None:

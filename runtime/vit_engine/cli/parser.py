@@ -35,7 +35,10 @@ class Parser(argparse.ArgumentParser):
         """Return the arguments that this process was started with, after some `before` them."""
         # Of options like -0 argparse concludes that the -3 in "--threads -3" must be one, too.
         self._has_negative_number_optionals.clear()
-        return self.parse_args([*before, *sys.argv[1:]])
+        line = [*before, *sys.argv[1:]]
+        arguments, rest = self.parse_known_args(line)
+        # What is left may be a positional behind options; --help works in the first way alone.
+        return self.parse_intermixed_args(line) if rest else arguments
 
     def error(self, message: str) -> NoReturn:
         """End the process with the message on stderr."""

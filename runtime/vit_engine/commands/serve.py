@@ -1,6 +1,8 @@
 """vit-serve: labels images over HTTP. Each option may also come from the environment."""
 
 import argparse
+import difflib
+import ipaddress
 import logging
 import os
 import shlex
@@ -53,6 +55,14 @@ def command_line() -> Parser:
         metavar="N",
         help="processes that take requests, or 'auto' by cores and provider (default %(default)s)",
     )
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that a proxy passes on as Host; a server at a loopback address that asks for no "
+        "keys answers to local names and these",
+    )
     add("--cors", action="append", default=[], metavar="ORIGIN", help="of pages that may call")
     add("--api-key-file", type=Path, metavar="FILE", help="keys, one a line; probes need none")
     add("--access-log", action="store_true", help="a line of JSON on stdout for each request")
@@ -102,27 +112,41 @@ def _workers(text: str) -> int | None:
 
 def parsed(parser: Parser, environment: Mapping[str, str]) -> argparse.Namespace:
     """Return the arguments of the command line, before them those of the environment."""
+    known = {
+        action.dest.upper(): action
+        for action in parser._actions
+        if action.dest not in ("help", argparse.SUPPRESS)
+    }
+    given = {n.removeprefix(PREFIX): v for n, v in environment.items() if n.startswith(PREFIX)}
+    for name in sorted(given.keys() - known):
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else "it stands for no option"
+        parser.error(f"the environment has {PREFIX}{printable(name)}: {hint}")
     options = []
-    for action in parser._actions:
-        value = environment.get(PREFIX + action.dest.upper())
-        if value is None or not action.option_strings or action.dest in ("help", "version"):
+    for name, action in known.items():
+        value = given.get(name)
+        if value is None or not action.option_strings:
             continue
         option = action.option_strings[-1]
         if action.nargs == 0:
             if value.lower() not in ("", "0", "1", "false", "true"):
-                parser.error(f"{PREFIX}{action.dest.upper()} is {value!r}, it must be 1 or 0")
+                parser.error(f"{PREFIX}{name} is {value!r}, it must be 1 or 0")
             options += [option] if value.lower() in ("1", "true") else []
         else:
             parts = shlex.split(value) if isinstance(action.default, list) else [value]
             options += [f"{option}={part}" for part in parts]
     arguments = parser.parse(options)
     if not arguments.models:
-        arguments.models = shlex.split(environment.get(f"{PREFIX}MODELS", "")) or [DEFAULT_MODEL]
+        arguments.models = shlex.split(given.get("MODELS", "")) or [DEFAULT_MODEL]
     return arguments
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """Return what the options say of limits and keys; UsageError for a file without keys."""
+    keys = _keys(arguments.api_key_file)
+    hosts = None
+    if arguments.allow_host or (not keys and _is_loopback(arguments.host)):
+        hosts = (arguments.host, *arguments.allow_host)
     return Settings(
         max_body=arguments.max_body * _MIB,
         max_held=max(arguments.max_held, arguments.max_body) * _MIB,
@@ -135,7 +159,8 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         deadline=arguments.deadline,
         drain=arguments.drain,
         origins=tuple(arguments.cors),
-        keys=_keys(arguments.api_key_file),
+        keys=keys,
+        hosts=hosts,
         log_requests=arguments.access_log,
     )
 
@@ -145,12 +170,28 @@ def _keys(path: Path | None) -> tuple[str, ...]:
         return ()
     name = printable(os.fspath(path))
     try:
-        keys = tuple(path.read_text("utf-8").split())
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(f"--api-key-file {name}: cannot be read ({e})") from e
+    found = {number: line.strip() for number, line in enumerate(lines, 1)}
+    keys = {number: line for number, line in found.items() if line and not line.startswith("#")}
+    for number, key in keys.items():
+        # HTTP has one way to send these, and clients have several to send others.
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(
+                f"--api-key-file {name}: line {number} has a key with characters beyond printable "
+                "ASCII, which clients send in different ways; choose another key"
+            )
     if not keys:
         raise UsageError(f"--api-key-file {name}: has no key in it; write one a line")
-    return keys
+    return tuple(keys.values())
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def main() -> int:

@@ -40,6 +40,8 @@ class Metrics:
         words = "Requests without labels, by their error_code"
         self.refusals = counter("vit_refusals_total", words, ["reason"])
         self.body_bytes = counter("vit_body_bytes_total", "Bytes of bodies received")
+        words = "Lines of the access log that nobody read in time"
+        self.dropped_log_lines = counter("vit_dropped_log_lines_total", words)
         words = "Images and tensors that were answered: ok, an error_code, or dropped"
         self.images = counter("vit_images_total", words, ["model", "outcome"])
         words = "Time of an image in queues, decoder, engine"

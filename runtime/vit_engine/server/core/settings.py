@@ -21,6 +21,7 @@ class Settings:
     hang_timeout: float = 60.0  # a batch that runs longer will not end
     origins: tuple[str, ...] = ()  # of pages elsewhere that may call (CORS)
     keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] | None = None  # besides local names, in the header Host; None for any
     log_requests: bool = False
 
 

@@ -1,5 +1,6 @@
 """The ASGI application: its life, its routes and what stands before them."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -15,7 +16,12 @@ from vit_engine.options import DEFAULTS, EngineOptions
 from vit_engine.server.core.refusal import ClientLeftError, RefusalError
 from vit_engine.server.core.service import Service, models_from_arguments
 from vit_engine.server.core.settings import SETTINGS, Settings
-from vit_engine.server.http.middleware import AccessMiddleware, ApiKeyMiddleware
+from vit_engine.server.http.access_log import AccessLog
+from vit_engine.server.http.middleware import (
+    AccessMiddleware,
+    ApiKeyMiddleware,
+    HostMiddleware,
+)
 from vit_engine.server.http.routes import Routes
 
 
@@ -55,6 +61,7 @@ def application(
 
 def _with_routes(service: Service, wait: bool) -> ASGIApp:
     routes, settings = Routes(service), service.settings
+    log = AccessLog(service.metrics.dropped_log_lines)
 
     @contextlib.asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
@@ -63,6 +70,7 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
             yield
         finally:
             await service.close()
+            await asyncio.to_thread(log.close)
 
     starlette = Starlette(
         routes=routes.routes,
@@ -84,4 +92,6 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
             allow_headers=("*",),
             expose_headers=("server-timing", "retry-after"),
         )
-    return AccessMiddleware(app, settings, service.metrics)
+    if settings.hosts is not None:
+        app = HostMiddleware(app, settings.hosts, service.metrics)
+    return AccessMiddleware(app, service, log)

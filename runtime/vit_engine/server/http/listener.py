@@ -1,25 +1,19 @@
-"""An application on a socket: uvicorn, with time limits for heads, and an end that drains."""
+"""An application on a socket: uvicorn, with connections of our own, and an end that drains."""
 
-import asyncio
-import json
 import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vit_engine.errors import MachineError, UsageError, format_limit
 from vit_engine.server.core.service import Service
 from vit_engine.server.http.app import Application
-
-MAX_HEAD = 64 * 2**10
-"""Bytes of a request's head: its line and headers."""
+from vit_engine.server.http.http_connection import Connection
 
 _BACKLOG = 2048
 _LAST_PORT = 65535
@@ -63,7 +57,7 @@ def serve(application: Application, listening: socket.socket, told: Callable[[st
     settings = application.service.settings
     config = uvicorn.Config(
         application,
-        http=_Protocol,
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -114,71 +108,3 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         ending = await super().on_tick(counter)
         return ending or (self._end is not None and time.monotonic() >= self._end)
-
-
-class _Protocol(HttpToolsProtocol):
-    """A connection whose heads are bounded in time and size, and whose refusals are JSON.
-
-    uvicorn bounds neither, and its class has no other way in. Used of it are the callbacks of
-    asyncio and httptools, `send_400_response`, `transport`, `loop` and `config`.
-    """
-
-    _late: asyncio.TimerHandle | None = None  # runs while a head is awaited
-    _head = 0  # bytes of it so far
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._await_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._has_head()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._late is not None and self._head > MAX_HEAD:
-            self._refuse(431, "head", f"the head has more than {MAX_HEAD} bytes, the limit")
-            return
-        super().data_received(data)
-        if self._late is not None:
-            self._head += len(data)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._late is None:
-            self._await_head()
-
-    def on_headers_complete(self) -> None:
-        self._has_head()
-        super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "malformed", msg)
-
-    def _await_head(self) -> None:
-        application = self.config.app
-        assert isinstance(application, Application)
-        self._head = 0
-        self._late = self.loop.call_later(
-            application.service.settings.header_time, self._close_late
-        )
-
-    def _has_head(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _close_late(self) -> None:
-        self._late = None
-        if not self.transport.is_closing():
-            self.transport.close()
-
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        if self.transport.is_closing():
-            return
-        body = json.dumps({"error": message, "error_code": code})
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write((head + body).encode())
-        self.transport.close()

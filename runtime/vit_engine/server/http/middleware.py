@@ -2,15 +2,16 @@
 
 import hashlib
 import hmac
-import json
-import sys
+import ipaddress
 import time
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vit_engine.server.core.metrics import Metrics
-from vit_engine.server.core.settings import Settings
+from vit_engine.server.core.service import Service
+from vit_engine.server.http.access_log import AccessLog
 from vit_engine.server.http.body import CountingReceive
 from vit_engine.server.http.responses import CLIENT_LEFT, error_response
 
@@ -23,8 +24,8 @@ _OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready
 class AccessMiddleware:
     """Lets requests in, and counts each of them once when it has ended, however it ends."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(self, app: ASGIApp, service: Service, log: AccessLog) -> None:
+        self._app, self._service, self._log = app, service, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life span of the application."""
@@ -41,13 +42,15 @@ class AccessMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                closes = self._service.draining
                 if has_body and not body.ended:
                     # Whoever sends all before he reads is to get the answer; whoever waits to be
                     # asked for the body is not asked, and whoever was late is not waited for.
                     if "expect" not in headers and status != _LATE:
-                        await body.discard(self._settings)
-                    if not body.ended:
-                        message["headers"] = [*message["headers"], (b"connection", b"close")]
+                        await body.discard(self._service.settings)
+                    closes = closes or not body.ended
+                if closes:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:
@@ -55,11 +58,37 @@ class AccessMiddleware:
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "none")
             seconds = time.monotonic() - start
-            self._metrics.requests.labels(route, status).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
-            self._metrics.body_bytes.inc(body.size)
-            if self._settings.log_requests:
-                _log(scope, status, seconds, body.size)
+            metrics = self._service.metrics
+            metrics.requests.labels(route, status).inc()
+            metrics.request_seconds.labels(route).observe(seconds)
+            metrics.body_bytes.inc(body.size)
+            if self._service.settings.log_requests:
+                self._log.write(scope, status, seconds, body.size)
+
+
+class HostMiddleware:
+    """Refuses requests by names that only a page of somebody else would use: DNS rebinding.
+
+    A page at evil.example may have its name lead to 127.0.0.1, and a browser then lets it read what
+    is answered there. Names without a public owner cannot be used so.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], metrics: Metrics) -> None:
+        self._app, self._hosts, self._metrics = app, {host.lower() for host in hosts}, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] == "http":
+            host = _host_of(Headers(scope=scope).get("host", ""))
+            if not (host in self._hosts or _is_local(host)):
+                self._metrics.refusals.labels("host").inc()
+                message = (
+                    f"this server answers to local names, not to {host[:100]!r}; where a proxy "
+                    f"passes that name on, start it with --allow-host {host[:100]}"
+                )
+                await error_response(403, "host", message)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class ApiKeyMiddleware:
@@ -90,21 +119,22 @@ class ApiKeyMiddleware:
         return bool(sum(hmac.compare_digest(digest, known) for known in self._keys))
 
 
+def _host_of(header: str) -> str:
+    """Return the name or address of a header Host, without its port."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return header
+
+
+def _is_local(host: str) -> bool:
+    """Whether nobody can own a name in the DNS of the world: an address counts as such."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+    return True
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-def _log(scope: Scope, status: int, seconds: float, size: int) -> None:
-    """Write one line of JSON to stdout: no body, no query, no key."""
-    client = scope.get("client")
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "client": client[0] if client else None,
-        "method": scope["method"],
-        "path": scope["path"][:200],
-        "status": status,
-        "ms": round(seconds * 1e3, 2),
-        "bytes": size,
-    }
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -11,13 +12,13 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 import vit_engine
+from vit_engine.artefact.description import parity_in_words
 from vit_engine.errors import UsageError, VitError, one_line
 from vit_engine.outputs.embeddings import Vectors
-from vit_engine.server.core.admission import MemoryReservation
 from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_request
 from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import Service
-from vit_engine.server.http.body import read_body
+from vit_engine.server.http.body import Upload, Uploads, parsed
 from vit_engine.server.http.codecs import classification, open_inference, openai_embeddings
 from vit_engine.server.http.codecs.open_inference_models import (
     EXTENSIONS,
@@ -37,6 +38,7 @@ class Routes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._uploads = Uploads(service.memory, service.settings)
         self._page, self._policy = page_and_policy()
         self.routes = list(self._routes())
         self._openapi = document(self.routes, service.settings, service.names)
@@ -112,27 +114,32 @@ class Routes:
     async def classify(self, request: Request) -> Response:
         """Labels of an image, or rows of several."""
         service = self._service
-        scheduler = service.find(request.query_params.get("model"))
-        with MemoryReservation(service.memory) as reservation:
-            body = await read_body(request, reservation, service.settings)
+        query = request.query_params
+        service.find(query.get("model"))  # refused before there is a body to read
+        with Upload(request, self._uploads) as upload:
+            body = await upload.read()
             kind = request.headers.get("content-type", "")
-            asked = classification.parse_request(body, kind, request.query_params, service.settings)
-            del body
+            parse = partial(classification.parse_request, body, kind, query, service.settings)
+            asked = await parsed(parse, len(body))
+            del body, parse
+            scheduler = service.find(asked.model)
             engine = scheduler.engine
             asked.check(engine.contract)  # refused before there is work to do
             asked.selection(engine.output)
             done = await service.infer(
                 scheduler, asked.images, request.receive, client=client_of(request)
             )
-        return classification.answer(asked, done, engine.output)
+        answer = partial(classification.answer, asked, done, engine.output)
+        return await asyncio.to_thread(answer) if len(asked.images) > 1 else answer()
 
     async def embeddings(self, request: Request) -> Response:
         """Vectors of images, and of texts where their model is served."""
         service = self._service
-        with MemoryReservation(service.memory) as reservation:
-            body = await read_body(request, reservation, service.settings)
-            asked = openai_embeddings.parse_request(body, service.settings)
-            del body
+        with Upload(request, self._uploads) as upload:
+            body = await upload.read()
+            parse = partial(openai_embeddings.parse_request, body, service.settings)
+            asked = await parsed(parse, len(body))
+            del body, parse
             scheduler = service.find(asked.model)
             output, name = scheduler.engine.output, scheduler.name
             texts = service.texts_for(output)
@@ -178,6 +185,7 @@ class Routes:
                 "provider": scheduler.engine.provider,
                 "max_batch": scheduler.engine.max_batch,
                 "contract": asdict(scheduler.engine.contract),
+                "parity": parity_in_words(scheduler.engine.contract.parity),
             }
             for name, scheduler in self._service.schedulers.items()
         ]
@@ -230,17 +238,20 @@ class Routes:
     async def infer(self, request: Request) -> Response:
         """Logits of tensors."""
         service, scheduler = self._service, self._find(request)
-        with MemoryReservation(service.memory) as reservation:
-            body = await read_body(request, reservation, service.settings, compressed=True)
-            asked = open_inference.parse_request(
-                body, request.headers, scheduler.engine.contract, service.settings
+        with Upload(request, self._uploads) as upload:
+            body = await upload.read(compressed=True)
+            contract = scheduler.engine.contract
+            parse = partial(
+                open_inference.parse_request, body, request.headers, contract, service.settings
             )
-            del body
+            asked = await parsed(parse, len(body))
+            del body, parse
             done = await service.infer(
                 scheduler, asked.images, request.receive, client=client_of(request)
             )
         headers = {"server-timing": classification.timing(done)}
-        return open_inference.answer(asked, done, scheduler, headers)
+        answer = partial(open_inference.answer, asked, done, scheduler, headers)
+        return await asyncio.to_thread(answer) if len(asked.images) > 1 else answer()
 
     async def load(self, request: Request) -> Response:
         """Open a model's file anew, in place of the one that is served; a key is needed."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from vit_engine.artefact.contract import Contract, Output, ScoreKind
 from vit_engine.errors import ImageError, UsageError
@@ -16,8 +16,10 @@ from vit_engine.outputs.scores import DEFAULT_TOP_K, ScoreOptions, Selection
 from vit_engine.server.core.pending_request import PendingRequest
 from vit_engine.server.core.refusal import RefusalError, bad_request
 from vit_engine.server.core.settings import Settings
-from vit_engine.server.http.codecs.json_body import decoded, from_query
-from vit_engine.server.http.codecs.multipart import files_of
+from vit_engine.server.http.codecs.base64_text import decode_base64, decode_data_uri
+from vit_engine.server.http.codecs.json_body import BOM, decoded, from_query
+from vit_engine.server.http.codecs.multipart import files_and_fields
+from vit_engine.server.http.responses import FastJSONResponse
 from vit_engine.sources.signatures import HEAD, is_image, unread_format
 
 SPACE = "embedding-space"
@@ -67,6 +69,7 @@ class ClassifyRequest:
     images: list[bytes]
     names: list[str | None]
     parameters: Parameters
+    model: str | None
 
     def check(self, contract: Contract) -> None:
         """Raise RefusalError for candidates that are not those of the model."""
@@ -108,32 +111,45 @@ def parse_request(
 ) -> ClassifyRequest:
     """Tell what a body is, by its first bytes first; RefusalError for what makes no sense."""
     kind = content_type.partition(";")[0].strip().lower()
-    wanted = {name: query[name] for name in query if name != "model"}
+    given = dict(query)
     if not is_image(body[:HEAD]) and not unread_format(body[:HEAD]):
         if kind == "multipart/form-data":
-            files = files_of(body, content_type, maximum=settings.max_files)
+            files, fields = files_and_fields(body, content_type, maximum=settings.max_files)
             if not files:
                 raise bad_request("the multipart body has no file; send each as a part with a name")
+            for name, value in fields:
+                if name in given:
+                    raise bad_request(f"{name[:40]!r} is given twice, by fields or the query")
+                given[name] = value
             names, images = zip(*files, strict=True)
-            parameters = from_query(wanted, Parameters, usage=_PARAMETERS)
-            return ClassifyRequest([*images], [*names], parameters)
-        if body[:256].lstrip()[:1] == b"{":
-            if wanted:
+            return _request([*images], [*names], given)
+        if body[:256].removeprefix(BOM).lstrip()[:1] == b"{":
+            if given.keys() - {"model"}:
                 raise bad_request("parameters belong into the JSON body, not into the query")
-            return _from_json(body)
-    return ClassifyRequest([body], [None], from_query(wanted, Parameters, usage=_PARAMETERS))
+            return _from_json(body, given.get("model"))
+    return _request([body], [None], given)
 
 
-def _from_json(body: bytes) -> ClassifyRequest:
+def _request(
+    images: list[bytes], names: list[str | None], given: dict[str, str]
+) -> ClassifyRequest:
+    """Return a request whose parameters are text."""
+    model = given.pop("model", None)
+    parameters = from_query(given, Parameters, usage=_PARAMETERS)
+    return ClassifyRequest(images, names, parameters, model)
+
+
+def _from_json(body: bytes, model: str | None) -> ClassifyRequest:
     document = decoded(body, _JSON, usage=f"{_USAGE}; {_PARAMETERS}")
     if document.inputs[:8].lower().startswith(("http://", "https:/")):
         raise bad_request("inputs is a URL, which is not fetched; send the image itself, in base64")
-    text = document.inputs.replace("\n", "")  # as base64(1) folds it
     try:
-        image = msgspec.convert(text, bytes)
-    except msgspec.ValidationError:
+        image = decode_data_uri(document.inputs)
+        if image is None:
+            image = decode_base64(document.inputs)
+    except ValueError:
         raise bad_request("inputs must be the base64 of one image file") from None
-    return ClassifyRequest([image], [None], document.parameters or Parameters())
+    return ClassifyRequest([image], [None], document.parameters or Parameters(), model)
 
 
 def answer(asked: ClassifyRequest, done: PendingRequest, output: OutputKind) -> Response:
@@ -149,12 +165,12 @@ def answer(asked: ClassifyRequest, done: PendingRequest, output: OutputKind) -> 
     if isinstance(output, Embeddings):
         headers[SPACE] = output.space
     if len(found) > 1:
-        return JSONResponse([p.to_dict() for p in found], headers=headers)
+        return FastJSONResponse([p.to_dict() for p in found], headers=headers)
     (only,) = found
     if only.error_code is not None:
         subject = "the image " if isinstance(done.outcomes[0], ImageError) else ""
         raise no_result(ImageError(only.error_code, str(only.error)), subject)
-    return JSONResponse(only.to_json(), headers=headers)
+    return FastJSONResponse(only.to_json(), headers=headers)
 
 
 def no_result(error: ImageError, subject: str) -> RefusalError:

@@ -9,6 +9,14 @@ from vit_engine.server.core.refusal import RefusalError, bad_request
 
 T = TypeVar("T")
 
+BOM = b"\xef\xbb\xbf"
+"""What some editors put before UTF-8."""
+
+MAX_MARKS = 2**20
+"""What a document may have of _MARKS: reading them is what takes time, and no other thread runs."""
+
+_MARKS = b"[{:,\\ \t\r\n"
+_SLICE = 2**18  # bytes
 _LONGEST = 200  # characters of what is told, which may repeat the client's own
 
 
@@ -19,6 +27,9 @@ def decoded(
 
     It ends with `usage`, where that is given.
     """
+    if body[: len(BOM)] == BOM:
+        body = memoryview(body)[len(BOM) :]
+    _check_marks(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as e:
@@ -27,6 +38,17 @@ def decoded(
         raise bad_request(f"the body is not JSON ({e})") from None
     except RecursionError:
         raise bad_request("the body is not JSON that is read here (nested too deep)") from None
+
+
+def _check_marks(body: bytes | memoryview) -> None:
+    found = 0
+    for start in range(0, len(body), _SLICE):
+        part = bytes(body[start : start + _SLICE])
+        found += len(part) - len(part.translate(None, _MARKS))
+        if found > MAX_MARKS:
+            raise RefusalError(
+                413, "too_large", f"the JSON has more than {MAX_MARKS} values, spaces and escapes"
+            )
 
 
 def from_query(query: Mapping[str, str], kind: type[T], *, usage: str) -> T:

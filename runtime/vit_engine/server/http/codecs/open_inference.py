@@ -4,17 +4,18 @@ https://github.com/kserve/open-inference-protocol, and Triton's extensions binar
 and model configuration.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from vit_engine.artefact.contract import Contract, Input
 from vit_engine.errors import ImageError
@@ -25,6 +26,7 @@ from vit_engine.server.core.service import VERSION
 from vit_engine.server.core.settings import Settings
 from vit_engine.server.http.codecs.json_body import decoded
 from vit_engine.server.http.codecs.open_inference_models import DATATYPES
+from vit_engine.server.http.responses import FastJSONResponse
 
 HEADER_LENGTH = "inference-header-content-length"
 """The header that says how long the JSON before binary tensors is."""
@@ -33,6 +35,9 @@ MAX_JSON = 2 * 2**20
 """Bytes of JSON: they are read on the event loop, where a number costs more than a byte does."""
 
 _DIGITS = 10  # of a number that a request gives: more is no size
+
+
+_Size = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
 class TensorParameters(msgspec.Struct):
@@ -45,7 +50,7 @@ class InputTensor(msgspec.Struct):
     """A tensor, whose numbers are in `data` or in binary behind the JSON."""
 
     name: str
-    shape: list[Annotated[int, Meta(ge=1, le=2**63 - 1)]]
+    shape: tuple[_Size, _Size, _Size, _Size]
     datatype: str
     data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "array"})] | UnsetType = UNSET
     parameters: TensorParameters = msgspec.field(default_factory=TensorParameters)
@@ -71,27 +76,27 @@ class RequestParameters(msgspec.Struct):
     binary_data_output: bool = False
 
 
-_ONE = Meta(min_length=1, max_length=1)
-
-
 class InferBody(msgspec.Struct):
     """The JSON of an inference request."""
 
-    inputs: Annotated[list[InputTensor], _ONE]
-    outputs: Annotated[list[RequestedOutput], _ONE] | UnsetType = UNSET
+    # Of tuples no more is read than they may have.
+    inputs: tuple[InputTensor]
+    outputs: tuple[RequestedOutput] | UnsetType = UNSET
     parameters: RequestParameters = msgspec.field(default_factory=RequestParameters)
-    id: str | None = None
+    id: Annotated[str, Meta(max_length=1024)] | None = None
 
 
 _JSON = msgspec.json.Decoder(InferBody)
-_LIST = msgspec.json.Decoder(list[Any])
+_RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 
 _FLOATS = np.finfo(np.float32)
-_NUMBERS: dict[str, tuple[str, float, float]] = {
-    "uint8": ("iu", 0, 255),
-    "float32": ("iuf", float(_FLOATS.min), float(_FLOATS.max)),
+_NUMBERS: dict[str, Any] = {
+    "uint8": Annotated[int, Meta(ge=0, le=255)],
+    "float32": Annotated[float, Meta(ge=float(_FLOATS.min), le=float(_FLOATS.max))],
 }
-"""Of each type of tensor: NumPy's kinds of numbers that it is given in, the least and largest."""
+"""What a number of each type of tensor may be."""
+
+_SLICE = 2**16  # numbers that go into an array at once, while no other thread runs
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def _tensor(
         )
     if tuple(shape[1:]) != expected.image_shape:
         raise bad_request(
-            f"shape of {expected.name} is {str(shape)[:100]}, "
+            f"shape of {expected.name} is {[*shape]}, "
             f"it must be [N, {', '.join(map(str, expected.image_shape))}]"
         )
     dtype = np.dtype(expected.dtype)
@@ -185,22 +190,41 @@ def _tensor(
     return np.frombuffer(rest[:size], dtype.newbyteorder("<")).reshape(shape), size
 
 
-def _from_json(data: msgspec.Raw, shape: list[int], expected: Input) -> NDArray[Any]:
+@lru_cache
+def _decoder(dtype: str, sizes: tuple[int, ...]) -> msgspec.json.Decoder[list[Any]]:
+    """Return what reads a list of numbers, or of lists of such `sizes`."""
+    kind = _NUMBERS[dtype]
+    for size in reversed(sizes):
+        kind = Annotated[list[kind], Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]
+    return msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+
+
+def _from_json(data: msgspec.Raw, shape: tuple[int, ...], expected: Input) -> NDArray[Any]:
     """Return a tensor from numbers, flat or nested as its shape; they must fit its type."""
     where = f"data of {expected.name}"
-    try:
-        found = np.asarray(decoded(memoryview(data), _LIST, at=where))
-    except ValueError:
-        raise bad_request(f"{where} is ragged") from None
-    kinds, low, high = _NUMBERS[expected.dtype]
-    if found.shape not in ((math.prod(shape),), tuple(shape)) or found.dtype.kind not in kinds:
-        raise bad_request(
-            f"{where} is of shape {found.shape}, it must be {math.prod(shape)} numbers of "
-            f"{expected.dtype}, flat or nested as its shape"
-        )
-    if found.min() < low or found.max() > high:
-        raise bad_request(f"{where} has numbers beyond {expected.dtype}")
-    return found.astype(expected.dtype).reshape(shape)
+    dtype, view = expected.dtype, memoryview(data)
+    if bytes(view[1:64]).lstrip()[:1] == b"[":
+        # Row by row, so that the collector of garbage never sees many lists.
+        decoder = _decoder(dtype, expected.image_shape[2:])
+        parts = [
+            np.fromiter(chain.from_iterable(_sized(decoder, row, shape[2], where)), dtype)
+            for image in _sized(_RAWS, view, shape[0], where)
+            for row in _sized(_RAWS, image, shape[1], where)
+        ]
+    else:
+        numbers = iter(_sized(_decoder(dtype, ()), view, math.prod(shape), where))
+        parts = []
+        while (part := np.fromiter(islice(numbers, _SLICE), dtype)).size:
+            parts.append(part)
+    return np.concatenate(parts).reshape(shape)
+
+
+def _sized(decoder: msgspec.json.Decoder[list[Any]], data: Any, size: int, where: str) -> list[Any]:
+    """Return the items of a list; RefusalError where there are not so many as `size`."""
+    found = decoded(memoryview(data), decoder, at=where)
+    if len(found) != size:
+        raise bad_request(f"{where} has {len(found)} items at a place where its shape has {size}")
+    return found
 
 
 def answer(
@@ -222,11 +246,12 @@ def answer(
             raise RefusalError(
                 422, "nonfinite", "the model gave NaN or Inf, which JSON has no word for"
             )
-        output["data"] = logits.ravel().tolist()
-        return JSONResponse(document, headers=headers)
+        rows = (msgspec.json.encode(row.tolist())[1:-1] for row in logits)
+        output["data"] = msgspec.Raw(b"[%b]" % b",".join(rows))
+        return FastJSONResponse(document, headers=headers)
     data = logits.astype("<f4").tobytes()
     output["parameters"] = {"binary_data_size": len(data)}
-    head = json.dumps(document, separators=(",", ":")).encode()
+    head = msgspec.json.encode(document)
     return Response(
         head + data,
         media_type="application/octet-stream",

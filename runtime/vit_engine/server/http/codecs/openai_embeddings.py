@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 from msgspec import Meta
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from vit_engine.errors import ImageError
 from vit_engine.outputs.embeddings import Embeddings, Vectors
@@ -16,8 +16,10 @@ from vit_engine.outputs.kinds import OutputKind
 from vit_engine.server.core.pending_request import PendingRequest
 from vit_engine.server.core.refusal import bad_request
 from vit_engine.server.core.settings import Settings
+from vit_engine.server.http.codecs.base64_text import decode_base64, decode_data_uri
 from vit_engine.server.http.codecs.classification import SPACE, no_result
 from vit_engine.server.http.codecs.json_body import decoded
+from vit_engine.server.http.responses import FastJSONResponse
 from vit_engine.sources.signatures import HEAD, is_image
 
 _HEAD = 4 * (HEAD // 3 + 1)
@@ -76,23 +78,18 @@ def parse_request(body: bytes, settings: Settings) -> EmbeddingsRequest:
 
 def _item(text: str) -> bytes | str:
     """Return an image's bytes, or a text that is none."""
-    head, comma, data = text.partition(",")
-    if comma and head.startswith("data:"):
-        if not head.endswith(";base64"):
-            raise bad_request("a data URI must be in base64: data:image/jpeg;base64,...")
-        return _bytes(data)
-    start = text[:_HEAD]
     try:
-        if is_image(base64.b64decode(start, validate=True)[:HEAD]):
-            return _bytes(text)
+        if (image := decode_data_uri(text)) is not None:
+            return image
+    except ValueError as e:
+        raise bad_request(f"a data URI in input is none ({e})") from None
+    try:
+        if not is_image(decode_base64(text[:_HEAD])[:HEAD]):
+            return text
     except ValueError:
-        pass  # a text
-    return text
-
-
-def _bytes(data: str) -> bytes:
+        return text
     try:
-        return base64.b64decode(data.replace("\r", "").replace("\n", ""), validate=True)
+        return decode_base64(text)
     except ValueError:
         raise bad_request("an image in input is not whole base64") from None
 
@@ -148,4 +145,4 @@ def answer(
         "usage": {"prompt_tokens": 0, "total_tokens": 0},
         "space": space,
     }
-    return JSONResponse(document, headers={**headers, SPACE: space})
+    return FastJSONResponse(document, headers={**headers, SPACE: space})
