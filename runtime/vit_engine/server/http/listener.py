@@ -1,5 +1,6 @@
 """An application on a socket: uvicorn, with connections of our own, and an end that drains."""
 
+import asyncio
 import math
 import os
 import signal
