@@ -2,11 +2,13 @@
 
 import io
 import os
+import zlib
 
 # Image.open imports every plugin of Pillow's, forty, unless those of FORMATS are there.
 from PIL import (  # noqa: F401
     AvifImagePlugin,
     Image,
+    ImageFile,
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
@@ -61,7 +63,19 @@ def image_from_bytes(
             image.draft(None, draft)
         image.load()
         check_size(image, limits.max_pixels)  # again: what is loaded may have another size
+        if image.format == "PNG" and not ImageFile.LOAD_TRUNCATED_IMAGES:
+            _check_pixel_chunks(data)
     return image
+
+
+def _check_pixel_chunks(png: bytes) -> None:
+    """Raise ImageError for a chunk of pixels whose checksum is wrong: Pillow checks the others."""
+    view, at = memoryview(png), 8
+    while (kind := png[at + 4 : at + 8]) not in (b"", b"IEND"):
+        end = at + 8 + int.from_bytes(png[at : at + 4], "big")
+        if kind == b"IDAT" and zlib.crc32(view[at + 4 : end]).to_bytes(4, "big") != png[end:][:4]:
+            raise ImageError("decode", "is damaged: the checksum of its pixels is wrong")
+        at = end + 4
 
 
 def _unidentified(head: bytes) -> ImageError:

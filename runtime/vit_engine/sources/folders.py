@@ -20,6 +20,10 @@ Found = tuple[str, OSError | None]
 """A file, or a folder (with a slash at its end) and why it cannot be listed."""
 
 
+NO_END = "tar without its end"
+"""By which such tars are counted beside the images that are passed over."""
+
+
 def is_pattern(source: str) -> bool:
     """Tell whether a source is a glob: it has a wildcard and is not itself a file's name."""
     return WILD.search(source) is not None and not os.path.lexists(source)
@@ -97,14 +101,14 @@ def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
 
 def in_words(skipped: Counter[str]) -> str:
     """Return "2 AppleDouble, 1 HEIC (not supported)", the most first; "" for none."""
-    return ", ".join(f"{n:,} {reason}" for reason, n in skipped.most_common())
+    return ", ".join(f"{n:,} {reason}" for reason, n in skipped.most_common() if reason != NO_END)
 
 
 def no_image(place: str, *, all_files: bool, skipped: Counter[str]) -> str:
     """Say that a "folder", "tar" or "zip" holds no image, how it was searched, and what it held."""
     kinds = "file with an image's signature" if all_files else "image"
     more = "" if all_files else " (searched by extension; vit-infer --all-files looks inside)"
-    also = f"; passed over: {in_words(skipped)}" if skipped else ""
+    also = f"; passed over: {words}" if (words := in_words(skipped)) else ""
     return f"no {kinds} in this {place}{more}{also}"
 
 
