@@ -198,18 +198,31 @@ def test_an_empty_file_is_nobodys(infer: Infer, tmp_path: Path) -> None:
     assert b"star" in (tmp_path / "rows.csv").read_bytes()
 
 
-def test_a_finished_run_has_nothing_to_resume(infer: Infer, tmp_path: Path) -> None:
-    name = "rows.jsonl"
-    assert infer(STAR, "-o", name, "--resume").returncode == 0
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_finished_run_is_resumed_only_by_itself(
+    form: str, infer: Infer, refuse: Refuse, tmp_path: Path
+) -> None:
+    """Nothing to do, or why the labels that are there are not those that this run would give."""
+    name = f"rows.{form}"
+    assert infer("photos", "bad.jpg", "-o", name, "--resume").returncode == 3
     before = contents(tmp_path)
-    done = infer(STAR, "-o", name, "--resume", "-m", "absent.onnx")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == (
-        f"{name} is whole, there is nothing to resume; leave out --resume to label the images "
-        "again\n"
-    )
+    done = infer("photos", "bad.jpg", "-o", name, "--resume")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "4 images, 1 failed, " in done.stderr
+    assert f"{name} is whole, there was nothing to resume; leave out --resume" in done.stderr
+    line = ["photos", "bad.jpg", "-o", name, "--resume"]
+    refuse("has --top-k 1", *line, "-k", "1", "--provider", "cpu")
+    refuse('with SOURCE ["photos", "bad.jpg"]', "photos", *line[2:], "--provider", "cpu")
     assert contents(tmp_path) == before
-    assert "1 image, 0 failed" in infer(STAR, "-o", name, "--resume", "--overwrite").stderr
+    shutil.copy(STAR, tmp_path / "photos")
+    refuse("its 4 rows are not those of the first 4 images", *line, "--provider", "cpu")
+    (tmp_path / "photos" / STAR.name).unlink()
+    assert "5 images, 1 fa" not in infer(*line, "--overwrite").stderr
+    if form == "jsonl":
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"{}\n")
+        refuse("is whole, and nothing tells of which model", *line, "--provider", "cpu")
+    assert infer("photos", "-o", name).returncode == 0
+    refuse("it was not written with --resume", "photos", *line[2:], "--provider", "cpu")
 
 
 # The model, the inputs, and the other output

@@ -21,7 +21,7 @@ from vit_engine.commands.engine_options import engine_settings
 from vit_engine.commands.source_options import check_inputs, finder_of, task_of
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.image_model import ImageModel, LabelledBatch
-from vit_engine.machine.output_file import PARTIAL, OutputFile, is_stream, output_file
+from vit_engine.machine.output_file import OutputFile, is_stream, output_file
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
@@ -59,13 +59,6 @@ def main() -> int:
     row_format = arguments.format or _default_format(arguments.output)
     # What cannot be written is told at once, before the model, which takes seconds.
     rows, page = _output_files(arguments)
-    is_whole = rows and rows.exists and not rows.beside(PARTIAL).exists()
-    if rows and is_whole and arguments.resume and not arguments.overwrite:
-        sys.stderr.write(
-            f"{printable(str(rows.path))} is whole, there is nothing to resume; leave out "
-            "--resume to label the images again\n"
-        )
-        return 0
     files = [f for f in (rows, page) if f]
     if rows and row_format == "npy":
         beside = rows.beside(ROWS_BESIDE)
@@ -116,6 +109,11 @@ def _label(
     if page and sheet:
         stays.append(_write_sheet(sheet, page))
     progress.summarize("vit-infer", contract, provider)
+    if rows and arguments.resume and 0 < output.done == before["done"]:
+        sys.stderr.write(
+            f"{printable(str(rows.path))} is whole, there was nothing to resume; leave out "
+            "--resume to label the images again\n"
+        )
     for reason in filter(None, stays):
         sys.stderr.write(f"vit-infer: {reason}\n")
     if interrupt():
