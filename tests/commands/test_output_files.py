@@ -106,6 +106,7 @@ def option(name: str) -> list[str]:
         ("", "'': no such file or folder"),
         ("n" * 256, ": File name too long"),
         ("two\nlines", "two\\nlines: no such file or folder"),
+        ("model.onnx", "model.onnx is a model, and no image; name it with -m model.onnx"),
     ],
 )
 def test_a_source_that_is_not_there_is_told_before_anything_is_touched(
@@ -119,6 +120,38 @@ def test_a_source_that_is_not_there_is_told_before_anything_is_touched(
         refuse(words, *line, *more)
     refuse(words, source, "--ray", "-o", "folder")
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["photos", "-o", "rows.json"], "rows are JSON lines, one document a row; name the file"),
+        (["photos", "-o", "out/"], "-o out/: is a folder; name a file in it: out/labels.csv"),
+        (["photos", "-o", "photos/"], "-o photos/: is a folder; name a file in it"),
+        (["--describe", "-m", "demo", "photos"], "--describe takes a model and no images"),
+    ],
+)
+def test_outputs_that_are_none_are_told(line: list[str], words: str, refuse: Refuse) -> None:
+    refuse(words, *line)
+
+
+def test_an_option_that_is_misspelt_is_known(infer: Infer) -> None:
+    done = infer("photos", "--treshold", "0.5")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --treshold 0.5; did you mean --threshold?" in done.stderr
+
+
+def test_a_name_that_means_another_is_told_in_its_row(infer: Infer, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").symlink_to("gone.jpg")
+    shutil.copy(STAR, tmp_path / "photos/caf\u00e9.png")
+    names = "broken.jpg\nphotos\\star-01.png\nphotos/cafe\u0301.png\n"
+    shutil.copy(STAR, tmp_path / "photos")
+    done = infer("-", "--format", "jsonl", input=names)
+    assert [json.loads(line)["error"] for line in done.stdout.splitlines()] == [
+        "is a link to gone.jpg, which is not there",
+        "no such file; write photos/star-01.png, with slashes",
+        "no such file; there is one whose accents are encoded otherwise (NFC)",
+    ]
 
 
 def test_what_else_is_a_source_needs_no_file(infer: Infer, tmp_path: Path) -> None:

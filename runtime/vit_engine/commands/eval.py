@@ -15,6 +15,7 @@ from vit_engine.commands.engine_options import add_model_options, engine_setting
 from vit_engine.commands.source_options import (
     add_source_options,
     check_inputs,
+    check_sources,
     finder_of,
     task_of,
 )
@@ -27,7 +28,6 @@ from vit_engine.machine.output_file import OutputFile, output_file
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import DEFAULT_THRESHOLD, Scores
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
-from vit_engine.sources.find import check_present
 
 
 def command_line() -> Parser:
@@ -76,7 +76,7 @@ def main() -> int:
     arguments = command_line().parse()
     if not (arguments.truth or arguments.against):
         raise UsageError("there is nothing to judge by; add --truth or --against")
-    check_present(arguments.sources)
+    check_sources(arguments.sources)
     overwrite = arguments.overwrite
 
     def named(option: str, path: Path | None) -> OutputFile | None:

@@ -18,7 +18,7 @@ from vit_engine.cli.progress import Progress, format_skipped, number_of_images
 from vit_engine.cli.signals import Interrupt, interrupts
 from vit_engine.commands import infer_options
 from vit_engine.commands.engine_options import engine_settings
-from vit_engine.commands.source_options import check_inputs, finder_of, task_of
+from vit_engine.commands.source_options import check_inputs, check_sources, finder_of, task_of
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.image_model import ImageModel, LabelledBatch
 from vit_engine.machine.output_file import OutputFile, is_stream, output_file
@@ -29,7 +29,7 @@ from vit_engine.rows.formats import Format, are_rows, format_from_name, format_n
 from vit_engine.rows.output import output_to
 from vit_engine.rows.resume_state import Settings
 from vit_engine.rows.vectors import ROWS_BESIDE
-from vit_engine.sources.find import check_present
+from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.sample import Sample
 
 BATCH_TIMEOUT = 0.1
@@ -41,6 +41,11 @@ _NOT_WITH_RAY = ["format", "html", "max_errors", "device", "no_cuda_graphs", "ov
 def main() -> int:
     """Run vit-infer; returns the exit code."""
     arguments = infer_options.command_line().parse()
+    if (arguments.describe or arguments.build_only) and arguments.sources:
+        if len(arguments.sources) > 1 or arguments.model != metadata.DEFAULT_MODEL:
+            option = "--describe" if arguments.describe else "--build-only"
+            raise UsageError(f"{option} takes a model and no images; leave out SOURCE")
+        (arguments.model,) = arguments.sources
     if arguments.describe:
         return _describe(arguments)
     if arguments.build_only:
@@ -54,8 +59,10 @@ def main() -> int:
             raise UsageError(f"{_flag(option)} only makes sense together with --ray")
     if isinstance(arguments.output, str):
         name = printable(arguments.output)
+        if not is_store(name):
+            raise UsageError(f"-o {name}: is a folder; name a file in it: {name}labels.csv")
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
-    check_present(arguments.sources)
+    check_sources(arguments.sources)
     row_format = arguments.format or _default_format(arguments.output)
     # What cannot be written is told at once, before the model, which takes seconds.
     rows, page = _output_files(arguments)
@@ -144,7 +151,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     if isinstance(arguments.output, Path) and arguments.output.is_file():
         name = printable(str(arguments.output))
         raise UsageError(f"{name} is a file; with --ray -o names a folder")
-    check_present(arguments.sources)
+    check_sources(arguments.sources)
     skipped = Counter[str]()
     from vit_engine.cluster import run
     from vit_engine.cluster.connection import Workers

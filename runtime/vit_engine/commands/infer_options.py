@@ -171,7 +171,8 @@ def command_line() -> Parser:
 
 
 def _output_path(text: str) -> Path | str:
-    return text if is_store(text) else local_path(text)
+    """Return a path on this machine, or the text of an object store's or a folder's."""
+    return text if is_store(text) or text.endswith("/") else local_path(text)
 
 
 class _Moved(argparse.Action):

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.artefact.metadata import path_from_name
+from vit_engine.artefact.metadata import DEMO, path_from_name
 from vit_engine.cli.parser import seconds
 from vit_engine.errors import UsageError, printable
 from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
 from vit_engine.machine.output_file import OutputFile, check_apart
 from vit_engine.sources import folders, signatures
-from vit_engine.sources.find import DEFAULT_COLUMN, is_local, samples_from_sources
+from vit_engine.sources.find import DEFAULT_COLUMN, check_present, is_local, samples_from_sources
 from vit_engine.sources.sample import Sample
 
 LONGEST = 1_000_000
@@ -80,6 +80,16 @@ def task_of(arguments: argparse.Namespace, preprocessing: Preprocessing) -> Deco
         fast=arguments.fast_decode,
         private_redirects=arguments.allow_private_redirects,
     )
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Raise UsageError for a file or folder that is not there, and for a model among images."""
+    for source in sources:
+        is_model = source.endswith(".onnx") and not Path(source).is_dir()
+        if is_model or (source == DEMO and not Path(source).exists()):
+            name = printable(source)
+            raise UsageError(f"{name} is a model, and no image; name it with -m {name}")
+    check_present(sources)
 
 
 def check_inputs(

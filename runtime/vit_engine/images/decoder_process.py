@@ -67,7 +67,7 @@ class SharedPixels:
             self.array = _mapped(self.fd, (slots, height, width, 3))
         except OSError as e:
             os.close(self.fd)
-            words = format_limit(e) or f"{e.strerror}; try a smaller -b"
+            words = format_limit(e) or f"{e.strerror}; try smaller batches"
             raise MachineError(f"no memory to share for {slots} decoded images: {words}") from e
 
     def __enter__(self) -> Self:
