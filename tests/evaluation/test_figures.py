@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.evaluation import free_labels
 from vit_engine.evaluation.against import ModelComparison
+from vit_engine.evaluation.class_names import Fact
 from vit_engine.evaluation.evaluation import Evaluation
 from vit_engine.evaluation.free_labels import average_precision
-from vit_engine.evaluation.truth import Fact, GroundTruth
+from vit_engine.evaluation.truth import GroundTruth
 from vit_engine.image_model import LabelledBatch
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.prediction import Prediction

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from vit_engine.commands.source_options import (
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.evaluation.against import ModelComparison, opened
 from vit_engine.evaluation.evaluation import Evaluation, is_report, write_report
-from vit_engine.evaluation.truth import truth_from_name
+from vit_engine.evaluation.truth import FOLDERS, folder_of, truth_from_name
 from vit_engine.image_model import ImageModel
 from vit_engine.machine.output_file import OutputFile, output_file
 from vit_engine.outputs.kinds import output_from_contract
@@ -114,7 +115,10 @@ def _evaluate(
                 f"{arguments.model} gives vectors, and --truth is for labels; compare its vectors "
                 "with another model's by --against"
             )
-        truth = truth_from_name(arguments.truth, output)
+        folders: Iterable[str] = ()
+        if arguments.truth == FOLDERS and "-" not in arguments.sources:
+            folders = (folder_of(s.path) for s in finder_of(arguments)(arguments.sources))
+        truth = truth_from_name(arguments.truth, output, folders)
         parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
     skipped = Counter[str]()
     progress = Progress(skipped, quiet=arguments.quiet)
