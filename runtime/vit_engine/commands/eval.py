@@ -3,11 +3,14 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from vit_engine.artefact import metadata
+from vit_engine.artefact.contract import Output
+from vit_engine.artefact.integrity import copy_with_contract
 from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, number
 from vit_engine.cli.progress import Progress, number_of_images
@@ -20,9 +23,10 @@ from vit_engine.commands.source_options import (
     finder_of,
     task_of,
 )
-from vit_engine.errors import ImageError, UsageError
+from vit_engine.errors import ArtefactError, ImageError, UsageError, printable
 from vit_engine.evaluation.against import ModelComparison, opened
 from vit_engine.evaluation.evaluation import Evaluation, is_report, write_report
+from vit_engine.evaluation.temperature import TemperatureScaling
 from vit_engine.evaluation.truth import FOLDERS, folder_of, truth_from_name
 from vit_engine.image_model import ImageModel
 from vit_engine.machine.output_file import OutputFile, output_file
@@ -60,6 +64,13 @@ def command_line() -> Parser:
         help="score from which on a label is given, where labels do not exclude each other "
         f"(default {DEFAULT_THRESHOLD:g})",
     )
+    add(
+        "--calibrate",
+        type=local_path,
+        metavar="OUT.onnx",
+        help="write a copy of the model whose scores are calibrated by the truth (temperature "
+        "scaling); its labels stay the same",
+    )
     add("--report", type=local_path, metavar="FILE", help="write all that was found as JSON")
     add("--html", type=local_path, metavar="FILE", help="write a page with the worst mistakes")
     add(
@@ -80,24 +91,38 @@ def main() -> int:
     check_sources(arguments.sources)
     overwrite = arguments.overwrite
 
-    def named(option: str, path: Path | None) -> OutputFile | None:
-        is_ours = is_sheet if option == "--html" else is_report
+    def named(option: str, path: Path | None, is_ours: Callable[[Path], bool]) -> OutputFile | None:
         return output_file(path, option, is_ours, overwrite=overwrite) if path else None
 
-    report, page = named("--report", arguments.report), named("--html", arguments.html)
-    if overwrite and not (report or page):
+    report = named("--report", arguments.report, is_report)
+    page = named("--html", arguments.html, is_sheet)
+    copy = named("--calibrate", arguments.calibrate, _is_artefact)
+    if overwrite and not (report or page or copy):
         raise UsageError("--overwrite needs a file; name it with --report or --html")
+    if copy and not arguments.truth:
+        raise UsageError("--calibrate needs images whose labels are known; add --truth")
     read = {arguments.model: "the model", arguments.against: "the other model"}
     read |= {arguments.truth: "the truth"}
     read.pop(None, None)
-    check_inputs([file for file in (report, page) if file], read, arguments.sources)
-    return _evaluate(arguments, report, page)
+    check_inputs([file for file in (report, page, copy) if file], read, arguments.sources)
+    return _evaluate(arguments, report, page, copy)
+
+
+def _is_artefact(path: Path) -> bool:
+    try:
+        return bool(metadata.read_contract(path))
+    except ArtefactError:
+        return False
 
 
 def _evaluate(
-    arguments: argparse.Namespace, report: OutputFile | None, page: OutputFile | None
+    arguments: argparse.Namespace,
+    report: OutputFile | None,
+    page: OutputFile | None,
+    copy: OutputFile | None,
 ) -> int:
     parts: dict[str, Evaluation | ModelComparison] = {}
+    scaling = None
     thumbnails = page is not None
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     output = output_from_contract(contract.output)
@@ -119,7 +144,12 @@ def _evaluate(
         if arguments.truth == FOLDERS and "-" not in arguments.sources:
             folders = (folder_of(s.path) for s in finder_of(arguments)(arguments.sources))
         truth = truth_from_name(arguments.truth, output, folders)
-        parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
+        if copy and output.function == "none":
+            raise UsageError(f"{arguments.model} gives values, and --calibrate is for scores")
+        scaling = TemperatureScaling(output) if copy else None
+        parts["truth"] = Evaluation(
+            truth, output, threshold=threshold, thumbnails=thumbnails, scaling=scaling
+        )
     skipped = Counter[str]()
     progress = Progress(skipped, quiet=arguments.quiet)
     with interrupts() as interrupt, ExitStack() as models:
@@ -167,6 +197,17 @@ def _evaluate(
     for name, part in parts.items():
         if not part.images + part.failed:
             raise UsageError(f"--{name}: no image could be judged")
+    if copy and scaling and isinstance(contract.output, Output):
+        copy.check()
+        found = scaling.report(scaling.fitted())
+        scaled = replace(contract.output, temperature=found["temperature"])
+        path = metadata.path_from_name(arguments.model)
+        copy_with_contract(path, replace(contract, output=scaled), copy.path)
+        sys.stdout.write(
+            f"temperature {found['temperature']:.4g} by {found['images']:,} images: mean log loss "
+            f"{found['log_loss']:.4f}, {found['log_loss_before']:.4f} before; written to "
+            f"{printable(str(copy.path))}\n"
+        )
     has_failed = progress.failed or any(part.failed for part in parts.values())
     return ImageError.exit_code if has_failed else 0
 

@@ -41,6 +41,9 @@ _NOT_WITH_RAY = ["format", "html", "max_errors", "device", "no_cuda_graphs", "ov
 def main() -> int:
     """Run vit-infer; returns the exit code."""
     arguments = infer_options.command_line().parse()
+    if arguments.describe not in (None, "text", "json"):  # --describe FILE
+        arguments.sources.append(arguments.describe)
+        arguments.describe = "text"
     if (arguments.describe or arguments.build_only) and arguments.sources:
         if len(arguments.sources) > 1 or arguments.model != metadata.DEFAULT_MODEL:
             option = "--describe" if arguments.describe else "--build-only"

@@ -78,7 +78,7 @@ def command_line() -> Parser:
         "--describe",
         nargs="?",
         const="text",
-        choices=("text", "json"),
+        metavar="text|json",
         help="print what the artefact says of itself, as text or json, and stop; one that is "
         "damaged or was altered is refused",
     )
