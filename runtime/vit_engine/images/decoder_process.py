@@ -5,6 +5,7 @@ import mmap
 import os
 import pickle
 import signal
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -18,7 +19,7 @@ from vit_engine.errors import ImageError, MachineError, format_limit
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import DecodeJob
 from vit_engine.images.preprocess import draft_size, is_clipped_to_8bit, pixels_from_image
-from vit_engine.machine.worker import Channel, EndedError, Worker
+from vit_engine.machine.worker import Channel, EndedError, Worker, above_standard
 from vit_engine.sources.downloads import URL_TIMEOUT
 from vit_engine.sources.sample import LIMITS, Limits, Sample
 from vit_engine.sources.urls import is_url
@@ -61,7 +62,7 @@ class SharedPixels:
     """A buffer (slots, height, width, 3) that decoder processes write to; a context manager."""
 
     def __init__(self, slots: int, height: int, width: int) -> None:
-        self.fd = os.memfd_create("pixels")
+        self.fd = above_standard(_nameless_file())
         try:
             os.ftruncate(self.fd, slots * height * width * 3)
             self.array = _mapped(self.fd, (slots, height, width, 3))
@@ -195,6 +196,15 @@ def serve(channel: Channel) -> None:
                 ).encode()
             signal.setitimer(signal.ITIMER_REAL, 0)
             channel.answer(answer)
+
+
+def _nameless_file() -> int:
+    """Open memory that processes share, or where that is not to be had a file without a name."""
+    try:
+        return os.memfd_create("pixels")
+    except (AttributeError, OSError):  # macOS; a filter of system calls
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
 
 
 def _mapped(fd: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
