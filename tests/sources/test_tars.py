@@ -256,7 +256,7 @@ def test_what_is_passed_over_is_counted(written):
     (item,) = samples_from_sources([path], skipped=skipped)
     assert bytes_from_item(item) == PNG
     assert skipped == {
-        "AppleDouble": 4, "HEIC (not supported)": 1, "in .ipynb_checkpoints": 1
+        "AppleDouble": 4, "HEIC (extra heic)": 1, "in .ipynb_checkpoints": 1
     }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def test_images_come_with_their_bytes_in_order(method: int, tmp_path: Path) -> N
     assert read_all(path, skipped=counts) == [
         ("2.jpg", JPEG), ("a.PNG", PNG), ("empty.jpg", "empty"),
     ]  # fmt: skip
-    assert counts == {"AppleDouble": 1, "HEIC (not supported)": 1}
+    assert counts == {"AppleDouble": 1, "HEIC (extra heic)": 1}
     assert next(samples_from_sources([str(path)])).path == f"{path}/b/2.jpg"
 
 

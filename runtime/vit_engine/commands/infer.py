@@ -35,7 +35,9 @@ from vit_engine.sources.sample import Sample
 BATCH_TIMEOUT = 0.1
 """Seconds that a row on stdout may wait for its batch to fill, where stdin gives the images."""
 
-_NOT_WITH_RAY = ["format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"]
+_NOT_WITH_RAY = [
+    "format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute", "max_pixels"
+]  # fmt: skip
 
 
 def main() -> int:
@@ -255,6 +257,7 @@ def _settings(
         "--follow-links": arguments.follow_links,
         "--fast-decode": arguments.fast_decode,
         "--allow-private-redirects": arguments.allow_private_redirects,
+        "--max-pixels": arguments.max_pixels,
         "--timeout": arguments.timeout,
         "a model of sha256": digest,
         "--provider": vit.engine.provider,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.artefact.metadata import DEMO, path_from_name
-from vit_engine.cli.parser import seconds
+from vit_engine.cli.parser import seconds, whole_number
 from vit_engine.errors import UsageError, printable
 from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
 from vit_engine.machine.output_file import OutputFile, check_apart
 from vit_engine.sources import folders, signatures
 from vit_engine.sources.find import DEFAULT_COLUMN, check_present, is_local, samples_from_sources
-from vit_engine.sources.sample import Sample
+from vit_engine.sources.sample import MAX_PIXELS, Limits, Sample
 
 LONGEST = 1_000_000
 """Seconds that --timeout takes at most: poll(2) counts milliseconds in 32 bits."""
@@ -50,6 +50,12 @@ def add_source_options(group: argparse._ArgumentGroup) -> None:
         help="decode large JPEGs at a reduced size: faster, and a few labels may differ",
     )
     add(
+        "--max-pixels",
+        type=whole_number("a whole number of pixels", minimum=1),
+        metavar="N",
+        help=f"pixels of the largest image, and of memory for it (default {MAX_PIXELS:,})",
+    )
+    add(
         "--timeout",
         type=seconds(LONGEST),
         default=TIME_LIMIT,
@@ -76,6 +82,7 @@ def task_of(arguments: argparse.Namespace, preprocessing: Preprocessing) -> Deco
     """Return by which rules images are decoded."""
     return DecodeOptions(
         preprocessing,
+        limits=Limits(max_pixels=arguments.max_pixels or MAX_PIXELS),
         time_limit=arguments.timeout,
         fast=arguments.fast_decode,
         private_redirects=arguments.allow_private_redirects,

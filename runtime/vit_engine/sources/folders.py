@@ -8,7 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from vit_engine.sources.signatures import EXTENSIONS, HEAD, UNREAD, is_image, unread_format
+from vit_engine.sources.signatures import (
+    EXTENSIONS,
+    HEAD,
+    PLUGINS,
+    UNREAD,
+    has_plugin,
+    is_image,
+    unread_format,
+)
 
 WILD = re.compile(r"[*?]|\[!?+\]?+[^]/]*+\]")
 """What makes a name a pattern: a `[` that is not closed stands for itself."""
@@ -69,12 +77,16 @@ def walked(
 def by_name(path: str) -> Verdict:
     """Tell from a name whether it is an image's, and the format of one that is not read."""
     extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
-    return extension in EXTENSIONS, UNREAD.get(extension)
+    return _verdict(extension in EXTENSIONS, UNREAD.get(extension))
 
 
 def by_head(head: bytes) -> Verdict:
     """Tell the same from the first HEAD bytes of a file."""
-    return is_image(head), unread_format(head)
+    return _verdict(is_image(head), unread_format(head))
+
+
+def _verdict(is_read: bool, unread: str | None) -> Verdict:
+    return (True, None) if has_plugin(unread) else (is_read, unread)
 
 
 def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
@@ -92,7 +104,8 @@ def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
     elif name.startswith("._"):
         reason = "AppleDouble"
     elif unread:
-        reason = f"{unread} (not supported)"
+        extra = f"extra {PLUGINS[unread][1]}" if unread in PLUGINS else "not supported"
+        reason = f"{unread} ({extra})"
     else:
         return True
     skipped[reason] += 1
