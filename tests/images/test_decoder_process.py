@@ -189,11 +189,11 @@ def test_a_decoder_that_never_starts_is_no_images_fault(monkeypatch: pytest.Monk
 
 
 STUB = """
+import io
 from PIL import BmpImagePlugin, Image
 
 def opened(file, name):
-    file.seek(32)
-    return BmpImagePlugin.BmpImageFile(file, name)
+    return BmpImagePlugin.BmpImageFile(io.BytesIO(file.read()[32:]), name)
 
 def register_heif_opener(thumbnails):
     Image.register_open("HEIF", opened, lambda head: head[4:8] == b"ftyp")
