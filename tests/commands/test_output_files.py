@@ -154,6 +154,39 @@ def test_a_name_that_means_another_is_told_in_its_row(infer: Infer, tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_images_are_shared_out_and_new_ones_labelled_alone(
+    form: str, infer: Infer, refuse: Refuse, tmp_path: Path
+) -> None:
+    odd = os.fsdecode(b"photos/caf\xe9.png")
+    shutil.copy(STAR, tmp_path / odd)
+
+    def paths(*line: str) -> list[str]:
+        done = infer("photos", "bad.jpg", *line, "--format", "jsonl")
+        assert done.returncode in (0, 3), done.stderr
+        return [json.loads(row)["path"] for row in done.stdout.splitlines()]
+
+    whole = paths()
+    assert odd in whole and len(whole) == 5
+    shares = [paths("--shard", f"{i}/3") for i in (1, 2, 3)]
+    assert shares == [whole[i::3] for i in range(3)]
+    assert paths("--shard", "9/9") == []
+    name = f"done.{form}"
+    assert infer(whole[0], odd, "bad.jpg", "-o", name).returncode == 3
+    done = infer("photos", "bad.jpg", "--skip-done", name, "--format", "jsonl")
+    assert "2 passed over: 2 labelled before" in done.stderr
+    left = [path for path in whole if path not in (whole[0], odd)]
+    assert [json.loads(row)["path"] for row in done.stdout.splitlines()] == left
+    refuse("would write over done rows", "photos", "--skip-done", name, "-o", name)
+    refuse(
+        "has no rows of vit-infer (there is no such file; did",
+        "photos",
+        "--skip-done",
+        f"dome.{form}",
+    )
+    refuse("'0/3' is no shard; expected 1/N", "photos", "--shard", "0/3")
+
+
 def test_what_else_is_a_source_needs_no_file(infer: Infer, tmp_path: Path) -> None:
     """Links to nothing are there themselves; a list and a table may name what is not."""
     (tmp_path / "gone.jpg").symlink_to("nowhere")

@@ -175,18 +175,17 @@ def test_the_temperature_is_that_of_the_truth(function: ScoreKind, temperature: 
         scaling.add(JudgedImage(None, BLANK, row, true))
     found = scaling.fitted()
     assert found == pytest.approx(temperature, rel=0.06)
-    losses = [scaling.report(found * share)["log_loss"] for share in (0.97, 1, 1.03)]
-    assert min(losses) == losses[1] < scaling.report(found)["log_loss_before"]
+    losses = [scaling.log_loss(found * share) for share in (0.97, 1, 1.03)]
+    assert min(losses) == losses[1] < scaling.log_loss(output.temperature)
     if function == "softmax":
         taken = scores[np.arange(len(scores)), [int(true[0]) for true in scaling._true]]
-        loss = scaling.report(temperature)["log_loss"]
-        assert loss == pytest.approx(-np.log(taken).mean(), rel=1e-6)
+        assert scaling.log_loss(temperature) == pytest.approx(-np.log(taken).mean(), rel=1e-6)
 
 
 def test_images_that_are_all_right_decide_no_temperature() -> None:
     scaling = TemperatureScaling(Scores(("a", "b"), "softmax"))
     scaling.add(JudgedImage(None, BLANK, np.array([3, 1], np.float32), (0,)))
-    with pytest.raises(UsageError, match="1 images do not decide a temperature"):
+    with pytest.raises(UsageError, match=r"images \(1\) do not decide a temperature"):
         scaling.fitted()
 
 

@@ -199,15 +199,12 @@ def _evaluate(
             raise UsageError(f"--{name}: no image could be judged")
     if copy and scaling and isinstance(contract.output, Output):
         copy.check()
-        found = scaling.report(scaling.fitted())
-        scaled = replace(contract.output, temperature=found["temperature"])
+        temperature = scaling.fitted()
+        scaled = replace(contract.output, temperature=temperature)
         path = metadata.path_from_name(arguments.model)
         copy_with_contract(path, replace(contract, output=scaled), copy.path)
-        sys.stdout.write(
-            f"temperature {found['temperature']:.4g} by {found['images']:,} images: mean log loss "
-            f"{found['log_loss']:.4f}, {found['log_loss_before']:.4f} before; written to "
-            f"{printable(str(copy.path))}\n"
-        )
+        name, line = printable(str(copy.path)), scaling.line(temperature)
+        sys.stdout.write(f"{line}; written to {name}\n")
     has_failed = progress.failed or any(part.failed for part in parts.values())
     return ImageError.exit_code if has_failed else 0
 

@@ -25,6 +25,7 @@ from vit_engine.machine.output_file import OutputFile, is_stream, output_file
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
+from vit_engine.rows.done import done_paths
 from vit_engine.rows.formats import Format, are_rows, format_from_name, format_name
 from vit_engine.rows.output import output_to
 from vit_engine.rows.resume_state import Settings
@@ -36,7 +37,8 @@ BATCH_TIMEOUT = 0.1
 """Seconds that a row on stdout may wait for its batch to fill, where stdin gives the images."""
 
 _NOT_WITH_RAY = [
-    "format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute", "max_pixels"
+    "format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute",
+    "max_pixels", "shard", "skip_done",
 ]  # fmt: skip
 
 
@@ -75,7 +77,10 @@ def main() -> int:
     if rows and row_format == "npy":
         beside = rows.beside(ROWS_BESIDE)
         files.append(output_file(beside, "-o", are_rows, overwrite=arguments.overwrite))
-    check_inputs(files, {arguments.model: "the model"}, arguments.sources)
+    read = {arguments.model: "the model"} | dict.fromkeys(
+        map(str, arguments.skip_done), "done rows"
+    )
+    check_inputs(files, read, arguments.sources)
     return _label(arguments, row_format, rows, page)
 
 
@@ -84,7 +89,8 @@ def _label(
 ) -> int:
     """Label the images, write rows and contact sheet, and tell how it went."""
     limit, skipped = arguments.max_errors, Counter[str]()
-    samples = finder_of(arguments, skipped)(arguments.sources)
+    before_this = done_paths(arguments.skip_done)
+    samples = finder_of(arguments, skipped, before_this)(arguments.sources)
     # Before the model is opened, which takes seconds: whether a score can reach the threshold.
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     kind = output_from_contract(contract.output)
@@ -101,7 +107,7 @@ def _label(
             before = {"done": output.done, "failed": output.failed}
             progress = Progress(skipped, quiet=arguments.quiet, **before)
             if progress.watched and "-" not in arguments.sources:  # stdin can be read only once
-                progress.count(lambda: finder_of(arguments)(arguments.sources))
+                progress.count(lambda: finder_of(arguments, None, before_this)(arguments.sources))
             sheet = ContactSheet(vit.contract, before=output.done) if page else None
             for labelled in _stream(vit, samples, arguments, interrupt):
                 if arguments.output is None:
@@ -253,6 +259,8 @@ def _settings(
     return {
         "SOURCE": arguments.sources,
         "--column": arguments.column,
+        "--shard": arguments.shard,
+        "--skip-done": [str(path) for path in arguments.skip_done],
         "--all-files": arguments.all_files,
         "--follow-links": arguments.follow_links,
         "--fast-decode": arguments.fast_decode,

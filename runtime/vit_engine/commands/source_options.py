@@ -2,9 +2,10 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing
@@ -65,10 +66,15 @@ def add_source_options(group: argparse._ArgumentGroup) -> None:
 
 
 def finder_of(
-    arguments: argparse.Namespace, skipped: Counter[str] | None = None
+    arguments: argparse.Namespace,
+    skipped: Counter[str] | None = None,
+    done: Collection[str] = (),
 ) -> Callable[[Sequence[str]], Iterator[Sample]]:
-    """Return what turns sources into images; it counts in `skipped` what is none."""
-    return partial(
+    """Return what turns sources into images; it counts in `skipped` what is none.
+
+    Of a `shard` they are its share, of rows that are `done` the others.
+    """
+    find = partial(
         samples_from_sources,
         all_files=arguments.all_files,
         follow_links=arguments.follow_links,
@@ -76,6 +82,18 @@ def finder_of(
         column=arguments.column,
         skipped=skipped,
     )
+    index, count = getattr(arguments, "shard", None) or (1, 1)
+    if count == 1 and not done:
+        return find
+
+    def found(sources: Sequence[str]) -> Iterator[Sample]:
+        for sample in islice(find(sources), index - 1, None, count):
+            if sample.path not in done:
+                yield sample
+            elif skipped is not None:
+                skipped["labelled before"] += 1
+
+    return found
 
 
 def task_of(arguments: argparse.Namespace, preprocessing: Preprocessing) -> DecodeOptions:

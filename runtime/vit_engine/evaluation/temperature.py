@@ -45,22 +45,30 @@ class TemperatureScaling:
         low, high = np.log(LEAST), np.log(MOST)
         if self._slope(LEAST) <= _ROUNDING or self._slope(MOST) >= 0:
             raise UsageError(
-                f"--calibrate: {len(self._true):,} images do not decide a temperature: they are "
-                "all labelled right, or no better than by chance; give more images"
+                f"--calibrate: the images ({len(self._true):,}) do not decide a temperature: they "
+                "are all labelled right, or no better than by chance; give more"
             )
         for _ in range(_STEPS):
             middle = (low + high) / 2
             low, high = (middle, high) if self._slope(float(np.exp(middle))) > 0 else (low, middle)
         return float(np.exp((low + high) / 2))
 
-    def report(self, temperature: float) -> dict[str, Any]:
-        """Return what the temperature does, as it goes into JSON."""
-        return {
-            "temperature": temperature,
-            "images": len(self._true),
-            "log_loss": self._loss(temperature),
-            "log_loss_before": self._loss(self._output.temperature),
-        }
+    def line(self, temperature: float) -> str:
+        """Return what is printed of the temperature."""
+        loss, before = map(self.log_loss, (temperature, self._output.temperature))
+        return (
+            f"temperature {temperature:.4g} by {len(self._true):,} images: mean log loss "
+            f"{loss:.4f}, {before:.4f} before"
+        )
+
+    def log_loss(self, temperature: float) -> float:
+        """Return the mean negative logarithm of the score of what is true."""
+        losses = []
+        for _, scores, truth in self._blocks(temperature):
+            alone = self._output.function == "sigmoid"
+            of_truth = np.where(truth, scores, 1 - scores) if alone else scores[truth]
+            losses.append(-np.log(np.maximum(of_truth, 1e-300)).ravel())
+        return float(np.concatenate(losses).mean())
 
     def _blocks(self, temperature: float) -> Iterator[tuple[NDArray[Any], ...]]:
         """Yield logits, scores and truths (N, labels)."""
@@ -75,12 +83,3 @@ class TemperatureScaling:
     def _slope(self, temperature: float) -> float:
         """Return how the log loss grows with 1 / temperature, in which it is convex."""
         return sum(float((z * (p - t)).sum()) for z, p, t in self._blocks(temperature))
-
-    def _loss(self, temperature: float) -> float:
-        """Return the mean negative logarithm of the score of what is true."""
-        losses = []
-        for _, scores, truth in self._blocks(temperature):
-            alone = self._output.function == "sigmoid"
-            of_truth = np.where(truth, scores, 1 - scores) if alone else scores[truth]
-            losses.append(-np.log(np.maximum(of_truth, 1e-300)).ravel())
-        return float(np.concatenate(losses).mean())
