@@ -19,6 +19,7 @@ from vit_engine.errors import ImageError, MachineError, format_limit
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import DecodeJob
 from vit_engine.images.preprocess import draft_size, is_clipped_to_8bit, pixels_from_image
+from vit_engine.machine.memory_file import memory_file
 from vit_engine.machine.worker import Channel, EndedError, Worker
 from vit_engine.sources.downloads import URL_TIMEOUT
 from vit_engine.sources.sample import LIMITS, MAX_PIXELS, Limits, Sample
