@@ -20,7 +20,7 @@ from vit_engine.errors import MachineError, format_limit
 START_LIMIT = 60.0
 """Seconds for a child to import what it needs."""
 
-CHILD = "VIT_ENGINECHILD"
+CHILD = "VIT_ENGINE_CHILD"
 """The environment variable of a child, which starts none: else it is the host again."""
 
 _PYTHON = re.compile(r"(python|pypy)[\d.]*[a-z]{0,2}(-\w+)*(\.exe)?", re.IGNORECASE)
