@@ -15,7 +15,7 @@ from vit_engine.artefact.description import SATURATION, parity_in_words
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract, read_text_contract
 from vit_engine.cli import exit_codes
-from vit_engine.errors import ArtefactError, MachineError, UsageError
+from vit_engine.errors import ArtefactError, MachineError, UsageError, one_line
 from vit_engine.machine.installation import pip_install
 from vit_engine.machine.output_file import OutputFile, check_apart, output_file
 from vit_engine.outputs.embeddings import Embeddings
@@ -58,9 +58,11 @@ def main() -> int:
     try:
         with _stdout_on_stderr():
             return _export(arguments)
-    except ModuleNotFoundError as e:
+    except ImportError as e:
+        absent = isinstance(e, ModuleNotFoundError)
+        how = "is not installed" if absent else f"cannot be imported ({one_line(e)})"
         raise MachineError(
-            f"vit-export needs {e.name}, which is not installed: {pip_install('export')}"
+            f"vit-export needs {e.name}, which {how}: {pip_install('export')}"
         ) from e
 
 

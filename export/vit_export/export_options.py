@@ -99,8 +99,8 @@ def command_line() -> Parser:
         "--labels",
         type=local_path,
         metavar="FILE",
-        help="make a zero-shot classifier of CLIP, MetaCLIP 2 or SigLIP: a text file with one "
-        "label a line, whose texts are encoded now, once and for all",
+        help="make a zero-shot classifier of CLIP, MetaCLIP 2, SigLIP, open_clip: a text file with "
+        "one label a line, whose texts are encoded now, once and for all",
     )
     add(
         "--template",
@@ -113,8 +113,8 @@ def command_line() -> Parser:
     add(
         "--text",
         action="store_true",
-        help=f"write the text tower of CLIP, MetaCLIP 2 or SigLIP, whose vectors are compared with "
-        f"those of --embed, with its tokenizer (-o: default {DEFAULT_TEXT_OUTPUT})",
+        help="write the text tower of CLIP, MetaCLIP 2, SigLIP, open_clip, with its tokenizer; its "
+        f"vectors are compared with those of --embed (-o: default {DEFAULT_TEXT_OUTPUT})",
     )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")

@@ -14,7 +14,7 @@ from vit_export.files.weight_files import INDEX, sha256_of
 from vit_export.packages.open_clip import OPEN_CLIP
 from vit_export.packages.package import CONFIG
 from vit_export.packages.preprocessor import PREPROCESSOR, PROCESSOR
-from vit_export.packages.text_model import TOKENIZER_FILES
+from vit_export.packages.texts.text_model import TOKENIZER_FILES
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUGGING_FACE = "hf:"
@@ -66,7 +66,7 @@ def chosen_files(listing: Collection[str]) -> list[str]:
     if told_by is None:
         raise CheckpointError(f"the hub lists no {' and no '.join(WEIGHTS)}; one is needed")
     # A timm model has no file for its preprocessing; whether one is needed, config.json tells.
-    besides = (PREPROCESSOR, PROCESSOR, *(TOKENIZER_FILES if told_by == CONFIG else ()))
+    besides = (PREPROCESSOR, PROCESSOR, *TOKENIZER_FILES)
     configs = [told_by, *(name for name in besides if name in listing)]
     for whole in WEIGHTS[told_by]:
         if whole in listing:

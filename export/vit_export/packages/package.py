@@ -11,6 +11,7 @@ from vit_engine.artefact.contract import Preprocessing
 from vit_export.families.family import Config, Family
 from vit_export.families.model_config import ModelConfig
 from vit_export.files.other_kinds import PICKLE, SAFETENSORS
+from vit_export.packages.texts.text_model import TextModel
 
 CONFIG = "config.json"
 
@@ -46,3 +47,5 @@ class Package:
     """The file that tells what a folder is."""
     weights: tuple[str, ...] = (SAFETENSORS, PICKLE)
     """The files that may hold the weights, the first that is there."""
+    text_model: Callable[[Path, int], TextModel] | None = None
+    """A folder's own tokenizer and model of texts and of images of that size; None: has none."""

@@ -19,6 +19,7 @@ from vit_export.families.values import is_number, per_channel, section
 from vit_export.files.json_file import read_json
 from vit_export.files.weight_files import weight_files
 from vit_export.packages.labels import unnamed
+from vit_export.packages.optional import importing
 from vit_export.packages.package import CONFIG, Model, Package, Processor
 
 IMAGENET = {
@@ -94,13 +95,11 @@ def _imagenet(subset: str) -> tuple[str, ...]:
     if subset == INCLUDED:
         text = resources.files(__package__).joinpath("imagenet1k.txt").read_text("utf-8")
         return tuple(text.splitlines())
-    try:
+    with importing(
+        needed=f"config.json names no labels, and those of {subset} come with timm",
+        install=pip_install("timm"),
+    ):
         from timm.data import ImageNetInfo
-    except ImportError as e:
-        raise CheckpointError(
-            f"config.json names no labels, and those of {subset} come with timm: "
-            f"{pip_install('timm')}"
-        ) from e
     return tuple(ImageNetInfo(subset).label_descriptions())
 
 
@@ -152,13 +151,11 @@ def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[
 
 def _timm() -> Any:
     """Return the library; CheckpointError where it is not installed."""
-    try:
+    with importing(
+        needed="it is timm's, whose own model it is compared with",
+        install=f"{pip_install('timm')}, or export with --no-verify",
+    ):
         import timm
-    except ImportError as e:
-        raise CheckpointError(
-            "it is timm's, whose own model it is compared with, and that cannot be imported "
-            f"({e}): {pip_install('timm')}, or export with --no-verify"
-        ) from e
     return timm
 
 

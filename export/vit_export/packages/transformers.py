@@ -19,6 +19,7 @@ from vit_export.packages.preprocessor import (
     processor_config,
 )
 from vit_export.packages.processor_options import SIZES, fitted_sizes, scaled
+from vit_export.packages.texts.transformers_text import TransformersTextModel
 
 
 def _preprocessing(
@@ -143,4 +144,5 @@ TRANSFORMERS = Package(
     resized_configs=_resized_configs,
     model=_model,
     processor=_processor,
+    text_model=TransformersTextModel,
 )
