@@ -21,6 +21,7 @@ from vit_engine.machine.output_file import OutputFile, check_apart, output_file
 from vit_engine.outputs.embeddings import Embeddings
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.parity import BOUNDS
+from vit_engine.outputs.scores import Scores
 from vit_engine.sources.sample import Sample
 from vit_export.checkpoints.checkpoint import (
     Checkpoint,
@@ -30,6 +31,7 @@ from vit_export.checkpoints.checkpoint import (
 )
 from vit_export.export_options import DEFAULT_TEXT_OUTPUT, check_options, command_line
 from vit_export.hf_folder import CONFIGS, write_configs
+from vit_export.packages.labels import remark_on
 from vit_export.quantization.calibration import calibration_items
 from vit_export.samples.images import items_for
 from vit_export.zero_shot import TEMPLATE, labelled, labels_from_file, templates_from
@@ -97,6 +99,8 @@ def _export(arguments: argparse.Namespace) -> int:
     if labels:
         checkpoint = labelled(checkpoint, labels, templates, progress)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
+    if isinstance(checkpoint.output, Scores) and (remark := remark_on(checkpoint.output.labels)):
+        say(f"warning: {remark}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
     # or the checkpoint is reported before.
     from vit_export.artefact import export

@@ -49,9 +49,8 @@ def eager_model(checkpoint: Checkpoint) -> Model:
         texts = prompts(checkpoint.output.labels, *zero_shot.templates)
         return eager_text_model(checkpoint).logits_beside(texts)
     with told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
-        model = checkpoint.package.model(
-            folder, checkpoint.family, checkpoint.model_config.image_size
-        )
+        size = checkpoint.model_config.image_size if checkpoint.preprocessor_scale else None
+        model = checkpoint.package.model(folder, checkpoint.family, size)
     if not checkpoint.model_config.normalized:
         return model
 

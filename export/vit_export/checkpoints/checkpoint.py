@@ -52,7 +52,7 @@ class Checkpoint:
     family: Family
     model_config: ModelConfig
     preprocessing: Preprocessing
-    preprocessor_scale: float  # what the preprocessor's own sizes are multiplied by
+    preprocessor_scale: float  # what the preprocessor's sizes are multiplied by; 0: it has its own
     output: OutputKind  # labels and how logits become their scores, or vectors
     tensors: Mapping[
         str, Tensor

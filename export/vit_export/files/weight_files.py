@@ -51,7 +51,7 @@ def sha256_of(files: tuple[Path, ...]) -> str:
 def tensors_from_files(files: tuple[Path, ...], wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     """Read the tensors `wanted` by name, float64 as it is and narrower floats widened to float32.
 
-    `CheckpointError` for an unreadable file, a tensor that is not floating point, or two of a name.
+    `CheckpointError` for an unreadable file, a weight that is not floating point, or two of a name.
     """
     tensors: dict[str, Tensor] = {}
     for path in files:
@@ -88,7 +88,9 @@ def _safetensors(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
             for name in filter(wanted, file.keys()):
                 dtype = file.get_slice(name).get_dtype()
                 if dtype not in FLOATS:
-                    raise _not_floating(name, dtype)
+                    if is_weight(name):
+                        raise _not_floating(name, dtype)
+                    continue
                 tensor = file.get_tensor(name)
                 yield name, tensor if dtype == "F64" else tensor.astype(np.float32)
     except (SafetensorError, OSError) as e:
@@ -120,11 +122,17 @@ def _pickled(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, T
                 f"{path.name} holds {name!r}, which is not a tensor with a name; save the weights "
                 f"alone: {STATE_DICT}"
             )
-        if not wanted(name):
+        counts = tensor.layout == torch.strided and not tensor.dtype.is_floating_point
+        if not wanted(name) or (counts and not is_weight(name)):
             continue
         if tensor.dtype not in floats or tensor.layout != torch.strided:
             raise _not_floating(name, f"{tensor.layout} {tensor.dtype}")
         yield name, tensor.to(floats[tensor.dtype]).numpy()
+
+
+def is_weight(name: str) -> bool:
+    """Tell a weight, by its name, from a table or a counter, whose whole numbers nobody reads."""
+    return name.endswith(("weight", "bias"))
 
 
 def _unread(error: Exception) -> str:

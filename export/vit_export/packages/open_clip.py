@@ -62,7 +62,9 @@ def _preprocessing(
     folder: Path, _: Family, model_config: ModelConfig, image_size: int | None
 ) -> tuple[Preprocessing, float]:
     config = section(read_json(folder / CONFIG), "preprocess_cfg")
-    return preprocessing_from_open_clip(config, image_size or model_config.image_size), 1.0
+    return preprocessing_from_open_clip(
+        config, image_size or model_config.image_size
+    ), 1.0 if image_size else 0.0
 
 
 def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[
     return {CONFIG: config}
 
 
-def _model(folder: Path, _: Family, image_size: int) -> Model:
+def _model(folder: Path, _: Family, image_size: int | None) -> Model:
     encode: Model = loaded(folder, image_size).encode_image
     return encode
 

@@ -20,8 +20,8 @@ def open_clip() -> Any:
     return open_clip
 
 
-def loaded(folder: Path, image_size: int) -> Any:
-    """Return the library's model for images of that size, its weights all read."""
+def loaded(folder: Path, image_size: int | None) -> Any:
+    """Return the library's model, its weights all read; maybe told a size of images."""
     own = read_json(folder / CONFIG)["model_cfg"]["vision_cfg"].get("image_size", 224)
     model = open_clip().create_model(
         f"local-dir:{folder}",

@@ -191,9 +191,13 @@ def _padded(
 
 
 def _filter(resample: Any) -> Filter:
-    if type(resample) is not int or resample not in range(len(FILTERS)):
-        raise CheckpointError(f"resample is {resample!r}, expected 0 to 5 (Pillow's filters)")
-    return FILTERS[resample]
+    """Return a filter of Pillow's by its number or its name, as transformers takes it."""
+    word = str(resample).lower().removesuffix(".0")
+    for number, name in enumerate(FILTERS):
+        if word in (str(number), name):
+            return name
+    known = ", ".join(FILTERS)
+    raise CheckpointError(f"resample is {resample!r}, expected 0 to 5, or one of {known}")
 
 
 def _normalisation(

@@ -140,7 +140,8 @@ def _preprocessing(
     folder: Path, _: Family, model_config: ModelConfig, image_size: int | None
 ) -> tuple[Preprocessing, float]:
     pretrained = section(read_json(folder / CONFIG), "pretrained_cfg")
-    return preprocessing_from_pretrained_cfg(pretrained, image_size or model_config.image_size), 1.0
+    size = image_size or model_config.image_size
+    return preprocessing_from_pretrained_cfg(pretrained, size), 1.0 if image_size else 0.0
 
 
 def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def _timm() -> Any:
     return timm
 
 
-def _model(folder: Path, family: Family, image_size: int) -> Model:
+def _model(folder: Path, family: Family, image_size: int | None) -> Model:
     timm, config = _timm(), read_json(folder / CONFIG)
     known = timm.models.PretrainedCfg.__dataclass_fields__
     model = timm.create_model(
@@ -177,10 +178,9 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
     read = {k.removeprefix("timm_model."): v for k, v in state.items() if reads(k)}
     model.load_state_dict(read)
     model.float().eval()
-    shape = (image_size, image_size)
-    if not getattr(model, "dynamic_img_size", False) and model.patch_embed.img_size != shape:
+    if image_size and not getattr(model, "dynamic_img_size", False):
         with warnings.catch_warnings(action="ignore"):  # torch's, of how timm resamples tables
-            model.set_input_size(shape)
+            model.set_input_size((image_size, image_size))
     if family.pooling:
         return lambda pixels: _vectors(model, family, pixels)
     found: Model = model
@@ -199,13 +199,14 @@ def _vectors(model: Any, family: Family, pixels: Any) -> Any:
     return model.fc_norm(torch.cat([parts[name] for name in names], dim=-1))
 
 
-def _processor(folder: Path, preprocessing: Preprocessing, _: float) -> Processor:
+def _processor(folder: Path, preprocessing: Preprocessing, scale: float) -> Processor:
     timm, config = _timm(), read_json(folder / CONFIG)
     import torch
 
     transform = timm.data.create_transform(
         **timm.data.resolve_data_config(
-            {"input_size": (3, *preprocessing.shape)}, pretrained_cfg=config["pretrained_cfg"]
+            {"input_size": (3, *preprocessing.shape)} if scale else {},
+            pretrained_cfg=config["pretrained_cfg"],
         )
     )
     return lambda images: torch.stack([transform(image.convert("RGB")) for image in images])
