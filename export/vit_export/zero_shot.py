@@ -19,10 +19,13 @@ TEMPLATE = "This is a photo of {}."
 """That of transformers' zero-shot pipeline."""
 
 
-def labels_from_file(path: Path) -> tuple[str, ...]:
-    """Return the labels of a text file, one a line; UsageError names what is wrong with it."""
+def labels_from_file(path: Path, *, of: Path | None = None) -> tuple[str, ...]:
+    """Return the labels of a text file, one a line; UsageError names what is wrong with it.
+
+    Those of a trained model's outputs, in the weights `of` it, may stand there twice.
+    """
     labels = _lines(path, "--labels")
-    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+    if not of and (twice := [label for label, count in Counter(labels).items() if count > 1]):
         raise UsageError(f"--labels {printable(str(path))}: {twice[0]!r} stands there twice")
     return labels
 

@@ -39,6 +39,7 @@ def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, 
             "'owner/name' (ModelScope) or 'hf:owner/name' (Hugging Face)"
         )
     on_modelscope = name == model
+    other = f"; this asked ModelScope, of Hugging Face it is hf:{name}" if on_modelscope else ""
     fetch = _from_modelscope if on_modelscope else _from_hugging_face
     try:
         with redirect_stdout(sys.stderr):  # stdout belongs to results
@@ -49,9 +50,11 @@ def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, 
         raise
     except Exception as e:  # the clients' errors have no common base
         reason = reason_in_words(e, MODELSCOPE if on_modelscope else HUGGING_FACE_HUB)
-        raise CheckpointError(f"{model}: {reason}") from e
+        raise CheckpointError(f"{model}: {reason}{other}") from e
     if found is None:
-        raise CheckpointError(f"{model}: not in the local cache; run once without {why_offline}")
+        raise CheckpointError(
+            f"{model}: not in the local cache; run once without {why_offline}{other}"
+        )
     return found
 
 

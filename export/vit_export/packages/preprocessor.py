@@ -63,6 +63,13 @@ def processor_config(folder: Path) -> Options:
     return read_json(folder / PREPROCESSOR)
 
 
+def default_config(processor: str, image_size: int) -> dict[str, Any]:
+    """Return the config of a processor's own values, its sizes fitted to the model's images."""
+    own = preprocessing_from_config({}, None, default_processor=processor).shape[0]
+    sizes = fitted_sizes({}, processor, image_size / own)
+    return {"image_processor_type": processor, **{k: v for k, v in sizes.items() if v}}
+
+
 def preprocessing_from_config(
     config: Options, image_size: int | None, *, default_processor: str, scale: float = 1
 ) -> Preprocessing:
