@@ -16,6 +16,7 @@ from vit_engine.outputs.scores import ScoreOptions, Scores
 from vit_export.checkpoints.checkpoint import load
 from vit_export.families.model_config import ModelConfig
 from vit_export.packages.labels import labels_from_config, remark_on, score_from_config
+from vit_export.verify import check_preprocessing
 
 SIZE = 24
 QUERY = "vit.encoder.layer.0.attention.attention.query"
@@ -347,7 +348,56 @@ def test_configs_that_are_absent_or_broken(folder, file):
         (folder / file).write_text(text, errors="surrogateescape")
         refused(folder, f"{file} is ")
     (folder / file).unlink()
-    refused(folder, f"{file} is missing")
+    if file == "config.json":
+        refused(folder, f"{file} is missing")
+    (folder / file).symlink_to("/not/there")
+    refused(folder, f"{file} is a link to /not/there, which is not there")
+
+
+@pytest.mark.parametrize("size", [SIZE, 2 * SIZE])
+def test_a_preprocessor_is_given_or_its_family_s(folder, size):
+    path = folder / "preprocessor_config.json"
+    given = json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}
+    asked = size if size != SIZE else None
+    assert load(str(folder), preprocessor=given).preprocessing.mean == (0.1, 0.2, 0.3)
+    path.unlink()
+    found = load(str(folder), image_size=asked)
+    assert "images are prepared as a ViTImageProcessor does" in found.remarks[0]
+    assert found.preprocessing.resize == (size, size)
+    check_preprocessing(found)
+
+
+@pytest.mark.parametrize(("size", "near"), [(70, "64 or 72"), (7, "8"), (SIZE + 1, "24 or 32")])
+def test_a_size_that_patches_do_not_fill_names_those_that_they_do(folder, size, near):
+    with pytest.raises(UsageError, match=f"no multiple of its patch, 8: {near}$"):
+        load(str(folder), image_size=size)
+
+
+def test_a_trainer_s_folder_names_its_newest_checkpoint(folder):
+    (folder / "config.json").unlink()
+    for name in ("checkpoint-90", "checkpoint-1000", "checkpoint-last"):
+        (folder / name).mkdir()
+    refused(folder, "a Trainer's output folder", f"{folder / 'checkpoint-1000'}")
+
+
+def test_what_training_leaves_in_the_weights_is_passed_over(folder):
+    left = {
+        "loss_fct.weight": torch.ones(5),
+        "vit.embeddings.position_ids": torch.arange(10),
+        "num_batches": torch.tensor(3),
+    }
+    save_file(tensors_of(folder) | left, folder / "model.safetensors")
+    assert load(str(folder)).model_config.layers == 2
+    torch.save(tensors_of(folder), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert load(str(folder)).model_config.layers == 2
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_wrapped_model_is_told(folder, prefix):
+    wrapped = {prefix + name: tensor for name, tensor in tensors_of(folder).items()}
+    save_file(wrapped, folder / "model.safetensors")
+    refused(folder, f"names begin with {prefix}", "save the model inside the wrapper")
 
 
 @pytest.mark.parametrize("length", [0, 7, 200, -1])
@@ -420,8 +470,8 @@ def test_a_file_that_makes_the_folder_something_else(folder, file, words):
     [
         ("tf_model.h5", "TensorFlow's weights"),
         ("flax_model.msgpack", "Flax's weights"),
-        ("best.pth", "state_dict"),
-        ("checkpoint.pt", "state_dict"),
+        ("best.pth", "timm.models.save_for_hf(model, 'folder')"),
+        ("checkpoint.pt", "model.save_pretrained('folder')"),
         ("vit.gguf", "a GGUF model"),
         ("model.onnx", "an ONNX model"),
         ("other.safetensors", "another name, expected model.safetensors"),

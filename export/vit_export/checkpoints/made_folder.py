@@ -1,7 +1,9 @@
 """A checkpoint's folder made of what a user has, for one export: it goes with the process."""
 
+import atexit
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,13 +19,12 @@ from vit_export.packages.package import CONFIG
 PATCHES = "patch_embed.proj.weight"
 """What every ViT of timm's has: what its name begins with, in a state dict, is a wrapper's."""
 
-_made: list[tempfile.TemporaryDirectory[str]] = []
-
 
 def made_folder(name: str) -> Path:
     """Return a new folder of that name."""
-    _made.append(tempfile.TemporaryDirectory())
-    folder = Path(_made[-1].name) / name
+    parent = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    folder = Path(parent) / name
     folder.mkdir()
     return folder
 
