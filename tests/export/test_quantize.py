@@ -184,7 +184,7 @@ def test_the_most_sensitive_come_first_and_the_dearest_go_to_float(
     _, quantized = demo
     felt = quantized.sensitivity
     assert list(felt.values()) == sorted(felt.values(), reverse=True)
-    assert felt.keys() > quantized.matmuls.keys()
+    assert felt.keys() >= quantized.matmuls.keys()
     worst = max(quantized.matmuls, key=lambda matmul: felt[matmul])
     assert quantized.most_sensitive().startswith(f"most sensitive to int8: {worst}, ")
     rest = {matmul: w for matmul, w in quantized.matmuls.items() if matmul != worst}
@@ -210,7 +210,7 @@ def test_float_goes_where_it_buys_most() -> None:
     assert share == pytest.approx(0.06)
 
 
-@pytest.mark.parametrize(("noise", "rung"), [(0.0, 0), (0.03, 1), (1.0, 2)])
+@pytest.mark.parametrize(("noise", "rung"), [(0.0, 0), (0.005, 1), (0.03, 2), (1.0, 3)])
 def test_no_more_stays_in_float_than_the_aim_takes(
     demo: tuple[Checkpoint, Quantized], monkeypatch: pytest.MonkeyPatch, noise: float, rung: int
 ) -> None:
@@ -233,7 +233,7 @@ def test_no_more_stays_in_float_than_the_aim_takes(
     assert (found.divergence <= AIM) == (noise < 1)
 
 
-def test_of_a_regression_no_more_than_the_least_stays_in_float(
+def test_of_a_regression_the_least_share_stays_in_float(
     demo: tuple[Checkpoint, Quantized],
 ) -> None:
     quantized = rounded_rows(*[10] * 100)
@@ -241,7 +241,7 @@ def test_of_a_regression_no_more_than_the_least_stays_in_float(
     values = replace(demo[0], output=Scores(("metres",), "none"))
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
     found = float_share(values, quantized, felt, pixels, lambda _: None)
-    assert (found.divergence, found.share) == (None, pytest.approx(SHARES[0]))
+    assert (found.divergence, found.share) == (None, pytest.approx(SHARES[1]))
 
 
 @pytest.mark.parametrize(("hidden_act", "qkv_bias"), [("gelu_new", False), ("quick_gelu", True)])

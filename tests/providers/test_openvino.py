@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -301,10 +299,23 @@ def test_a_cpu_without_bf16_is_told(tiny_artefact: Path, monkeypatch: pytest.Mon
         Engine.open(tiny_artefact, provider="openvino", compute="bf16")
 
 
-def test_a_cpu_without_vnni_is_told(int8_artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Cpu("old", ("avx2",), 2, 2, None, 2**33, None)
-    monkeypatch.setattr(processor, "cpu", lambda: plain)
-    with pytest.raises(UsageError, match=r"int8, which OpenVINO .* without VNNI.*--provider cpu"):
+@pytest.mark.parametrize(
+    ("feature", "former", "message"),
+    [
+        ("avx2", b"none", r"int8, whose sums OpenVINO saturates .* without VNNI.*--provider cpu"),
+        ("avx_vnni", b"QuantizeLinear", r"of an earlier vit-export.*; export the model again"),
+    ],
+)
+def test_int8_that_would_go_wrong_is_refused(
+    int8_artefact: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    feature: str,
+    former: bytes,
+    message: str,
+) -> None:
+    monkeypatch.setattr(processor, "cpu", lambda: Cpu("any", (feature,), 2, 2, None, 2**33, None))
+    monkeypatch.setattr(openvino, "FORMER_PRODUCT", former)
+    with pytest.raises(UsageError, match=message):
         Engine.open(int8_artefact, provider="openvino")
 
 

@@ -1,5 +1,6 @@
 """The OpenVINO provider: x86 CPUs, in f32, bf16 or int8."""
 
+import mmap
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ MOST_STREAMS = 32
 
 MODULE, TELEMETRY = "openvino", "openvino_telemetry"
 CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+FORMER_PRODUCT = b"MatMulIntegerToFloat"
 
 
 def import_openvino() -> ModuleType:
@@ -82,11 +84,8 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
     openvino = import_openvino()
     core = openvino.Core()
     before = state_of(spec.path)
-    if spec.contract.identity.precision == "int8" and not processor.cpu().int8:
-        raise UsageError(
-            f"{spec.path} is int8, whose sums OpenVINO saturates on a CPU without VNNI, as this "
-            "one is; use --provider cpu"
-        )
+    if spec.contract.identity.precision == "int8":
+        _check_int8(spec.path)
 
     def compiled(settings: Mapping[str, Any]) -> Any:
         try:
@@ -113,6 +112,21 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
 
     streams = streams_for(spec.options.compute_threads, largest)
     return StreamSession(opened, spec.contract, largest, streams)
+
+
+def _check_int8(path: Path) -> None:
+    """Raise UsageError for what OpenVINO opens, and then computes wrongly or not at all."""
+    if not processor.cpu().int8:
+        raise UsageError(
+            f"{path} is int8, whose sums OpenVINO saturates on a CPU without VNNI, as this one is; "
+            "use --provider cpu"
+        )
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
+        if model.find(FORMER_PRODUCT) >= 0:
+            raise UsageError(
+                f"{path} has int8 products of an earlier vit-export, which ONNX Runtime alone "
+                "runs; export the model again, or use --provider cpu"
+            )
 
 
 def _source(spec: SessionSpec) -> str | bytes:
