@@ -46,6 +46,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weights: Int8Weights, matmul: MatMul) -> None:
         super().__init__()
+        self.inputs, self.outputs = weights.matrix.shape
+        self.tokens = matmul.tokens
         self.after_gelu = after_gelu = matmul.after_gelu
         self.weight = _parameter(weights.matrix)
         self.scale = _parameter(weights.scale.astype(np.float32))
@@ -58,6 +60,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """Emit the product."""
+        x = op.Reshape(x, [-1, self.inputs])  # ONNX Runtime makes a product of each image else
         largest = op.ReduceMax(x if self.after_gelu else op.Abs(x), [-1], keepdims=1)
         size = op.Max(largest, self.least)
         q = op.QuantizeLinear(op.Div(x, size), self.step, self.zero)
@@ -65,7 +68,8 @@ class Int8Linear(nn.Module):
             op.DequantizeLinear(q, self.step, self.zero),
             op.DequantizeLinear(self.weight, self.scale, axis=1),
         )
-        result: ir.Value = op.Add(op.Mul(y, size), self.bias)
+        y = op.Add(op.Mul(y, size), self.bias)
+        result: ir.Value = op.Reshape(y, [-1, self.tokens, self.outputs])
         return result
 
 
