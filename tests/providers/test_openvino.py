@@ -123,7 +123,7 @@ def test_int8_is_rounded_as_on_the_cpu(
     pixels = images(32)
     expected = logits_on("cpu", int8_artefact, pixels)
     found = logits_on("openvino", int8_artefact, pixels, compute=compute)
-    within = 1e-3 if compute == "f32" else 2e-2
+    within = 2e-4 if compute == "f32" else 2e-2
     assert np.abs(found - expected).mean() < within * np.ptp(expected)
     alone = logits_on("openvino", int8_artefact, pixels[:1], compute=compute)
     if compute == "f32":  # a label does not depend on the rest of the batch
