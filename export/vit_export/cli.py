@@ -222,7 +222,7 @@ def _rounded(
     found = "" if in_float.divergence is None else f", divergence {in_float.divergence:.1e} on them"
     say(
         f"calibrated on {len(images)} images: {len(quantized.matmuls)} matrix products in int8, "
-        f"the {len(in_float.matmuls)} most sensitive in float ({in_float.share:.0%} of the "
+        f"{len(in_float.matmuls)} of the most sensitive in float ({in_float.share:.0%} of the "
         f"multiply-adds{found})"
     )
     return quantized, judged

@@ -109,6 +109,4 @@ def model_from_checkpoint(
     output.type = ir.TensorType(ir.DataType.FLOAT)
     is_vector = isinstance(checkpoint.output, Embeddings)
     builder.add_output(output, EMBEDDING if is_vector else LOGITS)
-    for node in graph:
-        graph.opset_imports.setdefault(node.domain, 1)  # int8 has an operator of ONNX Runtime's own
     return ir.Model(graph, ir_version=ir_version, producer_name="vit-engine")
