@@ -184,7 +184,7 @@ def test_images_are_shared_out_and_new_ones_labelled_alone(
         "--skip-done",
         f"dome.{form}",
     )
-    refuse("'0/3' is no shard; expected 1/N", "photos", "--shard", "0/3")
+    assert "'0/3' is no shard; expected 1/N" in infer("photos", "--shard", "0/3").stderr
 
 
 def test_what_else_is_a_source_needs_no_file(infer: Infer, tmp_path: Path) -> None:

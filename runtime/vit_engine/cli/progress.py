@@ -79,7 +79,7 @@ def number_of_images(count: int) -> str:
 
 
 def format_skipped(skipped: Counter[str]) -> str:
-    """Return "; 2 passed over: 1 AppleDouble (._*), 1 HEIC (not supported)", or "" for none."""
+    """Return "; 2 passed over: 1 AppleDouble (._*), 1 TGA (not supported)", or "" for none."""
     cut = skipped[NO_END]
     total = skipped.total() - cut
     message = f"; {total:,} passed over: {in_words(skipped)}" if total else ""

@@ -93,7 +93,7 @@ def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
     """Tell whether a file is to be labelled; an image that is not is counted in `skipped`.
 
     `below` is its path below the folder that is searched. The reasons, by which it is counted,
-    follow a number: "2 HEIC (not supported)".
+    follow a number: "2 TGA (not supported)".
     """
     is_named, unread = verdict
     if not is_named and unread is None:
@@ -113,7 +113,7 @@ def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
 
 
 def in_words(skipped: Counter[str]) -> str:
-    """Return "2 AppleDouble, 1 HEIC (not supported)", the most first; "" for none."""
+    """Return "2 AppleDouble, 1 TGA (not supported)", the most first; "" for none."""
     return ", ".join(f"{n:,} {reason}" for reason, n in skipped.most_common() if reason != NO_END)
 
 
