@@ -198,13 +198,14 @@ def _padded(
 
 
 def _filter(resample: Any) -> Filter:
-    """Return a filter of Pillow's by its number or its name, as transformers takes it."""
-    word = str(resample).lower().removesuffix(".0")
-    for number, name in enumerate(FILTERS):
-        if word in (str(number), name):
-            return name
-    known = ", ".join(FILTERS)
-    raise CheckpointError(f"resample is {resample!r}, expected 0 to 5, or one of {known}")
+    if type(resample) is int and resample in range(len(FILTERS)):
+        return FILTERS[resample]
+    if str(resample).lower() in ("bilinear", "2", "2.0"):
+        return "bilinear"
+    raise CheckpointError(
+        f"resample is {resample!r}, expected 0 to 5, the numbers of {', '.join(FILTERS)}; "
+        "transformers resizes bilinearly for any word"
+    )
 
 
 def _normalisation(
