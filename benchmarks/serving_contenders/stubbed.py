@@ -71,6 +71,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     # Its functions run in children, which know it by its name.
-    from serving_contenders import stubbed
+    from serving_contenders import stubbed  # noqa: PLW0406
 
     sys.exit(stubbed.main())
