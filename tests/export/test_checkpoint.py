@@ -16,6 +16,7 @@ from vit_engine.outputs.scores import ScoreOptions, Scores
 from vit_export.checkpoints.checkpoint import load
 from vit_export.families.model_config import ModelConfig
 from vit_export.packages.labels import labels_from_config, remark_on, score_from_config
+from vit_export.packages.optional import importing
 from vit_export.verify import check_preprocessing
 
 SIZE = 24
@@ -529,3 +530,19 @@ def test_texts_that_are_not_utf8(folder):
     refused(folder, "config.json is not readable JSON: it is not UTF-8")
     path.write_text(whole.replace('"ant"', r'"\ud83d\ude00"'))  # a pair is a character
     assert load(str(folder)).output.labels[0] == "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("operator torchvision::nms does not exist"), "torchvision is of another"),
+        (ModuleNotFoundError("No module named 'timm'"), "No module named 'timm'.: pip install it"),
+        (OSError("undefined symbol: x"), "undefined symbol: x.: pip install it"),
+    ],
+)
+def test_a_broken_optional_library_is_told_with_its_cure(error, words):
+    match = f"it is timm's, and that cannot .*{words}"
+    needed = importing(needed="it is timm's", install="pip install it")
+    with pytest.raises(CheckpointError, match=match) as caught, needed:
+        raise error
+    assert "\n" not in str(caught.value)

@@ -237,12 +237,6 @@ def test_another_image_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
         np.testing.assert_array_equal(own.tensors[name], tensor)
 
 
-def test_one_more_pixel_than_patches_fill(tmp_path: Path) -> None:
-    """As many patches, so the tables stay; transformers must be told of the size all the same."""
-    write_checkpoint(tmp_path, spread=SPREAD)
-    assert_as_eager(load(str(tmp_path), image_size=TINY["image_size"] + 1))
-
-
 @pytest.mark.parametrize(
     "checkpoint",
     [f for f in FAMILIES if f.takes_any_size],
