@@ -75,6 +75,7 @@ def test_rows_survive_15_kills(folder, clean, tmp_path):
         if out.exists():
             assert out.read_bytes() == expected
             out.unlink()
+            out.with_name("rows.jsonl.partial.state").unlink(missing_ok=True)
             longest /= 1.2
         elif state.exists():
             synced = json.loads(state.read_text())
@@ -100,6 +101,7 @@ def test_rows_survive_8_terminations(folder, clean, tmp_path):
         if out.exists():
             assert out.read_bytes() == expected
             out.unlink()
+            out.with_name("rows.jsonl.partial.state").unlink(missing_ok=True)
     assert subprocess.run(line, check=False, timeout=300).returncode == 3
     assert out.read_bytes() == expected
 

@@ -133,8 +133,8 @@ def _table(rows: Sequence[tuple[int, Sample]]) -> "pa.Table":
 def _row(row_id: int, item: Sample) -> dict[str, Any]:
     if item.data is not None:
         raise UsageError(
-            f"{printable(item.path)}: is inside a compressed file, which every node would have to "
-            "read whole; unpack it to use --ray"
+            f"{printable(item.path)}: is inside a compressed file or a data URI, which every node "
+            "would have to read whole; unpack it to use --ray"
         )
     row = {"row_id": row_id, **arrow_path(item.path)}
     if item.span is not None:
