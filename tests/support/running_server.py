@@ -91,11 +91,15 @@ class Server:
         return self.process.wait(60)
 
     def memory(self) -> int:
-        """Bytes that the process holds."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("no VmRSS")
+        """Bytes that the server holds in all its processes but the decoders."""
+        pids = {self.process.pid, *below(self.process.pid, "_process import")}
+        pids |= {*below(self.process.pid, "fronts import")}
+        lines = [
+            line.split()
+            for pid in pids - {*self.children()}
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        ]
+        return sum(int(words[1]) * 1024 for words in lines if words[0] == "VmRSS:")
 
     def children(self) -> list[int]:
         """The decoder processes."""

@@ -190,9 +190,10 @@ class Decoders:
         def has_slot(key: tuple[ImageSlots, str]) -> bool:
             return bool(key[0].free)
 
-        busy = sum(d.image is not None and d.image.is_large for d in self._decoders)
-        if self._large and busy < self._most_large and (found := self._large.next(has_slot)):
-            return found
+        if self._large:
+            busy = sum(d.image is not None and d.image.is_large for d in self._decoders)
+            if busy < self._most_large and (found := self._large.next(has_slot)):
+                return found
         return self._waiting.next(has_slot)
 
     def _answered(self, decoder: _Decoder, answer: bytes) -> None:
