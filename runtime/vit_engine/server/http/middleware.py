@@ -37,6 +37,8 @@ class AccessMiddleware:
         body = CountingReceive(receive)
         has_body = "content-length" in headers or "transfer-encoding" in headers
         status = CLIENT_LEFT
+        metrics = self._service.metrics
+        metrics.requests_in_flight.inc()
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -58,7 +60,7 @@ class AccessMiddleware:
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "none")
             seconds = time.monotonic() - start
-            metrics = self._service.metrics
+            metrics.requests_in_flight.dec()
             metrics.requests.labels(route, status).inc()
             metrics.request_seconds.labels(route).observe(seconds)
             metrics.body_bytes.inc(body.size)
