@@ -35,6 +35,7 @@ from vit_engine.server.engines.engine_processes import EngineProcesses
 from vit_engine.server.engines.messages import OpenEngine
 from vit_engine.server.http.app import Application
 from vit_engine.server.http.listener import bound, serve, url_of
+from vit_engine.server.http.tracing import tracing
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def serve_with_fronts(
     `workers` None takes as many as the cores and the provider make use of. Raises what Engine.open
     raises, and MachineError where the address is taken.
     """
+    tracing()  # what it raises is raised once
     with contextlib.ExitStack() as stack:
         taken = stack.enter_context(bound(host, port))  # alone, so nobody else has it
         port = taken.getsockname()[1]

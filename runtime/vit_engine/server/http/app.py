@@ -23,6 +23,7 @@ from vit_engine.server.http.middleware import (
     HostMiddleware,
 )
 from vit_engine.server.http.routes import Routes
+from vit_engine.server.http.tracing import tracing
 
 
 class Application:
@@ -71,6 +72,7 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
         finally:
             await service.close()
             await asyncio.to_thread(log.close)
+            await asyncio.to_thread(send_spans)
 
     starlette = Starlette(
         routes=routes.routes,
@@ -94,4 +96,5 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
         )
     if settings.hosts is not None:
         app = HostMiddleware(app, settings.hosts, service.metrics)
-    return AccessMiddleware(app, service, log)
+    app, send_spans = tracing()(AccessMiddleware(app, service, log))
+    return app
