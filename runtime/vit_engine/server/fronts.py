@@ -33,7 +33,7 @@ from vit_engine.server.core.settings import Settings
 from vit_engine.server.decoding.loop_worker import LoopWorker
 from vit_engine.server.engines.engine_processes import EngineProcesses
 from vit_engine.server.engines.messages import OpenEngine
-from vit_engine.server.http.app import Application
+from vit_engine.server.http.app import Application, Beside
 from vit_engine.server.http.listener import bound, serve, url_of
 from vit_engine.server.http.tracing import tracing
 
@@ -53,6 +53,7 @@ class Served:
     settings: Settings
     options: EngineOptions
     text: str | Path | None
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ def serve_front(channel: Channel) -> None:
     )
     parent.service = service
     listening = socket.socket(fileno=front.listening)
-    code = serve(Application(service), listening, lambda _: parent.listen())
+    code = serve(Application(service, beside=served.beside), listening, lambda _: parent.listen())
     os._exit(code)
 
 

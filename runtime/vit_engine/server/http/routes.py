@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 import vit_engine
 from vit_engine.artefact.description import parity_in_words
-from vit_engine.errors import UsageError, VitError, one_line
+from vit_engine.errors import UsageError
 from vit_engine.outputs.embeddings import Vectors
 from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_request
 from vit_engine.server.core.scheduler import Scheduler
@@ -255,14 +255,7 @@ class Routes:
 
     async def load(self, request: Request) -> Response:
         """Open a model's file anew, in place of the one that is served; a key is needed."""
-        service, name = self._service, request.path_params["name"]
-        if not service.settings.keys:
-            raise RefusalError(403, "key", "a model is loaded anew where keys are: --api-key-file")
-        service.find(name)
-        try:
-            await service.reload(name)
-        except VitError as e:
-            raise RefusalError(400, "model", f"{name} stays as it was: {one_line(e)}") from e
+        await self._service.load(request.path_params["name"])
         return Response()
 
     def _find(self, request: Request) -> Scheduler:
