@@ -21,7 +21,9 @@ _LATE = 408
 
 NO_KEY = "a key is needed: Authorization: Bearer KEY"
 
-_OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
+_OPEN = frozenset(
+    ("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs")
+)
 """Paths that ask for no key: probes, the page without its answers, and what can be asked."""
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import vit_engine
@@ -27,7 +27,7 @@ from vit_engine.server.http.codecs.open_inference_models import (
     stats_of,
 )
 from vit_engine.server.http.codecs.openapi import document
-from vit_engine.server.http.page import page_and_policy
+from vit_engine.server.http.page import page_responses
 from vit_engine.server.http.responses import CLIENT_LEFT, error_response
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,7 +39,7 @@ class Routes:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._uploads = Uploads(service.memory, service.settings)
-        self._page, self._policy = page_and_policy()
+        self._page, self._docs = page_responses("page.html"), page_responses("docs.html")
         self.routes = list(self._routes())
         self._openapi = document(self.routes, service.settings, service.names)
 
@@ -53,6 +53,7 @@ class Routes:
         yield Route("/info", self.info)
         yield Route("/metrics", self.metrics)
         yield Route("/openapi.json", self.openapi)
+        yield Route("/docs", self.docs)
         yield Route("/v2", self.server)
         yield Route("/v2/health/live", self.live)
         yield Route("/v2/health/ready", self.health)
@@ -101,7 +102,7 @@ class Routes:
         if request.method == "POST":
             return await self.classify(request)
         if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+            return self._page()
         return JSONResponse(
             {
                 "name": "vit-engine",
@@ -199,6 +200,10 @@ class Routes:
     async def openapi(self, _: Request) -> Response:
         """This document."""
         return JSONResponse(self._openapi)
+
+    async def docs(self, _: Request) -> Response:
+        """This document as a page."""
+        return self._docs()
 
     # The inference protocol
 
