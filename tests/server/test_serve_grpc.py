@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("secret\n")
     with running(
-        "demo", "--workers=2", "--grpc-port=0", "--api-key-file", keys, "--max-body=1"
+        "demo", "--workers=2", "--grpc-port=0", "--api-key-file", keys, "--max-body=2"
     ) as started:
         started.headers = KEY
         wait_until(lambda: all(started.is_ready() for _ in range(8)))
@@ -116,7 +116,14 @@ def test_contents_instead_of_raw_bytes(server: Server) -> None:
 
 REFUSED = {
     "no key": ("UNAUTHENTICATED", "a key is needed", infer(), {}),
-    "no message": ("INVALID_ARGUMENT", "no ModelInferRequest", b"\xff\xff", KEY),
+    "no message": ("INVALID_ARGUMENT", "no protobuf", b"\xff\xff", KEY),
+    "many fields": ("INVALID_ARGUMENT", "more than 64 fields", b"\x2a\x00" * 2**18, KEY),
+    "many numbers": (
+        "INVALID_ARGUMENT",
+        "send the tensor there",
+        infer(tensor={"contents": {"uint_contents": [1] * (2**20 + 1)}}, raw_input_contents=[]),
+        KEY,
+    ),
     "another model": ("NOT_FOUND", "no model 'x'", infer(model_name="x"), KEY),
     "another version": ("NOT_FOUND", "no version '2'", infer(model_version="2"), KEY),
     "no image": (
@@ -143,7 +150,7 @@ REFUSED = {
         KEY,
     ),
     "another output": ("INVALID_ARGUMENT", "one output", infer(outputs=[{"name": "x"}]), KEY),
-    "too large": ("RESOURCE_EXHAUSTED", "larger than max", bytes(2 * 2**20), KEY),
+    "too large": ("RESOURCE_EXHAUSTED", "larger than max", bytes(3 * 2**20), KEY),
 }
 
 

@@ -14,7 +14,6 @@ from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import VERSION
 from vit_engine.server.core.settings import Settings
 from vit_engine.server.http.codecs.open_inference import (
-    MAX_JSON,
     InferBody,
     InferRequest,
     output_of,
@@ -24,7 +23,45 @@ from vit_engine.server.http.codecs.open_inference import (
 _FIELDS = {"uint8": "uint_contents", "float32": "fp32_contents"}
 """Where InferTensorContents has the numbers of each type."""
 
+_FIELDS_OF_A_MESSAGE = 64
+_SIZE = 2**20  # bytes of a message besides raw contents, which cost more to read than those
+_RAW = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_FIXED = {1: 8, 5: 4}  # bytes of a field by its wire type
+
 _SLICE = 2**16  # numbers that are read at once, while no other thread runs
+
+
+def check_fields(body: bytes) -> None:
+    """Raise RefusalError where reading a message would take long, while no other thread runs."""
+    at = fields = size = 0
+    try:
+        while at < len(body) and fields <= _FIELDS_OF_A_MESSAGE and size <= _SIZE:
+            key, start = _varint(body, at)
+            number, kind = key >> 3, key & 7
+            length, at = _varint(body, start) if kind in (0, 2) else (_FIXED[kind], start)
+            at += length if kind else 0
+            fields += 1
+            size += length if kind and number != _RAW else 0
+    except (IndexError, KeyError):
+        raise bad_request("the message is no protobuf") from None
+    if fields > _FIELDS_OF_A_MESSAGE or size > _SIZE:
+        raise RefusalError(
+            413,
+            "too_large",
+            f"the message has more than {_FIELDS_OF_A_MESSAGE} fields, or {_SIZE} bytes besides "
+            "raw_input_contents: send the tensor there",
+        )
+
+
+def _varint(body: bytes, at: int) -> tuple[int, int]:
+    """Return a number of the wire format, and where it ends."""
+    found = shift = 0
+    while True:
+        byte = body[at]
+        found |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128 or shift > 63:
+            return found, at
 
 
 def parse_message(message: Any, contract: Contract, settings: Settings) -> InferRequest:
@@ -66,13 +103,6 @@ def _parameters(output: Any) -> dict[str, Any]:
 
 def _from_contents(contents: Any, expected: Input) -> NDArray[Any]:
     numbers = getattr(contents, _FIELDS[expected.dtype])
-    if len(numbers) > MAX_JSON:
-        raise RefusalError(
-            413,
-            "too_large",
-            f"contents of {expected.name} have {len(numbers)} numbers, the limit is {MAX_JSON}: "
-            "send the tensor as raw_input_contents",
-        )
     wide = np.uint32 if expected.dtype == "uint8" else np.float32
     starts = range(0, len(numbers), _SLICE)
     found = [np.array(numbers[start : start + _SLICE], wide) for start in starts]

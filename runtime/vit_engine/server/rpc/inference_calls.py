@@ -28,7 +28,7 @@ from vit_engine.server.http.codecs.open_inference_models import (
 )
 from vit_engine.server.http.middleware import NO_KEY, ApiKeys, RequestRecord
 from vit_engine.server.http.responses import CLIENT_LEFT
-from vit_engine.server.rpc.infer_message import message_of, parse_message
+from vit_engine.server.rpc.infer_message import check_fields, message_of, parse_message
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ class InferenceCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise RefusalError(CLIENT_LEFT, "left", "the call has no message") from None
 
     async def _parsed(self, name: str, body: bytes) -> Any:
+        check_fields(body)
         kind = getattr(service_pb2, f"{name}Request")
         try:
             return await parsed(partial(kind.FromString, body), len(body))
