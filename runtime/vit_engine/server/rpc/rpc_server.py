@@ -35,7 +35,7 @@ class RpcServer:
             options=[*options.items()], maximum_concurrent_rpcs=settings.max_images
         )
         server.add_generic_rpc_handlers((InferenceCalls(service, log),))
-        server.add_insecure_port(f"[{self.host}]:{self.port}" if ":" in self.host else str(self))
+        server.add_insecure_port(str(self))
         await server.start()
         try:
             yield
@@ -43,4 +43,4 @@ class RpcServer:
             await server.stop(settings.deadline + settings.body_time)
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
