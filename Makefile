@@ -51,7 +51,8 @@ test-gpu-build: dev .venv-gpu/.installed
 
 # timm's models against timm itself, open_clip's against open_clip, in an environment of their own
 test-timm: dev .venv-timm/.installed
-	.venv-timm/bin/python -m pytest $(SHARED) -k 'timm or open_clip' tests/export/test_timm.py tests/export/test_open_clip.py tests/export/test_preprocessor.py
+	.venv-timm/bin/python -m pytest $(SHARED) -k 'timm or open_clip' \
+		tests/export/test_timm.py tests/export/test_open_clip.py tests/export/test_open_clip_text.py tests/export/test_preprocessor.py
 
 # It shows .venv's packages. torchvision, which timm needs, must not get into .venv: there transformers
 # would import it, and beside a CPU build of torch that takes what tests/support/standin has.

@@ -15,12 +15,13 @@ from vit_engine.artefact.description import SATURATION, parity_in_words
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
 from vit_engine.artefact.metadata import read_contract, read_text_contract
 from vit_engine.cli import exit_codes
-from vit_engine.errors import ArtefactError, MachineError, UsageError
+from vit_engine.errors import ArtefactError, MachineError, UsageError, one_line
 from vit_engine.machine.installation import pip_install
 from vit_engine.machine.output_file import OutputFile, check_apart, output_file
 from vit_engine.outputs.embeddings import Embeddings
 from vit_engine.outputs.kinds import OutputKind
 from vit_engine.outputs.parity import BOUNDS
+from vit_engine.outputs.scores import Scores
 from vit_engine.sources.sample import Sample
 from vit_export.checkpoints.checkpoint import (
     Checkpoint,
@@ -28,8 +29,11 @@ from vit_export.checkpoints.checkpoint import (
     folder_on_this_machine,
     load,
 )
+from vit_export.checkpoints.made_folder import folder_from_state_dict
 from vit_export.export_options import DEFAULT_TEXT_OUTPUT, check_options, command_line
+from vit_export.files.json_file import read_json
 from vit_export.hf_folder import CONFIGS, write_configs
+from vit_export.packages.labels import remark_on
 from vit_export.quantization.calibration import calibration_items
 from vit_export.samples.images import items_for
 from vit_export.zero_shot import TEMPLATE, labelled, labels_from_file, templates_from
@@ -58,9 +62,11 @@ def main() -> int:
     try:
         with _stdout_on_stderr():
             return _export(arguments)
-    except ModuleNotFoundError as e:
+    except ImportError as e:
+        absent = isinstance(e, ModuleNotFoundError)
+        how = "is not installed" if absent else f"cannot be imported ({one_line(e)})"
         raise MachineError(
-            f"vit-export needs {e.name}, which is not installed: {pip_install('export')}"
+            f"vit-export needs {e.name}, which {how}: {pip_install('export')}"
         ) from e
 
 
@@ -75,19 +81,25 @@ def _export(arguments: argparse.Namespace) -> int:
     if folder := folder_on_this_machine(arguments.model):
         check_apart(outputs, _files_of_checkpoint(folder))
     # Before the checkpoint, which may have to come from a hub.
-    labels = labels_from_file(arguments.labels) if arguments.labels else ()
+    labels = labels_from_file(arguments.labels, of=arguments.weights) if arguments.labels else ()
+    preprocessor = read_json(arguments.preprocessor) if arguments.preprocessor else None
     templates = templates_from(arguments.template or [TEMPLATE])
     given, shown = arguments.calibrate, arguments.verify_images
     calibrating = None if given is None else calibration_items(given)
     verifying = None if shown is None else items_for("--verify-images", shown)
+    model = arguments.model
+    if arguments.arch:  # whose labels are those of its outputs
+        model = str(folder_from_state_dict(arguments.weights, arguments.arch, labels, say))
+        labels = ()
     checkpoint = load(
-        arguments.model,
+        model,
         revision=arguments.revision,
         offline=arguments.offline,
         image_size=arguments.image_size,
         vectors=VectorOptions(arguments.pool, arguments.normalize)
         if arguments.embed or arguments.text or labels
         else None,
+        preprocessor=preprocessor,
     )
     check_apart(outputs, _files_of_checkpoint(checkpoint.folder))
     if arguments.text:
@@ -95,6 +107,11 @@ def _export(arguments: argparse.Namespace) -> int:
     if labels:
         checkpoint = labelled(checkpoint, labels, templates, progress)
     say(f"read {checkpoint.model}: {_summary(checkpoint)}")
+    remarks = checkpoint.remarks
+    if isinstance(checkpoint.output, Scores) and (remark := remark_on(checkpoint.output.labels)):
+        remarks += (remark,)
+    for remark in remarks:
+        say(f"warning: {remark}")
     # Not at the top: these import PyTorch, which takes seconds, and a mistake in the command line
     # or the checkpoint is reported before.
     from vit_export.artefact import export
@@ -205,7 +222,7 @@ def _rounded(
     found = "" if in_float.divergence is None else f", divergence {in_float.divergence:.1e} on them"
     say(
         f"calibrated on {len(images)} images: {len(quantized.matmuls)} matrix products in int8, "
-        f"the {len(in_float.matmuls)} most sensitive in float ({in_float.share:.0%} of the "
+        f"{len(in_float.matmuls)} of the most sensitive in float ({in_float.share:.0%} of the "
         f"multiply-adds{found})"
     )
     return quantized, judged

@@ -12,12 +12,10 @@ from PIL import Image
 from vit_engine.errors import CheckpointError, VitError, format_limit, one_line
 from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints.checkpoint import Checkpoint
-from vit_export.families.text_config import TextConfig
-from vit_export.families.text_towers import text_family_from_config
-from vit_export.files.json_file import read_json
 from vit_export.files.utf8_path import in_utf8
-from vit_export.packages.package import CONFIG, Model, Processor
-from vit_export.packages.text_model import TextModel, prompts
+from vit_export.packages.optional import causes, import_cure
+from vit_export.packages.package import Model, Processor
+from vit_export.packages.texts.text_model import TextModel, prompts
 
 BATCH = 8
 """Images in PyTorch's memory at once."""
@@ -49,12 +47,10 @@ def eager_model(checkpoint: Checkpoint) -> Model:
     if zero_shot and len(zero_shot.templates) == 1:
         assert isinstance(checkpoint.output, Scores)
         texts = prompts(checkpoint.output.labels, *zero_shot.templates)
-        texts_model, size = eager_text_model(checkpoint), checkpoint.model_config.image_size
-        return texts_model.logits_beside(texts, image_size=size)
+        return eager_text_model(checkpoint).logits_beside(texts)
     with told(checkpoint, "load"), in_utf8(checkpoint.folder) as folder:
-        model = checkpoint.package.model(
-            folder, checkpoint.family, checkpoint.model_config.image_size
-        )
+        size = checkpoint.model_config.image_size if checkpoint.preprocessor_scale else None
+        model = checkpoint.package.model(folder, checkpoint.family, size)
     if not checkpoint.model_config.normalized:
         return model
 
@@ -69,15 +65,14 @@ def eager_model(checkpoint: Checkpoint) -> Model:
 
 def eager_text_model(checkpoint: Checkpoint) -> TextModel:
     """Return the library's own tokenizer and text tower; CheckpointError where it has none."""
-    config = read_json(checkpoint.folder / CONFIG)
-    try:
-        family = text_family_from_config(config)
-        form = family.model_config(config, dict)
-    except CheckpointError as e:
-        raise CheckpointError(f"{checkpoint.model}: {e}") from e
-    assert isinstance(form, TextConfig)
+    make = checkpoint.package.text_model
+    if make is None:
+        raise CheckpointError(
+            f"{checkpoint.model}: it has no text tower: it is {checkpoint.package.name}'s, a model "
+            "of images alone"
+        )
     with told(checkpoint, "load", cure=TEXT_CURE), in_utf8(checkpoint.folder) as folder:
-        return TextModel(folder, family, form)
+        return make(folder, checkpoint.model_config.image_size)
 
 
 def eager_processor(checkpoint: Checkpoint) -> Processor:
@@ -90,10 +85,10 @@ def eager_processor(checkpoint: Checkpoint) -> Processor:
 
 def eager_pixels(checkpoint: Checkpoint, images: list[Image.Image]) -> list[NDArray[np.float32]]:
     """Return what the reference makes of images of any mode: each (3, H, W), normalised."""
-    from transformers.image_utils import load_image
-
     processor = eager_processor(checkpoint)
     with told(checkpoint, "preprocess for"):
+        from transformers.image_utils import load_image
+
         return [processor([load_image(image)])[0].numpy() for image in images]
 
 
@@ -112,9 +107,10 @@ def told(
     except Exception as e:  # the errors have no common base
         if format_limit(e):
             raise
+        cured = import_cure(e)
         raise CheckpointError(
             f"{checkpoint.model}: {package} cannot {verb} it "
-            f"({type(e).__name__}: {one_line(e)}); {cure}"
+            f"({type(e).__name__}: {one_line([*causes(e)][-1] if cured else e)}); {cured or cure}"
         ) from e
 
 

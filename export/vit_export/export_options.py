@@ -99,8 +99,9 @@ def command_line() -> Parser:
         "--labels",
         type=local_path,
         metavar="FILE",
-        help="make a zero-shot classifier of CLIP, MetaCLIP 2 or SigLIP: a text file with one "
-        "label a line, whose texts are encoded now, once and for all",
+        help="make a zero-shot classifier of CLIP, MetaCLIP 2, SigLIP, open_clip: a text file with "
+        "one label a line, whose texts are encoded now, once and for all; with --weights the names "
+        "of its outputs, in order",
     )
     add(
         "--template",
@@ -113,8 +114,22 @@ def command_line() -> Parser:
     add(
         "--text",
         action="store_true",
-        help=f"write the text tower of CLIP, MetaCLIP 2 or SigLIP, whose vectors are compared with "
-        f"those of --embed, with its tokenizer (-o: default {DEFAULT_TEXT_OUTPUT})",
+        help="write the text tower of CLIP, MetaCLIP 2, SigLIP, open_clip, with its tokenizer; its "
+        f"vectors are compared with those of --embed (-o: default {DEFAULT_TEXT_OUTPUT})",
+    )
+    add("--arch", metavar="NAME", help="with --weights: the name of its model in timm")
+    add(
+        "--weights",
+        type=local_path,
+        metavar="FILE",
+        help="export a state dict (.pth, .pt, .ckpt, .safetensors) of timm's --arch in place of a "
+        "MODEL; --labels names its outputs",
+    )
+    add(
+        "--preprocessor",
+        type=local_path,
+        metavar="FILE",
+        help="a preprocessor_config.json in place of the checkpoint's",
     )
     add("--revision", help="branch, tag or commit of the model on its hub")
     add("--offline", action="store_true", help="use only what has been downloaded before")
@@ -166,6 +181,12 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise UsageError("--pool and --no-normalize are for vectors; add --embed")
     if arguments.embed and arguments.min_agreement is not None:
         raise UsageError("--min-agreement is for labels, and --embed gives vectors; leave it out")
+    if bool(arguments.arch) != bool(arguments.weights):
+        raise UsageError("--arch NAME and --weights FILE go together")
+    if arguments.arch and (arguments.model != DEFAULT_MODEL or arguments.text):
+        raise UsageError("--arch is for a state dict of images; leave out MODEL and --text")
+    if arguments.template and arguments.arch:
+        raise UsageError("--template is for zero-shot labels; leave it out with --arch")
     if arguments.labels and arguments.embed:
         raise UsageError("--labels gives scores, --embed vectors; choose one")
     if arguments.template and not arguments.labels:

@@ -25,9 +25,8 @@ def write_configs(checkpoint: Checkpoint, folder: Path, *, image_size: int | Non
             source, checkpoint.family, image_size, checkpoint.preprocessor_scale
         )
     if checkpoint.zero_shot:
-        resized[CONFIG] = _as_classifier(
-            checkpoint, resized.get(CONFIG) or read_json(source / CONFIG)
-        )
+        own = read_json(source / CONFIG) if (source / CONFIG).exists() else {}  # not open_clip's
+        resized[CONFIG] = _as_classifier(checkpoint, resized.get(CONFIG) or own)
     for name in CONFIGS:
         if name in resized:
             write_whole(folder / name, json.dumps(resized[name], indent=2).encode())

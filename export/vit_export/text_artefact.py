@@ -19,7 +19,7 @@ from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.eager import TEXT_CURE, eager_text_model, eager_versions, told
 from vit_export.files.weight_files import tensors_from_files, weight_files
 from vit_export.graph.text_transformer import model_from_text_tower
-from vit_export.packages.text_model import TextModel
+from vit_export.packages.texts.text_model import TextModel
 from vit_export.verify import CURE
 
 TEXTS = (
@@ -47,15 +47,17 @@ def export_text(
         identity=identity_of(checkpoint, precision),
         length=config.length,
         pads_to_length=config.pads_to_length,
-        pad_id=model.tokenizer.pad_token_id,
+        pad_id=model.pad_id,
         size=vectors.size,
         space=vectors.space,
         parity=None,
     )
     with told(checkpoint, "tokenise texts for", cure=TEXT_CURE):
-        document = model.tokenizer_json(checkpoint.folder)
+        document = model.tokenizer_json()
         texts = _compared(model, document, contract)
-    stored = tensors_from_files(weight_files(checkpoint.folder), model.family.reads)
+    stored = tensors_from_files(
+        weight_files(checkpoint.folder, checkpoint.package.weights), model.family.reads
+    )
     tensors = canonical(stored, model.family, config, vectors.size)
     graph = model_from_text_tower(tensors, config, precision=precision)
     with replacing(path) as temporary:
@@ -71,7 +73,7 @@ def export_text(
             expected = unit(model.vectors(texts)).astype(np.float32)
         found = TextEmbedder.load(temporary, optimize_graph=False).embed(texts)
         parity = TextParity(
-            reference=eager_versions("transformers"),
+            reference=eager_versions(model.package),
             texts=len(texts),
             min_cosine=float(cosines(found, expected).min()),
             max_abs_diff=float(np.abs(found - expected).max()),
@@ -92,11 +94,11 @@ def _compared(model: TextModel, document: str, contract: TextContract) -> list[s
     """Return the texts that the model takes; CheckpointError where their tokens are others."""
     tokenizer = tokenizer_from_json(document, contract)
     texts = [text for text in TEXTS if model.fits(text)]
-    expected = model.tokens(texts)["input_ids"].numpy()
+    expected = model.ids(texts)
     found = ids_from_texts(tokenizer, contract, texts)
     if not np.array_equal(found, expected):
         raise CheckpointError(
-            f"its tokenizer.json does not give the tokens of transformers' own "
+            f"its tokenizer.json does not give the tokens of the library's own "
             f"{type(model.tokenizer).__name__}, so it cannot stand for it; --labels works with it"
         )
     return texts

@@ -29,7 +29,7 @@ from vit_export.samples import draw
 from vit_export.samples.images import drawn_samples, drawn_shapes, sample_from_item
 
 INT8_PROVIDERS = ("cpu", "openvino")
-"""Who runs int8 artefacts, each with kernels of its own for the rounding."""
+"""Who runs int8 artefacts, each with kernels of its own."""
 
 CURE = "export with --fp32, or look at the model with --no-verify"
 

@@ -7,22 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_engine.artefact.contract import ScoreKind, ZeroShot
+from vit_engine.artefact.contract import ZeroShot
 from vit_engine.errors import UsageError, printable
 from vit_engine.outputs.embeddings import Embeddings, unit
 from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.eager import TEXT_CURE, eager_text_model, told
-from vit_export.packages.text_model import prompts
+from vit_export.packages.texts.text_model import prompts
 
 TEMPLATE = "This is a photo of {}."
 """That of transformers' zero-shot pipeline."""
 
 
-def labels_from_file(path: Path) -> tuple[str, ...]:
-    """Return the labels of a text file, one a line; UsageError names what is wrong with it."""
+def labels_from_file(path: Path, *, of: Path | None = None) -> tuple[str, ...]:
+    """Return the labels of a text file, one a line; UsageError names what is wrong with it.
+
+    Those of a trained model's outputs, in the weights `of` it, may stand there twice.
+    """
     labels = _lines(path, "--labels")
-    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+    if not of and (twice := [label for label, count in Counter(labels).items() if count > 1]):
         raise UsageError(f"--labels {printable(str(path))}: {twice[0]!r} stands there twice")
     return labels
 
@@ -72,9 +75,8 @@ def labelled(
     vectors = checkpoint.output
     assert isinstance(vectors, Embeddings)
     assert vectors.normalized
-    function: ScoreKind = "sigmoid" if checkpoint.family.model_type == "siglip" else "softmax"
     model = eager_text_model(checkpoint)
-    if function == "softmax" and len(labels) == 1:
+    if model.function == "softmax" and len(labels) == 1:
         raise UsageError(
             "--labels: one label, whose score would always be 1 since this model's scores add up "
             "to 1; give two or more"
@@ -89,7 +91,7 @@ def labelled(
     weight = (unit(total) * model.scale).astype(np.float32)
     return replace(
         checkpoint,
-        output=Scores(tuple(labels), function),
+        output=Scores(tuple(labels), model.function),
         tensors={**checkpoint.tensors, "labels.weight": weight, "labels.bias": bias},
         zero_shot=ZeroShot(
             templates=tuple(templates),

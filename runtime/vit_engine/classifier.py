@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator
-from typing import cast
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,22 @@ class Classifier(ImageModel):
     def output(self) -> Scores:
         """The labels, and what makes scores of logits."""
         return self._scores
+
+    @overload
+    def __call__(self, images: ImageLike, **options: Any) -> Prediction: ...
+
+    @overload
+    def __call__(self, images: Iterable[ImageLike], **options: Any) -> list[Prediction]: ...
+
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], **options: Any
+    ) -> Prediction | list[Prediction]:
+        """Return the prediction of an image, or a list of those of several.
+
+        `options` and errors are those of `classify`.
+        """
+        found = list(self.classify(images, **options))
+        return found if images_from(images) is images else found[0]
 
     def classify(
         self,

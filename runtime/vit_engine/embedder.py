@@ -1,6 +1,7 @@
 """Images in, vectors out: the Python API of the runtime for models without a classifier's head."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from vit_engine.engine import Engine
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.image_model import ImageModel
-from vit_engine.images.image_input import ImageLike
+from vit_engine.images.image_input import ImageLike, images_from
 from vit_engine.outputs.embeddings import Embeddings
 
 
@@ -31,6 +32,13 @@ class Embedder(ImageModel):
     def output(self) -> Embeddings:
         """The size of the vectors, their pooling and their space."""
         return self._embeddings
+
+    def __call__(
+        self, images: Iterable[ImageLike] | ImageLike, **options: Any
+    ) -> NDArray[np.float32]:
+        """Return the vector (size,) of an image, or (N, size) of several; else as `embed`."""
+        found = self.embed(images, **options)
+        return found if images_from(images) is images else found[0]
 
     def embed(
         self,

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import unicodedata
 from itertools import islice
 
 _LIMITS = {
@@ -112,6 +113,20 @@ def did_you_mean(path: str, *, ending: str = "") -> str:
     wanted = os.path.splitext(name)[0] if ending else name  # noqa: PTH122
     for near in difflib.get_close_matches(wanted, stems, n=1):
         return f"; did you mean {printable(os.path.join(folder, stems[near]))}?"  # noqa: PTH118
+    return ""
+
+
+def other_name(path: str) -> str:
+    """Say under which name what a path means is there, or that it is a broken link; or ""."""
+    if os.path.islink(path):  # noqa: PTH114  a Path would tidy the user's spelling
+        return f"is a link to {printable(os.readlink(path))}, which is not there"  # noqa: PTH115
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, path)
+        if other != path and os.path.lexists(other):
+            return f"no such file; there is one whose accents are encoded otherwise ({form})"
+    other = path.replace("\\", "/")
+    if other != path and os.path.lexists(other):
+        return f"no such file; write {printable(other)}, with slashes"
     return ""
 
 

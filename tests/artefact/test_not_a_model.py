@@ -8,8 +8,8 @@ from support import Run
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.errors import ArtefactError, did_you_mean
 
-EXPORT = "--fp16 -o vit.onnx' first, then '-m vit.onnx'"
-DEMO = "try the bundled model with '-m demo'"
+EXPORT = "--fp16 -o vit.onnx' first, then name vit.onnx"
+DEMO = "name 'demo', the bundled model"
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ DEMO = "try the bundled model with '-m demo'"
         ("ckpt/model.safetensors", f"is a part of a checkpoint; run 'vit-export ckpt {EXPORT}"),
         ("ckpt/config.json", f"is a part of a checkpoint; run 'vit-export ckpt {EXPORT}"),
         ("weights.PTH", f"is a part of a checkpoint; run 'vit-export . {EXPORT}"),
-        ("exported", "is a folder; name the file in it: -m exported/vit.onnx"),
-        ("hf", "is a folder; name the file in it: -m hf/onnx/model_fp16.onnx"),
+        ("exported", "is a folder; name the file in it: exported/vit.onnx"),
+        ("hf", "is a folder; name the file in it: hf/onnx/model_fp16.onnx"),
         ("bare", "is a folder without an .onnx file; name a file that vit-export wrote, or"),
         ("mine.onx", "no such file; did you mean mine.onnx?"),
         ("mine", "no such file; did you mean mine.onnx?"),
@@ -31,7 +31,8 @@ DEMO = "try the bundled model with '-m demo'"
         ("zzz", f"no such file; write one with vit-export, or {DEMO}"),
         ("google/vit-base", f"run 'vit-export google/vit-base {EXPORT}"),
         ("hf:google/vit-base", f"run 'vit-export hf:google/vit-base {EXPORT}"),
-        ("https://host/vit.onnx", "is a URL; download the file, and name it with -m"),
+        ("https://host/vit.onnx", "is a URL; download the file, and name that"),
+        ("broken.onnx", "broken.onnx: is a link to gone.onnx, which is not there"),
         ("photo.jpg", "not an ONNX file; name a file that vit-export wrote, or write one"),
         ("photo.jpg/vit.onnx", "no such file"),
     ],
@@ -54,6 +55,7 @@ def test_the_next_command_is_told(
         "mine.onnx",
     ):
         Path(file).write_bytes(b"\xff\xd8\xff and more")  # fmt: skip
+    Path("broken.onnx").symlink_to("gone.onnx")
     with pytest.raises(ArtefactError) as told:
         read_contract(path_from_name(name))
     assert words in str(told.value)

@@ -340,7 +340,7 @@ def test_resuming_gives_the_rows_of_a_clean_run(infer, mixed, broken_off, tmp_pa
     assert done.returncode == 3
     assert "60 images, 15 failed" in done.stderr
     assert broken_off.read_bytes() == (tmp_path / "clean.jsonl").read_bytes()
-    assert not list(tmp_path.glob("*partial*"))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_what_was_resolved_is_recorded_and_resumed_by_any_spelling(run_command, mixed, tmp_path):
@@ -418,7 +418,7 @@ def test_what_was_passed_over_is_counted(infer, tmp_path):
     assert (
         infer(tmp_path)
         .stderr.rstrip()
-        .endswith("; 4 passed over: 2 AppleDouble, 1 in .ipynb_checkpoints, 1 HEIC (not supported)")
+        .endswith("; 4 passed over: 2 AppleDouble, 1 in .ipynb_checkpoints, 1 HEIC (extra heic)")
     )
     assert infer(tmp_path, "-q").stderr == ""
     done = infer(EXAMPLES[0])

@@ -106,6 +106,7 @@ def option(name: str) -> list[str]:
         ("", "'': no such file or folder"),
         ("n" * 256, ": File name too long"),
         ("two\nlines", "two\\nlines: no such file or folder"),
+        ("model.onnx", "model.onnx is a model, and no image; name it with -m model.onnx"),
     ],
 )
 def test_a_source_that_is_not_there_is_told_before_anything_is_touched(
@@ -119,6 +120,71 @@ def test_a_source_that_is_not_there_is_told_before_anything_is_touched(
         refuse(words, *line, *more)
     refuse(words, source, "--ray", "-o", "folder")
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["photos", "-o", "rows.json"], "rows are JSON lines, one document a row; name the file"),
+        (["photos", "-o", "out/"], "-o out/: is a folder; name a file in it: out/labels.csv"),
+        (["photos", "-o", "photos/"], "-o photos/: is a folder; name a file in it"),
+        (["--describe", "-m", "demo", "photos"], "--describe takes a model and no images"),
+    ],
+)
+def test_outputs_that_are_none_are_told(line: list[str], words: str, refuse: Refuse) -> None:
+    refuse(words, *line)
+
+
+def test_an_option_that_is_misspelt_is_known(infer: Infer) -> None:
+    done = infer("photos", "--treshold", "0.5")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --treshold 0.5; did you mean --threshold?" in done.stderr
+
+
+def test_a_name_that_means_another_is_told_in_its_row(infer: Infer, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").symlink_to("gone.jpg")
+    shutil.copy(STAR, tmp_path / "photos/caf\u00e9.png")
+    names = "broken.jpg\nphotos\\star-01.png\nphotos/cafe\u0301.png\n"
+    shutil.copy(STAR, tmp_path / "photos")
+    done = infer("-", "--format", "jsonl", input=names)
+    assert [json.loads(line)["error"] for line in done.stdout.splitlines()] == [
+        "is a link to gone.jpg, which is not there",
+        "no such file; write photos/star-01.png, with slashes",
+        "no such file; there is one whose accents are encoded otherwise (NFC)",
+    ]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_images_are_shared_out_and_new_ones_labelled_alone(
+    form: str, infer: Infer, refuse: Refuse, tmp_path: Path
+) -> None:
+    odd = os.fsdecode(b"photos/caf\xe9.png")
+    shutil.copy(STAR, tmp_path / odd)
+
+    def paths(*line: str) -> list[str]:
+        done = infer("photos", "bad.jpg", *line, "--format", "jsonl")
+        assert done.returncode in (0, 3), done.stderr
+        return [json.loads(row)["path"] for row in done.stdout.splitlines()]
+
+    whole = paths()
+    assert odd in whole and len(whole) == 5
+    shares = [paths("--shard", f"{i}/3") for i in (1, 2, 3)]
+    assert shares == [whole[i::3] for i in range(3)]
+    assert paths("--shard", "9/9") == []
+    name = f"done.{form}"
+    assert infer(whole[0], odd, "bad.jpg", "-o", name).returncode == 3
+    done = infer("photos", "bad.jpg", "--skip-done", name, "--format", "jsonl")
+    assert "2 passed over: 2 labelled before" in done.stderr
+    left = [path for path in whole if path not in (whole[0], odd)]
+    assert [json.loads(row)["path"] for row in done.stdout.splitlines()] == left
+    refuse("would write over done rows", "photos", "--skip-done", name, "-o", name)
+    refuse(
+        "has no rows of vit-infer (there is no such file; did",
+        "photos",
+        "--skip-done",
+        f"dome.{form}",
+    )
+    assert "'0/3' is no shard; expected 1/N" in infer("photos", "--shard", "0/3").stderr
 
 
 def test_what_else_is_a_source_needs_no_file(infer: Infer, tmp_path: Path) -> None:
@@ -198,18 +264,31 @@ def test_an_empty_file_is_nobodys(infer: Infer, tmp_path: Path) -> None:
     assert b"star" in (tmp_path / "rows.csv").read_bytes()
 
 
-def test_a_finished_run_has_nothing_to_resume(infer: Infer, tmp_path: Path) -> None:
-    name = "rows.jsonl"
-    assert infer(STAR, "-o", name, "--resume").returncode == 0
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_finished_run_is_resumed_only_by_itself(
+    form: str, infer: Infer, refuse: Refuse, tmp_path: Path
+) -> None:
+    """Nothing to do, or why the labels that are there are not those that this run would give."""
+    name = f"rows.{form}"
+    assert infer("photos", "bad.jpg", "-o", name, "--resume").returncode == 3
     before = contents(tmp_path)
-    done = infer(STAR, "-o", name, "--resume", "-m", "absent.onnx")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == (
-        f"{name} is whole, there is nothing to resume; leave out --resume to label the images "
-        "again\n"
-    )
+    done = infer("photos", "bad.jpg", "-o", name, "--resume")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "4 images, 1 failed, " in done.stderr
+    assert f"{name} is whole, there was nothing to resume; leave out --resume" in done.stderr
+    line = ["photos", "bad.jpg", "-o", name, "--resume"]
+    refuse("has --top-k 1", *line, "-k", "1", "--provider", "cpu")
+    refuse('with SOURCE ["photos", "bad.jpg"]', "photos", *line[2:], "--provider", "cpu")
     assert contents(tmp_path) == before
-    assert "1 image, 0 failed" in infer(STAR, "-o", name, "--resume", "--overwrite").stderr
+    shutil.copy(STAR, tmp_path / "photos")
+    refuse("its 4 rows are not those of the first 4 images", *line, "--provider", "cpu")
+    (tmp_path / "photos" / STAR.name).unlink()
+    assert "5 images, 1 fa" not in infer(*line, "--overwrite").stderr
+    if form == "jsonl":
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"{}\n")
+        refuse("is whole, and nothing tells of which model", *line, "--provider", "cpu")
+    assert infer("photos", "-o", name).returncode == 0
+    refuse("it was not written with --resume", "photos", *line[2:], "--provider", "cpu")
 
 
 # The model, the inputs, and the other output

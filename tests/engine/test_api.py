@@ -30,6 +30,18 @@ def test_logits_are_those_of_the_engine(vit: Classifier) -> None:
     assert [p.index for p in vit.classify(EXAMPLES)] == list(found.argmax(1))
 
 
+def test_a_call_gives_one_prediction_or_a_list(vit: Classifier) -> None:
+    first, second = vit.classify(EXAMPLES[:2], top_k=2)
+    assert vit(EXAMPLES[0], top_k=2).label == first.label
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((64, 64)))
+                       for path in EXAMPLES[:2]])  # fmt: skip
+    assert vit(pixels[0]).label == first.label
+    for several in (EXAMPLES[:2], iter(EXAMPLES[:2]), pixels):
+        assert [p.label for p in vit(several)] == [first.label, second.label]
+    assert vit([]) == []
+    assert vit(b"no image").error_code == "format"
+
+
 def test_probabilities_are_the_scores_of_classify(vit: Classifier) -> None:
     found = vit.probabilities(EXAMPLES)
     assert (found.dtype, found.shape) == (np.float64, (len(EXAMPLES), 16))

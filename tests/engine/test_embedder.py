@@ -27,6 +27,8 @@ def test_images_of_every_kind_become_vectors_in_order(embedder: Embedder) -> Non
     pixels = np.stack([embedder.pixels(path) for path in EXAMPLES])
     np.testing.assert_allclose(embedder.embed(pixels), found, atol=1e-6)
     np.testing.assert_allclose(embedder.embed(EXAMPLES[1]), found[1:2], atol=1e-6)
+    np.testing.assert_allclose(embedder(EXAMPLES[1]), found[1], atol=1e-6)
+    assert embedder(EXAMPLES[:2]).shape == (2, SIZE)
     assert embedder.embed([]).shape == (0, SIZE)
     assert (embedder.output.size, embedder.output.space) == (SIZE, SPACE)
 

@@ -76,6 +76,95 @@ def hosted(script: str, *options: str, timeout: float = 110) -> str:
         return out.read()
 
 
+# Programs that are no Python, and machines that lack what Linux has
+
+
+@pytest.mark.parametrize(
+    ("host", "labelled"),
+    [
+        ("sys.frozen = True", False),
+        ("sys.executable = None; sys.exec_prefix = '/none'", False),
+        ("sys.executable = app; sys.exec_prefix = '/none'", False),
+        ("sys.executable = app", True),
+        ("sys.executable = named; os.environ['VIT_ENGINE_CHILD'] = '1'", False),
+    ],
+)
+def test_a_program_that_embeds_python_is_not_started_again(
+    host: str, labelled: bool, tmp_path: Path
+) -> None:
+    """Labels, or one error in words: each start of the program leaves a file."""
+    for name in ("app", "python3"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/$$.started\nsleep 1\n")
+        (tmp_path / name).chmod(0o755)
+    found = hosted(f"""
+app, named = {str(tmp_path / "app")!r}, {str(tmp_path / "python3")!r}
+vit = Classifier.load("demo", provider="cpu")
+want = labels(vit)
+{host}
+try:
+    print(labels(vit, isolated=True) == want)
+except Exception as e:
+    print(type(e).__name__, e)
+""")
+    if labelled:
+        assert found == "True\n"
+    else:
+        assert found.startswith("MachineError cannot start a process to decode images in: ")
+        assert "is not a Python that can be started again" in found
+    assert not list(tmp_path.glob("*.started"))
+
+
+def test_standard_descriptors_that_are_closed() -> None:
+    found = hosted("""
+import fcntl
+shown = fcntl.fcntl(1, fcntl.F_DUPFD, 100)
+vit = Classifier.load("demo", provider="cpu")
+want = labels(vit)
+for closed in ((0,), (1, 2), (0, 1, 2)):
+    for descriptor in closed:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    same = labels(vit, isolated=True) == want
+    os.write(shown, f"{same}\\n".encode())
+""")
+    assert found == "True\n" * 3
+
+
+def test_a_machine_without_what_linux_has() -> None:
+    """As macOS: neither memfd_create nor sched_getaffinity, /proc, control groups, MAP_*."""
+    found = hosted("""
+import builtins, importlib, io, mmap, pkgutil
+for module, names in (
+    (os, ["memfd_create", "sched_getaffinity", "sched_setaffinity"]),
+    (mmap, [name for name in dir(mmap) if name.startswith("MAP_")]),
+):
+    for name in names:
+        delattr(module, name)
+opened = io.open
+
+def elsewhere(file, *options, **more):
+    if str(file).startswith(("/proc", "/sys")):
+        raise FileNotFoundError(2, "No such file", str(file))
+    return opened(file, *options, **more)
+
+builtins.open = io.open = elsewhere
+for name in [name for name in sys.modules if name.startswith("vit_engine")]:
+    del sys.modules[name]
+import vit_engine
+for found in pkgutil.walk_packages(vit_engine.__path__, "vit_engine."):
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module(found.name)
+from vit_engine.classifier import Classifier
+from vit_engine.machine.processor import cpu
+with Classifier.load("demo", provider="cpu") as vit:
+    want = labels(vit)
+    assert labels(vit, isolated=True) == want and all(want)
+assert cpu().affinity == os.cpu_count() and cpu().quota is None and cpu().memory_limit is None
+print("all")
+""")
+    assert found == "all\n"
+
+
 # Forks
 
 

@@ -1,6 +1,7 @@
 """vit-eval: what a user learns of a model on images of their own, whatever its scores are."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from vit_engine.commands.diagnosis import try_provider
 from vit_engine.errors import MachineError
 from vit_engine.evaluation.against import opened
 from vit_engine.options import EngineOptions
+from vit_engine.outputs.scores import Scores
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 KINDS: dict[str, dict[str, Any]] = {
@@ -101,6 +103,27 @@ def test_folders_are_classes(evaluate: Eval, photos: Path, tmp_path: Path) -> No
     assert "Most confident mistakes" in page and "star (true)" in page
     again = evaluate("photos", "--truth", "folders", *files, "-q")
     assert (again.returncode, again.stderr, again.stdout) == (3, "", done.stdout)
+
+
+def test_a_calibrated_copy_has_the_same_labels(
+    evaluate: Eval, run_command: Run, photos: Path, tmp_path: Path
+) -> None:
+    done = evaluate("photos", "--truth", "folders", "--calibrate", "out/c.onnx")
+    assert done.returncode == 3, done.stderr
+    last = done.stdout.splitlines()[-1]
+    found = re.fullmatch(r"temperature (\S+) by 15 images: mean log loss (\S+), (\S+) .*", last)
+    assert found and float(found[2]) < float(found[3])
+    copy = tmp_path / "out/c.onnx"
+    with Classifier.load("demo") as vit, Classifier.load(copy) as calibrated:
+        ours, theirs = vit.logits(EXAMPLES), calibrated.logits(EXAMPLES)
+        np.testing.assert_array_equal(ours, theirs)
+        assert vit.output.temperature == 1
+        assert calibrated.output.temperature == pytest.approx(float(found[1]), rel=1e-3)
+        sharper = Scores(vit.output.labels, "softmax").scores(ours / np.float32(found[1]))
+        np.testing.assert_allclose(calibrated.probabilities(EXAMPLES), sharper, rtol=1e-2)
+    again = evaluate("photos", "--truth", "folders", "--calibrate", "d.onnx", model=copy)
+    assert f"temperature {found[1]} by 15" in again.stdout
+    assert f"; temperature {found[1]}\n" in run_command("vit-infer", "--describe", copy).stdout
 
 
 def test_a_csv_beside_the_images_or_with_paths_as_given(evaluate: Eval, photos: Path) -> None:
@@ -305,6 +328,8 @@ def test_models_that_do_not_go_together_are_refused(
         (["--truth", "folders", "--threshold", "2"], "'2' is not a number from 0 to 1"),
         (["--truth", "folders", "--threshold", "0.4"], "labels that do not exclude each other"),
         (["--truth", "folders", "--overwrite"], "--overwrite needs a file"),
+        (["--against", "demo", "--calibrate", "c.onnx"], "labels are known; add --truth"),
+        (["--truth", "folders", "--calibrate", "mine.json"], "is not recognised"),
     ],
 )
 def test_options_that_make_no_sense_write_nothing(

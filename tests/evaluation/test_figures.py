@@ -1,5 +1,6 @@
 """The figures of an evaluation and of a comparison, held against NumPy and numbers by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,15 @@ import pytest
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import ScoreKind
+from vit_engine.errors import UsageError
 from vit_engine.evaluation import free_labels
 from vit_engine.evaluation.against import ModelComparison
+from vit_engine.evaluation.class_names import Fact
 from vit_engine.evaluation.evaluation import Evaluation
+from vit_engine.evaluation.examples import JudgedImage
 from vit_engine.evaluation.free_labels import average_precision
-from vit_engine.evaluation.truth import Fact, GroundTruth
+from vit_engine.evaluation.temperature import TemperatureScaling
+from vit_engine.evaluation.truth import GroundTruth
 from vit_engine.image_model import LabelledBatch
 from vit_engine.outputs.comparison import Comparison
 from vit_engine.outputs.prediction import Prediction
@@ -153,6 +158,35 @@ def test_a_model_and_its_opposite_never_agree(part: int) -> None:
     assert opposite.max_abs_diff == pytest.approx(2 * np.abs(logits).max())
     constant = compared("none", logits * 0 + 1)
     assert constant.r2 is not None and constant.r2 < 0
+
+
+@pytest.mark.parametrize("function", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("temperature", [0.4, 1, 3])
+def test_the_temperature_is_that_of_the_truth(function: ScoreKind, temperature: float) -> None:
+    """Truths that are drawn by the scores of a temperature lead back to it, and to no other."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (6000, 5)).astype(np.float32)
+    output = Scores(tuple("abcde"), function, 1.7)
+    scores = replace(output, temperature=temperature).scores(logits)
+    scaling = TemperatureScaling(output)
+    for row, shares in zip(logits, scores, strict=True):
+        free = tuple(np.flatnonzero(rng.random(5) < shares))
+        true = free if function == "sigmoid" else (int(rng.choice(5, p=shares)),)
+        scaling.add(JudgedImage(None, BLANK, row, true))
+    found = scaling.fitted()
+    assert found == pytest.approx(temperature, rel=0.06)
+    losses = [scaling.log_loss(found * share) for share in (0.97, 1, 1.03)]
+    assert min(losses) == losses[1] < scaling.log_loss(output.temperature)
+    if function == "softmax":
+        taken = scores[np.arange(len(scores)), [int(true[0]) for true in scaling._true]]
+        assert scaling.log_loss(temperature) == pytest.approx(-np.log(taken).mean(), rel=1e-6)
+
+
+def test_images_that_are_all_right_decide_no_temperature() -> None:
+    scaling = TemperatureScaling(Scores(("a", "b"), "softmax"))
+    scaling.add(JudgedImage(None, BLANK, np.array([3, 1], np.float32), (0,)))
+    with pytest.raises(UsageError, match=r"images \(1\) do not decide a temperature"):
+        scaling.fitted()
 
 
 def test_what_another_model_cannot_tell_is_said() -> None:

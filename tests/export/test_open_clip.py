@@ -34,7 +34,9 @@ MODELS: dict[str, dict[str, Any]] = {
         "vision_cfg": OWN | {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True}
     },
     "scaled": {
-        "vision_cfg": OWN | {"ls_init_value": 0.1, "mlp_ratio": 2.5, "norm_kwargs": {"eps": 1e-6}},
+        "vision_cfg": OWN
+        | {"ls_init_value": 0.1, "mlp_ratio": 2.5, "norm_kwargs": {"eps": 1e-6}}
+        | {"act_kwargs": {"approximate": "tanh"}},
         "custom_text": True,
     },
     "siglip": {
@@ -129,7 +131,7 @@ def test_preprocessing_is_that_of_open_clip(tmp_path: Path, mode: str, filter_: 
         ({"vision_cfg": OWN | {"layers": [1, 1, 1, 1]}}, "a ResNet"),
         ({"vision_cfg": OWN | {"attentional_pool": True}}, "vision_cfg has attentional_pool"),
         ({"vision_cfg": OWN | {"pool_type": "none"}}, "pool_type is 'none'"),
-        ({"vision_cfg": OWN | {"act_kwargs": {"approximate": "tanh"}}}, "act_kwargs"),
+        ({"vision_cfg": OWN | {"act_kwargs": {"inplace": True}}}, "act_kwargs has inplace"),
         ({"vision_cfg": OWN | {"no_ln_pre": True}}, "unexpected tensor visual.ln_pre"),
         ({"vision_cfg": {"timm_model_name": "resnet50"}}, "'resnet50' is not supported"),
         ({"vision_cfg": {"timm_model_name": "test_vit", "timm_proj": "mlp"}}, "timm_proj is 'mlp'"),

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import GraphBuilder, ir
 
 from support import ROOT, Run, write_checkpoint
-from support.graphs import logits_of, noise
+from support.graphs import drawn_images, logits_of, noise
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.engine import Engine
 from vit_engine.images.preprocess import rgb_from_image
@@ -31,7 +31,7 @@ from vit_export.quantization import calibration, sensitivity
 from vit_export.quantization.activations import Statistics, activations_of
 from vit_export.quantization.gptq import int8_from_matrix
 from vit_export.quantization.model_session import open_model_session
-from vit_export.quantization.operators import DOMAIN, Int8Linear, Int8Weights
+from vit_export.quantization.operators import Int8Linear, Int8Weights
 from vit_export.quantization.pipeline import Quantized, quantize
 from vit_export.quantization.sensitivity import AIM, SHARES, choose_float_layers, float_share
 from vit_export.quantization.smoothquant import smoothed
@@ -107,6 +107,7 @@ def test_onnx_runtime_runs_the_int8_kernel_for_every_rounded_product(
     demo: tuple[Checkpoint, Quantized], demo_int8: Path, tmp_path: Path
 ) -> None:
     onnx.checker.check_model(str(demo_int8), full_check=True)
+    assert {node.domain for node in onnx.load(demo_int8).graph.node} == {""}
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -115,6 +116,20 @@ def test_onnx_runtime_runs_the_int8_kernel_for_every_rounded_product(
     kernels = Counter(node.op_type for node in graph.node)
     assert kernels["MatMulIntegerToFloat"] == kernels["QuantizeLinear"] == len(demo[1].matmuls)
     assert not kernels["DequantizeLinear"]
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
+def test_libraries_give_its_labels_without_us(
+    demo: tuple[Checkpoint, Quantized], demo_int8: Path, library: str
+) -> None:
+    pixels = calibration.pixels_of(list(drawn_images()), demo[0].preprocessing)
+    if library == "openvino":
+        openvino = pytest.importorskip("openvino")
+        found = openvino.Core().compile_model(demo_int8, "CPU")(pixels)[0]
+    else:
+        found = onnxruntime.InferenceSession(demo_int8).run(None, {"pixels": pixels})[0]
+    with Engine.open(demo_int8, provider="cpu") as engine:
+        assert np.array_equal(found.argmax(1), engine.run(pixels).argmax(1))
 
 
 def test_scales_that_are_folded_in_change_nothing(demo: tuple[Checkpoint, Quantized]) -> None:
@@ -153,7 +168,7 @@ def test_after_a_gelu_the_steps_are_finer() -> None:
 
 
 def run_alone(module: Int8Linear, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET, DOMAIN: 1}, name="product")
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="product")
     builder = GraphBuilder(graph)
     y = module(builder.op, builder.input("x", ir.DataType.FLOAT, list(x.shape)))
     y.type = ir.TensorType(ir.DataType.FLOAT)
@@ -169,7 +184,7 @@ def test_the_most_sensitive_come_first_and_the_dearest_go_to_float(
     _, quantized = demo
     felt = quantized.sensitivity
     assert list(felt.values()) == sorted(felt.values(), reverse=True)
-    assert felt.keys() > quantized.matmuls.keys()
+    assert felt.keys() >= quantized.matmuls.keys()
     worst = max(quantized.matmuls, key=lambda matmul: felt[matmul])
     assert quantized.most_sensitive().startswith(f"most sensitive to int8: {worst}, ")
     rest = {matmul: w for matmul, w in quantized.matmuls.items() if matmul != worst}
@@ -195,7 +210,7 @@ def test_float_goes_where_it_buys_most() -> None:
     assert share == pytest.approx(0.06)
 
 
-@pytest.mark.parametrize(("noise", "rung"), [(0.0, 0), (0.03, 1), (1.0, 2)])
+@pytest.mark.parametrize(("noise", "rung"), [(0.0, 0), (0.005, 1), (0.03, 2), (1.0, 3)])
 def test_no_more_stays_in_float_than_the_aim_takes(
     demo: tuple[Checkpoint, Quantized], monkeypatch: pytest.MonkeyPatch, noise: float, rung: int
 ) -> None:
@@ -218,7 +233,7 @@ def test_no_more_stays_in_float_than_the_aim_takes(
     assert (found.divergence <= AIM) == (noise < 1)
 
 
-def test_of_a_regression_no_more_than_the_least_stays_in_float(
+def test_of_a_regression_the_least_share_stays_in_float(
     demo: tuple[Checkpoint, Quantized],
 ) -> None:
     quantized = rounded_rows(*[10] * 100)
@@ -226,7 +241,7 @@ def test_of_a_regression_no_more_than_the_least_stays_in_float(
     values = replace(demo[0], output=Scores(("metres",), "none"))
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
     found = float_share(values, quantized, felt, pixels, lambda _: None)
-    assert (found.divergence, found.share) == (None, pytest.approx(SHARES[0]))
+    assert (found.divergence, found.share) == (None, pytest.approx(SHARES[1]))
 
 
 @pytest.mark.parametrize(("hidden_act", "qkv_bias"), [("gelu_new", False), ("quick_gelu", True)])

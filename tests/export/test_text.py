@@ -123,8 +123,9 @@ def test_a_tokenizer_that_the_library_does_not_run_alone_is_refused(
     document = json.loads((DEMO_CLIP / "tokenizer.json").read_text())
     document["normalizer"] = {"type": "NFC"}
     monkeypatch.setattr(
-        "vit_export.packages.text_model.TextModel.tokenizer_json", lambda *_: json.dumps(document)
+        "vit_export.packages.texts.transformers_text.TransformersTextModel.tokenizer_json",
+        lambda *_: json.dumps(document),
     )
     ended = run_command("vit-export", DEMO_CLIP, "--text", "-o", tmp_path / "text.onnx")
     assert ended.returncode == 2
-    assert "does not give the tokens of transformers' own CLIPTokenizer" in ended.stderr
+    assert "does not give the tokens of the library's own CLIPTokenizer" in ended.stderr

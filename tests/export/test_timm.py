@@ -63,6 +63,7 @@ CASES: dict[str, dict[str, Any]] = {
     "vit_small_patch14_dinov2": SMALL | {"img_size": 56},
     "vit_small_patch14_reg4_dinov2": SMALL | {"img_size": 56},
     "vit_giant_patch14_reg4_dinov2": SMALL | {"img_size": 56, "embed_dim": 96},
+    "vit_intern300m_patch14_448": SMALL | {"img_size": 56},  # of its table: images are of 448
     "vit_betwixt_patch16_reg4_gap_256": SMALL | {"img_size": 64},
     "vit_medium_patch16_gap_256": SMALL | {"img_size": 64},
     "vit_wee_patch16_reg1_gap_256": SMALL | {"img_size": 64},

@@ -71,6 +71,16 @@ def test_a_file_cut_short_is_an_error_never_half_an_image(kind):
     assert refused(data[:11]) in ("truncated", "decode", "format")
 
 
+def test_damage_at_the_end_of_a_png_is_seen():
+    """Pillow looks at no checksum of the pixels, and zlib's own is the last thing in them."""
+    data = encoded("PNG", (60, 60), compress_level=6)
+    for at in range(data.rindex(b"IEND") - 120, data.rindex(b"IEND") - 4):
+        assert refused(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) in (
+            "decode",
+            "truncated",
+        )
+
+
 def test_a_jpeg_cut_short_is_called_truncated():
     assert refused(encoded("JPEG")[:-200]) == "truncated"
 
@@ -286,7 +296,7 @@ OURS = """if True:
         try:
             pixels = pixels_from_image(image_from_path(path), pre).tobytes()
         except ImageError as e:
-            print("error")
+            print("checksum" if "checksum of its pixels" in str(e) else "error")
         else:
             print(hashlib.sha256(pixels).hexdigest())
 """
@@ -309,7 +319,9 @@ def test_the_odd_images_agree_with_pillow_alone(every, test_data):
     theirs, _ = in_a_sandbox(REFERENCE, paths)
     ours, words = in_a_sandbox(OURS, paths)
     assert len(ours) == len(theirs) == len(paths) > 1000 / every
-    differing = [p for p, a, b in zip(paths, ours, theirs, strict=True) if a != b]
+    # Of nine files made by a fuzzer Pillow takes pixels whose checksum is wrong.
+    verdicts = zip(paths, ours, theirs, strict=True)
+    differing = [p for p, a, b in verdicts if a != b and not (a == "checksum" and "go-fuzz" in p)]
     assert not differing, json.dumps(differing, indent=0)
     assert words == ""
     assert 100 / every < ours.count("error") < len(paths) - 500 / every

@@ -1,5 +1,6 @@
 """A decoder process that hangs, dies or runs out of memory costs one image, and no other."""
 
+import importlib.util
 import io
 import os
 import signal
@@ -15,12 +16,15 @@ from PIL import Image
 
 from support import ROOT, wait_until
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.errors import MachineError
+from vit_engine.errors import ImageError, MachineError
 from vit_engine.images import decoder_process
+from vit_engine.images.decode import image_from_bytes
 from vit_engine.images.decode_pool import DecodeJob
 from vit_engine.images.decoder_process import DecodeOptions, DecoderProcess, SharedPixels
 from vit_engine.machine import worker
-from vit_engine.sources.sample import Sample
+from vit_engine.sources import signatures
+from vit_engine.sources.find import samples_from_sources
+from vit_engine.sources.sample import Limits, Sample
 
 EXAMPLES = [Sample(str(path)) for path in sorted((ROOT / "examples").iterdir())[:4]]
 PRE = Preprocessing(
@@ -182,3 +186,63 @@ def test_a_decoder_that_never_starts_is_no_images_fault(monkeypatch: pytest.Monk
     words = r"a process to decode images in did not start \(exit code 1\)"
     with SharedPixels(1, 64, 64) as shared, pytest.raises(MachineError, match=words):
         DecoderProcess(shared, DecodeOptions(PRE))
+
+
+STUB = """
+import io
+from PIL import BmpImagePlugin, Image
+
+def opened(file, name):
+    return BmpImagePlugin.BmpImageFile(io.BytesIO(file.read()[32:]), name)
+
+def register_heif_opener(thumbnails):
+    Image.register_open("HEIF", opened, lambda head: head[4:8] == b"ftyp")
+"""
+
+
+@pytest.mark.parametrize("plugin", ["none", "stub", "real"])
+def test_heic_is_decoded_in_a_process_where_its_plugin_is(
+    plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In none of the caller's; the stub for pillow-heif reads a bitmap behind HEIC's first box."""
+    file = io.BytesIO()
+    if plugin == "real":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+        Image.new("RGB", (70, 50), "olive").save(file, "HEIF")
+    else:
+        file.write(b"\0\0\0\x20ftypheic".ljust(32, b"\0"))
+        Image.new("RGB", (70, 50), "olive").save(bitmap := io.BytesIO(), "BMP")
+        file.write(bitmap.getvalue())
+    if plugin == "stub":
+        (tmp_path / "pillow_heif.py").write_text(STUB)
+        monkeypatch.syspath_prepend(tmp_path)
+    if plugin == "none" and importlib.util.find_spec("pillow_heif"):
+        pytest.skip("pillow-heif is installed")
+    (tmp_path / "a.heic").write_bytes(file.getvalue())
+    signatures.has_plugin.cache_clear()
+    try:
+        with pytest.raises(ImageError, match="is HEIC, which is read") as told:
+            image_from_bytes(file.getvalue())
+        assert ("only with isolated=True" in str(told.value)) == (plugin != "none")
+        wanted = (
+            [item.path for item in samples_from_sources([str(tmp_path)])]
+            if plugin != "none"
+            else []
+        )
+        assert len(wanted) == (plugin != "none")
+        (_, job), pixels = decoded([EXAMPLES[1], Sample(str(tmp_path / "a.heic"))])
+        if plugin == "none":
+            assert job.error is not None and "[heic]" in str(job.error)
+        else:
+            assert job.error is None and np.abs(pixels[1] - (128.0, 128, 0)).max() < 9
+    finally:
+        signatures.has_plugin.cache_clear()
+
+
+def test_the_limit_of_pixels_can_be_raised() -> None:
+    wide = Sample("wide.png", data=square(9500))
+    assert decoded([wide])[0][0].error.code == "too_large"
+    raised = DecodeOptions(PRE, limits=Limits(max_pixels=100_000_000))
+    assert raised.memory_for_one > raised.memory
+    (_, job), pixels = decoded([EXAMPLES[1], wide], raised)
+    assert job.error is None and (pixels[1] == (128, 128, 0)).all()

@@ -164,6 +164,36 @@ def test_limits_of_the_machine() -> None:
     assert set(cpu.features) <= set(processor.CPU_FEATURES)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_smallest_limit_of_the_groups_above_counts(
+    version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice of systemd or a pod bounds what is below it, whose own files say nothing."""
+    if version == 2:
+        files = {
+            "/proc/self/cgroup": "0::/a.slice/pod/c",
+            "/sys/fs/cgroup/a.slice/cpu.max": "150000 100000",
+            "/sys/fs/cgroup/a.slice/pod/cpu.max": "400000 100000",
+            "/sys/fs/cgroup/a.slice/pod/c/cpu.max": "max 100000",
+            "/sys/fs/cgroup/a.slice/memory.max": "2097152",
+            "/sys/fs/cgroup/a.slice/pod/c/memory.max": "max",
+        }
+    else:
+        files = {
+            "/proc/self/cgroup": "4:memory:/pod/c\n2:cpu,cpuacct:/pod/c\n0::/",
+            "/sys/fs/cgroup/cpu/pod/cpu.cfs_quota_us": "150000",
+            "/sys/fs/cgroup/cpu/pod/cpu.cfs_period_us": "100000",
+            "/sys/fs/cgroup/cpu/pod/c/cpu.cfs_quota_us": "-1",
+            "/sys/fs/cgroup/cpu/pod/c/cpu.cfs_period_us": "100000",
+            "/sys/fs/cgroup/memory/pod/memory.limit_in_bytes": "2097152",
+            "/sys/fs/cgroup/memory/pod/c/memory.limit_in_bytes": "9223372036854771712",
+        }
+    monkeypatch.setattr(processor, "_text", lambda path: files.get(str(path), ""))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    cpu = processor.cpu()
+    assert (cpu.quota, cpu.memory_limit, processor.usable_cores()) == (1.5, 2097152, 2)
+
+
 def test_onnxruntime_keeps_no_records_of_its_use(tiny_artefact: Path, tmp_path: Path) -> None:
     """Its telemetry would leave a database and a device number in the home folder."""
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}

@@ -187,7 +187,7 @@ def test_a_connection_without_a_request_is_closed_whatever_it_sends(server: Serv
 
 
 def test_connections_that_are_reset_leave_nothing() -> None:
-    request = GET + b"A: " + b"a" * 20_000 + b"\r\n\r\n"
+    request = GET + b"A: " + b"a" * 40_000 + b"\r\n\r\n"
     with running("demo") as server:
         for _ in range(200):
             reset(server, request)

@@ -264,13 +264,13 @@ def test_what_folders_hold_besides_is_counted(tmp_path):
     assert below(tmp_path, str(tmp_path), skipped=counts) == ["a.jpg", "b/c.jpg"]
     assert counts == {
         "AppleDouble": 1,
-        "HEIC (not supported)": 2,
+        "HEIC (extra heic)": 2,
         "in .ipynb_checkpoints": 2,
         "camera raw (not supported)": 1,
         "SVG (not supported)": 1,
     }
     assert in_words(counts).startswith(
-        "2 in .ipynb_checkpoints, 2 HEIC (not supported), 1 AppleDouble"
+        "2 in .ipynb_checkpoints, 2 HEIC (extra heic), 1 AppleDouble"
     )
     checkpoints = str(tmp_path / ".ipynb_checkpoints")  # which was named itself
     assert below(tmp_path, checkpoints) == [".ipynb_checkpoints/a-checkpoint.jpg"]
@@ -280,7 +280,7 @@ def test_what_folders_hold_besides_is_counted(tmp_path):
 
 def test_a_folder_of_what_is_not_read_is_refused_with_its_count(tmp_path):
     touch(tmp_path, "1.heic", "2.HEIC", "3.jxl")
-    words = "no image in this folder .*; passed over: 2 HEIC .not supported., 1 JPEG XL"
+    words = "no image in this folder .*; passed over: 2 HEIC .extra heic., 1 JPEG XL"
     with pytest.raises(UsageError, match=words):
         samples_from_sources([str(tmp_path)])
 
@@ -294,7 +294,7 @@ def test_content_counts_where_all_files_are_searched(tmp_path):
     touch(tmp_path, ".ipynb_checkpoints/4", data=b"\xff\xd8\xff")
     counts: Counter[str] = Counter()
     assert below(tmp_path, str(tmp_path), all_files=True, skipped=counts) == ["3.heic", "4"]
-    assert counts == {"HEIC (not supported)": 2, "in .ipynb_checkpoints": 1}
+    assert counts == {"HEIC (extra heic)": 2, "in .ipynb_checkpoints": 1}
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_what_a_prefix_holds_besides_is_counted(store: Any) -> None:
     counts: Counter[str] = Counter()
     assert len(found("memory://bucket", skipped=counts)) == 5
     assert counts == {
-        "AppleDouble": 1, "in .ipynb_checkpoints": 1, "HEIC (not supported)": 1,
+        "AppleDouble": 1, "in .ipynb_checkpoints": 1, "HEIC (extra heic)": 1,
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What a user names becomes the same images in the same order every time, and nothing is lost."""
 
+import base64
 import contextlib
 import io
 import os
@@ -130,9 +131,33 @@ def test_a_list_may_have_a_byte_order_mark_and_dos_lines():
     assert listed(b"a\rb\n") == [("a\rb", None)]  # no end of a line on Linux
 
 
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        (b"data:image/png;base64," + base64.b64encode(PNG), PNG),
+        (b"Data:;charset=x;BASE64," + base64.b64encode(PNG).replace(b"=", b"%3D"), PNG),
+        (b"data:image/png;base64," + base64.b64encode(PNG * 900), PNG * 900),
+        (b"data:,a%20b", b"a b"),
+        (b"data:image/png;base64,a", "decode"),
+        (b"data:image/png;base64", "decode"),
+        (b"data:," + b"x" * 2**24, "too_large"),
+    ],
+)
+def test_data_uris_are_images(uri, found, tmp_path):
+    table = tmp_path / "t.csv"
+    wrapped = uri.replace(b",iV", b",\r\niV\r\n")
+    table.write_bytes(b'path\r\n"' + wrapped + b'"\r\n')
+    with stdin_of(b"a.jpg\n" + uri + b"\n") as stdin:
+        lists = list(samples_from_sources(["-"], stdin=stdin))[1:]
+    cells = list(samples_from_sources([str(table)])) if len(uri) < 2**17 else []
+    for item, path in zip([*lists, *cells], ("-:2", f"{table}:1"), strict=False):
+        assert item.path == path
+        assert (item.error.code if item.error else item.data) == found
+
+
 def test_lines_that_are_no_names_are_rows():
     long = b"x" * LONGEST
-    data = b"first\n" + b"y" * 3_000_000 + b"\na\0b\n" + long + b"\n" + long + b"x\nlast"
+    data = b"first\n" + b"y" * 17_000_000 + b"\na\0b\n" + long + b"\n" + long + b"x\nlast"
     assert listed(data) == [
         ("first", None), ("-:2", "too_large"), ("-:3", "missing"), (long.decode(), None),
         ("-:5", "too_large"), ("last", None),

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from support import ROOT, Run, children
+from vit_engine.cli.progress import format_skipped
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources.archives import gunzipped, tar_members, tars
 from vit_engine.sources.archives.gunzipped import Gunzipped
@@ -255,8 +256,18 @@ def test_what_is_passed_over_is_counted(written):
     (item,) = samples_from_sources([path], skipped=skipped)
     assert bytes_from_item(item) == PNG
     assert skipped == {
-        "AppleDouble": 4, "HEIC (not supported)": 1, "in .ipynb_checkpoints": 1
+        "AppleDouble": 4, "HEIC (extra heic)": 1, "in .ipynb_checkpoints": 1
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [(END, ""), (bytes(BLOCK), ""), (b"", "; 1 tar ends without the mark of the end, and may")],
+)
+def test_a_tar_cut_between_members_is_told(end, said, written):
+    skipped = Counter[str]()
+    assert len(list(samples_from_sources([written(A + B + end)], skipped=skipped))) == 2
+    assert format_skipped(skipped).startswith(said) and bool(format_skipped(skipped)) == bool(said)
 
 
 def test_all_files_are_told_by_their_content(written):

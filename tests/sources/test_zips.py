@@ -45,7 +45,7 @@ def test_images_come_with_their_bytes_in_order(method: int, tmp_path: Path) -> N
     assert read_all(path, skipped=counts) == [
         ("2.jpg", JPEG), ("a.PNG", PNG), ("empty.jpg", "empty"),
     ]  # fmt: skip
-    assert counts == {"AppleDouble": 1, "HEIC (not supported)": 1}
+    assert counts == {"AppleDouble": 1, "HEIC (extra heic)": 1}
     assert next(samples_from_sources([str(path)])).path == f"{path}/b/2.jpg"
 
 
@@ -132,6 +132,7 @@ def test_stored_members_are_held_to_their_checksums_too(tmp_path: Path) -> None:
         (lambda d: b"no zip" * 100, [("x.zip", "format")]),
         (lambda d: b"", [("x.zip", "empty")]),
         (lambda d: d[:-10] + b"\xff\xff\xff\x7f" + d[-6:], [("x.zip", "decode")]),
+        (lambda d: d[:-18] + b"\1\0\1\0" + d[-14:], [("x.zip", "format")]),  # of two volumes
         (lambda d: flag(d, entry=1, offset=0, value=b"XX"), [("a.jpg", JPEG), ("x.zip", "decode")]),
     ],
 )

@@ -62,7 +62,8 @@ def photos_from_folder(folder: Path, labels: tuple[str, ...]) -> Photos:
         raise UsageError(f"--data {folder}: no images; expected labels.csv or class folders")
     if not labels:
         return Photos(folder.name, folder, tuple(files), (0,) * len(files))
-    truth = truth_from_name(str(table) if table.exists() else FOLDERS, Scores(labels, "softmax"))
+    source, names = str(table) if table.exists() else FOLDERS, {path.parent.name for path in files}
+    truth = truth_from_name(source, Scores(labels, "softmax"), names)
     named = {path: int(fact.true[0]) for path in files if (fact := truth.of(str(path))).true}
     classes = sorted({path.parent for path in files})
     if not named and len(classes) == len(labels):

@@ -1,5 +1,6 @@
 """A checkpoint's tensors under canonical names: the last place that knows their names on disk."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -8,6 +9,14 @@ from vit_engine.errors import CheckpointError
 from vit_export.families.family import Family, Part
 from vit_export.families.model_config import ModelConfig
 from vit_export.files.weight_files import Tensor
+
+WRAPPERS = {
+    "module.": "DataParallel or an EMA",
+    "_orig_mod.": "torch.compile",
+    "base_model.": "peft",
+}
+"""Who puts what before the names of a model's tensors."""
+WRAPPED = re.compile("|".join(map(re.escape, WRAPPERS)))
 
 
 def canonical(
@@ -22,6 +31,11 @@ def canonical(
     conventions = family.stored(model_config, outputs)
     usual = max(conventions, key=lambda parts: sum(p.stored in stored for p in parts.values()))
     tensors, used = {}, set()
+    if wrapper := WRAPPED.match(next(iter(stored), "")):
+        raise CheckpointError(
+            f"its tensors' names begin with {wrapper[0]}, as {WRAPPERS[wrapper[0]]} leaves them; "
+            "the library would make up others in their place; save the model inside the wrapper"
+        )
     for name, shape in model_config.shapes(outputs):
         places = dict.fromkeys(parts[name] for parts in conventions if name in parts)
         there = [place for place in places if place.stored in stored]

@@ -14,7 +14,7 @@ from vit_export.files.weight_files import INDEX, sha256_of
 from vit_export.packages.open_clip import OPEN_CLIP
 from vit_export.packages.package import CONFIG
 from vit_export.packages.preprocessor import PREPROCESSOR, PROCESSOR
-from vit_export.packages.text_model import TOKENIZER_FILES
+from vit_export.packages.texts.text_model import TOKENIZER_FILES
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUGGING_FACE = "hf:"
@@ -39,6 +39,7 @@ def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, 
             "'owner/name' (ModelScope) or 'hf:owner/name' (Hugging Face)"
         )
     on_modelscope = name == model
+    other = f"; this asked ModelScope, of Hugging Face it is hf:{name}" if on_modelscope else ""
     fetch = _from_modelscope if on_modelscope else _from_hugging_face
     try:
         with redirect_stdout(sys.stderr):  # stdout belongs to results
@@ -49,9 +50,11 @@ def download(model: str, *, revision: str | None, offline: bool) -> tuple[Path, 
         raise
     except Exception as e:  # the clients' errors have no common base
         reason = reason_in_words(e, MODELSCOPE if on_modelscope else HUGGING_FACE_HUB)
-        raise CheckpointError(f"{model}: {reason}") from e
+        raise CheckpointError(f"{model}: {reason}{other}") from e
     if found is None:
-        raise CheckpointError(f"{model}: not in the local cache; run once without {why_offline}")
+        raise CheckpointError(
+            f"{model}: not in the local cache; run once without {why_offline}{other}"
+        )
     return found
 
 
@@ -66,7 +69,7 @@ def chosen_files(listing: Collection[str]) -> list[str]:
     if told_by is None:
         raise CheckpointError(f"the hub lists no {' and no '.join(WEIGHTS)}; one is needed")
     # A timm model has no file for its preprocessing; whether one is needed, config.json tells.
-    besides = (PREPROCESSOR, PROCESSOR, *(TOKENIZER_FILES if told_by == CONFIG else ()))
+    besides = (PREPROCESSOR, PROCESSOR, *TOKENIZER_FILES)
     configs = [told_by, *(name for name in besides if name in listing)]
     for whole in WEIGHTS[told_by]:
         if whole in listing:

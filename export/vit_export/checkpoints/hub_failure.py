@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.request import getproxies_environment
 
 from vit_engine.errors import format_limit, one_line, printable
+from vit_export.packages.optional import causes
 
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -33,9 +34,9 @@ def reason_in_words(error: BaseException, hub: Hub) -> str:
     """Return why the client of `hub` failed and what to do about it."""
     if failed := getattr(error, "failed_files", None):  # ModelScope's, where some files failed
         error = next(iter(failed.values()))
-    causes = list(_causes(error))
+    found = list(causes(error))  # the clients' own are long, or in Chinese
     cache = next(filter(os.environ.get, hub.caches), hub.caches[-1])
-    for cause in causes:
+    for cause in found:
         if limit := format_limit(cause):
             return f"{limit}; {cache} says where the files go"
         if isinstance(cause, OSError) and cause.filename is not None:  # of a socket there is none
@@ -56,7 +57,7 @@ def reason_in_words(error: BaseException, hub: Hub) -> str:
             case int(status) if status == 429 or status >= 500:
                 return f"the hub answers with HTTP status {status}; try again later"
     # The innermost cause tells most; ModelScope's own are in Chinese.
-    texts = [one_line(cause, 160) for cause in reversed(causes)]
+    texts = [one_line(cause, 160) for cause in reversed(found)]
     told = next(filter(str.isascii, texts), texts[0])
     seen = {name: os.environ[name] for name in _variables(hub) if name in os.environ}
     shown = ", ".join(f"{name}={_masked(value)}" for name, value in seen.items())
@@ -65,14 +66,6 @@ def reason_in_words(error: BaseException, hub: Hub) -> str:
         f"({type(error).__name__}: {_masked(told)}); try again, or check the network"
         + (f", and what is set here: {shown}" if shown else "")
     )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and those behind it; the clients' own are long, or in Chinese."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def _variables(hub: Hub) -> Iterator[str]:

@@ -35,6 +35,10 @@ READ_BY: Mapping[Pooling, str] = {
 """The layers on disk that one pooling alone reads, as patterns."""
 
 
+OF_TRAINING = re.compile(r"(\w+\.)*(loss\w*|criterion|class_weights?|total_ops|total_params)\b")
+"""Names of what training leaves in the weights, such as the classes' weights in its loss."""
+
+
 @dataclass(frozen=True)
 class Family:
     """How a checkpoint of this family is known, read and named."""
@@ -65,6 +69,8 @@ class Family:
 
     def reads(self, name: str) -> bool:
         """Return whether the model has any use for the tensor of that name on disk."""
+        if OF_TRAINING.match(name):
+            return False
         of_others = [
             part for pooling, part in READ_BY.items() if self.pooling not in (None, pooling)
         ]

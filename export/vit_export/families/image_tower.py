@@ -7,7 +7,7 @@ from functools import partial
 from vit_engine.artefact.contract import Pooling
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, Names, Part, StoredShapes, renamed
-from vit_export.families.model_config import ModelConfig
+from vit_export.families.model_config import HiddenAct, ModelConfig
 from vit_export.families.pooling import PARTS
 from vit_export.families.timm.vision_transformer import family_from_timm
 from vit_export.families.values import choice, count, flag, positive, section, side
@@ -34,6 +34,9 @@ NAMES: Names = {
     "head.weight": Part("visual.proj", transposed=True),
 }
 
+GELU: Mapping[str, HiddenAct] = {"none": "gelu", "tanh": "gelu_new"}
+"""By PyTorch's word for how it is computed."""
+
 TEXT = ("text", "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "logit_")
 """How the names of tensors begin that do not look at images."""
 
@@ -42,7 +45,7 @@ POOLS: Mapping[str, Pooling] = {"tok": "cls", "avg": "mean"}
 
 READ = {
     *("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "ls_init_value"),
-    *("no_ln_pre", "final_ln_after_pool", "pool_type", "norm_kwargs"),
+    *("no_ln_pre", "final_ln_after_pool", "pool_type", "norm_kwargs", "act_kwargs"),
 }
 READ_OF_TIMM = {"timm_model_name", "timm_pool", "timm_proj", "image_size"}
 WITHOUT_EFFECT = {
@@ -102,7 +105,7 @@ def _form(model: Config, vision: Config, _config: Config, _shapes: StoredShapes)
         intermediate_size=int(width * positive(vision, "mlp_ratio", 4.0)),
         image_size=side(vision, "image_size", 224),
         patch_size=side(vision, "patch_size", 16),
-        hidden_act="quick_gelu" if flag(model, "quick_gelu", False) else "gelu",
+        hidden_act=activation(model, vision),
         layer_norm_eps=positive(section(vision, "norm_kwargs"), "eps", 1e-5),
         antialias=True,
         no_bias=("patch", "head"),
@@ -112,6 +115,18 @@ def _form(model: Config, vision: Config, _config: Config, _shapes: StoredShapes)
         pooled=PARTS[choice(vision, "pool_type", "tok", POOLS)],
         projection=count(model, "embed_dim", 512),
     )
+
+
+def activation(model: Config, tower: Config) -> HiddenAct:
+    """Return the non-linearity of a tower of open_clip's own: QuickGELU, or one of the two GELU."""
+    arguments = section(tower, "act_kwargs")
+    if flag(model, "quick_gelu", False):
+        if arguments:
+            raise CheckpointError(f"act_kwargs is {dict(arguments)!r}, which QuickGELU has not")
+        return "quick_gelu"
+    if strange := sorted(set(arguments) - {"approximate"}):
+        raise CheckpointError(f"act_kwargs has {', '.join(strange)}; supported is approximate")
+    return choice(arguments, "approximate", "none", GELU)
 
 
 def _family_on_timm(model: Config, vision: Config) -> Family:

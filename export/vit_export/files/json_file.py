@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from vit_engine.errors import CheckpointError, one_line
-from vit_export.files.other_kinds import refuse_pointer
+from vit_export.files.other_kinds import refuse_broken_link, refuse_pointer
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; CheckpointError if the file is absent or something else."""
+    refuse_broken_link(path)
     try:
         refuse_pointer(path)
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,11 @@ OPENMMLAB = "config.py"
 """What lies beside weights that OpenMMLab's tools have written, as on ModelScope."""
 
 ADAPTERS = ("adapter_model.", "pytorch_lora_weights.")
-PYTORCH = f"PyTorch's weights under another name; save them with {STATE_DICT}"
+PYTORCH = (
+    "PyTorch's weights; load them into their model and write its folder, "
+    "model.save_pretrained('folder') in transformers or timm.models.save_for_hf(model, 'folder'), "
+    "or name a model of timm's: vit-export --arch NAME --weights FILE --labels FILE"
+)
 CONVERT = "load it with transformers 4 (from_tf=True or from_flax=True) and save_pretrained"
 WEIGHTS = {
     ".h5": f"TensorFlow's weights; {CONVERT}",
@@ -73,6 +77,8 @@ def describe_file(path: Path) -> str:
     kind = "a file"
     if magic.startswith(b"GGUF"):
         kind = "a GGUF model"
+    elif WEIGHTS.get(path.suffix) == PYTORCH:
+        return f"holds {PYTORCH}"
     elif path.suffix == ".onnx":
         kind = "an ONNX model, which is what an export makes"
     return f"is {kind}; expected the folder that holds config.json and the weights"
@@ -87,6 +93,15 @@ def refuse_pointer(path: Path) -> None:
                 f"{path.name} is a Git LFS pointer, not the {_content(path)}: "
                 f"run git lfs pull in {folder}"
             )
+
+
+def refuse_broken_link(path: Path) -> None:
+    """Refuse a link that leads nowhere, as one into a cache that was deleted."""
+    if path.is_symlink() and not path.exists():
+        raise CheckpointError(
+            f"{printable(path.name)} is a link to {printable(str(path.readlink()))}, "
+            "which is not there"
+        )
 
 
 def _content(path: Path) -> str:

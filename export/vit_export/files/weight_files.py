@@ -1,9 +1,11 @@
 """Weight files in a checkpoint folder, read into NumPy arrays under their names on disk."""
 
+import argparse
 import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from vit_export.files.other_kinds import (
     SAFETENSORS,
     STATE_DICT,
     no_weights,
+    refuse_broken_link,
     refuse_pointer,
 )
 
@@ -22,8 +25,11 @@ Tensor = NDArray[np.float32] | NDArray[np.float64]
 
 INDEX = ".index.json"  # after either name: a table of shards
 
-INNER = ("state_dict", "model", "model_state_dict", "module", "model_ema")
+INNER = ("state_dict", "model", "model_state_dict", "module", "net", "weights")
 """Where training checkpoints keep the weights."""
+
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+"""Where they keep an average of them, which is what they evaluate."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -31,6 +37,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 def weight_files(folder: Path, names: tuple[str, ...] = (SAFETENSORS, PICKLE)) -> tuple[Path, ...]:
     """Return the files that hold the weights, sorted: the first of `names`, whole or sharded."""
     for name in names:
+        refuse_broken_link(folder / name)
         if (folder / name).is_file():
             return (folder / name,)
         if (folder / (name + INDEX)).is_file():
@@ -51,7 +58,7 @@ def sha256_of(files: tuple[Path, ...]) -> str:
 def tensors_from_files(files: tuple[Path, ...], wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     """Read the tensors `wanted` by name, float64 as it is and narrower floats widened to float32.
 
-    `CheckpointError` for an unreadable file, a tensor that is not floating point, or two of a name.
+    `CheckpointError` for an unreadable file, a weight that is not floating point, or two of a name.
     """
     tensors: dict[str, Tensor] = {}
     for path in files:
@@ -88,11 +95,49 @@ def _safetensors(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
             for name in filter(wanted, file.keys()):
                 dtype = file.get_slice(name).get_dtype()
                 if dtype not in FLOATS:
-                    raise _not_floating(name, dtype)
+                    if is_weight(name):
+                        raise _not_floating(name, dtype)
+                    continue
                 tensor = file.get_tensor(name)
                 yield name, tensor if dtype == "F64" else tensor.astype(np.float32)
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{path.name} is truncated or corrupt ({one_line(e)})") from e
+
+
+def state_dict(path: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """Read the tensors of a state dict as training saves it, by name, an average's before others'.
+
+    `report` is told where in a larger file they lie. CheckpointError for what holds none.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except Exception as e:  # the library's errors have no common base
+            raise CheckpointError(f"{path.name} is truncated or corrupt ({one_line(e)})") from e
+    state = _unpickled(path)
+    inner = [name for name, value in state.items() if isinstance(value, dict)]
+    if weights := next((name for name in AVERAGES + INNER if name in inner), None):
+        report(f"{path.name}: its weights are those under {weights!r}")
+        state = state[weights]
+    return {n: t for n, t in state.items() if isinstance(n, str) and isinstance(t, torch.Tensor)}
+
+
+def _unpickled(path: Path) -> dict[Any, Any]:
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # which timm's training saves
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path.name} is not there") from e
+    except Exception as e:  # a broken or hostile pickle raises almost anything
+        raise CheckpointError(f"{path.name} {_unread(e)}") from e
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path.name} holds a {type(state).__name__}, not a table of weights")
+    return state
 
 
 def _pickled(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
@@ -100,15 +145,10 @@ def _pickled(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, T
 
     wide = {torch.float64: torch.float64, torch.float32: torch.float32}
     floats = wide | {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # a broken or hostile pickle raises almost anything
-        raise CheckpointError(f"{path.name} {_unread(e)}") from e
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path.name} holds a {type(state).__name__}, not a table of weights")
+    state = _unpickled(path)
     inner = [name for name, value in state.items() if isinstance(value, dict)]
     if inner:
-        weights = next((name for name in INNER if name in inner), inner[0])
+        weights = next((name for name in INNER + AVERAGES if name in inner), inner[0])
         keys = one_line(", ".join(map(repr, state)), 100)
         raise CheckpointError(
             f"{path.name} is a training checkpoint, with {keys}; keep its weights alone: "
@@ -120,11 +160,17 @@ def _pickled(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, T
                 f"{path.name} holds {name!r}, which is not a tensor with a name; save the weights "
                 f"alone: {STATE_DICT}"
             )
-        if not wanted(name):
+        counts = tensor.layout == torch.strided and not tensor.dtype.is_floating_point
+        if not wanted(name) or (counts and not is_weight(name)):
             continue
         if tensor.dtype not in floats or tensor.layout != torch.strided:
             raise _not_floating(name, f"{tensor.layout} {tensor.dtype}")
         yield name, tensor.to(floats[tensor.dtype]).numpy()
+
+
+def is_weight(name: str) -> bool:
+    """Tell a weight, by its name, from a table or a counter, whose whole numbers nobody reads."""
+    return name.endswith(("weight", "bias"))
 
 
 def _unread(error: Exception) -> str:

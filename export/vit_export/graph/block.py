@@ -1,5 +1,6 @@
 """One encoder block: attention, then the MLP, each after a norm and beside a residual."""
 
+import numpy as np
 from onnxscript import OpBuilder, ir, nn
 
 from vit_export.families.model_config import ModelConfig
@@ -7,6 +8,9 @@ from vit_export.graph.layers import Activation, LayerNorm
 from vit_export.graph.matmul import MatMul
 from vit_export.graph.positions import Rotation, distance_bias
 from vit_export.graph.weights import Weights
+
+ATTENTION_OPSET = 23
+"""The first with the standard Attention operator."""
 
 
 class SelfAttention(nn.Module):
@@ -39,6 +43,9 @@ class SelfAttention(nn.Module):
                 MatMul("kv", block, (k, v), tokens=model_config.tokens, input_layer=norm)
             )
         self.causal = {"is_causal": 1} if model_config.causal else {}
+        self.channels, self.scale = model_config.hidden_size // model_config.heads, None
+        if weights.opset < ATTENTION_OPSET:
+            self.scale = weights.parameter(np.array(self.channels**-0.5))
         self.query_rotation = self.key_rotation = None
         if model_config.rotary:
             self.key_rotation = Rotation(
@@ -72,9 +79,27 @@ class SelfAttention(nn.Module):
             key = self.key_rotation(op, key)
         if self.query_rotation:
             query = self.query_rotation(op, query)
-        inputs = [query, key, value, *([self.bias] if self.bias else [])]
-        y = op.Attention(*inputs, q_num_heads=self.heads, kv_num_heads=self.heads, **self.causal)
+        if self.scale:
+            y = self.spelled_out(op, query, key, value)
+        else:
+            inputs = [query, key, value, *([self.bias] if self.bias else [])]
+            heads = {"q_num_heads": self.heads, "kv_num_heads": self.heads}
+            y = op.Attention(*inputs, **heads, **self.causal)
         return self.project(op, self.norm(op, y) if self.norm else y)
+
+    def spelled_out(
+        self, op: OpBuilder, query: ir.Value, key: ir.Value, value: ir.Value
+    ) -> ir.Value:
+        """Return what `Attention` gives where no token is hidden from another."""
+        query, key, value = (
+            op.Transpose(op.Reshape(x, [0, 0, self.heads, self.channels]), perm=perm)
+            for x, perm in ((query, [0, 2, 1, 3]), (key, [0, 2, 3, 1]), (value, [0, 2, 1, 3]))
+        )
+        scores = op.MatMul(op.Mul(query, self.scale), key)
+        if self.bias:
+            scores = op.Add(scores, self.bias)
+        y = op.Transpose(op.MatMul(op.Softmax(scores, axis=-1), value), perm=[0, 2, 1, 3])
+        return op.Reshape(y, [0, 0, self.heads * self.channels])
 
 
 class MLP(nn.Module):

@@ -16,6 +16,8 @@ from vit_export.graph.weights import DTYPES, LinearFactory, Weights
 
 OPSET = 23  # the first with the standard Attention operator
 IR_VERSION = 11  # the one that goes with opset 23
+HF_OPSET, HF_IR_VERSION = 21, 10
+"""Of `--io hf`, which is for readers of others: those since 2024, such as ONNX Runtime 1.18."""
 LOGITS, EMBEDDING = "logits", "embedding"
 """The names of the output."""
 
@@ -91,7 +93,8 @@ def model_from_checkpoint(
     Input: uint8 `pixels` [batch, H, W, 3], or for "hf" float32 `pixel_values` [batch, 3, H, W].
     Output: float32 `logits` [batch, labels], or `embedding` [batch, size].
     """
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="vit")
+    opset, ir_version = (HF_OPSET, HF_IR_VERSION) if io == "hf" else (OPSET, IR_VERSION)
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="vit")
     builder = GraphBuilder(graph)
     given = input_from_io(io, checkpoint.model_config.image_size)
     image = builder.input(
@@ -99,13 +102,11 @@ def model_from_checkpoint(
         ir.DataType.UINT8 if given.dtype == "uint8" else ir.DataType.FLOAT,
         ["batch", *given.image_shape],
     )
-    weights = Weights(checkpoint.tensors, DTYPES[precision], linear)
+    weights = Weights(checkpoint.tensors, DTYPES[precision], linear, opset)
     vit = ViT(weights, checkpoint.model_config, checkpoint.preprocessing, io)
     output = vit(builder.op, image)
     output.shape = ir.Shape(["batch", *checkpoint.output.shape])
     output.type = ir.TensorType(ir.DataType.FLOAT)
     is_vector = isinstance(checkpoint.output, Embeddings)
     builder.add_output(output, EMBEDDING if is_vector else LOGITS)
-    for node in graph:
-        graph.opset_imports.setdefault(node.domain, 1)  # int8 has an operator of ONNX Runtime's own
-    return ir.Model(graph, ir_version=IR_VERSION, producer_name="vit-engine")
+    return ir.Model(graph, ir_version=ir_version, producer_name="vit-engine")

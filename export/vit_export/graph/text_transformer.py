@@ -51,7 +51,7 @@ def model_from_text_tower(
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="text")
     builder = GraphBuilder(graph)
     ids = builder.input(INPUT, ir.DataType.INT64, ["batch", "tokens"])
-    tower = TextTransformer(Weights(tensors, DTYPES[precision], Linear), config)
+    tower = TextTransformer(Weights(tensors, DTYPES[precision], Linear, OPSET), config)
     output = tower(builder.op, ids)
     output.shape = ir.Shape(["batch", len(tensors["head.weight"])])
     output.type = ir.TensorType(ir.DataType.FLOAT)

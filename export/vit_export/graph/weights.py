@@ -25,8 +25,10 @@ DTYPES: dict[Precision, np.dtype[Any]] = {
 class Weights:
     """The tensors of a form, widened to float64, narrowed once on the way into the graph."""
 
-    def __init__(self, tensors: Tensors, dtype: np.dtype[Any], linear: "LinearFactory") -> None:
-        self.tensors, self.dtype, self._linear = tensors, dtype, linear
+    def __init__(
+        self, tensors: Tensors, dtype: np.dtype[Any], linear: "LinearFactory", opset: int
+    ) -> None:
+        self.tensors, self.dtype, self._linear, self.opset = tensors, dtype, linear, opset
 
     def __getitem__(self, name: str) -> Array:
         """Return the tensor of that canonical name, in memory of its own."""

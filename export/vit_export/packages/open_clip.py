@@ -7,17 +7,17 @@ from typing import Any
 
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import CheckpointError
-from vit_engine.machine.installation import pip
 from vit_export.families.family import Config, Family
 from vit_export.families.image_tower import family_from_open_clip, is_open_clip
 from vit_export.families.model_config import ModelConfig
 from vit_export.families.values import choice, count, section
 from vit_export.files.json_file import read_json
+from vit_export.packages.open_clip_model import CONFIG, loaded, open_clip
 from vit_export.packages.package import Model, Package, Processor
 from vit_export.packages.processor_options import DEFAULTS
+from vit_export.packages.texts.open_clip_text import OpenClipTextModel
 from vit_export.packages.timm import preprocessing_from_pretrained_cfg
 
-CONFIG = "open_clip_config.json"
 WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -31,7 +31,8 @@ INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear"}
 
 def _no_classifier(_: Config) -> Any:
     raise CheckpointError(
-        "it is open_clip's, a model without a classifier's head; --embed exports its vectors"
+        "it is open_clip's, a model without a classifier's head; --embed exports its vectors, "
+        "--labels FILE a zero-shot classifier"
     )
 
 
@@ -61,7 +62,9 @@ def _preprocessing(
     folder: Path, _: Family, model_config: ModelConfig, image_size: int | None
 ) -> tuple[Preprocessing, float]:
     config = section(read_json(folder / CONFIG), "preprocess_cfg")
-    return preprocessing_from_open_clip(config, image_size or model_config.image_size), 1.0
+    return preprocessing_from_open_clip(
+        config, image_size or model_config.image_size
+    ), 1.0 if image_size else 0.0
 
 
 def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[str, Any]:
@@ -70,31 +73,13 @@ def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[
     return {CONFIG: config}
 
 
-def _open_clip() -> Any:
-    """Return the library; CheckpointError where it is not installed."""
-    try:
-        import open_clip
-    except ImportError as e:
-        raise CheckpointError(
-            "it is open_clip's, whose own model it is compared with, and that cannot be imported "
-            f"({e}): {pip()} install open_clip_torch, or export with --no-verify"
-        ) from e
-    return open_clip
-
-
-def _model(folder: Path, _: Family, image_size: int) -> Model:
-    own = read_json(folder / CONFIG)["model_cfg"]["vision_cfg"].get("image_size", 224)
-    model = _open_clip().create_model(
-        f"local-dir:{folder}",
-        force_image_size=None if own in (image_size, [image_size] * 2) else image_size,
-    )
-    model.eval()
-    encode: Model = model.encode_image
+def _model(folder: Path, _: Family, image_size: int | None) -> Model:
+    encode: Model = loaded(folder, image_size).encode_image
     return encode
 
 
 def _processor(folder: Path, preprocessing: Preprocessing, _: float) -> Processor:
-    transform = _open_clip().transform
+    transform = open_clip().transform
     import torch
 
     config = section(read_json(folder / CONFIG), "preprocess_cfg")
@@ -116,4 +101,5 @@ OPEN_CLIP = Package(
     processor=_processor,
     config=CONFIG,
     weights=WEIGHTS,
+    text_model=OpenClipTextModel,
 )

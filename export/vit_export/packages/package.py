@@ -11,6 +11,7 @@ from vit_engine.artefact.contract import Preprocessing
 from vit_export.families.family import Config, Family
 from vit_export.families.model_config import ModelConfig
 from vit_export.files.other_kinds import PICKLE, SAFETENSORS
+from vit_export.packages.texts.text_model import TextModel
 
 CONFIG = "config.json"
 
@@ -34,15 +35,17 @@ class Package:
     vector_family: Callable[[Config], Family]  # that gives vectors in place of logits
     labels: Callable[[Config], tuple[str, ...]]  # of each logit, in order
     preprocessing: Callable[[Path, Family, ModelConfig, int | None], tuple[Preprocessing, float]]
-    """Of a folder's images; for a size in pixels other than the checkpoint's own, also the factor
-    that its sizes were multiplied by."""
+    """Of a folder's images; for a size in pixels that is asked for, also the factor that the
+    checkpoint's own sizes were multiplied by, else 0."""
     resized_configs: Callable[[Path, Family, int, float], dict[str, Any]]
     """By file name, a folder's configs as they are for images of that size and factor."""
-    model: Callable[[Path, Family, int], Model]
-    """In fp32, eager, on the CPU, for images of that size."""
+    model: Callable[[Path, Family, int | None], Model]
+    """In fp32, eager, on the CPU, as the library loads it; maybe told a size of images."""
     processor: Callable[[Path, Preprocessing, float], Processor]
-    """The library's own preprocessing, its sizes multiplied by that factor."""
+    """The library's own preprocessing, its sizes multiplied by that factor unless it is 0."""
     config: str = CONFIG
     """The file that tells what a folder is."""
     weights: tuple[str, ...] = (SAFETENSORS, PICKLE)
     """The files that may hold the weights, the first that is there."""
+    text_model: Callable[[Path, int], TextModel] | None = None
+    """A folder's own tokenizer and model of texts and of images of that size; None: has none."""

@@ -63,6 +63,13 @@ def processor_config(folder: Path) -> Options:
     return read_json(folder / PREPROCESSOR)
 
 
+def default_config(processor: str, image_size: int) -> dict[str, Any]:
+    """Return the config of a processor's own values, its sizes fitted to the model's images."""
+    own = preprocessing_from_config({}, None, default_processor=processor).shape[0]
+    sizes = fitted_sizes({}, processor, image_size / own)
+    return {"image_processor_type": processor, **{k: v for k, v in sizes.items() if v}}
+
+
 def preprocessing_from_config(
     config: Options, image_size: int | None, *, default_processor: str, scale: float = 1
 ) -> Preprocessing:
@@ -191,9 +198,14 @@ def _padded(
 
 
 def _filter(resample: Any) -> Filter:
-    if type(resample) is not int or resample not in range(len(FILTERS)):
-        raise CheckpointError(f"resample is {resample!r}, expected 0 to 5 (Pillow's filters)")
-    return FILTERS[resample]
+    if type(resample) is int and resample in range(len(FILTERS)):
+        return FILTERS[resample]
+    if str(resample).lower() in ("bilinear", "2", "2.0"):
+        return "bilinear"
+    raise CheckpointError(
+        f"resample is {resample!r}, expected 0 to 5, the numbers of {', '.join(FILTERS)}; "
+        "transformers resizes bilinearly for any word"
+    )
 
 
 def _normalisation(

@@ -90,7 +90,7 @@ def kind_of(config: Options, default: str) -> str:
 def flag(options: Options, key: str) -> bool:
     """Return true or false, which null stands for too."""
     value = options[key]
-    if value is not None and not isinstance(value, bool):
+    if value not in (None, 0, 1):  # true and false are 1 and 0
         raise CheckpointError(f"{key} is {value!r}, expected true, false or null")
     return bool(value)
 

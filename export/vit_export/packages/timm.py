@@ -19,6 +19,7 @@ from vit_export.families.values import is_number, per_channel, section
 from vit_export.files.json_file import read_json
 from vit_export.files.weight_files import weight_files
 from vit_export.packages.labels import unnamed
+from vit_export.packages.optional import importing
 from vit_export.packages.package import CONFIG, Model, Package, Processor
 
 IMAGENET = {
@@ -94,13 +95,11 @@ def _imagenet(subset: str) -> tuple[str, ...]:
     if subset == INCLUDED:
         text = resources.files(__package__).joinpath("imagenet1k.txt").read_text("utf-8")
         return tuple(text.splitlines())
-    try:
+    with importing(
+        needed=f"config.json names no labels, and those of {subset} come with timm",
+        install=pip_install("timm"),
+    ):
         from timm.data import ImageNetInfo
-    except ImportError as e:
-        raise CheckpointError(
-            f"config.json names no labels, and those of {subset} come with timm: "
-            f"{pip_install('timm')}"
-        ) from e
     return tuple(ImageNetInfo(subset).label_descriptions())
 
 
@@ -141,7 +140,8 @@ def _preprocessing(
     folder: Path, _: Family, model_config: ModelConfig, image_size: int | None
 ) -> tuple[Preprocessing, float]:
     pretrained = section(read_json(folder / CONFIG), "pretrained_cfg")
-    return preprocessing_from_pretrained_cfg(pretrained, image_size or model_config.image_size), 1.0
+    size = image_size or model_config.image_size
+    return preprocessing_from_pretrained_cfg(pretrained, size), 1.0 if image_size else 0.0
 
 
 def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[str, Any]:
@@ -152,17 +152,15 @@ def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[
 
 def _timm() -> Any:
     """Return the library; CheckpointError where it is not installed."""
-    try:
+    with importing(
+        needed="it is timm's, whose own model it is compared with",
+        install=f"{pip_install('timm')}, or export with --no-verify",
+    ):
         import timm
-    except ImportError as e:
-        raise CheckpointError(
-            "it is timm's, whose own model it is compared with, and that cannot be imported "
-            f"({e}): {pip_install('timm')}, or export with --no-verify"
-        ) from e
     return timm
 
 
-def _model(folder: Path, family: Family, image_size: int) -> Model:
+def _model(folder: Path, family: Family, image_size: int | None) -> Model:
     timm, config = _timm(), read_json(folder / CONFIG)
     known = timm.models.PretrainedCfg.__dataclass_fields__
     model = timm.create_model(
@@ -180,10 +178,9 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
     read = {k.removeprefix("timm_model."): v for k, v in state.items() if reads(k)}
     model.load_state_dict(read)
     model.float().eval()
-    shape = (image_size, image_size)
-    if not getattr(model, "dynamic_img_size", False) and model.patch_embed.img_size != shape:
+    if image_size and not getattr(model, "dynamic_img_size", False):
         with warnings.catch_warnings(action="ignore"):  # torch's, of how timm resamples tables
-            model.set_input_size(shape)
+            model.set_input_size((image_size, image_size))
     if family.pooling:
         return lambda pixels: _vectors(model, family, pixels)
     found: Model = model
@@ -202,13 +199,14 @@ def _vectors(model: Any, family: Family, pixels: Any) -> Any:
     return model.fc_norm(torch.cat([parts[name] for name in names], dim=-1))
 
 
-def _processor(folder: Path, preprocessing: Preprocessing, _: float) -> Processor:
+def _processor(folder: Path, preprocessing: Preprocessing, scale: float) -> Processor:
     timm, config = _timm(), read_json(folder / CONFIG)
     import torch
 
     transform = timm.data.create_transform(
         **timm.data.resolve_data_config(
-            {"input_size": (3, *preprocessing.shape)}, pretrained_cfg=config["pretrained_cfg"]
+            {"input_size": (3, *preprocessing.shape)} if scale else {},
+            pretrained_cfg=config["pretrained_cfg"],
         )
     )
     return lambda images: torch.stack([transform(image.convert("RGB")) for image in images])

@@ -19,6 +19,7 @@ from vit_export.packages.preprocessor import (
     processor_config,
 )
 from vit_export.packages.processor_options import SIZES, fitted_sizes, scaled
+from vit_export.packages.texts.transformers_text import TransformersTextModel
 
 
 def _preprocessing(
@@ -32,7 +33,7 @@ def _preprocessing(
     any_size = family.takes_any_size or image_size
     own = resolve(None if any_size else model_config.image_size)
     if not image_size:
-        return own, 1.0
+        return own, 0.0
     scale = image_size / own.shape[0]
     return resolve(image_size, scale=scale), scale
 
@@ -54,7 +55,7 @@ def _resized_configs(folder: Path, family: Family, size: int, scale: float) -> d
     return resized
 
 
-def _model(folder: Path, family: Family, image_size: int) -> Model:
+def _model(folder: Path, family: Family, image_size: int | None) -> Model:
     import torch
     import transformers
 
@@ -64,7 +65,8 @@ def _model(folder: Path, family: Family, image_size: int) -> Model:
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
     )
     model.eval()
-    another = image_size != _side(getattr(model.config, "vision_config", model.config).image_size)
+    own = _side(getattr(model.config, "vision_config", model.config).image_size)
+    another = image_size not in (None, own)
     told = {"interpolate_pos_encoding": True} if another and not family.takes_any_size else {}
     if family.pooling is None:
         return lambda pixels: model(pixel_values=pixels, **told).logits
@@ -122,7 +124,7 @@ def _processor(folder: Path, preprocessing: Preprocessing, scale: float) -> Proc
         kind = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
         pil = {}
     processor = kind.from_pretrained(folder, local_files_only=True, **pil)
-    if scale != 1:
+    if scale:
         for key in SIZES:
             if size := getattr(processor, key, None):
                 setattr(processor, key, type(size)(**scaled(dict(size), scale)))
@@ -143,4 +145,5 @@ TRANSFORMERS = Package(
     resized_configs=_resized_configs,
     model=_model,
     processor=_processor,
+    text_model=TransformersTextModel,
 )

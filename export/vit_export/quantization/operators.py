@@ -1,8 +1,8 @@
 """The modules of an int8 artefact's products: weights by output channel, activations by token.
 
-`MatMulIntegerToFloat` is ONNX Runtime's own operator (domain com.microsoft). The standard
-MatMulInteger, Cast, Mul, or QuantizeLinear and DequantizeLinear around a MatMul, end in the same
-kernel only in part: the file is for the CPU provider alone, and says what is to run.
+All of it is standard operators: the step of each token stands outside the product, which is
+QuantizeLinear and DequantizeLinear by constants around a MatMul. That is the form which engines
+replace by their int8 kernels.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,6 @@ from vit_export.graph.layers import Linear
 from vit_export.graph.matmul import MatMul
 from vit_export.graph.weights import LinearFactory, Weights, matrix_of
 
-DOMAIN = "com.microsoft"
 LEVELS = 127
 """Of a weight, and of an activation of either sign: -127 to 127 steps."""
 
@@ -39,7 +38,7 @@ class Int8Weights:
 
 
 class Int8Linear(nn.Module):
-    """x (N, T, K) -> x @ W + b, with x in uint8 by a step of each token's own.
+    """x (N, T, K) -> x @ W + b, with x in 8 bits by a step of each token's own.
 
     No token's rounding depends on its neighbours, so neither does an image's label on the rest of
     its batch.
@@ -52,28 +51,24 @@ class Int8Linear(nn.Module):
         self.after_gelu = after_gelu = matmul.after_gelu
         self.weight = _parameter(weights.matrix)
         self.scale = _parameter(weights.scale.astype(np.float32))
-        self.weight_zero = _parameter(np.zeros(self.outputs, np.int8))
         self.bias = _parameter(weights.bias.astype(np.float32))
-        self.zero = _parameter(np.uint8(GELU_ZERO if after_gelu else LEVELS + 1))
         levels = 255 - GELU_ZERO if after_gelu else LEVELS
-        self.steps = _parameter(np.float32(1 / levels))
-        # A token of zeros has a step all the same.
-        self.minimum = _parameter(np.float32(GELU_MIN / GELU_ZERO if after_gelu else 1e-12))
-        self.one = _parameter(np.float32(1))
+        self.step = _parameter(np.float32(1 / levels))
+        self.zero = _parameter(np.uint8(GELU_ZERO) if after_gelu else np.int8(0))
+        # A token of zeros has a size all the same.
+        self.least = _parameter(np.float32(GELU_MIN / GELU_ZERO * levels if after_gelu else 1e-12))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """Emit the product."""
-        x = op.Reshape(x, [-1, self.inputs])
-        largest = op.ReduceMax(x if self.after_gelu else op.Abs(x), [-1], keepdims=0)
-        step = op.Max(op.Mul(largest, self.steps), self.minimum)
-        zeros = op.Expand(self.zero, op.Shape(step))
-        # Scales on axis 0 are the one fast way to a scale per token: Div and QuantizeLinear take
-        # 1.6 times as long.
-        q = op.QuantizeLinear(x, step, zeros, axis=0)
-        y = op.MatMulIntegerToFloat(
-            q, self.weight, self.one, self.scale, self.zero, self.weight_zero, _domain=DOMAIN
+        x = op.Reshape(x, [-1, self.inputs])  # ONNX Runtime makes a product of each image else
+        largest = op.ReduceMax(x if self.after_gelu else op.Abs(x), [-1], keepdims=1)
+        size = op.Max(largest, self.least)
+        q = op.QuantizeLinear(op.Div(x, size), self.step, self.zero)
+        y = op.MatMul(
+            op.DequantizeLinear(q, self.step, self.zero),
+            op.DequantizeLinear(self.weight, self.scale, axis=1),
         )
-        y = op.Add(op.Mul(y, op.Unsqueeze(step, [1])), self.bias)
+        y = op.Add(op.Mul(y, size), self.bias)
         result: ir.Value = op.Reshape(y, [-1, self.tokens, self.outputs])
         return result
 

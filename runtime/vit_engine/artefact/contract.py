@@ -95,11 +95,15 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Output:
-    """The graph's one output, float32 logits `[batch, len(labels)]`, and how they are scored."""
+    """The graph's one output, float32 logits `[batch, len(labels)]`, and how they are scored.
+
+    Logits are divided by the `temperature` before softmax or sigmoid: 1 unless vit-eval found it.
+    """
 
     name: str
     labels: tuple[str, ...]
     score: ScoreKind
+    temperature: float = 1.0
 
 
 Pooling = Literal["cls", "mean", "cls+mean", "pooler", "map"]
@@ -199,6 +203,8 @@ class Contract:
         document = asdict(self)
         if self.zero_shot is None:  # the digests of older artefacts are of contracts without it
             del document["zero_shot"]
+        if document["output"].get("temperature") == 1:
+            del document["output"]["temperature"]
         return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -244,6 +250,7 @@ def _check(contract: Contract) -> None:
     else:
         alone = output.score == "softmax" and len(output.labels) == 1
         problems |= {"no labels": not output.labels, "softmax over one label is always 1": alone}
+        problems["the temperature is not above 0"] = output.temperature <= 0
     for problem, present in problems.items():
         if present:
             raise ArtefactError(f"the contract contradicts itself: {problem}")

@@ -94,9 +94,10 @@ def _output(output: Output | EmbeddingOutput) -> dict[str, str]:
         }
     labels = list(short_labels(output.labels).values())
     return {
-        "output": f"{output.name}: float32, {len(labels)} labels "
+        "output": f"{output.name}: float32, {len(labels)} label{'s' * (len(labels) != 1)} "
         f"({', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''})",
-        "score": _SCORE[output.score],
+        "score": _SCORE[output.score]
+        + (f"; temperature {output.temperature:.4g}" if output.temperature != 1 else ""),
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from vit_engine.artefact.protobuf import Buffer, field, fields, number, numbers, real
 
 MODEL_GRAPH, MODEL_METADATA = 7, 14
-GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_OUTPUT, GRAPH_VALUE_INFO = 1, 5, 12, 13
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_VALUE_INFO = 1, 5, 13
 TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 FLOAT, INT64, FLOAT16 = 1, 7, 10
@@ -22,7 +22,6 @@ _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN =
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
 _TENSOR_LOCATION = 14
 _EXTERNAL = 1
-_VALUE_NAME = 1
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_INTS = 1, 2, 3, 8
 _ATTRIBUTE_TYPE = 20
 _FLOAT, _INT, _INTS = 1, 2, 7
@@ -58,12 +57,6 @@ class Graph:
             weight_from_bytes(model, a, b) for kind, a, b in spans if kind == GRAPH_INITIALIZER
         ]
         return cls(model, start, spans, nodes, dict(weights))
-
-    @classmethod
-    def of(cls, model: Buffer) -> Self:
-        """Return the graph of a ModelProto."""
-        spans = fields(model, 0, len(model))
-        return next(cls.from_bytes(model, a, b) for kind, a, b in spans if kind == MODEL_GRAPH)
 
     @property
     def made_by(self) -> dict[str, Node]:
@@ -211,10 +204,3 @@ def weight_from_bytes(model: Buffer, start: int, end: int) -> tuple[str, tuple[i
         elif kind == _TENSOR_DIMS:
             shape += numbers(model, a, b)
     return name, (element, shape)
-
-
-def value_name(model: Buffer, start: int, end: int) -> str:
-    """Return the name of the ValueInfoProto in model[start:end], a graph's input or output."""
-    return next(
-        (model[a:b].decode() for kind, a, b in fields(model, start, end) if kind == _VALUE_NAME), ""
-    )

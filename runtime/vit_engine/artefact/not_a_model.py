@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from vit_engine.errors import did_you_mean, printable
+from vit_engine.errors import did_you_mean, other_name, printable
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
 _ID = re.compile(r"(hf:)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -19,10 +19,10 @@ def folder_in_words(folder: Path) -> str:
         return f"is the folder of a checkpoint; {_export(folder)}"
     if not found:
         return (
-            "is a folder without an .onnx file; name a file that vit-export wrote, or try the "
-            "bundled model with '-m demo'"
+            "is a folder without an .onnx file; name a file that vit-export wrote, or 'demo', the "
+            "bundled model"
         )
-    names = " or ".join(f"-m {printable(str(path))}" for path in found[:_SHOWN])
+    names = " or ".join(printable(str(path)) for path in found[:_SHOWN])
     return f"is a folder; name the file in it: {names}"
 
 
@@ -37,14 +37,16 @@ def absence_in_words(path: Path) -> str:
     """Say what to do about a model that is not there."""
     name = str(path)
     if _SCHEME.match(name):
-        return "is a URL; download the file, and name it with -m"
+        return "is a URL; download the file, and name that"
+    if found := other_name(name):
+        return f"{found}; name another file, or write one with vit-export"
     if near := did_you_mean(name, ending=".onnx"):
         return f"no such file{near}"
     if name.startswith("hf:") or (_ID.fullmatch(name) and path.suffix != ".onnx"):
         return f"no such file; if it is a model on a hub, {_export(path)}"
-    return "no such file; write one with vit-export, or try the bundled model with '-m demo'"
+    return "no such file; write one with vit-export, or name 'demo', the bundled model"
 
 
 def _export(checkpoint: Path) -> str:
     name = printable(str(checkpoint))
-    return f"run 'vit-export {name} --fp16 -o vit.onnx' first, then '-m vit.onnx'"
+    return f"run 'vit-export {name} --fp16 -o vit.onnx' first, then name vit.onnx"

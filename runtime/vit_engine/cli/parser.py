@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -42,6 +43,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with the message on stderr."""
+        unknown = re.match(r"unrecognized arguments: (--[^ =]+)", message)
+        options = list(self._option_string_actions)
+        for near in difflib.get_close_matches(unknown[1], options, n=1) if unknown else ():
+            message += f"; did you mean {near}?"
         self.exit(
             UsageError.exit_code,
             f"{self.prog}: {message}; '{self.prog} --help' lists the options\n",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from vit_engine.artefact.contract import Contract
 from vit_engine.image_model import LabelledBatch
 from vit_engine.images.preprocess import format_clipped_to_8bit
-from vit_engine.sources.folders import in_words
+from vit_engine.sources.folders import NO_END, in_words
 
 _EVERY = 0.1  # seconds between two updates of the line
 
@@ -79,6 +79,11 @@ def number_of_images(count: int) -> str:
 
 
 def format_skipped(skipped: Counter[str]) -> str:
-    """Return "; 2 passed over: 1 AppleDouble (._*), 1 HEIC (not supported)", or "" for none."""
-    total = skipped.total()
-    return f"; {total:,} passed over: {in_words(skipped)}" if total else ""
+    """Return "; 2 passed over: 1 AppleDouble (._*), 1 TGA (not supported)", or "" for none."""
+    cut = skipped[NO_END]
+    total = skipped.total() - cut
+    message = f"; {total:,} passed over: {in_words(skipped)}" if total else ""
+    if cut:
+        tars = "1 tar ends" if cut == 1 else f"{cut:,} tars end"
+        message += f"; {tars} without the mark of the end, and may be cut short"
+    return message

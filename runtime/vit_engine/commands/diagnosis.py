@@ -187,7 +187,7 @@ def try_provider(model: str, options: EngineOptions) -> Trial:
         f"{one * 1e3:.2f} ms an image",
     ]
     if rate is not None:
-        message.append(f"{rate:.3g} images/s in batches of {len(images)}")
+        message.append(f"{rate:,.{1 if rate < 100 else 0}f} images/s in batches of {len(images)}")
     if provider != "cpu":
         message.append(
             f"beside the cpu provider {compared}, {vit.output.element}s within "

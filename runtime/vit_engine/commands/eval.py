@@ -3,10 +3,14 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from vit_engine.artefact import metadata
+from vit_engine.artefact.contract import Output
+from vit_engine.artefact.integrity import copy_with_contract
 from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, number
 from vit_engine.cli.progress import Progress, number_of_images
@@ -15,19 +19,20 @@ from vit_engine.commands.engine_options import add_model_options, engine_setting
 from vit_engine.commands.source_options import (
     add_source_options,
     check_inputs,
+    check_sources,
     finder_of,
     task_of,
 )
-from vit_engine.errors import ImageError, UsageError
+from vit_engine.errors import ArtefactError, ImageError, UsageError, printable
 from vit_engine.evaluation.against import ModelComparison, opened
 from vit_engine.evaluation.evaluation import Evaluation, is_report, write_report
-from vit_engine.evaluation.truth import truth_from_name
+from vit_engine.evaluation.temperature import TemperatureScaling
+from vit_engine.evaluation.truth import FOLDERS, folder_of, truth_from_name
 from vit_engine.image_model import ImageModel
 from vit_engine.machine.output_file import OutputFile, output_file
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import DEFAULT_THRESHOLD, Scores
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
-from vit_engine.sources.find import check_present
 
 
 def command_line() -> Parser:
@@ -59,6 +64,13 @@ def command_line() -> Parser:
         help="score from which on a label is given, where labels do not exclude each other "
         f"(default {DEFAULT_THRESHOLD:g})",
     )
+    add(
+        "--calibrate",
+        type=local_path,
+        metavar="OUT.onnx",
+        help="write a copy of the model whose scores are calibrated by the truth (temperature "
+        "scaling); its labels stay the same",
+    )
     add("--report", type=local_path, metavar="FILE", help="write all that was found as JSON")
     add("--html", type=local_path, metavar="FILE", help="write a page with the worst mistakes")
     add(
@@ -76,27 +88,41 @@ def main() -> int:
     arguments = command_line().parse()
     if not (arguments.truth or arguments.against):
         raise UsageError("there is nothing to judge by; add --truth or --against")
-    check_present(arguments.sources)
+    check_sources(arguments.sources)
     overwrite = arguments.overwrite
 
-    def named(option: str, path: Path | None) -> OutputFile | None:
-        is_ours = is_sheet if option == "--html" else is_report
+    def named(option: str, path: Path | None, is_ours: Callable[[Path], bool]) -> OutputFile | None:
         return output_file(path, option, is_ours, overwrite=overwrite) if path else None
 
-    report, page = named("--report", arguments.report), named("--html", arguments.html)
-    if overwrite and not (report or page):
+    report = named("--report", arguments.report, is_report)
+    page = named("--html", arguments.html, is_sheet)
+    copy = named("--calibrate", arguments.calibrate, _is_artefact)
+    if overwrite and not (report or page or copy):
         raise UsageError("--overwrite needs a file; name it with --report or --html")
+    if copy and not arguments.truth:
+        raise UsageError("--calibrate needs images whose labels are known; add --truth")
     read = {arguments.model: "the model", arguments.against: "the other model"}
     read |= {arguments.truth: "the truth"}
     read.pop(None, None)
-    check_inputs([file for file in (report, page) if file], read, arguments.sources)
-    return _evaluate(arguments, report, page)
+    check_inputs([file for file in (report, page, copy) if file], read, arguments.sources)
+    return _evaluate(arguments, report, page, copy)
+
+
+def _is_artefact(path: Path) -> bool:
+    try:
+        return bool(metadata.read_contract(path))
+    except ArtefactError:
+        return False
 
 
 def _evaluate(
-    arguments: argparse.Namespace, report: OutputFile | None, page: OutputFile | None
+    arguments: argparse.Namespace,
+    report: OutputFile | None,
+    page: OutputFile | None,
+    copy: OutputFile | None,
 ) -> int:
     parts: dict[str, Evaluation | ModelComparison] = {}
+    scaling = None
     thumbnails = page is not None
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     output = output_from_contract(contract.output)
@@ -114,8 +140,16 @@ def _evaluate(
                 f"{arguments.model} gives vectors, and --truth is for labels; compare its vectors "
                 "with another model's by --against"
             )
-        truth = truth_from_name(arguments.truth, output)
-        parts["truth"] = Evaluation(truth, output, threshold=threshold, thumbnails=thumbnails)
+        folders: Iterable[str] = ()
+        if arguments.truth == FOLDERS and "-" not in arguments.sources:
+            folders = (folder_of(s.path) for s in finder_of(arguments)(arguments.sources))
+        truth = truth_from_name(arguments.truth, output, folders)
+        if copy and output.function == "none":
+            raise UsageError(f"{arguments.model} gives values, and --calibrate is for scores")
+        scaling = TemperatureScaling(output) if copy else None
+        parts["truth"] = Evaluation(
+            truth, output, threshold=threshold, thumbnails=thumbnails, scaling=scaling
+        )
     skipped = Counter[str]()
     progress = Progress(skipped, quiet=arguments.quiet)
     with interrupts() as interrupt, ExitStack() as models:
@@ -163,6 +197,14 @@ def _evaluate(
     for name, part in parts.items():
         if not part.images + part.failed:
             raise UsageError(f"--{name}: no image could be judged")
+    if copy and scaling and isinstance(contract.output, Output):
+        copy.check()
+        temperature = scaling.fitted()
+        scaled = replace(contract.output, temperature=temperature)
+        path = metadata.path_from_name(arguments.model)
+        copy_with_contract(path, replace(contract, output=scaled), copy.path)
+        name, line = printable(str(copy.path)), scaling.line(temperature)
+        sys.stdout.write(f"{line}; written to {name}\n")
     has_failed = progress.failed or any(part.failed for part in parts.values())
     return ImageError.exit_code if has_failed else 0
 

@@ -18,29 +18,41 @@ from vit_engine.cli.progress import Progress, format_skipped, number_of_images
 from vit_engine.cli.signals import Interrupt, interrupts
 from vit_engine.commands import infer_options
 from vit_engine.commands.engine_options import engine_settings
-from vit_engine.commands.source_options import check_inputs, finder_of, task_of
+from vit_engine.commands.source_options import check_inputs, check_sources, finder_of, task_of
 from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.image_model import ImageModel, LabelledBatch
-from vit_engine.machine.output_file import PARTIAL, OutputFile, is_stream, output_file
+from vit_engine.machine.output_file import OutputFile, is_stream, output_file
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.outputs.scores import ScoreOptions, Selection
 from vit_engine.rows.contact_sheet import ContactSheet, is_sheet
+from vit_engine.rows.done import done_paths
 from vit_engine.rows.formats import Format, are_rows, format_from_name, format_name
 from vit_engine.rows.output import output_to
 from vit_engine.rows.resume_state import Settings
 from vit_engine.rows.vectors import ROWS_BESIDE
-from vit_engine.sources.find import check_present
+from vit_engine.sources.object_stores import is_store
 from vit_engine.sources.sample import Sample
 
 BATCH_TIMEOUT = 0.1
 """Seconds that a row on stdout may wait for its batch to fill, where stdin gives the images."""
 
-_NOT_WITH_RAY = ["format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute"]
+_NOT_WITH_RAY = [
+    "format", "html", "max_errors", "device", "no_cuda_graphs", "overwrite", "compute",
+    "max_pixels", "shard", "skip_done",
+]  # fmt: skip
 
 
 def main() -> int:
     """Run vit-infer; returns the exit code."""
     arguments = infer_options.command_line().parse()
+    if arguments.describe not in (None, "text", "json"):  # --describe FILE
+        arguments.sources.append(arguments.describe)
+        arguments.describe = "text"
+    if (arguments.describe or arguments.build_only) and arguments.sources:
+        if len(arguments.sources) > 1 or arguments.model != metadata.DEFAULT_MODEL:
+            option = "--describe" if arguments.describe else "--build-only"
+            raise UsageError(f"{option} takes a model and no images; leave out SOURCE")
+        (arguments.model,) = arguments.sources
     if arguments.describe:
         return _describe(arguments)
     if arguments.build_only:
@@ -54,23 +66,21 @@ def main() -> int:
             raise UsageError(f"{_flag(option)} only makes sense together with --ray")
     if isinstance(arguments.output, str):
         name = printable(arguments.output)
+        if not is_store(name):
+            raise UsageError(f"-o {name}: is a folder; name a file in it: {name}labels.csv")
         raise UsageError(f"{name} is in an object store; writing there needs --ray")
-    check_present(arguments.sources)
+    check_sources(arguments.sources)
     row_format = arguments.format or _default_format(arguments.output)
     # What cannot be written is told at once, before the model, which takes seconds.
     rows, page = _output_files(arguments)
-    is_whole = rows and rows.exists and not rows.beside(PARTIAL).exists()
-    if rows and is_whole and arguments.resume and not arguments.overwrite:
-        sys.stderr.write(
-            f"{printable(str(rows.path))} is whole, there is nothing to resume; leave out "
-            "--resume to label the images again\n"
-        )
-        return 0
     files = [f for f in (rows, page) if f]
     if rows and row_format == "npy":
         beside = rows.beside(ROWS_BESIDE)
         files.append(output_file(beside, "-o", are_rows, overwrite=arguments.overwrite))
-    check_inputs(files, {arguments.model: "the model"}, arguments.sources)
+    read = {arguments.model: "the model"} | dict.fromkeys(
+        map(str, arguments.skip_done), "done rows"
+    )
+    check_inputs(files, read, arguments.sources)
     return _label(arguments, row_format, rows, page)
 
 
@@ -79,7 +89,8 @@ def _label(
 ) -> int:
     """Label the images, write rows and contact sheet, and tell how it went."""
     limit, skipped = arguments.max_errors, Counter[str]()
-    samples = finder_of(arguments, skipped)(arguments.sources)
+    before_this = done_paths(arguments.skip_done)
+    samples = finder_of(arguments, skipped, before_this)(arguments.sources)
     # Before the model is opened, which takes seconds: whether a score can reach the threshold.
     contract = metadata.read_contract(metadata.path_from_name(arguments.model))
     kind = output_from_contract(contract.output)
@@ -96,7 +107,7 @@ def _label(
             before = {"done": output.done, "failed": output.failed}
             progress = Progress(skipped, quiet=arguments.quiet, **before)
             if progress.watched and "-" not in arguments.sources:  # stdin can be read only once
-                progress.count(lambda: finder_of(arguments)(arguments.sources))
+                progress.count(lambda: finder_of(arguments, None, before_this)(arguments.sources))
             sheet = ContactSheet(vit.contract, before=output.done) if page else None
             for labelled in _stream(vit, samples, arguments, interrupt):
                 if arguments.output is None:
@@ -116,6 +127,11 @@ def _label(
     if page and sheet:
         stays.append(_write_sheet(sheet, page))
     progress.summarize("vit-infer", contract, provider)
+    if rows and arguments.resume and 0 < output.done == before["done"]:
+        sys.stderr.write(
+            f"{printable(str(rows.path))} is whole, there was nothing to resume; leave out "
+            "--resume to label the images again\n"
+        )
     for reason in filter(None, stays):
         sys.stderr.write(f"vit-infer: {reason}\n")
     if interrupt():
@@ -146,7 +162,7 @@ def _infer_on_ray(arguments: argparse.Namespace) -> int:
     if isinstance(arguments.output, Path) and arguments.output.is_file():
         name = printable(str(arguments.output))
         raise UsageError(f"{name} is a file; with --ray -o names a folder")
-    check_present(arguments.sources)
+    check_sources(arguments.sources)
     skipped = Counter[str]()
     from vit_engine.cluster import run
     from vit_engine.cluster.connection import Workers
@@ -243,10 +259,13 @@ def _settings(
     return {
         "SOURCE": arguments.sources,
         "--column": arguments.column,
+        "--shard": arguments.shard,
+        "--skip-done": [str(path) for path in arguments.skip_done],
         "--all-files": arguments.all_files,
         "--follow-links": arguments.follow_links,
         "--fast-decode": arguments.fast_decode,
         "--allow-private-redirects": arguments.allow_private_redirects,
+        "--max-pixels": arguments.max_pixels,
         "--timeout": arguments.timeout,
         "a model of sha256": digest,
         "--provider": vit.engine.provider,

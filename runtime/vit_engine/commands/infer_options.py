@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -65,7 +66,22 @@ def command_line() -> Parser:
         epilog="exit codes: 0 done, 1 unforeseen, 2 bad usage or artefact, 3 some images "
         "failed, or more than --max-errors, 4 provider or disk not available, 130/143 interrupted",
     )
-    add_source_options(parser.add_argument_group("images"))
+    group = parser.add_argument_group("images")
+    add_source_options(group)
+    group.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="every Nth image alone, from the Ith on: one of N jobs, 1/N to N/N",
+    )
+    group.add_argument(
+        "--skip-done",
+        type=local_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="leave out images that have a result in these rows of vit-infer; may be repeated",
+    )
     group = parser.add_argument_group("model")
     add = group.add_argument
     add_model_options(group)
@@ -78,7 +94,7 @@ def command_line() -> Parser:
         "--describe",
         nargs="?",
         const="text",
-        choices=("text", "json"),
+        metavar="text|json",
         help="print what the artefact says of itself, as text or json, and stop; one that is "
         "damaged or was altered is refused",
     )
@@ -171,7 +187,15 @@ def command_line() -> Parser:
 
 
 def _output_path(text: str) -> Path | str:
-    return text if is_store(text) else local_path(text)
+    """Return a path on this machine, or the text of an object store's or a folder's."""
+    return text if is_store(text) or text.endswith("/") else local_path(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard; expected 1/N to N/N, such as 1/8")
+    return int(found[1]), int(found[2])
 
 
 class _Moved(argparse.Action):

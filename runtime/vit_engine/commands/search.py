@@ -15,7 +15,7 @@ from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, local_path, whole_number
 from vit_engine.commands.source_options import check_inputs
 from vit_engine.embedder import Embedder
-from vit_engine.errors import UsageError, printable
+from vit_engine.errors import UsageError, did_you_mean, printable
 from vit_engine.machine.output_file import OutputFile, output_file
 from vit_engine.outputs.embeddings import Vectors
 from vit_engine.rows.contact_sheet import ContactSheet, Section, is_sheet, thumbnail
@@ -90,7 +90,7 @@ def _is_image(query: str, arguments: argparse.Namespace) -> bool:
             raise UsageError(f"{printable(query)} is an image; name the vectors' model with -m")
         return True
     if Path(query).suffix.lower() in EXTENSIONS:
-        raise UsageError(f"{printable(query)}: no such file")
+        raise UsageError(f"{printable(query)}: no such file{did_you_mean(query)}")
     if not arguments.text:
         raise UsageError(
             f"there is no file {printable(query)}; for words as a query name the text model with "

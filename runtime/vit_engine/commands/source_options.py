@@ -2,20 +2,21 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from vit_engine.artefact.contract import Preprocessing
-from vit_engine.artefact.metadata import path_from_name
-from vit_engine.cli.parser import seconds
+from vit_engine.artefact.metadata import DEMO, path_from_name
+from vit_engine.cli.parser import seconds, whole_number
 from vit_engine.errors import UsageError, printable
 from vit_engine.images.decoder_process import TIME_LIMIT, DecodeOptions
 from vit_engine.machine.output_file import OutputFile, check_apart
 from vit_engine.sources import folders, signatures
-from vit_engine.sources.find import DEFAULT_COLUMN, is_local, samples_from_sources
-from vit_engine.sources.sample import Sample
+from vit_engine.sources.find import DEFAULT_COLUMN, check_present, is_local, samples_from_sources
+from vit_engine.sources.sample import MAX_PIXELS, Limits, Sample
 
 LONGEST = 1_000_000
 """Seconds that --timeout takes at most: poll(2) counts milliseconds in 32 bits."""
@@ -50,6 +51,12 @@ def add_source_options(group: argparse._ArgumentGroup) -> None:
         help="decode large JPEGs at a reduced size: faster, and a few labels may differ",
     )
     add(
+        "--max-pixels",
+        type=whole_number("a whole number of pixels", minimum=1),
+        metavar="N",
+        help=f"pixels of the largest image, and of memory for it (default {MAX_PIXELS:,})",
+    )
+    add(
         "--timeout",
         type=seconds(LONGEST),
         default=TIME_LIMIT,
@@ -59,10 +66,15 @@ def add_source_options(group: argparse._ArgumentGroup) -> None:
 
 
 def finder_of(
-    arguments: argparse.Namespace, skipped: Counter[str] | None = None
+    arguments: argparse.Namespace,
+    skipped: Counter[str] | None = None,
+    done: Collection[str] = (),
 ) -> Callable[[Sequence[str]], Iterator[Sample]]:
-    """Return what turns sources into images; it counts in `skipped` what is none."""
-    return partial(
+    """Return what turns sources into images; it counts in `skipped` what is none.
+
+    Of a `shard` they are its share, of rows that are `done` the others.
+    """
+    find = partial(
         samples_from_sources,
         all_files=arguments.all_files,
         follow_links=arguments.follow_links,
@@ -70,16 +82,39 @@ def finder_of(
         column=arguments.column,
         skipped=skipped,
     )
+    index, count = getattr(arguments, "shard", None) or (1, 1)
+    if count == 1 and not done:
+        return find
+
+    def found(sources: Sequence[str]) -> Iterator[Sample]:
+        for sample in islice(find(sources), index - 1, None, count):
+            if sample.path not in done:
+                yield sample
+            elif skipped is not None:
+                skipped["labelled before"] += 1
+
+    return found
 
 
 def task_of(arguments: argparse.Namespace, preprocessing: Preprocessing) -> DecodeOptions:
     """Return by which rules images are decoded."""
     return DecodeOptions(
         preprocessing,
+        limits=Limits(max_pixels=arguments.max_pixels or MAX_PIXELS),
         time_limit=arguments.timeout,
         fast=arguments.fast_decode,
         private_redirects=arguments.allow_private_redirects,
     )
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Raise UsageError for a file or folder that is not there, and for a model among images."""
+    for source in sources:
+        is_model = source.endswith(".onnx") and not Path(source).is_dir()
+        if is_model or (source == DEMO and not Path(source).exists()):
+            name = printable(source)
+            raise UsageError(f"{name} is a model, and no image; name it with -m {name}")
+    check_present(sources)
 
 
 def check_inputs(

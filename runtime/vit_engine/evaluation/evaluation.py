@@ -9,6 +9,7 @@ from vit_engine.evaluation.examples import JudgedImage
 from vit_engine.evaluation.free_labels import FreeLabels
 from vit_engine.evaluation.one_label import OneLabel
 from vit_engine.evaluation.regression import Values
+from vit_engine.evaluation.temperature import TemperatureScaling
 from vit_engine.evaluation.truth import GroundTruth
 from vit_engine.image_model import LabelledBatch
 from vit_engine.machine.atomic import write_whole
@@ -23,9 +24,15 @@ class Evaluation:
     """Takes a run's batches as they come, and holds their results against the truth."""
 
     def __init__(
-        self, truth: GroundTruth, output: Scores, *, threshold: float, thumbnails: bool
+        self,
+        truth: GroundTruth,
+        output: Scores,
+        *,
+        threshold: float,
+        thumbnails: bool,
+        scaling: TemperatureScaling | None = None,
     ) -> None:
-        self.truth = truth
+        self.truth, self._scaling = truth, scaling
         self.images = self.failed = self.without_truth = 0
         self._judge: OneLabel | FreeLabels | Values
         if output.function == "softmax":
@@ -47,7 +54,10 @@ class Evaluation:
                 self.failed += 1
             else:
                 self.images += 1
-                self._judge.add(JudgedImage(prediction.path, pixels, logits, fact.true))
+                image = JudgedImage(prediction.path, pixels, logits, fact.true)
+                self._judge.add(image)
+                if self._scaling:
+                    self._scaling.add(image)
 
     def report(self) -> dict[str, Any]:
         """Return all that was found, as it goes into JSON."""

@@ -4,10 +4,11 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from vit_engine.errors import ImageError, UsageError, did_you_mean, one_line, printable
+from vit_engine.evaluation.class_names import ClassNames, Fact, composed
 from vit_engine.outputs.scores import Scores
 from vit_engine.sources.files import open_regular
 from vit_engine.sources.tables.csv_rows import csv_rows
@@ -17,31 +18,22 @@ from vit_engine.sources.urls import is_remote
 FOLDERS = "folders"
 """The word that stands for: each image's class is the folder that it lies in."""
 
-SEPARATOR = "|"
-"""Between several labels of an image."""
-
-NONE = "none"
-"""The label, or the folder, of an image that has no label of a model whose labels are free."""
-
 _SHOWN = 3  # examples of what is not known
-
-
-class Fact(NamedTuple):
-    """What is true of an image: the indices of its labels, or its values; None if not known.
-
-    `unknown` are its labels that are none of the model's, or several of one name.
-    """
-
-    true: tuple[int, ...] | tuple[float, ...] | None
-    unknown: tuple[str, ...] = ()
+_MAX_MISSING = 10_000  # images without a truth, among which one of another spelling is looked for
 
 
 class GroundTruth:
     """What is true of images, by path; `unknown` counts labels that are not known, by image."""
 
-    def __init__(self, facts: dict[str, Fact] | None, fact_of: Callable[[str], Fact]) -> None:
-        self._facts, self._fact_of = facts, fact_of
+    def __init__(
+        self,
+        facts: dict[str, Fact] | None,
+        fact_of: Callable[[str], Fact],
+        remark: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._facts, self._fact_of, self._remark = facts, fact_of, remark
         self._unmatched = set(facts or ())
+        self._missing: dict[str, str] = {}  # by what spellings of a name have in common
         self.unknown: Counter[str] = Counter()
 
     def of(self, path: str | None) -> Fact:
@@ -49,10 +41,13 @@ class GroundTruth:
         if path is None:
             return Fact(None)
         if self._facts is None:
-            fact = self._fact_of(os.path.basename(os.path.dirname(path)))  # noqa: PTH119, PTH120
+            fact = self._fact_of(folder_of(path))
         else:
-            fact = self._facts.get(_key(path), Fact(None))
-            self._unmatched.discard(_key(path))
+            key = _key(path)
+            fact = self._facts.get(key, Fact(None))
+            self._unmatched.discard(key)
+            if key not in self._facts and len(self._missing) < _MAX_MISSING:
+                self._missing[_sketch(key)] = key
         self.unknown.update(fact.unknown)
         return fact
 
@@ -71,14 +66,25 @@ class GroundTruth:
             )
         if self.unmatched:
             yield f"images of the truth that are not in this run: {self.unmatched:,}"
+            for key in self._unmatched:
+                if other := self._missing.get(_sketch(key)):
+                    yield (
+                        f"the truth has {printable(repr(key))}, this run {printable(repr(other))}: "
+                        "folders, slashes, case and accents (NFC or NFD) must be the same"
+                    )
+                    break
+        if remark := self._remark():
+            yield remark
 
 
-def truth_from_name(name: str, output: Scores) -> GroundTruth:
+def truth_from_name(name: str, output: Scores, folders: Iterable[str] = ()) -> GroundTruth:
     """Return the truth that `--truth` names: "folders", or a CSV file with a column `path`.
 
     Beside it are the columns `label` or `index` or, for a regression, `value` or one column for
     each of its labels. Where labels are free of each other an image may have several of them, in a
-    cell or in several rows, or none. A path is relative to the file, or else as it is given.
+    cell or in several rows, or none. A path is relative to the file, or else as it is given. The
+    names of classes, of the file or of the `folders` that the images lie in, are read as labels or
+    as indices, all in one way: where the folders are not known, as the first that is known.
     UsageError for a file that cannot be read, lacks the columns, contradicts itself or has no label
     of the model at all.
     """
@@ -88,9 +94,12 @@ def truth_from_name(name: str, output: Scores) -> GroundTruth:
                 f"--truth {FOLDERS} is for labels, and this model gives the values of a "
                 "regression; name a CSV file with the columns path and value"
             )
-        return GroundTruth(None, _Labels(output).fact)
+        labels = ClassNames(output)
+        labels.choose(folders)
+        return GroundTruth(None, labels.fact, labels.remark)
+    labels = ClassNames(output)
     try:
-        facts = _facts(name, output)
+        facts = _facts(name, output, labels)
     except FileNotFoundError as e:
         raise UsageError(
             f"--truth {printable(name)}: no such file{did_you_mean(name)}; name a CSV with the "
@@ -99,35 +108,51 @@ def truth_from_name(name: str, output: Scores) -> GroundTruth:
     except (OSError, ImageError, UsageError) as e:
         message = (e.strerror if isinstance(e, OSError) else None) or one_line(e, 1000)
         raise UsageError(f"--truth {printable(name)}: {message}") from e
-    return GroundTruth(facts, lambda _: Fact(None))
+    return GroundTruth(facts, lambda _: Fact(None), labels.remark)
 
 
-def _facts(name: str, output: Scores) -> dict[str, Fact]:
+def folder_of(path: str) -> str:
+    """Return the name of the folder that an image lies in."""
+    return os.path.basename(os.path.dirname(path))  # noqa: PTH119, PTH120
+
+
+def _rows(name: str) -> Iterator[list[str]]:
+    """Yield the names of the columns of a CSV file, then the cells of each row."""
+    with io.BufferedReader(open_regular(name)) as file:
+        names, rows = csv_rows(file, "path")
+        yield names
+        for _, cells in rows:
+            if isinstance(cells, ImageError):
+                raise UsageError(str(cells))
+            yield cells
+
+
+def _facts(name: str, output: Scores, labels: ClassNames) -> dict[str, Fact]:
     """Return what a CSV file says, by the key of each path."""
     facts: dict[str, Fact] = {}
     first_rows: dict[str, int] = {}
-    with io.BufferedReader(open_regular(name)) as file:
-        names, rows = csv_rows(file, "path")
-        fact_of = _reader(names, output)
-        for number, cells in rows:
-            if isinstance(cells, ImageError):
-                raise UsageError(str(cells))
-            row = dict(zip(names, cells, strict=False))
-            if not row.get("path"):
-                raise UsageError(f"row {number} has no path")
-            try:
-                key, fact = _key(resolved(row["path"], name)), fact_of(row)
-            except UsageError as e:
-                raise UsageError(f"row {number}: {e}") from e
-            before = facts.setdefault(key, fact)
-            if output.function == "sigmoid":
-                facts[key] = _both(before, fact)
-            elif before != fact:
-                raise UsageError(
-                    f"row {number} says of {printable(row['path'])} something else than row "
-                    f"{first_rows[key]}; leave one of them"
-                )
-            first_rows.setdefault(key, number)
+    rows = _rows(name)
+    names = next(rows)
+    fact_of = _reader(names, output, labels)
+    if "label" in names:
+        labels.choose(cell for row in rows for cell in row[names.index("label") :][:1])
+    for number, cells in enumerate(islice(_rows(name), 1, None), 1):
+        row = dict(zip(names, cells, strict=False))
+        if not row.get("path"):
+            raise UsageError(f"row {number} has no path")
+        try:
+            key, fact = _key(resolved(row["path"], name)), fact_of(row)
+        except UsageError as e:
+            raise UsageError(f"row {number}: {e}") from e
+        before = facts.setdefault(key, fact)
+        if output.function == "sigmoid":
+            facts[key] = _both(before, fact)
+        elif before != fact:
+            raise UsageError(
+                f"row {number} says of {printable(row['path'])} something else than row "
+                f"{first_rows[key]}; leave one of them"
+            )
+        first_rows.setdefault(key, number)
     if not facts:
         raise UsageError("has no rows")
     if all(fact.true is None for fact in facts.values()):
@@ -140,7 +165,9 @@ def _facts(name: str, output: Scores) -> dict[str, Fact]:
     return facts
 
 
-def _reader(names: Sequence[str], output: Scores) -> Callable[[dict[str, str]], Fact]:
+def _reader(
+    names: Sequence[str], output: Scores, labels: ClassNames
+) -> Callable[[dict[str, str]], Fact]:
     """Return what makes a fact of a row with these columns."""
     if output.function == "none":
         one = len(output.labels) == 1 and "value" in names
@@ -154,7 +181,7 @@ def _reader(names: Sequence[str], output: Scores) -> Callable[[dict[str, str]], 
         raise UsageError(f"its columns are {found}; expected 'path', and {expected}")
     if wanted:
         return lambda row: Fact(tuple(_value(row.get(column, "")) for column in wanted))
-    return _Labels(output).fact_of_row
+    return labels.fact_of_row
 
 
 def _value(text: str) -> float:
@@ -167,59 +194,6 @@ def _value(text: str) -> float:
     return found
 
 
-class _Labels:
-    """Finds labels by what people write of them: the label, its first synonym, or its index."""
-
-    def __init__(self, output: Scores) -> None:
-        self._count, self._free = len(output.labels), output.function == "sigmoid"
-        self._known: dict[str, set[int]] = {}
-        for index, label in enumerate(output.labels):
-            for name in (label, output.short_labels[label]):
-                self._known.setdefault(name, set()).add(index)
-
-    def _number(self, text: str) -> int | None:
-        is_short = text.isdecimal() and len(text) < 10
-        return int(text) if is_short and int(text) < self._count else None
-
-    def _index(self, text: str) -> int | None:
-        found = self._known.get(text)
-        if not found:
-            return self._number(text)
-        return next(iter(found)) if len(found) == 1 else None
-
-    def fact(self, text: str) -> Fact:
-        """Return what a cell of labels, or the name of a folder, says."""
-        text = text.strip()
-        index = self._index(text)
-        if index is not None or not self._free:
-            return Fact((index,)) if index is not None else Fact(None, (text,))
-        if text in ("", NONE):
-            return Fact(())
-        parts = {part.strip(): self._index(part.strip()) for part in text.split(SEPARATOR)}
-        known = sorted({i for i in parts.values() if i is not None})
-        return Fact(tuple(known) or None, tuple(p for p, i in parts.items() if i is None))
-
-    def fact_of_row(self, row: dict[str, str]) -> Fact:
-        """Return what a row with `label`, `index` or both says."""
-        label, index = row.get("label", "").strip(), row.get("index", "").strip()
-        if not index:
-            return self.fact(label)
-        parts = [p.strip() for p in index.split(SEPARATOR)] if self._free else [index]
-        indices = {n for part in parts if (n := self._number(part)) is not None}
-        if len(indices) < len(set(parts)):
-            raise UsageError(
-                f"has the index {index!r:.40}; expected a whole number from 0 to {self._count - 1}"
-            )
-        by_index = Fact(tuple(sorted(indices)))
-        by_label = self.fact(label) if label else Fact(None)
-        if by_label.true not in (None, by_index.true):
-            raise UsageError(
-                f"contradicts itself: the label is {label!r}, and its index {index}; leave out one "
-                "of the columns"
-            )
-        return by_index
-
-
 def _both(one: Fact, other: Fact) -> Fact:
     if one == other:
         return one
@@ -227,6 +201,11 @@ def _both(one: Fact, other: Fact) -> Fact:
     unknown = tuple(dict.fromkeys((*one.unknown, *other.unknown)))
     is_known = one.true is not None or other.true is not None
     return Fact(tuple(sorted(known)) if is_known else None, unknown)
+
+
+def _sketch(path: str) -> str:
+    """Return what two names of a file have in common that were written on different machines."""
+    return composed(os.path.basename(path.replace("\\", "/"))).casefold()  # noqa: PTH119
 
 
 def _key(path: str) -> str:

@@ -19,9 +19,10 @@ from vit_engine.errors import ImageError, MachineError, format_limit
 from vit_engine.images.decode import image_from_item
 from vit_engine.images.decode_pool import DecodeJob
 from vit_engine.images.preprocess import draft_size, is_clipped_to_8bit, pixels_from_image
+from vit_engine.machine.memory_file import memory_file
 from vit_engine.machine.worker import Channel, EndedError, Worker
 from vit_engine.sources.downloads import URL_TIMEOUT
-from vit_engine.sources.sample import LIMITS, Limits, Sample
+from vit_engine.sources.sample import LIMITS, MAX_PIXELS, Limits, Sample
 from vit_engine.sources.urls import is_url
 
 TIME_LIMIT = 30.0
@@ -46,12 +47,25 @@ class DecodeOptions:
     private_redirects: bool = False  # follow redirects of URLs to addresses that are not public
 
     def pixels(self, item: Sample) -> tuple[NDArray[np.uint8], bool]:
-        """Return the model's input for a sample, and `is_clipped_to_8bit`; or raise ImageError."""
+        """Return the model's input for a sample, and `is_clipped_to_8bit`; or raise ImageError.
+
+        For a process of its own, which it may crash.
+        """
         draft = draft_size(self.preprocessing) if self.fast else None
         image = image_from_item(
-            item, limits=self.limits, draft=draft, private_redirects=self.private_redirects
+            item,
+            limits=self.limits,
+            draft=draft,
+            private_redirects=self.private_redirects,
+            plugins=True,
         )
-        return pixels_from_image(image, self.preprocessing), is_clipped_to_8bit(image)
+        pixels = pixels_from_image(image, self.preprocessing, max_pixels=self.limits.max_pixels)
+        return pixels, is_clipped_to_8bit(image)
+
+    @property
+    def memory_for_one(self) -> int:
+        """The bytes of address space: more where the limit of pixels was raised."""
+        return max(self.memory, self.memory * self.limits.max_pixels // MAX_PIXELS)
 
     def seconds_for(self, item: Sample) -> float:
         """Return the time limit of an item; a download has its own besides."""
@@ -62,13 +76,13 @@ class SharedPixels:
     """A buffer (slots, height, width, 3) that decoder processes write to; a context manager."""
 
     def __init__(self, slots: int, height: int, width: int) -> None:
-        self.fd = os.memfd_create("pixels")
+        self.fd = memory_file("pixels")
         try:
             os.ftruncate(self.fd, slots * height * width * 3)
             memory = mmap.mmap(self.fd, 0)
         except OSError as e:
             os.close(self.fd)
-            words = format_limit(e) or f"{e.strerror}; try a smaller -b"
+            words = format_limit(e) or f"{e.strerror}; try smaller batches"
             raise MachineError(f"no memory to share for {slots} decoded images: {words}") from e
         self.array = np.ndarray((slots, height, width, 3), np.uint8, memory)
 
@@ -141,7 +155,7 @@ class DecoderProcess:
                 worker.kill()
             return not self._closed
 
-        start_decoder(self._pixels.fd, self._task.memory, keep)
+        start_decoder(self._pixels.fd, self._task.memory_for_one, keep)
 
     def _send(self, jobs: Sequence[DecodeJob[Sample]]) -> None:
         size = self._pixels.array[0].nbytes

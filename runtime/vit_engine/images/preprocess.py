@@ -20,16 +20,21 @@ _UPRIGHT = {
 }
 
 
-def pixels_from_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def pixels_from_image(
+    image: Image.Image, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Return the input as uint8 RGB (height, width, 3), equal to transformers and timm to the bit.
 
     Upright by EXIF, RGB, resized on uint8, cropped. `ImageError` `truncated`, `decode` or
-    `too_large` where that cannot be.
+    `too_large` where that cannot be; `max_pixels` raises the limit of an image, and on the way.
     """
-    return pixels_from_rgb(rgb_from_image(image), preprocessing)
+    max_pixels = max(max_pixels, MAX_PIXELS)
+    return pixels_from_rgb(rgb_from_image(image, max_pixels), preprocessing, max_pixels)
 
 
-def pixels_from_rgb(rgb: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def pixels_from_rgb(
+    rgb: Image.Image, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Return what `pixels_from_image` does, of an image that is upright and RGB already."""
     height, width = _resized(rgb.height, rgb.width, preprocessing)
     if min(height, width) < 1:
@@ -37,11 +42,11 @@ def pixels_from_rgb(rgb: Image.Image, preprocessing: Preprocessing) -> NDArray[n
             "decode", f"of {rgb.width}x{rgb.height} pixels, one edge would shrink to 0"
         )
     # Pillow resizes the rows first, so a one pixel wide image passes through `width` x its height.
-    if width * max(height, rgb.height) > MAX_PIXELS:
+    if width * max(height, rgb.height) > max_pixels:
         raise ImageError(
             "too_large",
             f"{rgb.width}x{rgb.height} pixels would be resized to {width}x{height}, "
-            f"which passes through more than {MAX_PIXELS} pixels, the limit",
+            f"which passes through more than {max_pixels} pixels, the limit",
         )
     resample = Image.Resampling(FILTERS.index(preprocessing.filter))
     pixels: NDArray[np.uint8] = np.asarray(rgb.resize((width, height), resample))
@@ -55,7 +60,7 @@ def draft_size(preprocessing: Preprocessing) -> tuple[int, int]:
     return side, side
 
 
-def rgb_from_image(image: Image.Image) -> Image.Image:
+def rgb_from_image(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return a copy, upright and in RGB, as `transformers.image_utils.load_image` does.
 
     EXIF that cannot be read means no rotation. Alpha is dropped, not blended, and 16- and 32-bit
@@ -65,7 +70,7 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     An image that was opened and not yet loaded is loaded; `ImageError` for whatever it raises.
     """
     with image_errors():
-        check_size(image, MAX_PIXELS)
+        check_size(image, max_pixels)
         if not is_loaded(image) and getattr(image, "fp", None) is None:
             raise ImageError("decode", "is a PIL image that was closed before it was loaded")
         image.load()

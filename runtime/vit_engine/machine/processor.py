@@ -50,14 +50,15 @@ def is_x86() -> bool:
 
 def usable_cores() -> int:
     """Return how many cores this process may keep busy: affinity, less under a CPU quota."""
-    affinity = len(os.sched_getaffinity(0))
-    quota = _cpu_quota()
+    affinity, quota = _affinity(), _cpu_quota()
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
 def usable_memory() -> int:
     """Return the bytes of memory that this process and its children may use: all, or a limit."""
-    limits = [v for f in ("memory.max", "memory.limit_in_bytes") if (v := _number(f)) is not None]
+    names = ("memory.max", "memory.limit_in_bytes")
+    texts = [_text(folder / name) for folder in _control_groups() for name in names]
+    limits = [int(text) for text in texts if text.isdigit()]
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
@@ -70,7 +71,7 @@ def cpu() -> Cpu:
         name=info.get("model name") or platform.processor() or platform.machine(),
         features=tuple(f for f in CPU_FEATURES if f in flags),
         cores=os.cpu_count() or 1,
-        affinity=len(os.sched_getaffinity(0)),
+        affinity=_affinity(),
         quota=_cpu_quota(),
         memory=memory,
         memory_limit=usable if usable < memory else None,
@@ -78,38 +79,42 @@ def cpu() -> Cpu:
 
 
 def _first_cpu() -> dict[str, str]:
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        pairs = (line.partition(":") for line in lines)
-        return {key.strip(): value.strip() for key, _, value in pairs}
-    return {}
+    lines = _text(Path("/proc/cpuinfo")).split("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cpu_quota() -> float | None:
-    """Return the cores' worth of time that the control group grants, None for all."""
-    words = _group_file("cpu.max").split()  # "150000 100000" or "max 100000"
-    if not words:
-        words = [_group_file("cpu.cfs_quota_us"), _group_file("cpu.cfs_period_us")]
-    if len(words) == 2 and all(w.isdigit() for w in words):
-        return int(words[0]) / int(words[1])
-    return None
+    """Return the cores' worth of time that the control groups grant, None for all."""
+    quotas = []
+    for folder in _control_groups():
+        words = _text(folder / "cpu.max").split()  # "150000 100000" or "max 100000"
+        words = words or [_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        if len(words) == 2 and all(word.isdigit() for word in words):
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas, default=None)
 
 
-def _number(name: str) -> int | None:
-    text = _group_file(name)
-    return int(text) if text.isdigit() else None
-
-
-def _group_file(name: str) -> str:
-    """Return a file of this process's control group, in either version; "" where there is none."""
+def _control_groups() -> set[Path]:
+    """Return the folders of this process's control groups, in either version, and those above."""
     root = Path("/sys/fs/cgroup")
-    folders = [root, root / "cpu", root / "memory"]
+    folders = {root, root / "cpu", root / "memory"}
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        for kind in controllers.split(","):
+            own = root / kind / path.lstrip("/")
+            folders |= {f for f in (own, *own.parents) if f.is_relative_to(root / kind)}
+    return folders
+
+
+def _text(path: Path) -> str:
+    """Return what a file holds; "" where there is none."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            for kind in controllers.split(",") if controllers else [""]:
-                folders.insert(0, root / kind / path.lstrip("/"))
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            return (folder / name).read_text().strip()
+        return path.read_text().strip()
     return ""

@@ -1,7 +1,9 @@
 """One child process: it is asked, it answers in time or not at all, and how it ended is told."""
 
 import contextlib
+import fcntl
 import os
+import re
 import resource
 import select
 import signal
@@ -9,6 +11,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
 
@@ -16,6 +19,11 @@ from vit_engine.errors import MachineError, format_limit
 
 START_LIMIT = 60.0
 """Seconds for a child to import what it needs."""
+
+CHILD = "VIT_ENGINE_CHILD"
+"""The environment variable of a child, which starts none: else it is the host again."""
+
+_PYTHON = re.compile(r"(python|pypy)[\d.]*[a-z]{0,2}(-\w+)*(\.exe)?", re.IGNORECASE)
 
 SIZE = struct.Struct("<Q")
 """Before each message, of how many bytes it is."""
@@ -91,8 +99,10 @@ class Worker:
     ) -> None:
         """Start it; MachineError where that cannot be. `purpose` follows "a process to"."""
         self._purpose = purpose
-        requests, self._requests = os.pipe()
-        self._answers, answers = os.pipe()
+        program = _python(purpose)
+        requests, self._requests, self._answers, answers = map(
+            above_standard, (*os.pipe(), *os.pipe())
+        )
         self._pipes: tuple[int, ...] = (self._requests, self._answers)
         code = (
             "import sys; sys.path[:] = sys.argv[4:]; "
@@ -102,12 +112,12 @@ class Worker:
         arguments = (str(requests), str(answers), str(memory or 0), *filter(None, sys.path))
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", code, *arguments],
+                [program, "-I", "-S", "-c", code, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 pass_fds=(requests, answers, *pass_fds),
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", CHILD: "1", **environment},
                 process_group=0,
             )
         except OSError as e:
@@ -210,10 +220,41 @@ def run(serve: Callable[[Channel], None], requests: int, answers: int, memory: i
     if memory:
         _, allowed = resource.getrlimit(resource.RLIMIT_AS)
         limit = memory if allowed == resource.RLIM_INFINITY else min(memory, allowed)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        with contextlib.suppress(*((ValueError, OSError) if sys.platform == "darwin" else ())):
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # which macOS does not know
     channel = Channel(requests, answers)
     channel.answer()
     serve(channel)
+
+
+def above_standard(descriptor: int) -> int:
+    """Return a descriptor in place of one of the standard three, which a child has of its own."""
+    if descriptor > 2:
+        return descriptor
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
+
+
+def _python(purpose: str) -> str:
+    """Return the path of a Python like this one; MachineError where there is none to be started.
+
+    In a frozen program, and in one that embeds Python, `sys.executable` may be the program itself,
+    which would start all over again.
+    """
+    program = sys.executable or ""
+    if not getattr(sys, "frozen", False) and not os.environ.get(CHILD):
+        if _PYTHON.fullmatch(Path(program).name):
+            return program
+        version = "{}.{}".format(*sys.version_info)
+        for beside in (f"python{version}", "python3", "python"):
+            found = Path(sys.exec_prefix, "bin", beside)
+            if found.exists():
+                return str(found)
+    raise MachineError(
+        f"cannot start a process to {purpose}: {program or 'this program'} is not a Python that "
+        "can be started again; without isolated=True images are decoded in this process"
+    )
 
 
 def _write(descriptor: int, message: bytes) -> None:

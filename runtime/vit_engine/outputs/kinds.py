@@ -22,4 +22,4 @@ def output_from_contract(output: Output | EmbeddingOutput) -> OutputKind:
     """Return the kind of output that a contract tells of."""
     if isinstance(output, EmbeddingOutput):
         return Embeddings(output.size, output.pooling, output.normalized, output.space)
-    return Scores(output.labels, output.score)
+    return Scores(output.labels, output.score, output.temperature)

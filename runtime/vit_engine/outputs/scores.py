@@ -48,10 +48,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class Scores:
-    """The kind of output that has a logit for each of `labels`; `function` makes scores of them."""
+    """The kind of output that has a logit for each of `labels`; `function` makes scores of them.
+
+    Before it they are divided by `temperature`.
+    """
 
     labels: tuple[str, ...]
     function: ScoreKind
+    temperature: float = 1.0
 
     columns: ClassVar[Mapping[str, Any]] = {
         "label": str,
@@ -93,6 +97,7 @@ class Scores:
         function, exact = function or self.function, logits.astype(np.float64)
         if function == "none":
             return exact
+        exact /= self.temperature
         with np.errstate(invalid="ignore", over="ignore"):
             if function == "sigmoid":
                 sigmoid: NDArray[np.float64] = 1 / (1 + np.exp(-exact))
@@ -172,7 +177,8 @@ class Scores:
             return np.empty(0, np.bool_)
         if self.function == "sigmoid":
             with np.errstate(divide="ignore"):
-                minimum = np.log(threshold) - np.log1p(-threshold)  # as a logit
+                # As a logit.
+                minimum = (np.log(threshold) - np.log1p(-threshold)) * self.temperature
             decided = np.abs(expected - minimum) > tie
             alike = ((found >= minimum) == (expected >= minimum)) | ~decided
             per_image: NDArray[np.bool_] = alike.all(axis=1)[decided.any(axis=1)]

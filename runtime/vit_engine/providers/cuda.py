@@ -30,7 +30,7 @@ GPU_BATCH = 128
 """Images at once that keep a GPU busy."""
 
 GPU_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
-"""What the GPU providers have kernels for; int8's operators would all run on the CPU."""
+"""What the GPU providers have kernels for; products of an int8 file would run in float."""
 
 OPTIONS = {
     # Grow by what is asked for: doubling would run out of memory at half of it.

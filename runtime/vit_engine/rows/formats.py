@@ -161,6 +161,11 @@ def format_from_name(
 def format_name(path: Path) -> str:
     """Return the format that the name of a file asks for; UsageError where it is none of ours."""
     name = path.suffix.removeprefix(".").lower() or "jsonl"
+    if name == "json":
+        raise UsageError(
+            f"{printable(str(path))}: rows are JSON lines, one document a row; name the file "
+            ".jsonl, or add --format jsonl"
+        )
     if name not in FORMATS:
         raise UsageError(
             f"cannot tell the format of the rows from the name {printable(str(path))}; add "

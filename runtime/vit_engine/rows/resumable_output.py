@@ -30,13 +30,14 @@ _LARGEST_STATE = 2**26  # bytes: what it says of a run fitted into the arguments
 class ResumableOutput:
     """An `Output` to a file by way of a .partial beside it, renamed when all rows are there.
 
-    A .partial.state says how much of it is synced: that is what `resume` continues. Opening it
-    finds out whether the file can be written, and keeps other processes from it; until `begin`,
-    the rows of an interrupted run stay as they are.
+    A .partial.state says how much of it is synced: that is what `resume` continues, and whose
+    state stays, so that a later one can tell whether the whole file is its own. Opening it finds
+    out whether the file can be written, and keeps other processes from it; until `begin`, the rows
+    of an interrupted run stay as they are. A file that `is_whole` is not written again.
     """
 
     def __init__(self, target: OutputFile, format_name: Format, *, resume: bool = False) -> None:
-        self._target, self._form = target, format_name
+        self._target, self._form, self._resume = target, format_name, resume
         self._partial, self._state_path = target.beside(PARTIAL), target.beside(STATE)
         self._name = printable(str(self._partial))
         self.done = self.failed = 0
@@ -44,12 +45,12 @@ class ResumableOutput:
         self._rows: list[bytes] = []
         self._paths = hashlib.sha256()
         self._rows_kept, self._bytes_kept, self._kept_at = 0, 0, time.monotonic()
-        self._begun = self._finished = False
+        self._begun = self._finished = self.is_whole = False
         with self._explained():
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._locked()
         try:
-            self._found = self._interrupted(resume=resume)
+            self._found = self._interrupted()
         except BaseException:
             self._close()
             raise
@@ -69,16 +70,24 @@ class ResumableOutput:
                 self.keep()  # nothing yet: what is in the file from here on has a state beside it
             self._rows.append(self._form.header)
             return samples
-        found.check_settings(self._settings, self._partial)
+        place = self._target.path if self.is_whole else self._partial
+        found.check_settings(self._settings, place)
         for item in islice(samples, found.rows):
             self._paths.update(_key(item.path))
         if self._paths.hexdigest() != found.paths:
             raise UsageError(
-                f"{self._name}: its {found.rows} rows are not those of the first {found.rows} "
-                "images of these sources; give the sources that it was begun with, or start over "
-                "with --overwrite in place of --resume"
+                f"{printable(str(place))}: its {found.rows} rows are not those of the first "
+                f"{found.rows} images of these sources; give the sources that it was begun with, "
+                "or start over with --overwrite in place of --resume"
             )
         self.done, self.failed = found.rows, found.failed
+        if self.is_whole:
+            if next(samples, None) is not None:
+                raise UsageError(
+                    f"{printable(str(place))} is whole, and these sources have more images than "
+                    f"its {found.rows}; label all of them without --resume"
+                )
+            return iter(())
         self._rows_kept, self._bytes_kept = found.rows, found.size
         os.ftruncate(self._file, found.size)
         os.lseek(self._file, 0, os.SEEK_END)
@@ -111,6 +120,8 @@ class ResumableOutput:
 
     def finish(self) -> str:
         """Give the file its name: all rows are there. Return why it has not got it, mostly ""."""
+        if self.is_whole:
+            return ""
         self.keep()
         if reason := self._target.reason_to_stay(labelled=self.done > self.failed):
             return reason + (f"; {self._name} has the rows of this run" if self.done else "")
@@ -125,13 +136,14 @@ class ResumableOutput:
                         write(self._partial, whole)
                 self._partial.unlink()
             self._finished = True
-            self._state_path.unlink(missing_ok=True)
+            if not self._resume:
+                self._state_path.unlink(missing_ok=True)
         return ""
 
     @property
     def resume_hint(self) -> str:
         """What to add to the message that a run was interrupted."""
-        return "" if self._finished else self._hint(self.done)
+        return "" if self._finished or self.is_whole else self._hint(self.done)
 
     def _hint(self, rows: int) -> str:
         return f"; {self._name} keeps the rows so far, continue with --resume" if rows else ""
@@ -151,15 +163,17 @@ class ResumableOutput:
         os.close(file)  # and where its run has just given the file its name
         raise UsageError(f"{self._name}: another vit-infer is writing to it")
 
-    def _interrupted(self, *, resume: bool) -> ResumeState | None:
+    def _interrupted(self) -> ResumeState | None:
         """Return the state of the run to continue, None if there is none to continue.
 
         UsageError where rows are there that nobody has asked to continue or to replace. A state
-        whose partial file has been deleted vouches for nothing.
+        whose partial file has been deleted vouches for nothing but a file that is whole.
         """
+        resume = self._resume
         state, size = self._state(), os.fstat(self._file).st_size
         if not size:
-            return None
+            self.is_whole = resume and self._target.exists and not self._target.overwrite
+            return self._state_of_whole(state) if self.is_whole else None
         if state is None:
             raise UsageError(
                 f"{self._name}: has {size} bytes, and no state beside it to tell which run's they "
@@ -176,6 +190,16 @@ class ResumableOutput:
             raise UsageError(
                 f"{self._name}: is not what was written there, {state.size} bytes of whole rows; "
                 "delete it to start over"
+            )
+        return state
+
+    def _state_of_whole(self, state: ResumeState | None) -> ResumeState:
+        has_lines = self._form.convert is None
+        if state is None or (has_lines and self._target.path.stat().st_size != state.size):
+            raise UsageError(
+                f"{printable(str(self._target.path))} is whole, and nothing tells of which model "
+                "and images: it was not written with --resume, or has been changed; label them "
+                "again without --resume"
             )
         return state
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_engine.errors import UsageError, one_line, printable
+from vit_engine.errors import UsageError, did_you_mean, one_line, printable
 from vit_engine.machine.installation import pip_install
 from vit_engine.outputs.embeddings import Vectors, unit
 from vit_engine.rows.vectors import COLUMN, NPY_MAGIC, ROWS_BESIDE
@@ -103,7 +103,10 @@ class VectorFile:
                 "with -o vectors.parquet, vectors.npy or vectors.jsonl"
             ) from e
         except OSError as e:
-            raise UsageError(f"{printable(str(e.filename or file))}: {e.strerror or e}") from e
+            near = did_you_mean(str(file)) if isinstance(e, FileNotFoundError) else ""
+            raise UsageError(
+                f"{printable(str(e.filename or file))}: {e.strerror or e}{near}"
+            ) from e
         raise UsageError(f"{printable(str(file))} has no vector: every image in it failed")
 
     def _blocks(self) -> Iterator[Block]:

@@ -25,7 +25,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from vit_engine.errors import MachineError, VitError, one_line
 from vit_engine.machine.processor import usable_cores
-from vit_engine.machine.worker import Channel, Frames, Worker
+from vit_engine.machine.worker import CHILD, Channel, Frames, Worker
 from vit_engine.options import GPU_PROVIDERS, EngineOptions
 from vit_engine.server.core.metrics import FOLDER
 from vit_engine.server.core.service import Service
@@ -176,7 +176,7 @@ class _Parent:
             pass_fds=(descriptor,),
             stdout=None,
             stderr=None,
-            environment={FOLDER: self._folder},
+            environment={FOLDER: self._folder, CHILD: ""},
         )
         worker.wait_until_ready()
         self._engines_of[place] = dict(self._opened)

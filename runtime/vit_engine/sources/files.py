@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from vit_engine.errors import ImageError
+from vit_engine.errors import ImageError, other_name
 from vit_engine.sources.sample import LIMITS, Limits
 
 
@@ -55,6 +55,8 @@ def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
 def read_error(e: OSError) -> ImageError:
     """Return the error of an image, or of a file of images, that cannot be opened or read."""
     code = "permission" if e.errno in (errno.EACCES, errno.EPERM) else "missing"
+    if isinstance(e, FileNotFoundError) and (found := other_name(os.fsdecode(e.filename or ""))):
+        return ImageError(code, found)
     return ImageError(code, f"cannot be read: {e.strerror or e}")
 
 

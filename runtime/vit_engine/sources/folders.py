@@ -8,7 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from vit_engine.sources.signatures import EXTENSIONS, HEAD, UNREAD, is_image, unread_format
+from vit_engine.sources.signatures import (
+    EXTENSIONS,
+    HEAD,
+    PLUGINS,
+    UNREAD,
+    has_plugin,
+    is_image,
+    unread_format,
+)
 
 WILD = re.compile(r"[*?]|\[!?+\]?+[^]/]*+\]")
 """What makes a name a pattern: a `[` that is not closed stands for itself."""
@@ -18,6 +26,10 @@ Verdict = tuple[bool, str | None]
 
 Found = tuple[str, OSError | None]
 """A file, or a folder (with a slash at its end) and why it cannot be listed."""
+
+
+NO_END = "tar without its end"
+"""By which such tars are counted beside the images that are passed over."""
 
 
 def is_pattern(source: str) -> bool:
@@ -65,19 +77,23 @@ def walked(
 def by_name(path: str) -> Verdict:
     """Tell from a name whether it is an image's, and the format of one that is not read."""
     extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
-    return extension in EXTENSIONS, UNREAD.get(extension)
+    return _verdict(extension in EXTENSIONS, UNREAD.get(extension))
 
 
 def by_head(head: bytes) -> Verdict:
     """Tell the same from the first HEAD bytes of a file."""
-    return is_image(head), unread_format(head)
+    return _verdict(is_image(head), unread_format(head))
+
+
+def _verdict(is_read: bool, unread: str | None) -> Verdict:
+    return (True, None) if has_plugin(unread) else (is_read, unread)
 
 
 def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
     """Tell whether a file is to be labelled; an image that is not is counted in `skipped`.
 
     `below` is its path below the folder that is searched. The reasons, by which it is counted,
-    follow a number: "2 HEIC (not supported)".
+    follow a number: "2 TGA (not supported)".
     """
     is_named, unread = verdict
     if not is_named and unread is None:
@@ -88,7 +104,8 @@ def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
     elif name.startswith("._"):
         reason = "AppleDouble"
     elif unread:
-        reason = f"{unread} (not supported)"
+        extra = f"extra {PLUGINS[unread][1]}" if unread in PLUGINS else "not supported"
+        reason = f"{unread} ({extra})"
     else:
         return True
     skipped[reason] += 1
@@ -96,15 +113,15 @@ def is_wanted(below: str, verdict: Verdict, skipped: Counter[str]) -> bool:
 
 
 def in_words(skipped: Counter[str]) -> str:
-    """Return "2 AppleDouble, 1 HEIC (not supported)", the most first; "" for none."""
-    return ", ".join(f"{n:,} {reason}" for reason, n in skipped.most_common())
+    """Return "2 AppleDouble, 1 TGA (not supported)", the most first; "" for none."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in skipped.most_common() if reason != NO_END)
 
 
 def no_image(place: str, *, all_files: bool, skipped: Counter[str]) -> str:
     """Say that a "folder", "tar" or "zip" holds no image, how it was searched, and what it held."""
     kinds = "file with an image's signature" if all_files else "image"
     more = "" if all_files else " (searched by extension; vit-infer --all-files looks inside)"
-    also = f"; passed over: {in_words(skipped)}" if skipped else ""
+    also = f"; passed over: {words}" if (words := in_words(skipped)) else ""
     return f"no {kinds} in this {place}{more}{also}"
 
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources.sample import Sample
-from vit_engine.sources.tables.paths import LONGEST, item_from_name
+from vit_engine.sources.tables.paths import item_from_name, longest
 
 
 def items_from_list(stdin: BinaryIO, *, null: bool) -> Iterator[Sample]:
@@ -41,13 +41,19 @@ def _name_in(line: bytes, *, first: bool) -> bytes:
 
 
 def _lines(stdin: BinaryIO, end: bytes) -> Iterator[bytes]:
-    """Yield the lines as they come, one over LONGEST bytes cut, to more than LONGEST."""
-    rest = b""
+    """Yield the lines as they come, one that is too long cut, to what is too long still."""
+    parts: list[bytes] = []
+    size = 0
     while block := _block(stdin.fileno()):
-        *lines, rest = (rest + block).split(end)
-        yield from lines
-        rest = rest[: LONGEST + 1]
-    yield rest
+        first, *others = block.split(end)
+        if size <= longest(b"".join(parts[:2])):
+            parts.append(first)
+            size += len(first)
+        if others:
+            yield b"".join(parts)
+            yield from others[:-1]
+            parts, size = [others[-1]], len(others[-1])
+    yield b"".join(parts)
 
 
 def _block(descriptor: int) -> bytes:

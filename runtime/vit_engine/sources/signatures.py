@@ -1,5 +1,8 @@
 """What counts as an image before it is read: by the name of its file, or by its first bytes."""
 
+import functools
+import importlib.util
+
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 )
@@ -20,6 +23,9 @@ UNREAD = {
     **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"), _RAW),
 }
 """Names of images that are not read, in lower case, and their formats."""
+
+PLUGINS = {"HEIC": ("pillow_heif", "heic"), "JPEG XL": ("pillow_jxl", "jxl")}
+"""Modules by which Pillow reads formats that it does not know itself, and the extras with them."""
 
 HEAD = 128
 """Bytes at the start of a file that tell its format."""
@@ -52,6 +58,12 @@ _HEIC = frozenset(
 )
 _AVIF = frozenset((b"avif", b"avis"))
 _EITHER = frozenset((b"mif1", b"msf1"))
+
+
+@functools.cache
+def has_plugin(unread: str | None) -> bool:
+    """Tell whether a format that is not read by Pillow alone is read all the same."""
+    return unread in PLUGINS and importlib.util.find_spec(PLUGINS[unread][0]) is not None
 
 
 def is_image(head: bytes) -> bool:

@@ -15,6 +15,19 @@ def is_remote(source: str) -> bool:
     return _SCHEME.match(source) is not None
 
 
+def bytes_from_data_uri(uri: bytes) -> bytes:
+    """Return what a data URI holds (RFC 2397), its base64 wrapped or not; ValueError if nothing."""
+    from urllib.parse import unquote_to_bytes
+
+    head, comma, body = uri.partition(b",")
+    if not comma:
+        raise ValueError("it has no comma before its data")
+    body = unquote_to_bytes(body)
+    if head.rstrip().lower().endswith(b";base64"):
+        return base64.b64decode(b"".join(body.split()), validate=True)
+    return body
+
+
 def is_url(source: str) -> bool:
     """Tell whether a source is to be downloaded."""
     return _HTTP.match(source) is not None

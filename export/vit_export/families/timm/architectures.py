@@ -22,6 +22,7 @@ class ArchitectureDefaults:
     hidden_act: HiddenAct = "gelu"
     pool: Literal["token", "avg", "map"] = "token"
     rotary: Rotary | None = None
+    dynamic: bool = False  # takes images of any size, so that `img_size` is that of its table alone
     packed: bool = False  # gate and fc1 lie in one tensor, called fc1
 
 
@@ -121,7 +122,7 @@ ARCHITECTURES: dict[str, ArchitectureDefaults] = {
         vit_base_patch14_reg4_dinov2 vit_base_patch16_224 vit_base_patch16_224_miil
         vit_base_patch16_384 vit_base_patch16_plus_240 vit_base_patch16_radio_v3
         vit_base_patch32_224 vit_base_patch32_384 vit_base_patch32_plus_256
-        vit_base_patch8_224 vit_giant_patch16_radio_v3 vit_intern300m_patch14_448
+        vit_base_patch8_224 vit_giant_patch16_radio_v3
         vit_large_patch14_224 vit_large_patch14_dinov2 vit_large_patch14_reg1_tipsv2
         vit_large_patch14_reg4_dinov2 vit_large_patch16_224 vit_large_patch16_384
         vit_large_patch16_radio_v3 vit_large_patch32_224 vit_large_patch32_384
@@ -179,7 +180,7 @@ ARCHITECTURES: dict[str, ArchitectureDefaults] = {
         """,
     ),
     **_all(
-        ArchitectureDefaults(layer_norm_eps=1e-5, pool="avg", rotary=DINOV3),
+        ArchitectureDefaults(layer_norm_eps=1e-5, pool="avg", rotary=DINOV3, dynamic=True),
         """
         vit_base_patch16_dinov3 vit_base_patch16_dinov3_qkvb vit_large_patch16_dinov3
         vit_large_patch16_dinov3_qkvb vit_small_patch16_dinov3 vit_small_patch16_dinov3_qkvb
@@ -187,20 +188,28 @@ ARCHITECTURES: dict[str, ArchitectureDefaults] = {
         """,
     ),
     **_all(
-        ArchitectureDefaults(layer_norm_eps=1e-5, hidden_act="silu", pool="avg", rotary=DINOV3),
+        ArchitectureDefaults(
+            layer_norm_eps=1e-5, hidden_act="silu", pool="avg", rotary=DINOV3, dynamic=True
+        ),
         """
         vit_huge_plus_patch16_dinov3 vit_huge_plus_patch16_dinov3_qkvb
         vit_small_plus_patch16_dinov3 vit_small_plus_patch16_dinov3_qkvb
         """,
     ),
     **_all(
-        ArchitectureDefaults(heads=2, pool="avg"),
+        ArchitectureDefaults(dynamic=True),
+        """
+        vit_intern300m_patch14_448
+        """,
+    ),
+    **_all(
+        ArchitectureDefaults(heads=2, pool="avg", dynamic=True),
         """
         test_vit2
         """,
     ),
     **_all(
-        ArchitectureDefaults(heads=2),
+        ArchitectureDefaults(heads=2, dynamic=True),
         """
         test_vit
         """,

@@ -121,7 +121,7 @@ def form_from_config(config: Config, shapes: StoredShapes, *, vectors: bool = Fa
         )
         if has(token)
     )
-    size = _image_size(arguments, pretrained)
+    size = _image_size(arguments, pretrained, traits)
     positions, grid = _positions(stored, sum(number for _, number in prefix), size // patch)
     if has("norm.weight") and has("fc_norm.weight"):
         raise CheckpointError("the weights have a norm before and after pooling; supported is one")
@@ -206,14 +206,14 @@ def _refuse_strange(arguments: Config) -> None:
         )
 
 
-def _image_size(arguments: Config, pretrained: Config) -> int:
+def _image_size(arguments: Config, pretrained: Config, traits: ArchitectureDefaults) -> int:
     """Return the side of the image in pixels, as timm resolves it for a saved model."""
     size = pretrained.get("input_size") or [3, 224, 224]
     if not isinstance(size, list) or len(size) != 3:
         raise CheckpointError(f"input_size is {size!r}, expected [channels, height, width]")
     sides = size[1:]
     given = arguments.get("img_size")
-    if given is not None and not arguments.get("dynamic_img_size"):
+    if given is not None and not arguments.get("dynamic_img_size", traits.dynamic):
         sides = given if isinstance(given, list) else [given, given]
     if len(sides) != 2 or sides[0] != sides[1]:
         raise CheckpointError(f"the image is {sides}; supported are squares")

@@ -7,13 +7,15 @@ from vit_export.families.family import Config
 from vit_export.families.model_config import HiddenAct
 from vit_export.families.values import choice, count, flag, positive, section, side
 
-# gelu_pytorch_tanh and gelu_fast are gelu_new's formula in other kernels.
+# What is gelu_new here is its formula in other kernels.
 ACTIVATIONS: dict[str, HiddenAct] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_new",
     "gelu_fast": "gelu_new",
     "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_accurate": "gelu_new",
     "quick_gelu": "quick_gelu",
     "silu": "silu",
     "swish": "silu",

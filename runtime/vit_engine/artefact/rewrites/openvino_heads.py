@@ -23,19 +23,20 @@ def fuse_qkv_transpose(model: Any) -> None:
     from openvino import opset13 as op
 
     for found, joint in list(_attentions(model)):
-        tensor = joint
+        reshaped = joint.get_node().get_type_name() == RESHAPE  # as behind an int8 product
+        tensor = joint.get_node().input_value(0) if reshaped else joint
         shape = found.output(0).get_partial_shape()
-        heads, width = shape[1].get_length(), shape[3].get_length()
+        heads, tokens, width = (shape[i].get_length() for i in (1, 2, 3))
         kind = tensor.get_element_type().to_dtype()
         inputs = found.input_values()[3:] or [op.constant(kind.type(0))]
         scale = kind.type(width**-0.5)
         if kind == np.float32 or scale == width**-0.5:
-            factor = np.ones((1, 1, 3, heads * width), kind)
-            factor[:, :, 0] = scale
-            tensor = op.multiply(tensor, op.constant(factor.reshape(1, 1, -1)))
+            factor = np.ones((3, heads * width), kind)
+            factor[0] = scale
+            tensor = op.multiply(tensor, op.constant(factor.reshape(1, -1)))
             inputs.append(op.constant(kind.type(1)))
         # else fp16 would round the factor, and OpenVINO computes the scale itself
-        apart = op.reshape(tensor, op.constant([0, 0, 3, heads, width]), special_zero=True)
+        apart = op.reshape(tensor, op.constant([-1, tokens, 3, heads, width]), special_zero=False)
         forward = op.transpose(apart, op.constant([2, 0, 3, 1, 4]))
         thirds = op.split(forward, op.constant(0), 3)
         query, key, value = (op.squeeze(third, op.constant([0])) for third in thirds.outputs())

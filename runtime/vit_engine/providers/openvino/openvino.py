@@ -1,5 +1,6 @@
-"""The OpenVINO provider: x86 CPUs, in f32, bf16, or with 8-bit weights."""
+"""The OpenVINO provider: x86 CPUs, in f32, bf16 or int8."""
 
+import mmap
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 from vit_engine.artefact.integrity import check_state, state_of
-from vit_engine.artefact.rewrites.dynamic_int8 import dynamic_int8, min_input_channels
 from vit_engine.artefact.rewrites.openvino_heads import fuse_qkv_transpose
 from vit_engine.errors import (
     ArtefactError,
@@ -33,6 +33,7 @@ MOST_STREAMS = 32
 
 MODULE, TELEMETRY = "openvino", "openvino_telemetry"
 CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+FORMER_PRODUCT = b"MatMulIntegerToFloat"
 
 
 def import_openvino() -> ModuleType:
@@ -83,14 +84,8 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
     openvino = import_openvino()
     core = openvino.Core()
     before = state_of(spec.path)
-    channels = None
     if spec.contract.identity.precision == "int8":
-        if not processor.cpu().int8:
-            raise UsageError(
-                f"{spec.path} is int8, which OpenVINO computes in float on a CPU without VNNI, "
-                "as this one is; use --provider cpu"
-            )
-        channels = min_input_channels(spec.path)
+        _check_int8(spec.path)
 
     def compiled(settings: Mapping[str, Any]) -> Any:
         try:
@@ -110,10 +105,6 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
     def opened(streams: int) -> Any:
         check_state(spec.path, before)
         settings = properties(spec, streams)
-        if channels:
-            # A step for each token, as in the file; in a wider product, for each so many channels
-            # of it. OpenVINO's own default, a step for every 32 channels, takes a third longer.
-            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = channels
         if not spec.options.cache_compiled:
             return compiled(settings)
         key = cache_key(spec, settings, openvino.__version__)
@@ -123,10 +114,23 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
     return StreamSession(opened, spec.contract, largest, streams)
 
 
+def _check_int8(path: Path) -> None:
+    """Raise UsageError for what OpenVINO opens, and then computes wrongly or not at all."""
+    if not processor.cpu().int8:
+        raise UsageError(
+            f"{path} is int8, whose sums OpenVINO saturates on a CPU without VNNI, as this one is; "
+            "use --provider cpu"
+        )
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
+        if model.find(FORMER_PRODUCT) >= 0:
+            raise UsageError(
+                f"{path} has int8 products of an earlier vit-export, which ONNX Runtime alone "
+                "runs; export the model again, or use --provider cpu"
+            )
+
+
 def _source(spec: SessionSpec) -> str | bytes:
     """Return what OpenVINO reads."""
-    if spec.contract.identity.precision == "int8":
-        return dynamic_int8(spec.path.read_bytes())
     try:
         str(spec.path).encode()
     except UnicodeEncodeError:  # OpenVINO takes names in UTF-8 alone

@@ -38,7 +38,7 @@ def models_from_arguments(arguments: Sequence[str | Path]) -> dict[str, str | Pa
         name, sign, path = os.fspath(argument).partition("=")
         if not sign:
             name, path = Path(name).stem, name
-        if not name or not set(name) <= _NAME:
+        if name in ("", ".", "..") or not set(name) <= _NAME:
             raise UsageError(
                 f"a model cannot be served under the name {name!r}: letters, digits, '.', '_' and "
                 "'-' are allowed; name it as in NAME=FILE"

@@ -1,5 +1,6 @@
 """Memory that decoders write to and engines read: slots for the images of each model."""
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -9,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.errors import MachineError, format_limit
+from vit_engine.machine.memory_file import memory_file
 
 
 class PixelMemory:
     """A file in memory that grows by a region for each model; a context manager."""
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # An engine that maps it can rely on every page of it.
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        self.fd = memory_file("pixels")
+        with contextlib.suppress(AttributeError, OSError):  # a file on disk has no seals
+            # An engine that maps it can rely on every page of it.
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         self._size = 0
 
     def region(self, slots: int, slot_bytes: int) -> "Region":
@@ -55,4 +58,5 @@ class Region:
 
     def free(self) -> None:
         """Give the memory back; what is in the slots is lost."""
-        self._memory.madvise(mmap.MADV_REMOVE)
+        with contextlib.suppress(AttributeError, OSError):  # of a file on disk it is not to be had
+            self._memory.madvise(mmap.MADV_REMOVE)

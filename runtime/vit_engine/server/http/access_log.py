@@ -3,13 +3,13 @@
 import json
 import os
 import queue
-import sys
 import threading
 import time
 
 from prometheus_client import Counter
 from starlette.types import Scope
 
+_STDOUT = 1  # not sys.stdout, whose lock Python waits for at its end
 _LINES = 10_000  # that may wait; about 2 MB
 _FLUSH_TIME = 1.0  # seconds that the end waits for lines to be written
 
@@ -49,11 +49,9 @@ class AccessLog:
             self._thread.join(_FLUSH_TIME)
 
     def _write_all(self) -> None:
-        # Not by sys.stdout, whose lock Python waits for at its end.
-        output = sys.stdout.fileno()
         while (line := self._lines.get()) is not None:
             try:
                 while line:
-                    line = line[os.write(output, line) :]
+                    line = line[os.write(_STDOUT, line) :]
             except OSError:  # nobody will read it
                 self._dropped.inc()

@@ -38,6 +38,7 @@ class _CheckedHeader(tarfile.TarInfo):
         except EmptyHeaderError:
             if begin == 0:
                 raise ImageError("empty", "is empty") from None
+            archive.has_end = archive.zeros > 0
             raise
         except (ImageError, OSError, MemoryError):
             raise
@@ -72,7 +73,7 @@ class TarArchive(tarfile.TarFile):
 
     def __init__(self, file: io.FileIO | Gunzipped, report_progress: Callable[[], None]) -> None:
         self.report_progress = report_progress
-        self.zeros = 0  # blocks in a row
+        self.zeros, self.has_end = 0, True  # blocks in a row, which an archive ends with
         super().__init__(fileobj=file)  # type: ignore[arg-type]
 
     def headers(self) -> Iterator[tarfile.TarInfo]:
@@ -85,5 +86,8 @@ class TarArchive(tarfile.TarFile):
             try:
                 member = self.next()
             except tarfile.ReadError:
-                message = f"ends within the data that its header at byte {last} announces"
+                message = (
+                    f"ends within the data that its header at byte {last} announces: it is cut "
+                    "short, or goes on in another volume"
+                )
                 raise ImageError("truncated", message) from None

@@ -12,7 +12,7 @@ from vit_engine.errors import ImageError, one_line, printable
 from vit_engine.sources.archives.gunzipped import MAGIC, Gunzipped
 from vit_engine.sources.archives.tar_archive import TarArchive
 from vit_engine.sources.files import open_regular, too_many_bytes
-from vit_engine.sources.folders import Verdict, by_head, by_name, is_wanted
+from vit_engine.sources.folders import NO_END, Verdict, by_head, by_name, is_wanted
 from vit_engine.sources.sample import ByteRange, Limits, Sample
 from vit_engine.sources.signatures import HEAD
 
@@ -83,7 +83,8 @@ class TarMembers:
 
     def _members(self, stream: io.FileIO | Gunzipped) -> Iterator[Sample]:
         self._stream = stream
-        for member in TarArchive(stream, self._report_progress).headers():
+        archive = TarArchive(stream, self._report_progress)
+        for member in archive.headers():
             if max(len(member.name), len(member.linkname)) > MAX_NAME:
                 message = f"has a name of more than {MAX_NAME} characters at byte {member.offset}"
                 yield Sample(self.path, error=ImageError("too_large", message))
@@ -92,6 +93,8 @@ class TarMembers:
                 yield Sample(self.path, error=ImageError("decode", message))
             elif member.type not in _NO_MEMBERS and (found := self._found(member)) is not None:
                 yield found
+        if not archive.has_end:
+            self._skipped[NO_END] += 1
 
     def _found(self, member: tarfile.TarInfo) -> Sample | None:
         """Return an item, None for what is no image to be labelled."""

@@ -162,7 +162,10 @@ def _directory(file: int) -> tuple[int, int, int]:
         if os.pread(file, 4, 0) == b"PK\3\4":
             raise ImageError("truncated", "is cut short: a zip's directory, at its end, is missing")
         raise ImageError("format", "is not a zip archive")
-    *_, size, offset, _ = _END.unpack(tail[found : found + _END.size])
+    _, volume, *_, size, offset, _ = _END.unpack(tail[found : found + _END.size])
+    if 0 < volume < 0xFFFF:
+        message = f"is the last of {volume + 1} volumes, which are not read; join them (zip -s 0)"
+        raise ImageError("format", message)
     end = total - len(tail) + found
     place, is_wide = end - _LOCATOR.size, False
     locator = os.pread(file, _LOCATOR.size, place) if place >= 0 else b""

@@ -24,11 +24,11 @@ def csv_rows(file: "io.BufferedReader[Any]", column: str) -> tuple[list[str], It
 
     The separator is the first of comma, semicolon and tab by which the header has `column` once, or
     else the one that gives the most names. Quotes are RFC 4180's; lines end with LF, CRLF or CR;
-    blank lines are no rows. The text is UTF-8, with a byte order mark or without, or UTF-16 with
-    one; bytes that are not UTF-8 are surrogates (`surrogateescape`). Names have no spaces around
-    them, cells have those of the file, and a row may have fewer or more cells than there are names.
-    Of rows that we wrote, the apostrophes before formulas are taken away. Nothing is sought, so a
-    pipe can be read too.
+    blank lines, and rows of blank cells, are no rows. The text is UTF-8, with a byte order mark or
+    without, or UTF-16 with one; bytes that are not UTF-8 are surrogates (`surrogateescape`). Names
+    have no spaces around them, cells have those of the file, and a row may have fewer or more cells
+    than there are names. Of rows that we wrote, the apostrophes before formulas are taken away.
+    Nothing is sought, so a pipe can be read too.
 
     ImageError for a file that is empty or whose header is not CSV. So is a row, in its place, that
     is damaged, longer than LONGEST_ROW, or has a cell over the csv module's limit (128 Ki unless
@@ -126,7 +126,7 @@ def _rows(reader: Iterator[list[str]], lines: _Lines, columns: int) -> Iterator[
         else:
             if cells is None:
                 return
-            if cells:
+            if any(map(str.strip, cells)):
                 number += 1
                 yield number, cells
 

@@ -9,10 +9,13 @@ from vit_engine.sources.files import open_regular, read_error
 from vit_engine.sources.sample import Sample
 from vit_engine.sources.tables.csv_rows import csv_rows
 from vit_engine.sources.tables.parquet_rows import Cell, parquet_cells
-from vit_engine.sources.urls import is_remote
+from vit_engine.sources.urls import bytes_from_data_uri, is_remote
 
 LONGEST = 2**16
 """Bytes of the longest cell or line that is taken for a path or a URL."""
+
+LONGEST_DATA_URI = 2**24
+"""Bytes of the longest that is taken for the image itself."""
 
 
 def check_table(path: str, column: str) -> None:
@@ -52,13 +55,27 @@ def items_from_table(path: str, column: str) -> Iterator[Sample]:
 
 
 def item_from_name(name: bytes, place: str) -> Sample:
-    """Return the item of a path or URL in a table or a list; one that can be none is at `place`."""
-    if len(name) > LONGEST:
-        message = f"is longer than {LONGEST:,} bytes, which no path or URL is"
+    """Return the item of a path or URL in a table or a list; one that can be none is at `place`.
+
+    So is the image that a data URI holds.
+    """
+    if LONGEST < longest(name) >= len(name):
+        try:
+            return Sample(place, data=bytes_from_data_uri(name))
+        except ValueError as e:
+            message = f"is a data URI that cannot be read: {one_line(e)}"
+            return Sample(place, error=ImageError("decode", message))
+    if len(name) > longest(name):
+        message = f"is longer than {longest(name):,} bytes, which no path or URL is"
         return Sample(place, error=ImageError("too_large", message))
     if b"\0" in name:
         return Sample(place, error=ImageError("missing", "has a NUL, which no path or URL has"))
     return Sample(os.fsdecode(name))
+
+
+def longest(name: bytes) -> int:
+    """Return how many bytes what begins like this may have."""
+    return LONGEST_DATA_URI if name[:5].lower() == b"data:" else LONGEST
 
 
 def resolved(name: str, table: str) -> str:
@@ -78,7 +95,7 @@ def resolved(name: str, table: str) -> str:
 
 
 def _beside(item: Sample, table: str) -> Sample:
-    if item.error is not None:
+    if item.error is not None or item.data is not None:
         return item
     try:
         return Sample(resolved(item.path, table))

@@ -1,0 +1,1 @@
+"""Texts as the libraries' two-tower models take them."""
