@@ -135,7 +135,7 @@ def test_local_imports_keep_heavy_or_optional_libraries_away() -> None:
     """An import within a function hides no circle: what it loads is heavy, or optional."""
     allowed = {
         "vit_engine.commands.infer: vit_engine.cluster",  # Ray's
-        "vit_engine.commands.serve: vit_engine.server",  # uvicorn's and Starlette's
+        "vit_engine.commands.serve: vit_engine.server",  # uvicorn's, Starlette's and gRPC's
         "vit_export.cli: vit_export",  # torch's world, once the command line is understood
     }
     for package in PACKAGES:

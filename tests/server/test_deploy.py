@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from support import ROOT, wait_until
 from support.running_server import STAR, Server, running
 from vit_engine.commands.serve import command_line
+from vit_engine.server.core.metrics import Metrics
 
 DEPLOY = ROOT / "deploy"
 
@@ -117,7 +119,7 @@ def test_manifests_name_what_is_there() -> None:
     }
     known = {f"VIT_SERVE_{action.dest.upper()}" for action in command_line()._actions}
     named = {variable["name"] for variable in container["env"]}
-    for file in ("Containerfile.cpu", "Containerfile.gpu"):
+    for file in ("Containerfile.cpu", "Containerfile.gpu", "vit-serve.service"):
         named |= set(re.findall(r"VIT_SERVE_[A-Z_]+", (DEPLOY / file).read_text()))
     assert named <= known and len(named) >= 4
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
@@ -126,3 +128,38 @@ def test_manifests_name_what_is_there() -> None:
     path = ROOT / "runtime" / Path(*module.split(".")).with_suffix(".py")
     assert f"def {name}(" in path.read_text()
     assert f'name="{application["deployments"][0]["name"]}"' in path.read_text()
+
+
+def test_what_scales_asks_for_metrics_that_there_are() -> None:
+    scaled = yaml.safe_load((DEPLOY / "autoscaling.yaml").read_text())["spec"]
+    (deployment, _) = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    queries = " ".join(trigger["metadata"]["query"] for trigger in scaled["triggers"])
+    asked = set(re.findall(r"vit_\w+?(?=_sum|_count|\{)", queries))
+    assert asked == {"vit_queue_images", "vit_stage_seconds"}
+    assert asked <= {family.name for family in Metrics().registry.collect()}
+
+
+def test_the_unit_of_systemd(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = (DEPLOY / "vit-serve.service").read_text()
+    assert "KillMode=mixed" in text and "kill -HUP $MAINPID" in text
+    unit = tmp_path / "vit-serve.service"
+    unit.write_text(text.replace("/opt/vit-engine/bin/vit-serve", sys.executable))
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_kustomization() -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    line = ["kubectl", "kustomize", DEPLOY]
+    built = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    found = {document["kind"]: document for document in yaml.safe_load_all(built.stdout)}
+    pod = found["Deployment"]["spec"]["template"]
+    assert pod["spec"]["containers"][0]["image"] == "registry.example/vit-serve:1"
+    assert found["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()

@@ -27,8 +27,9 @@ EVIL = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
 HTML = {"accept": "text/html"}
 
 
-def test_the_page_is_one_file_with_a_strict_policy(server: Server) -> None:
-    answer = server.ask("/", headers=HTML)
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_is_one_file_with_a_strict_policy(server: Server, path: str) -> None:
+    answer = server.ask(path, headers=HTML)
     assert answer.headers["content-type"].startswith("text/html")
     page, policy = answer.body.decode(), answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -294,3 +295,16 @@ def test_labels_with_markup_stay_text_and_a_key_is_asked_for(tmp_path: Path) -> 
     with running(tmp_path / "evil.onnx", "--api-key-file", tmp_path / "keys") as server:
         assert json.loads(server.ask("/", STAR).body)["error_code"] == "key"
         drive(server.url, tmp_path / "profile", work, seen="!$('ask').hidden")
+
+
+def test_the_page_of_what_can_be_asked(server: Server, tmp_path: Path) -> None:
+    described = server.ask("/openapi.json").json
+
+    async def work(page: Page) -> None:
+        shown = await page.value("document.body.innerText")
+        for path in described["paths"]:
+            assert path in shown
+        assert "Labels of an image, or rows of several" in shown
+        assert not page.complaints
+
+    drive(f"{server.url}/docs", tmp_path, work, "document.querySelectorAll('details').length > 20")

@@ -67,6 +67,8 @@ def test_metrics_are_those_of_all(server: Server) -> None:
     for _ in range(4):  # whichever is asked
         assert server.metric("vit_images_total", outcome="ok") - before == 40
     assert server.metric("vit_ready") == 1
+    assert 0 < server.metric("vit_model_load_seconds", model="m") < 60
+    assert server.metric("vit_requests_in_flight") == 1  # the question itself
 
 
 def test_a_front_that_is_killed_loses_its_own_connections_alone(server: Server) -> None:

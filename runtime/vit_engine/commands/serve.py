@@ -49,6 +49,12 @@ def command_line() -> Parser:
         help="port to listen at, 0 for any (default %(default)s)",
     )
     add(
+        "--grpc-port",
+        type=whole_number("the number of a port", minimum=0),
+        metavar="N",
+        help="also serve the Open Inference Protocol by gRPC there, 0 for any (extra grpc)",
+    )
+    add(
         "--workers",
         type=_workers,
         default=1,
@@ -203,31 +209,38 @@ def main() -> int:
         from vit_engine.server.fronts import Served, serve_with_fronts
         from vit_engine.server.http import listener
         from vit_engine.server.http.app import application
+
+        if arguments.grpc_port is not None:
+            from vit_engine.server.rpc.rpc_server import RpcServer
     except ModuleNotFoundError as e:
-        raise MachineError(
-            f"vit-serve needs {e.name}, which is not installed: {pip_install('serve')}"
-        ) from e
+        is_rpc = str(e.name).partition(".")[0] in ("google", "grpc", "tritonclient")
+        extra = pip_install("grpc" if is_rpc else "serve")
+        raise MachineError(f"vit-serve needs {e.name}, which is not installed: {extra}") from e
     logging.basicConfig(format="vit-serve: %(message)s", stream=sys.stderr)
     for name in ("uvicorn", "python_multipart"):  # which tell of every malformed request
         logging.getLogger(name).setLevel(logging.ERROR)
     settings, options = settings_from(arguments), engine_settings(arguments)
+    beside, before = None, ""
+    if arguments.grpc_port is not None:
+        keeping = listener.claimed(arguments.host, arguments.grpc_port)
+        beside = RpcServer(*keeping.getsockname()[:2])
+        before = f"gRPC at {beside}, "
+
+    def tell(message: str) -> None:
+        sys.stderr.write(f"vit-serve: {before}{message}\n")
+
     if arguments.workers != 1:
-        served = Served(models_from_arguments(arguments.models), settings, options, arguments.text)
-        return serve_with_fronts(
-            served,
-            arguments.host,
-            arguments.port,
-            arguments.workers,
-            lambda message: sys.stderr.write(f"vit-serve: {message}\n"),
-        )
-    app = application(*arguments.models, settings=settings, options=options, text=arguments.text)
+        models = models_from_arguments(arguments.models)
+        served = Served(models, settings, options, arguments.text, beside)
+        return serve_with_fronts(served, arguments.host, arguments.port, arguments.workers, tell)
+    app = application(
+        *arguments.models, settings=settings, options=options, text=arguments.text, beside=beside
+    )
     # An address that is taken is told at once, before the models, which take seconds.
     with listener.bound(arguments.host, arguments.port) as listening:
         app.service.open()
-        models = ", ".join(f"{name} on {on}" for name, on in app.service.providers.items())
-        return listener.serve(
-            app, listening, lambda message: sys.stderr.write(f"vit-serve: {models}, {message}\n")
-        )
+        names = ", ".join(f"{name} on {on}" for name, on in app.service.providers.items())
+        return listener.serve(app, listening, lambda message: tell(f"{names}, {message}"))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Labels over HTTP: `http` speaks, `core` schedules requests into batches."""
+"""Labels over HTTP and gRPC: `http` and `rpc` speak, `core` schedules requests into batches."""

@@ -33,8 +33,9 @@ from vit_engine.server.core.settings import Settings
 from vit_engine.server.decoding.loop_worker import LoopWorker
 from vit_engine.server.engines.engine_processes import EngineProcesses
 from vit_engine.server.engines.messages import OpenEngine
-from vit_engine.server.http.app import Application
+from vit_engine.server.http.app import Application, Beside
 from vit_engine.server.http.listener import bound, serve, url_of
+from vit_engine.server.http.tracing import tracing
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Served:
     settings: Settings
     options: EngineOptions
     text: str | Path | None
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def serve_with_fronts(
     `workers` None takes as many as the cores and the provider make use of. Raises what Engine.open
     raises, and MachineError where the address is taken.
     """
+    tracing()  # what it raises is raised once
     with contextlib.ExitStack() as stack:
         taken = stack.enter_context(bound(host, port))  # alone, so nobody else has it
         port = taken.getsockname()[1]
@@ -289,7 +292,7 @@ def serve_front(channel: Channel) -> None:
     )
     parent.service = service
     listening = socket.socket(fileno=front.listening)
-    code = serve(Application(service), listening, lambda _: parent.listen())
+    code = serve(Application(service, beside=served.beside), listening, lambda _: parent.listen())
     os._exit(code)
 
 

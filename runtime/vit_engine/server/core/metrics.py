@@ -37,6 +37,8 @@ class Metrics:
         self.requests = counter("vit_requests_total", words, ["route", "status"])
         words = "From the head of a request to the end of its answer"
         self.request_seconds = seconds("vit_request_seconds", words, ["route"])
+        words = "Requests whose answer has not ended, that to the question itself among them"
+        self.requests_in_flight = gauge("vit_requests_in_flight", words)
         words = "Requests without labels, by their error_code"
         self.refusals = counter("vit_refusals_total", words, ["reason"])
         self.body_bytes = counter("vit_body_bytes_total", "Bytes of bodies received")
@@ -53,6 +55,10 @@ class Metrics:
         words = "Decoder processes started again"
         self.decoder_restarts = counter("vit_decoder_restarts_total", words)
         self.queue_images = gauge("vit_queue_images", "Images at each stage", ["model", "stage"])
+        name, words = "vit_model_load_seconds", "From opening a model until its engine is warm"
+        self.load_seconds = Gauge(
+            name, words, ["model"], registry=registry, multiprocess_mode="livemostrecent"
+        )
         self.decoders = gauge("vit_decoders", "Decoder processes")
         self.held_bytes = gauge("vit_held_bytes", "Bytes of bodies in memory")
         self.ready = least("vit_ready", "1 while requests are wanted")

@@ -175,6 +175,17 @@ class Service:
             await self.replace(name, new)
             self._processes.retire_old(name)
 
+    async def load(self, name: str) -> None:
+        """Open a model's file anew for a client; RefusalError where no key protects that, or it is
+        refused."""
+        if not self.settings.keys:
+            raise RefusalError(403, "key", "a model is loaded anew where keys are: --api-key-file")
+        self.find(name)
+        try:
+            await self.reload(name)
+        except VitError as e:
+            raise RefusalError(400, "model", f"{name} stays as it was: {one_line(e)}") from e
+
     async def reload_all(self) -> None:
         """Open every model's file anew, and log what came of it."""
         for name in self._models:

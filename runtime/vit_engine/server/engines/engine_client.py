@@ -76,6 +76,7 @@ class EngineClient:
         self._tensor_slots = [*slots.spare]
         self._views = SlotViews(region.rows.data, region.slots, region.slot_bytes, info.contract)
         self._runs = {o: metrics.engine_runs.labels(name, o) for o in ("ok", "failed")}
+        self._load_seconds = metrics.load_seconds.labels(name)
         self._sizes = metrics.batch_images.labels(name)
         self.ready: deque[PendingImage] = deque()  # not with the engine yet
         self._running: dict[int, PendingImage] = {}  # by their slots
@@ -239,6 +240,7 @@ class EngineClient:
                 raise
         self._socket, self._lost, self._fault = connection, None, info.fault
         self.rate = Rate(info.max_batch, info.seconds)
+        self._load_seconds.set(info.load_seconds)
         self._loop.add_reader(connection, self._read)
         self._dispatch()
 

@@ -150,12 +150,14 @@ def serve(channel: Channel) -> None:
     opening: _Opening = pickle.loads(next(channel.requests()))
     logging.basicConfig(format=f"vit-serve: {opening.name}: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start = time.monotonic()
     try:
         engine = Engine.open(opening.model, opening.options)
     except Exception as e:  # noqa: BLE001  raised again in the parent
         channel.answer(pickle.dumps(e))
         return
     info = EngineInfo(engine.contract, engine.provider, engine.max_batch, engine.in_flight)
+    info = replace(info, load_seconds=time.monotonic() - start)
     channel.answer(pickle.dumps(info))
     asyncio.run(_Server(engine, info, channel, opening).run())
 
@@ -192,6 +194,7 @@ class _Server:
         One image twice: a provider may open something for them at the second.
         """
         input_spec, info = self._info.contract.input, self._info
+        began = time.monotonic()
         try:
             for size in (1, *range(1, self._engine.max_batch + 1)):
                 start = time.monotonic()
@@ -200,7 +203,8 @@ class _Server:
         except Exception as e:
             log.exception("cannot run")
             return replace(info, fault=one_line(e))
-        return replace(info, max_batch=self._engine.max_batch)
+        load_seconds = info.load_seconds + time.monotonic() - began
+        return replace(info, max_batch=self._engine.max_batch, load_seconds=load_seconds)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

@@ -32,13 +32,15 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """An open engine; `seconds` is what its largest batch takes, `fault` why it cannot run one."""
+    """An open engine; `seconds` is what its largest batch takes, `load_seconds` what it took
+    until every batch had run, `fault` why it cannot run one."""
 
     contract: Contract
     provider: str
     max_batch: int
     in_flight: int
     seconds: float = 0.0
+    load_seconds: float = 0.0
     fault: str | None = None
 
     @property

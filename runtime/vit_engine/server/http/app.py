@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,24 @@ from vit_engine.server.http.middleware import (
     HostMiddleware,
 )
 from vit_engine.server.http.routes import Routes
+from vit_engine.server.http.tracing import tracing
+
+Beside = Callable[[Service, AccessLog], contextlib.AbstractAsyncContextManager[object]]
+"""What serves by another protocol within its context."""
 
 
 class Application:
     """Labels over HTTP, as an ASGI application whose life span opens and closes the models.
 
-    `service.open()` opens them before that, for whoever wants to meet its errors.
+    `service.open()` opens them before that, for whoever wants to meet its errors. `beside` serves
+    them by another protocol within that life span.
     """
 
-    def __init__(self, service: Service, *, wait: bool = False) -> None:
+    def __init__(
+        self, service: Service, *, wait: bool = False, beside: Beside | None = None
+    ) -> None:
         self.service = service
-        self._app = _with_routes(service, wait)
+        self._app = _with_routes(service, wait, beside)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of ASGI."""
@@ -46,6 +53,7 @@ def application(
     options: EngineOptions = DEFAULTS,
     text: str | Path | None = None,
     wait: bool = False,
+    beside: Beside | None = None,
     **changes: Any,
 ) -> Application:
     """Return an application that serves artefacts, `FILE` or `NAME=FILE`, the first by default.
@@ -56,10 +64,11 @@ def application(
     begins, which with `wait` has begun when everything is ready. UsageError for names that clash.
     """
     options = replace(options, **changes)
-    return Application(Service(models_from_arguments(models), settings, options, text), wait=wait)
+    service = Service(models_from_arguments(models), settings, options, text)
+    return Application(service, wait=wait, beside=beside)
 
 
-def _with_routes(service: Service, wait: bool) -> ASGIApp:
+def _with_routes(service: Service, wait: bool, beside: Beside | None) -> ASGIApp:
     routes, settings = Routes(service), service.settings
     log = AccessLog(service.metrics.dropped_log_lines)
 
@@ -67,10 +76,12 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
     async def life(_: Starlette) -> AsyncIterator[None]:
         await service.start(wait=wait)
         try:
-            yield
+            async with beside(service, log) if beside else contextlib.nullcontext():
+                yield
         finally:
             await service.close()
             await asyncio.to_thread(log.close)
+            await asyncio.to_thread(send_spans)
 
     starlette = Starlette(
         routes=routes.routes,
@@ -94,4 +105,5 @@ def _with_routes(service: Service, wait: bool) -> ASGIApp:
         )
     if settings.hosts is not None:
         app = HostMiddleware(app, settings.hosts, service.metrics)
-    return AccessMiddleware(app, service, log)
+    app, send_spans = tracing()(AccessMiddleware(app, service, log))
+    return app

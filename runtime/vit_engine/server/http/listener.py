@@ -44,6 +44,13 @@ def bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return found
 
 
+def claimed(host: str, port: int) -> socket.socket:
+    """Return a socket that keeps an address from others, and is not for requests itself."""
+    with bound(host, port) as taken:  # alone, so nobody else has it
+        port = taken.getsockname()[1]
+    return bound(host, port, shared=True)
+
+
 def url_of(listening: socket.socket) -> str:
     """Return the address that a client on this machine would use."""
     host, port = listening.getsockname()[:2]

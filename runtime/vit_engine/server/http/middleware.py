@@ -4,6 +4,8 @@ import hashlib
 import hmac
 import ipaddress
 import time
+from collections.abc import Mapping
+from typing import Self
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -17,8 +19,34 @@ from vit_engine.server.http.responses import CLIENT_LEFT, error_response
 
 _LATE = 408
 
-_OPEN = frozenset(("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
+NO_KEY = "a key is needed: Authorization: Bearer KEY"
+
+_OPEN = frozenset(
+    ("/", "/health", "/ping", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs")
+)
 """Paths that ask for no key: probes, the page without its answers, and what can be asked."""
+
+
+class RequestRecord:
+    """What is counted and logged of a request once it has ended: a context manager."""
+
+    def __init__(self, service: Service, log: AccessLog, scope: Scope) -> None:
+        self._service, self._log, self._scope = service, log, scope
+        self.route, self.status, self.size = "none", CLIENT_LEFT, 0
+
+    def __enter__(self) -> Self:
+        self._start = time.monotonic()
+        self._service.metrics.requests_in_flight.inc()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        seconds, metrics = time.monotonic() - self._start, self._service.metrics
+        metrics.requests_in_flight.dec()
+        metrics.requests.labels(self.route, self.status).inc()
+        metrics.request_seconds.labels(self.route).observe(seconds)
+        metrics.body_bytes.inc(self.size)
+        if self._service.settings.log_requests:
+            self._log.write(self._scope, self.status, seconds, self.size)
 
 
 class AccessMiddleware:
@@ -32,16 +60,13 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start = time.monotonic()
         headers = Headers(scope=scope)
         body = CountingReceive(receive)
         has_body = "content-length" in headers or "transfer-encoding" in headers
-        status = CLIENT_LEFT
 
         async def answer(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = record.status = message["status"]
                 closes = self._service.draining
                 if has_body and not body.ended:
                     # Whoever sends all before he reads is to get the answer; whoever waits to be
@@ -53,17 +78,12 @@ class AccessMiddleware:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        try:
-            await self._app(scope, body, answer)
-        finally:
-            route = getattr(scope.get("endpoint"), "__name__", "none")
-            seconds = time.monotonic() - start
-            metrics = self._service.metrics
-            metrics.requests.labels(route, status).inc()
-            metrics.request_seconds.labels(route).observe(seconds)
-            metrics.body_bytes.inc(body.size)
-            if self._service.settings.log_requests:
-                self._log.write(scope, status, seconds, body.size)
+        with RequestRecord(self._service, self._log, scope) as record:
+            try:
+                await self._app(scope, body, answer)
+            finally:
+                record.route = getattr(scope.get("endpoint"), "__name__", "none")
+                record.size = body.size
 
 
 class HostMiddleware:
@@ -91,12 +111,28 @@ class HostMiddleware:
         await self._app(scope, receive, send)
 
 
+class ApiKeys:
+    """The keys of a server; without any, everybody is let in."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._keys = [_digest(key.encode()) for key in keys]
+
+    def accept(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request has one of them."""
+        if not self._keys:
+            return True
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = _digest(given.encode())
+        # Every key is looked at, so that the time tells nothing.
+        return bool(sum(hmac.compare_digest(digest, known) for known in self._keys))
+
+
 class ApiKeyMiddleware:
     """Refuses requests without one of the keys, where there are any."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...], metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-        self._keys = [_digest(key.encode()) for key in keys]
+        self._app, self._keys, self._metrics = app, ApiKeys(keys), metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what may pass."""
@@ -104,19 +140,12 @@ class ApiKeyMiddleware:
             await self._app(scope, receive, send)
             return
         self._metrics.refusals.labels("key").inc()
-        response = error_response(401, "key", "a key is needed: Authorization: Bearer KEY")
+        response = error_response(401, "key", NO_KEY)
         await response(scope, receive, send)
 
     def _passes(self, scope: Scope) -> bool:
         is_open = scope["path"] in _OPEN and scope["method"] in ("GET", "HEAD")
-        if is_open or not self._keys:
-            return True
-        headers = Headers(scope=scope)
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = _digest(given.encode())
-        # Every key is looked at, so that the time tells nothing.
-        return bool(sum(hmac.compare_digest(digest, known) for known in self._keys))
+        return is_open or self._keys.accept(Headers(scope=scope))
 
 
 def _host_of(header: str) -> str:

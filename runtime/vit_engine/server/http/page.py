@@ -1,14 +1,18 @@
-"""The page that browsers are given, and the policy that lets its script and style run alone."""
+"""The pages that browsers are given, and the policies that let their own script and style run."""
 
 import base64
 import hashlib
 import re
+from collections.abc import Callable
+from functools import partial
 from importlib import resources
 
+from starlette.responses import HTMLResponse
 
-def page_and_policy() -> tuple[str, str]:
-    """Return the page, and the Content-Security-Policy that goes with it."""
-    page = resources.files("vit_engine.server.http").joinpath("page.html").read_text("utf-8")
+
+def page_responses(name: str) -> Callable[[], HTMLResponse]:
+    """Return what answers with a page of this folder and its Content-Security-Policy."""
+    page = resources.files("vit_engine.server.http").joinpath(name).read_text("utf-8")
 
     def hashes(tag: str) -> str:
         found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -20,4 +24,4 @@ def page_and_policy() -> tuple[str, str]:
         "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
-    return page, policy
+    return partial(HTMLResponse, page, headers={"content-security-policy": policy})

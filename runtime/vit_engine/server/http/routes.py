@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import vit_engine
 from vit_engine.artefact.description import parity_in_words
-from vit_engine.errors import UsageError, VitError, one_line
+from vit_engine.errors import UsageError
 from vit_engine.outputs.embeddings import Vectors
 from vit_engine.server.core.refusal import ClientLeftError, RefusalError, bad_request
 from vit_engine.server.core.scheduler import Scheduler
@@ -27,7 +27,7 @@ from vit_engine.server.http.codecs.open_inference_models import (
     stats_of,
 )
 from vit_engine.server.http.codecs.openapi import document
-from vit_engine.server.http.page import page_and_policy
+from vit_engine.server.http.page import page_responses
 from vit_engine.server.http.responses import CLIENT_LEFT, error_response
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,7 +39,7 @@ class Routes:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._uploads = Uploads(service.memory, service.settings)
-        self._page, self._policy = page_and_policy()
+        self._page, self._docs = page_responses("page.html"), page_responses("docs.html")
         self.routes = list(self._routes())
         self._openapi = document(self.routes, service.settings, service.names)
 
@@ -53,6 +53,7 @@ class Routes:
         yield Route("/info", self.info)
         yield Route("/metrics", self.metrics)
         yield Route("/openapi.json", self.openapi)
+        yield Route("/docs", self.docs)
         yield Route("/v2", self.server)
         yield Route("/v2/health/live", self.live)
         yield Route("/v2/health/ready", self.health)
@@ -101,7 +102,7 @@ class Routes:
         if request.method == "POST":
             return await self.classify(request)
         if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+            return self._page()
         return JSONResponse(
             {
                 "name": "vit-engine",
@@ -200,6 +201,10 @@ class Routes:
         """This document."""
         return JSONResponse(self._openapi)
 
+    async def docs(self, _: Request) -> Response:
+        """This document as a page."""
+        return self._docs()
+
     # The inference protocol
 
     async def server(self, _: Request) -> Response:
@@ -255,14 +260,7 @@ class Routes:
 
     async def load(self, request: Request) -> Response:
         """Open a model's file anew, in place of the one that is served; a key is needed."""
-        service, name = self._service, request.path_params["name"]
-        if not service.settings.keys:
-            raise RefusalError(403, "key", "a model is loaded anew where keys are: --api-key-file")
-        service.find(name)
-        try:
-            await service.reload(name)
-        except VitError as e:
-            raise RefusalError(400, "model", f"{name} stays as it was: {one_line(e)}") from e
+        await self._service.load(request.path_params["name"])
         return Response()
 
     def _find(self, request: Request) -> Scheduler:

@@ -120,8 +120,13 @@ def parse_request(
             f"the JSON has {size} bytes, the limit is {MAX_JSON}: send the tensor in binary behind "
             "the JSON, as binary_data_size says",
         )
-    document = decoded(body[:size], _JSON)
-    rest = memoryview(body)[size:]
+    return request_from(decoded(body[:size], _JSON), memoryview(body)[size:], contract, settings)
+
+
+def request_from(
+    document: InferBody, rest: memoryview, contract: Contract, settings: Settings
+) -> InferRequest:
+    """Return what a document asks, whose binary tensor is `rest`; RefusalError where it may not."""
     (tensor,) = document.inputs
     if tensor.name != contract.input.name:
         raise bad_request(f"the model takes exactly one input, {contract.input.name!r}")
@@ -184,8 +189,8 @@ def _tensor(
         raise bad_request(f"{expected.name} has both data and binary_data_size")
     if binary != size or size > len(rest):
         raise bad_request(
-            f"binary_data_size of {expected.name} is {binary}, its shape needs {size} bytes, and "
-            f"{len(rest)} follow the JSON"
+            f"the shape of {expected.name} needs {size} bytes of data, {len(rest)} are there, and "
+            f"binary_data_size is {binary}"
         )
     return np.frombuffer(rest[:size], dtype.newbyteorder("<")).reshape(shape), size
 
@@ -227,17 +232,19 @@ def _sized(decoder: msgspec.json.Decoder[list[Any]], data: Any, size: int, where
     return found
 
 
+def output_of(done: PendingRequest, scheduler: Scheduler) -> tuple[dict[str, Any], NDArray[Any]]:
+    """Return what the protocol says of the output, and the output (N, ...) float32."""
+    # Tensors are not decoded: no image fails.
+    logits = np.stack([row for row in done.results() if not isinstance(row, ImageError)])
+    name = scheduler.engine.contract.output.name
+    return {"name": name, "datatype": "FP32", "shape": list(logits.shape)}, logits
+
+
 def answer(
     asked: InferRequest, done: PendingRequest, scheduler: Scheduler, headers: Mapping[str, str]
 ) -> Response:
     """Return the output of a request, in binary behind the JSON where that is wanted."""
-    # Tensors are not decoded: no image fails.
-    logits = np.stack([row for row in done.results() if not isinstance(row, ImageError)])
-    output: dict[str, Any] = {
-        "name": scheduler.engine.contract.output.name,
-        "datatype": "FP32",
-        "shape": list(logits.shape),
-    }
+    output, logits = output_of(done, scheduler)
     document = {"model_name": scheduler.name, "model_version": VERSION, "outputs": [output]}
     if asked.id is not None:
         document["id"] = asked.id

@@ -21,6 +21,7 @@ BINARY = "application/octet-stream"
 
 _MEDIA = {
     ("GET", "root"): (JSON, "text/html"),
+    ("GET", "docs"): ("text/html",),
     ("GET", "metrics"): ("text/plain",),
     ("POST", "infer"): (JSON, BINARY),
 }
