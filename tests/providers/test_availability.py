@@ -38,10 +38,9 @@ def test_a_provider_that_is_not_there(
     run_command: Run, tiny_artefact: Path, tmp_path: Path, provider: str
 ) -> None:
     output = tmp_path / "rows.jsonl"
-    for extra in ([], ["-o", output], ["--build-only"]):
-        done = run_command(
-            "vit-infer", ROOT / "examples", "-m", tiny_artefact, "--provider", provider, *extra
-        )
+    images = ROOT / "examples"
+    for extra in ([images], [images, "-o", output], ["--build-only"]):
+        done = run_command("vit-infer", "-m", tiny_artefact, "--provider", provider, *extra)
         assert done.returncode == 4
         assert done.stdout == ""
         (line,) = done.stderr.splitlines()
@@ -91,7 +90,7 @@ def test_no_onnxruntime_names_the_extra(tiny_artefact: Path) -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from vit_engine.commands import start_infer\n"
-        "sys.argv = ['vit-infer', '.', '-m', sys.argv[1], '--build-only']\n"
+        "sys.argv = ['vit-infer', '-m', sys.argv[1], '--build-only']\n"
         "sys.exit(start_infer())"
     )
     rc, out, err = python(code, tiny_artefact)

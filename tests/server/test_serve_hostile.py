@@ -302,7 +302,7 @@ def test_a_decoder_that_is_killed_costs_the_image_that_it_was_at() -> None:
             answer = killed.result()
         assert (answer.status, answer.code) == (422, "crash")
         assert Counter(a.status for a in ask_all(server, 40, [STAR], 8)) == {200: 40}
-        assert server.metric("vit_decoders") == 2
+        wait_until(lambda: server.metric("vit_decoders") == 2)
         assert server.is_ready()
 
 

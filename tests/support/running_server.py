@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,16 +122,19 @@ def running(*arguments: str | Path, ready: bool = True, **options: Any) -> Itera
     """Run vit-serve on a free port; by default it is ready, and drains for no time."""
     line = [sys.executable, "-m", "vit_engine.commands.serve", *map(str, arguments or ["demo"])]
     line += ["--port=0"] + ([] if "--drain" in line else ["--drain=0.01"])
+    reader: threading.Thread | None = None
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, **options) as process:
         try:
             assert process.stderr
             first = process.stderr.readline()
             assert "listening at " in first, first + process.stderr.read()
             server = Server(first.rpartition(" ")[2].strip(), process, [first])
-            threading.Thread(target=server.told.extend, args=(process.stderr,), daemon=True).start()
+            reader = threading.Thread(target=server.told.extend, args=(process.stderr,))
+            reader.start()
             if ready:
                 wait_until(server.is_ready)
             yield server
         finally:
             process.kill()
-            time.sleep(0)  # the reader of stderr sees its end
+            if reader is not None:
+                reader.join(20)  # its children, which write there as well, end with it
