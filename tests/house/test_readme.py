@@ -28,9 +28,17 @@ PAGES = {
 }
 DEMO = ROOT / "export/vit_export/demo"
 OTHERS = {
-    *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url")
+    *(
+        "--rm",
+        "--gpus",
+        "--model-repository",
+        "--dashboard-host",
+        "--data-binary",
+        "--index-url",
+        "--stub",
+    )
 }
-"""Options of Docker, Triton, Ray, curl and pip."""
+"""Options of Docker, Triton, Ray, curl, pip and benchmarks/serving.py."""
 COMMANDS = ("infer", "eval", "search", "serve", "doctor")
 Sandbox = tuple[Path, dict[str, str]]
 """A folder and the environment of what runs there."""
