@@ -89,48 +89,38 @@ def stored() -> dict[str, list[Stored]]:
 def every_table() -> str:
     """Return all models on all their machines, for docs/benchmarks.md."""
     text = ""
+
+    def times(batch: int, row: Row) -> str:
+        return table.times(row.speedup.get(batch))
+
     for model, same in stored().items():
         for device in BATCHES:
             if found := [s for s in same if s.result["device"] == device]:
+                assert len({s.machine for s in found}) == len(found), "two machines of one name"
                 columns: Columns = {}
                 for s in found:
                     columns[f"{s.machine}: ms @1"] = s.cells(lambda r: table.ms(r.latency(50)))
                     for batch in s.batches:
-                        times = partial(_times_at, batch)
-                        columns[f"{s.machine}: times @{batch}"] = s.cells(times)
+                        columns[f"{s.machine}: times @{batch}"] = s.cells(partial(times, batch))
                 if device == "cuda":
                     most = found[0].batches[-1]
                     columns[f"images/s @{most}"] = found[0].cells(partial(rate_at, most))
-                text += "\n" + _table(model, found, columns | _labels(found) | _size(found))
+                text += "\n" + _table(model, found, columns | _labels(found))
     return text
 
 
-def charted() -> tuple[Stored, Stored, dict[str, float]]:
-    """Return the chart's CPU and GPU, and shares of labels kept by a trained model on that CPU."""
-    models = stored()
-    cpu, gpu = (next(s for s in models[HEADLINE] if s.machine == m) for m in CHART_ROWS)
-    judged = next(s for s in chain(*models.values()) if s.accuracy and s.machine == cpu.machine)
-    return cpu, gpu, {name: row["agreement"] for name, row in judged.accuracy.items()}
-
-
 def chart() -> str:
-    """Return the README's chart, an SVG element: one model on a CPU and on a GPU."""
-    cpu, gpu, kept = charted()
-    where = f"{cpu.result['machine']['cores']} cores of an AMD {cpu.machine}"
-    panels = [
-        Panel(
-            f"ViT-B/16 on {name}: times eager fp32",
-            [s.rows[row] for row in CHART_ROWS[s.machine]],
-            s.batches,
-            labels,
-        )
-        for name, s, labels in ((where, cpu, kept), (f"an NVIDIA {gpu.machine}", gpu, {}))
-    ]
+    """Return the README's chart, an SVG element; labels are a trained model's, on the same CPU."""
+    models, panels = stored(), []
+    for machine, names in CHART_ROWS.items():
+        one = next(s for s in models[HEADLINE] if s.machine == machine)
+        m, same = one.result["machine"], [s for s in chain(*models.values()) if s.accuracy]
+        judged = next((s.accuracy for s in same if s.machine == machine), {})
+        kept = {name: row["agreement"] for name, row in judged.items()}
+        where = f"an NVIDIA {machine}" if m["gpu"] else f"{m['cores']} cores of an AMD {machine}"
+        title = f"ViT-B/16 on {where}: times eager fp32"
+        panels.append(Panel(title, [one.rows[name] for name in names], one.batches, kept))
     return speed_and_labels(panels)
-
-
-def _times_at(batch: int, row: Row) -> str:
-    return table.times(row.speedup.get(batch))
 
 
 def _labels(found: Sequence[Stored]) -> Columns:
@@ -144,20 +134,16 @@ def _labels(found: Sequence[Stored]) -> Columns:
     return {head: partial(cell, what) for head, what in heads.items()}
 
 
-def _size(found: Sequence[Stored]) -> Columns:
-    sizes = {name: row.file_bytes for s in reversed(found) for name, row in s.rows.items()}
-    return {"file MB": lambda name: table.megabytes(sizes[name])}
-
-
 def _table(model: str, found: Sequence[Stored], columns: Columns) -> str:
     """Return a table of those contenders that some machine has timed, ours in bold."""
-    rows = {name: row for s in found for name, row in s.rows.items()}
+    rows = {name: row for s in reversed(found) for name, row in s.rows.items()}
 
     def titled(name: str) -> str:
         return f"**{TITLES[name]}**" if rows[name].family == "ours" else TITLES[name]
 
     timed = [name for name in TITLES if name in rows]
-    shown = table.table_from_rows("", "", timed, {model: titled} | columns)
+    size: Columns = {"file MB": lambda name: table.megabytes(rows[name].file_bytes)}
+    shown = table.table_from_rows("", "", timed, {model: titled} | columns | size)
     marked = [_best_in_bold(*column) for column in zip(shown.head, *shown.body, strict=True)]
     shown = replace(shown, body=tuple(zip(*marked, strict=True)))
     legend = "\\\n".join(s.legend() for s in found)

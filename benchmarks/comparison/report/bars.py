@@ -30,8 +30,7 @@ def speed_and_labels(panels: Sequence[Panel]) -> str:
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)  # a point is a pixel
 
         def write(x: int, y: float, text: str, **style: Any) -> None:
-            how = {"verticalalignment": "center_baseline"} | style
-            figure.text(x / WIDTH, 1 - y / height, text, **how)
+            figure.text(x / WIDTH, 1 - y / height, text, va="center_baseline", **style)
 
         top = 0
         for panel in panels:
@@ -41,8 +40,8 @@ def speed_and_labels(panels: Sequence[Panel]) -> str:
             write(BARS + 15, top + HEAD / 2, f"batch {small} (pale) / {large}", **head)
             write(LABELS, top + HEAD / 2, "labels kept" if panel.kept else "", **head)
             top += HEAD + size
-            place = (NAMES / WIDTH, 1 - top / height, (BARS - NAMES) / WIDTH, size / height)
-            axes = figure.add_axes(place)
+            wide = (BARS - NAMES) / WIDTH
+            axes = figure.add_axes((NAMES / WIDTH, 1 - top / height, wide, size / height))
             axes.set_axis_off()
             axes.set_ylim(len(panel.rows) - 0.5, -0.5)
             for i, row in enumerate(panel.rows):
@@ -51,7 +50,7 @@ def speed_and_labels(panels: Sequence[Panel]) -> str:
                     axes.barh(y, ratio, 0.36, color=colour_of(row), alpha=alpha)
                 told = " / ".join(times(row.speedup[batch]) for batch in panel.batches)
                 middle, style = top - size + ROW * (i + 0.5), name_style(row)
-                write(NAMES - 10, middle, row.title, horizontalalignment="right", **style)
+                write(NAMES - 10, middle, row.title, ha="right", **style)
                 write(BARS + 15, middle, told, **style)
                 if panel.kept:
                     write(LABELS, middle, percent(panel.kept[row.name]), **style)
