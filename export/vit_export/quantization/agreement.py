@@ -51,7 +51,7 @@ class Agreement:
         low, expected, high = (f"{100 * x:.1f}" for x in (self.low, self.expected, self.high))
         words = f"int8 keeps about {expected} % of labels ({low} to {high})"
         if self.low < minimum <= self.high:
-            words += f": more images would tell more surely (--calibrate takes up to {MOST_USED})"
+            words += f": more images would tell more surely (--calibrate uses up to {MOST_USED})"
         return words
 
 
