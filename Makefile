@@ -76,7 +76,7 @@ check: dev
 benchmark: dev peers
 	$(BIN)/python benchmarks/compare.py $(QUICK)
 
-# The tables of the README and docs/benchmarks.md, from benchmarks/results
+# The tables of docs/benchmarks.md and the chart of the README, from benchmarks/results
 readme-table: dev
 	$(BIN)/python benchmarks/readme_table.py
 

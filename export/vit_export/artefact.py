@@ -42,13 +42,14 @@ def export(
     bounds: Bounds | None = None,
     quantized: Quantized | None = None,
     report: Callable[[str], None] = lambda _words: None,
+    detail: Callable[[str], None] = lambda _words: None,
 ) -> Contract:
     """Write a checkpoint's artefact to `path` and return its contract.
 
     It is held against eager PyTorch on `images` first, within `bounds` or else the precision's own,
     and ParityError leaves nothing behind; with None it is not, and the contract says so.
-    `quantized` is the checkpoint quantised, for int8 and for it alone; `report` is told what labels
-    it keeps.
+    `quantized` is the checkpoint quantised, for int8 and for it alone; `report` is told in a
+    line what labels it keeps, `detail` all that is known of it.
     """
     assert (quantized is not None) == (precision == "int8")
     model = model_from_checkpoint(
@@ -69,7 +70,12 @@ def export(
         if images is not None:
             try:
                 parity = parity_of(
-                    temporary, checkpoint, images, bounds or BOUNDS[precision], report
+                    temporary,
+                    checkpoint,
+                    images,
+                    bounds or BOUNDS[precision],
+                    report=report,
+                    detail=detail,
                 )
             except ParityError as e:
                 if quantized is None:

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -118,9 +118,10 @@ def _export(arguments: argparse.Namespace) -> int:
     from vit_export.verify import verification_images
 
     start = time.monotonic()
+    detail = say if arguments.verbose else unsaid
     bounds, quantized, images = BOUNDS[arguments.precision], None, None
     if arguments.precision == "int8":
-        quantized, images = _rounded(checkpoint, calibrating)
+        quantized, images = _rounded(checkpoint, calibrating, detail)
         if arguments.min_agreement is not None:
             bounds = replace(bounds, min_agreement=arguments.min_agreement)
     if verifying or images is None:
@@ -134,6 +135,7 @@ def _export(arguments: argparse.Namespace) -> int:
         bounds=bounds,
         quantized=quantized,
         report=say,
+        detail=detail,
     )
     if hf:
         write_configs(checkpoint, output, image_size=arguments.image_size)
@@ -199,7 +201,7 @@ def _is_artefact(path: Path) -> bool:
 
 
 def _rounded(
-    checkpoint: Checkpoint, items: list[Sample] | None
+    checkpoint: Checkpoint, items: list[Sample] | None, detail: Callable[[str], None]
 ) -> "tuple[Quantized, Iterator[Image]]":
     """Round the checkpoint to int8; return it and the images to compare it with PyTorch on."""
     from vit_export.quantization import calibration
@@ -211,7 +213,7 @@ def _rounded(
             "like those to be labelled later, keeps more of the accuracy"
         )
     else:
-        say(calibration.sharing(items))
+        detail(calibration.sharing(items))
     images, judged = calibration.split(items)
     views = calibration.view_count(len(images))
     samples = [view for image in images for view in calibration.views_of(image, views)]
@@ -220,7 +222,7 @@ def _rounded(
     progress("")
     in_float = quantized.in_float
     found = "" if in_float.divergence is None else f", divergence {in_float.divergence:.1e} on them"
-    say(
+    detail(
         f"calibrated on {len(images)} images: {len(quantized.matmuls)} matrix products in int8, "
         f"{len(in_float.matmuls)} of the most sensitive in float ({in_float.share:.0%} of the "
         f"multiply-adds{found})"
@@ -246,6 +248,10 @@ def _gives(output: OutputKind) -> str:
 def say(text: str) -> None:
     """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def unsaid(_text: str) -> None:
+    """Keep to oneself what only --verbose asks for."""
 
 
 def progress(text: str) -> None:

@@ -18,7 +18,7 @@ OF_IMAGES = ("embed", "labels", "triton", "verify_images")
 PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
     "fp32": "full precision: PyTorch's numbers but for rounding",
-    "int8": "8-bit integers, for CPUs alone: a quarter of the size, up to 2.4 times as fast on x86 "
+    "int8": "8-bit integers, for CPUs only: a quarter of the size, up to 2.4 times as fast on x86 "
     "with VNNI; about one label in a hundred differs",
 }
 """What each is for."""
@@ -161,7 +161,13 @@ def command_line() -> Parser:
         "--calibrate",
         metavar="SOURCE",
         help="with --int8: about 100 images like those to be labelled later; up to 40 set the "
-        "rounding, the others measure what it costs (default: shapes that are drawn for it)",
+        "rounding, up to 160 others measure what it costs (default: shapes drawn for it)",
+    )
+    add(
+        "--verbose",
+        action="store_true",
+        help="with --int8: also tell which images did what, how much stays in float, and how the "
+        "share of labels that is kept was estimated, on each provider",
     )
     add(
         "--min-agreement",

@@ -483,13 +483,25 @@ def test_a_browser_shows_the_largest_result(tmp_path: Path) -> None:
     check_page(in_browser(committed, tmp_path), result, tables=len(sections(result)))
 
 
-@pytest.mark.parametrize("page", readme_table.PAGES, ids=lambda path: path.name)
-def test_a_pages_table_is_not_stale(page: Path) -> None:
-    text = page.read_text()
-    assert readme_table.with_table(page, text) == text, "run: make readme-table"
+def test_the_tables_and_the_chart_are_not_stale() -> None:
+    text = readme_table.PAGE.read_text()
+    assert readme_table.with_tables(text) == text, "run: make readme-table"
+
+    def said(picture: str) -> list[str]:  # another matplotlib may place it otherwise
+        return re.findall(r"<text[^>]*>(.*?)</text>", picture)
+
+    drawn = said(readme_table.chart())
+    assert said(readme_table.CHART.read_text()) == drawn, "run: make readme-table"
+    assert "3.68 / 4.30" in drawn
 
 
-@pytest.mark.parametrize("page", readme_table.PAGES, ids=lambda path: path.name)
-def test_a_page_without_markers_is_refused(page: Path) -> None:
+def test_the_best_of_a_column_is_bold_unless_it_is_the_baseline() -> None:
+    best = readme_table._best_in_bold
+    assert best("A: times @1", "1.00", DASH, "2.50†", "2.40") == ["1.00", DASH, "**2.50†**", "2.40"]
+    assert best("A: ms @1", "9.0", "1,000", "8.5", "8.5") == ["9.0", "1,000", "**8.5**", "**8.5**"]
+    assert best("agrees", "100.0%", "99.0%", "100.0%") == ["100.0%", "99.0%", "100.0%"]
+
+
+def test_a_page_without_markers_is_refused() -> None:
     with pytest.raises(SystemExit, match=":begin -->"):
-        readme_table.with_table(page, "# No table here\n")
+        readme_table.with_tables("# No table here\n")

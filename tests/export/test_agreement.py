@@ -1,10 +1,13 @@
 """How surely labels are kept: an estimate that few images suffice for."""
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from support import ROOT
 from vit_engine.errors import ParityError
 from vit_engine.outputs.scores import Scores
 from vit_export.quantization.agreement import agreement_of
@@ -56,11 +59,12 @@ def test_what_is_decided_and_what_is_not() -> None:
     with pytest.raises(ParityError, match=r"int8 keeps too few labels: .* \(allowed 100.0%\); do"):
         found.check(1.0, name="int8", fix="do")
     found.check(0.9, name="int8", fix="do")
-    assert found.confidence(0.5) is None
-    near = (found.low + found.expected) / 2
-    confidence = found.confidence(near)
-    assert confidence is not None and confidence.startswith("60 images do not tell surely whether")
-    assert found.images_to_decide(near) == pytest.approx(60 * 4, abs=2)
+    share = r"int8 keeps about \d+\.\d % of labels \(\d\d\.\d to \d+\.\d\)"
+    assert re.fullmatch(share, found.in_short(0.5))
+    unsure = found.in_short((found.low + found.expected) / 2)
+    assert re.match(share + ": more images would tell more surely", unsure)
+    asked = re.search(r"up to (\d+)", unsure)
+    assert asked and f"up to {asked[1]} are used" in (ROOT / "docs/export.md").read_text()
 
 
 def test_the_same_logits_are_no_difference() -> None:

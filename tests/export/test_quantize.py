@@ -278,12 +278,13 @@ def test_the_command_calibrates_on_a_part_and_judges_on_the_rest(
 ) -> None:
     examples = ROOT / "examples"
     out = tmp_path / "vit.onnx"
-    line = ("--int8", "--calibrate", examples, "--min-agreement", "0", "-o", out)
+    line = ("--int8", "--calibrate", examples, "--min-agreement", "0", "-o", out, "--verbose")
     ended = run_command("vit-export", tiny_folder, *line)
     assert ended.returncode == 0, ended.stderr
     assert "warning: calibrating" not in ended.stderr
     assert "calibrated on 8 images" in ended.stderr
     assert "set session.x64quantprecision=1" in ended.stderr.splitlines()[-1]
+    assert len(re.findall(r"int8 keeps about \d+\.\d % of labels", ended.stderr)) == 1
     assert re.search(r"on cpu: \d+\.\d% of labels kept, by margins \(", ended.stderr)
     found = read_contract(out)
     assert found.calibration is not None
@@ -301,6 +302,7 @@ def test_below_the_bound_nothing_is_written_and_the_layers_are_named(
     ended = run_command("vit-export", tiny_folder, "--int8", "--min-agreement", "1", "-o", out)
     assert ended.returncode == 5
     assert "warning: calibrating on drawn images" in ended.stderr
+    assert "calibrated on" not in ended.stderr, "that is for --verbose"
     words = ended.stderr.splitlines()[-1]
     assert "the int8 graph on cpu keeps too few labels" in words
     assert "(allowed 100.0%)" in words

@@ -28,9 +28,17 @@ PAGES = {
 }
 DEMO = ROOT / "export/vit_export/demo"
 OTHERS = {
-    *("--rm", "--gpus", "--model-repository", "--dashboard-host", "--data-binary", "--index-url")
+    *(
+        "--rm",
+        "--gpus",
+        "--model-repository",
+        "--dashboard-host",
+        "--data-binary",
+        "--index-url",
+        "--stub",
+    )
 }
-"""Options of Docker, Triton, Ray, curl and pip."""
+"""Options of Docker, Triton, Ray, curl, pip and benchmarks/serving.py."""
 COMMANDS = ("infer", "eval", "search", "serve", "doctor")
 Sandbox = tuple[Path, dict[str, str]]
 """A folder and the environment of what runs there."""
@@ -190,7 +198,16 @@ def test_int8_is_told_alike_everywhere(helps: dict[str, str]) -> None:
 
 
 def test_the_readme_stays_short() -> None:
-    assert len(PAGES["README.md"].splitlines()) < 200
+    assert len(PAGES["README.md"].splitlines()) < 150
+
+
+def test_the_first_numbers_are_measured_ones() -> None:
+    first = PAGES["README.md"].split("**")[1]
+    told = PAGES["benchmarks.md"] + (ROOT / "docs/speed.svg").read_text()
+    numbers = re.findall(r"\d+[.,]\d+", first)
+    assert numbers
+    for number in numbers:
+        assert number in told
 
 
 @each_page

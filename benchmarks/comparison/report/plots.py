@@ -15,6 +15,7 @@ from comparison.report.table import ms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, SOFT, LINE, PAPER = "#1c2430", "#5a6675", "#dde3ea", "#ffffff"
 COLOURS = {"ours": "#0b6e4f", "pytorch": "#c2452d", "optimum": "#b7791f", "openvino": "#2f5fb3"}
@@ -54,7 +55,7 @@ def throughput(rows: Sequence[Row]) -> str:
             dashes = DASHES[families[row.family] % len(DASHES)]
             families[row.family] += 1
             width = 3 if row.family == "ours" else 2
-            how: Any = {"color": _colour(row), "dashes": dashes, "linewidth": width}
+            how: Any = {"color": colour_of(row), "dashes": dashes, "linewidth": width}
             x, y = zip(*row.throughput.items(), strict=True)
             axes.plot(x, y, marker="o", markersize=6, clip_on=False, **how)
         axes.set_ylim(bottom=0)
@@ -75,7 +76,7 @@ def latency(rows: Sequence[Row]) -> str:
         axes.set_xlabel("milliseconds")
         for y, row in enumerate(rows):
             p10, p25, p50, p75, p90 = np.quantile(row.samples, (0.1, 0.25, 0.5, 0.75, 0.9)) * 1e3
-            p99, colour = (row.latency(99) or 0) * 1e3, _colour(row)
+            p99, colour = (row.latency(99) or 0) * 1e3, colour_of(row)
             axes.hlines(y, p10, p90, color=colour, linewidth=1.5)
             axes.barh(y, p75 - p25, 0.53, p25, color=colour, alpha=0.35)
             axes.vlines(p50, y - 0.33, y + 0.33, color=colour, linewidth=3)
@@ -104,7 +105,7 @@ def accuracy_against_speed(rows: Sequence[Row], top1: dict[str, float]) -> str:
         axes.locator_params(axis="y", nbins=5)
         axes.margins(y=0.25)
         for row, (x, y) in zip(rows, points, strict=True):
-            axes.plot(x, y, "o", markersize=11, color=_colour(row))
+            axes.plot(x, y, "o", markersize=11, color=colour_of(row))
         axes.set_xlim(left=0)
         _names_on_the_right(axes, rows, points)
 
@@ -119,7 +120,7 @@ def share_of_the_ceiling(rows: Sequence[Row]) -> str:
         axes.axvline(1, color=INK, linewidth=1, dashes=(4, 3))
         for y, row in enumerate(rows):
             share = row.share or 0
-            axes.barh(y, share, 0.63, color=_colour(row), alpha=0.85)
+            axes.barh(y, share, 0.63, color=colour_of(row), alpha=0.85)
             _value(axes, share, y, f"{share:.0%} of {row.about['compute']}")
         axes.xaxis.set_major_formatter("{x:.0%}")
         axes.set_xlim(left=0)
@@ -128,13 +129,14 @@ def share_of_the_ceiling(rows: Sequence[Row]) -> str:
     return _picture("ceiling", draw, rows, in_rows=True)
 
 
-def _colour(row: Row) -> str:
+def colour_of(row: Row) -> str:
+    """Return the colour of a row's family."""
     return COLOURS.get(row.family, OTHER)
 
 
-def _name(row: Row) -> dict[str, Any]:
+def name_style(row: Row) -> dict[str, Any]:
     """Return how a row's name is written."""
-    return {"color": _colour(row), "fontweight": "bold" if row.family == "ours" else "normal"}
+    return {"color": colour_of(row), "fontweight": "bold" if row.family == "ours" else "normal"}
 
 
 def _picture(
@@ -164,10 +166,15 @@ def _picture(
             axes.set_yticks(range(len(rows)), [row.title for row in rows])
             axes.set_ylim(len(rows) - 0.5, -0.5)
             for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-                label.set(**_name(row))
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", metadata=nothing)
+                label.set(**name_style(row))
+        return svg_of(figure, title)
+
+
+def svg_of(figure: "Figure", title: str) -> str:
+    """Return a figure as an SVG element that says `title` to who cannot see it."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(file, format="svg", metadata=nothing)
     text = file.getvalue()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r' id="\w+_\d+"', "", text)  # each picture counts from 1
@@ -182,7 +189,7 @@ def _names_on_the_right(
     extent = axes.get_window_extent()
     wanted = [float(y) for _, y in axes.transData.transform(points)]
     for row, point, y in zip(rows, points, apart(wanted, NAME, extent.y1), strict=True):
-        line = {"arrowstyle": "-", "color": _colour(row), "linewidth": 0.8, "alpha": 0.45}
+        line = {"arrowstyle": "-", "color": colour_of(row), "linewidth": 0.8, "alpha": 0.45}
         axes.annotate(
             row.title,
             point,
@@ -190,7 +197,7 @@ def _names_on_the_right(
             textcoords="figure pixels",
             verticalalignment="center_baseline",
             arrowprops=line | {"shrinkA": 0, "relpos": (0, 0.5)},
-            **_name(row),
+            **name_style(row),
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from vit_engine.errors import ParityError
 from vit_engine.outputs.scores import Logits, Scores
+from vit_export.quantization.calibration import MOST_USED
 from vit_export.quantization.sensitivity import divergence
 
 RIVALS = 5
@@ -33,11 +34,6 @@ class Agreement:
     divergence: float  # mean `divergence` from the reference's scores, nats
     flipped: float  # the largest margin that a turned label had, in logits
 
-    def images_to_decide(self, minimum: float) -> int:
-        """Return how many images it takes to tell this agreement from `minimum`, about."""
-        apart = max(abs(self.expected - minimum), 1e-4)
-        return max(self.images, math.ceil(self.images * ((self.expected - self.low) / apart) ** 2))
-
     def __str__(self) -> str:
         return (
             f"{self.expected:.1%} of labels kept, by margins ({self.low:.1%} to {self.high:.1%} "
@@ -50,14 +46,13 @@ class Agreement:
         if self.expected < minimum:
             raise ParityError(f"{name} keeps too few labels: {self} (allowed {minimum:.1%}); {fix}")
 
-    def confidence(self, minimum: float) -> str | None:
-        """Say how many images would tell whether `minimum` is met, None where it is told."""
-        if not self.low < minimum <= self.high:
-            return None
-        return (
-            f"{self.images} images do not tell surely whether {minimum:.1%} of labels are kept; "
-            f"about {self.images_to_decide(minimum):,} would"
-        )
+    def in_short(self, minimum: float) -> str:
+        """Say what is kept, and whether the images tell surely that `minimum` is met."""
+        low, expected, high = (f"{100 * x:.1f}" for x in (self.low, self.expected, self.high))
+        words = f"int8 keeps about {expected} % of labels ({low} to {high})"
+        if self.low < minimum <= self.high:
+            words += f": more images would tell more surely (--calibrate uses up to {MOST_USED})"
+        return words
 
 
 def agreement_of(found: Logits, expected: Logits, output: Scores, views: int) -> Agreement:

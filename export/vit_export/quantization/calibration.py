@@ -19,6 +19,9 @@ MOST = 40
 JUDGED = 160
 """Images to judge on: one of them is 0.6 % of agreement."""
 
+MOST_USED = MOST + JUDGED
+"""Images that make a difference to --calibrate."""
+
 ENOUGH = 20
 """Images to judge on that suffice, with several views of each."""
 
