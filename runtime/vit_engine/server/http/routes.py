@@ -29,6 +29,7 @@ from vit_engine.server.http.codecs.open_inference_models import (
 from vit_engine.server.http.codecs.openapi import document
 from vit_engine.server.http.page import page_responses
 from vit_engine.server.http.responses import CLIENT_LEFT, error_response
+from vit_engine.sources.signatures import HEAD, is_image
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -121,7 +122,8 @@ class Routes:
             body = await upload.read()
             kind = request.headers.get("content-type", "")
             parse = partial(classification.parse_request, body, kind, query, service.settings)
-            asked = await parsed(parse, len(body))
+            # An image is handed on as it is: there is nothing to parse.
+            asked = await parsed(parse, 0 if is_image(body[:HEAD]) else len(body))
             del body, parse
             scheduler = service.find(asked.model)
             engine = scheduler.engine
