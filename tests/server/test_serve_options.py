@@ -1,12 +1,14 @@
 """vit-serve's keys, names and options: what is read, and what is refused at the start."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support import Run
+from support import Run, wait_until
 from support.running_server import STAR, Server, running
 from vit_engine.commands.serve import command_line, parsed, settings_from
 from vit_engine.errors import UsageError
@@ -113,3 +115,31 @@ def test_pages_of_others_reach_no_local_server(server: Server, host: str, status
     assert answer.status == status
     if status == 403:
         assert answer.code == "host" and "--allow-host" in answer.json["error"]
+
+
+READ_ONLY = """
+import sys, tempfile
+tempfile.tempdir = "/dev/null/none"  # as where no folder can be written to
+sys.argv = ["vit-serve", *sys.argv[1:]]
+from vit_engine.commands import start_serve
+sys.exit(start_serve())
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_is_read_only(workers: int) -> None:
+    line = [sys.executable, "-c", READ_ONLY, "demo", "--port=0", f"--workers={workers}"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            first = process.stderr.readline()
+            if workers == 1:
+                assert "listening at" in first
+                server = Server(first.rpartition(" ")[2].strip(), process)
+                wait_until(server.is_ready)
+                assert server.ask("/", STAR).json[0]["label"] == "star"
+            else:
+                assert "set TMPDIR" in first
+                assert process.wait(30) == 4
+        finally:
+            process.kill()

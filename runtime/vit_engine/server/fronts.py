@@ -84,10 +84,21 @@ def serve_with_fronts(
         stack.callback(engines.close)
         opened = engines.open()
         number = workers or _workers_for({e.info.provider for e in opened.values()})
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-serve-"))
+        folder = stack.enter_context(_folder())
         taken.close()
         sockets = [stack.enter_context(bound(host, port, shared=True)) for _ in range(number)]
         return asyncio.run(_Parent(served, engines, opened, sockets, folder).run(told))
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder in which the fronts count together; MachineError where there can be none."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="vit-serve-")
+    except OSError as e:
+        raise MachineError(
+            f"several workers count in files, and no folder for them can be made ({e}); set TMPDIR "
+            "to one that can be written to"
+        ) from e
 
 
 def _workers_for(providers: set[str]) -> int:

@@ -6,8 +6,10 @@ import logging
 import mmap
 import os
 import pickle
+import secrets
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 _OPENING = 3600.0  # seconds: a provider may build engines for a long time, and says so
 _RETRY = 1.0  # seconds between attempts to start an engine that does not start
 _CHUNK = 2**16
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
 _EXIT_FAULT = 70  # what sysexits.h calls an internal software error
 
 
@@ -54,8 +57,12 @@ class EngineProcess:
     def __init__(
         self, name: str, model: str | Path, options: EngineOptions, *, hang_timeout: float
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="vit-serve-")  # its owner's alone
-        self.address = os.fspath(Path(self._folder.name, "engine"))
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if sys.platform == "linux":  # in no folder, since every disk may be read-only
+            self.address = f"\0vit-serve-{secrets.token_hex(16)}"
+        else:
+            self._folder = tempfile.TemporaryDirectory(prefix="vit-serve-")
+            self.address = os.fspath(Path(self._folder.name, "engine"))
         # It stays open here: who connects while a process is replaced waits for the next.
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(self.address)
@@ -139,7 +146,8 @@ class EngineProcess:
 
     def _free(self) -> None:
         self._listening.close()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 # In the process
@@ -209,7 +217,10 @@ class _Server:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             connection, _ = self._listening.accept()
-            self.fronts.add(_Front(self, connection, self._info))
+            if _is_ours(connection):
+                self.fronts.add(_Front(self, connection, self._info))
+            else:
+                connection.close()
 
     def _command(self, requests: int) -> None:
         if not os.read(requests, _CHUNK):
@@ -228,6 +239,16 @@ class _Server:
     def _give_up(self, reason: str) -> None:
         log.critical("%s: starting again", reason)
         os._exit(_EXIT_FAULT)
+
+
+def _is_ours(connection: socket.socket) -> bool:
+    """Whether this user is at the other end: anybody may connect to a name that no folder has."""
+    if sys.platform != "linux":
+        return True  # the folder is its owner's alone
+    size = _CREDENTIALS.size
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
+    return bool(user == os.geteuid())
 
 
 class _Front:
