@@ -183,7 +183,7 @@ def test_out_of_memory_drops_the_session_and_halves_the_batch(
     gpu: GpuBuild, libraries: str, artefact: Path
 ) -> None:
     argument = json.dumps([str(artefact), 256, True, [256, 1, 256], 0])
-    settings = {"LD_LIBRARY_PATH": libraries, "STANDIN_MEMORY": "4000000"}
+    settings = {"LD_LIBRARY_PATH": libraries, "STANDIN_MEMORY": "5000000"}
     done = gpu.run("-c", RUN, argument, **settings)
     assert done.returncode == 0, done.stderr
     batch = json.loads(done.stdout)[1]
