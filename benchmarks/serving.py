@@ -75,7 +75,7 @@ STUBBED = tuple(
 DECODING_MS, FRONT_MS = 7.1, 0.8
 """Thread-milliseconds of an image on the host of an H200, in decoding and in a front [NOTES]."""
 
-ENGINES = ("engine_process import", "import run_engine")
+ENGINES = ("engine_server import", "import run_engine")
 DECODERS = ("decoder_process import", "import decode")
 """What the command lines of vit-serve's children have in them."""
 

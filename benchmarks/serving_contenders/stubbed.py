@@ -17,9 +17,9 @@ from vit_engine.commands import serve
 from vit_engine.engine import Engine
 from vit_engine.images import decoder_process
 from vit_engine.machine.worker import Channel, Worker
-from vit_engine.server import fronts
 from vit_engine.server.decoding import decoders
-from vit_engine.server.engines import engine_process
+from vit_engine.server.engines import engine_process, engine_server
+from vit_engine.server.fronts import front, parent
 
 
 def decode(channel: Channel) -> None:
@@ -46,26 +46,26 @@ def run_engine(channel: Channel) -> None:
         return done
 
     Engine.submit = submit  # type: ignore[method-assign, assignment]
-    engine_process.serve(channel)
+    engine_server.serve(channel)
 
 
 def serve_front(channel: Channel) -> None:
     """Serve as a front whose decoders are stubs."""
     decoder_process.serve = decode
-    fronts.serve_front(channel)
+    front.serve_front(channel)
 
 
 def main() -> int:
     """Run vit-serve with stubs, and as many decoders as a machine of so many cores has."""
     count = int(sys.argv.pop(1))
     decoder_process.serve = decode
-    decoders.usable_cores = fronts.usable_cores = lambda: count  # type: ignore[attr-defined]
+    decoders.usable_cores = parent.usable_cores = lambda: count  # type: ignore[attr-defined]
 
     def worker_of(stub: Any) -> Any:
         return lambda _, **options: Worker(stub, **options)
 
     engine_process.Worker = worker_of(run_engine)  # type: ignore[attr-defined]
-    fronts.Worker = worker_of(serve_front)  # type: ignore[attr-defined]
+    parent.Worker = worker_of(serve_front)  # type: ignore[attr-defined]
     return serve.main()
 
 

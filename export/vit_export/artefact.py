@@ -10,11 +10,9 @@ from onnxscript import ir
 from PIL import Image
 
 import vit_engine
-from vit_engine.artefact.contract import KEY, Contract, EmbeddingOutput, Identity, Output, Precision
-from vit_engine.artefact.integrity import content_sha256
+from vit_engine.artefact.contract import Contract, EmbeddingOutput, Identity, Output, Precision
+from vit_engine.artefact.integrity import content_sha256, copy_with_contract, metadata_entry
 from vit_engine.artefact.metadata import read_contract
-from vit_engine.artefact.nodes import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
-from vit_engine.artefact.protobuf import field, fields
 from vit_engine.artefact.text_contract import TextContract
 from vit_engine.errors import CheckpointError, ParityError
 from vit_engine.machine.atomic import replacing
@@ -135,13 +133,8 @@ def write_metadata(path: Path, contract: C, size: int) -> C:
         file.truncate(size)  # fields of a protobuf message may stand in any order
         file.seek(size)
         contract = replace(contract, content_sha256=content_sha256(path, contract))
-        file.write(metadata_field(contract.key, contract.dumps()))
+        file.write(metadata_entry(contract.key, contract.dumps()))
     return contract
-
-
-def metadata_field(key: str, value: str) -> bytes:
-    """Return one entry of a model's metadata, as it stands in the file."""
-    return field(MODEL_METADATA, field(ENTRY_KEY, key) + field(ENTRY_VALUE, value))
 
 
 def rewrite_metadata(path: Path) -> None:
@@ -149,14 +142,6 @@ def rewrite_metadata(path: Path) -> None:
 
     A contract without a sha256, as older exporters wrote them, stays as it is.
     """
-    contract, model = read_contract(path), path.read_bytes()
-    if contract.content_sha256 is None:
-        return
-    bare, position = [], 0
-    for kind, start, end in fields(model, 0, len(model)):
-        entry = fields(model, start, end) if kind == MODEL_METADATA else ()
-        if (ENTRY_KEY, KEY.encode()) not in [(n, model[a:b]) for n, a, b in entry]:
-            bare.append(model[position:end])
-        position = end
-    path.write_bytes(b"".join(bare))
-    write_metadata(path, contract, path.stat().st_size)
+    contract = read_contract(path)
+    if contract.content_sha256 is not None:
+        copy_with_contract(path, contract, path)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from vit_engine.artefact.contract import Precision
 from vit_engine.artefact.description import SATURATION, parity_in_words
 from vit_engine.artefact.metadata import DEFAULT_MODEL as DEFAULT_OUTPUT
-from vit_engine.artefact.metadata import read_contract, read_text_contract
+from vit_engine.artefact.metadata import is_artefact
 from vit_engine.cli import exit_codes
-from vit_engine.errors import ArtefactError, MachineError, UsageError, one_line
+from vit_engine.errors import MachineError, UsageError, one_line
 from vit_engine.machine.installation import pip_install
 from vit_engine.machine.output_file import OutputFile, check_apart, output_file
 from vit_engine.outputs.embeddings import Embeddings
@@ -176,11 +176,11 @@ def _output_files(output: Path, arguments: argparse.Namespace) -> list[OutputFil
     artefact, configs = output, []
     if arguments.io == "hf":
         artefact = output / "onnx" / HF_FILES[arguments.precision]
-        exported = any(_is_artefact(artefact.with_name(name)) for name in HF_FILES.values())
+        exported = any(is_artefact(artefact.with_name(name)) for name in HF_FILES.values())
         configs = [(output / name, lambda _: exported) for name in CONFIGS]
     return [
         output_file(path, "-o", is_ours, overwrite=arguments.overwrite)
-        for path, is_ours in [(artefact, _is_artefact), *configs]
+        for path, is_ours in [(artefact, is_artefact), *configs]
     ]
 
 
@@ -188,16 +188,6 @@ def _files_of_checkpoint(folder: Path) -> Iterator[tuple[Path, str]]:
     for path in folder.iterdir():
         if path.suffix in CHECKPOINT_FILES:
             yield path, "a file of the checkpoint itself"
-
-
-def _is_artefact(path: Path) -> bool:
-    for read in (read_contract, read_text_contract):
-        try:
-            read(path)
-        except ArtefactError:
-            continue
-        return True
-    return False
 
 
 def _rounded(

@@ -7,13 +7,14 @@ import numpy as np
 import onnx
 
 from vit_engine.artefact.contract import Precision
+from vit_engine.artefact.integrity import metadata_entry
 from vit_engine.artefact.text_contract import TOKENIZER, TextContract, TextParity
 from vit_engine.errors import CheckpointError
 from vit_engine.machine.atomic import replacing
 from vit_engine.outputs.embeddings import Embeddings, cosines, unit
 from vit_engine.outputs.parity import BOUNDS, check_parity
 from vit_engine.text_embedder import TextEmbedder, ids_from_texts, tokenizer_from_json
-from vit_export.artefact import identity_of, metadata_field, write, write_metadata
+from vit_export.artefact import identity_of, write, write_metadata
 from vit_export.checkpoints.canonical import canonical
 from vit_export.checkpoints.checkpoint import Checkpoint
 from vit_export.eager import TEXT_CURE, eager_text_model, eager_versions, told
@@ -63,7 +64,7 @@ def export_text(
     with replacing(path) as temporary:
         write(graph, precision, temporary)
         with temporary.open("ab") as file:
-            file.write(metadata_field(TOKENIZER, document))
+            file.write(metadata_entry(TOKENIZER, document))
         bare = temporary.stat().st_size
         contract = write_metadata(temporary, contract, bare)
         onnx.checker.check_model(temporary.read_bytes(), full_check=True)

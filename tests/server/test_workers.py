@@ -26,7 +26,7 @@ def fronts(server: Server) -> list[int]:
 
 
 def engine(server: Server) -> int:
-    (pid,) = below(server.process.pid, "engine_process")
+    (pid,) = below(server.process.pid, "engine_server")
     return pid
 
 
@@ -68,7 +68,7 @@ def test_metrics_are_those_of_all(server: Server) -> None:
         assert server.metric("vit_images_total", outcome="ok") - before == 40
     assert server.metric("vit_ready") == 1
     assert 0 < server.metric("vit_model_load_seconds", model="m") < 60
-    assert server.metric("vit_requests_in_flight") == 1  # the question itself
+    wait_until(lambda: server.metric("vit_requests_in_flight") == 1)  # who asks
 
 
 def test_a_front_that_is_killed_loses_its_own_connections_alone(server: Server) -> None:
@@ -125,8 +125,8 @@ def test_a_model_is_opened_anew_under_load(server: Server, model: Path) -> None:
         for client in clients:
             client.result()
     assert set(labels) == {"star"}  # and no request was lost
-    wait_until(lambda: below(server.process.pid, "engine_process") != [before])
-    wait_until(lambda: len(below(server.process.pid, "engine_process")) == 1)
+    wait_until(lambda: below(server.process.pid, "engine_server") != [before])
+    wait_until(lambda: len(below(server.process.pid, "engine_server")) == 1)
 
 
 def test_a_file_that_is_refused_leaves_the_old_one(server: Server, model: Path) -> None:
@@ -191,9 +191,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_an_address_that_is_taken(server: Server) -> None:
-    line = [sys.executable, "-m", "vit_engine.commands.serve", "demo", "--workers=2"]
-    line += [f"--port={server.address[1]}"]
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [(["--port={port}"], 4, "cannot listen on 127.0.0.1"), (["--text=no.onnx"], 2, "no.onnx")],
+)
+def test_what_no_worker_could_serve_is_told_once(
+    server: Server, options: list[str], code: int, words: str
+) -> None:
+    line = [sys.executable, "-m", "vit_engine.commands.serve", "demo", "--workers=2", "--port=0"]
+    line += [option.format(port=server.address[1]) for option in options]
     run = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    assert run.returncode == 4
-    assert "cannot listen on 127.0.0.1" in run.stderr
+    assert run.returncode == code
+    assert words in run.stderr and len(run.stderr.splitlines()) == 1

@@ -91,11 +91,11 @@ class Server:
 
     def memory(self) -> int:
         """Bytes that the server holds in all its processes but the decoders."""
-        pids = {self.process.pid, *below(self.process.pid, "_process import")}
-        pids |= {*below(self.process.pid, "fronts import")}
+        pids = {self.process.pid, *below(self.process.pid, "engine_server import")}
+        pids |= {*below(self.process.pid, "front import")}
         lines = [
             line.split()
-            for pid in pids - {*self.children()}
+            for pid in pids
             for line in Path(f"/proc/{pid}/status").read_text().splitlines()
         ]
         return sum(int(words[1]) * 1024 for words in lines if words[0] == "VmRSS:")

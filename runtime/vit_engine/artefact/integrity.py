@@ -40,8 +40,12 @@ def copy_with_contract(path: Path, contract: Contract, target: Path) -> None:
     contract = replace(contract, content_sha256=content_sha256(path, contract))
     data = path.read_bytes()
     parts = [data[start:end] for start, end in _ranges_without(contract.key, data)]
-    entry = field(ENTRY_KEY, contract.key) + field(ENTRY_VALUE, contract.dumps())
-    write_whole(target, b"".join([*parts, field(MODEL_METADATA, entry)]))
+    write_whole(target, b"".join([*parts, metadata_entry(contract.key, contract.dumps())]))
+
+
+def metadata_entry(key: str, value: str) -> bytes:
+    """Return one entry of a model's metadata, as it stands in the file."""
+    return field(MODEL_METADATA, field(ENTRY_KEY, key) + field(ENTRY_VALUE, value))
 
 
 def _ranges_without(key: str, data: Buffer) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ needs no ONNX Runtime, and finds a cut-off file or weights kept elsewhere before
 them. Field numbers are those of onnx.proto3.
 """
 
+import contextlib
 import mmap
 import stat
 from importlib import resources
@@ -68,6 +69,14 @@ def read_text_contract(path: Path) -> tuple[TextContract, str]:
         return text_contract.loads(entries[text_contract.KEY].decode()), tokenizer
     except (ArtefactError, UnicodeDecodeError) as e:
         raise ArtefactError(f"{name}: {e}") from e
+
+
+def is_artefact(path: Path) -> bool:
+    """Return whether a file has a contract of either kind that can be read."""
+    for read in (read_contract, read_text_contract):
+        with contextlib.suppress(ArtefactError):
+            return bool(read(path))
+    return False
 
 
 def _entries_of(path: Path) -> dict[str, bytes]:

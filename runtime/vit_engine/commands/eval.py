@@ -23,7 +23,7 @@ from vit_engine.commands.source_options import (
     finder_of,
     task_of,
 )
-from vit_engine.errors import ArtefactError, ImageError, UsageError, printable
+from vit_engine.errors import ImageError, UsageError, printable
 from vit_engine.evaluation.against import ModelComparison, opened
 from vit_engine.evaluation.evaluation import Evaluation, is_report, write_report
 from vit_engine.evaluation.temperature import TemperatureScaling
@@ -96,7 +96,7 @@ def main() -> int:
 
     report = named("--report", arguments.report, is_report)
     page = named("--html", arguments.html, is_sheet)
-    copy = named("--calibrate", arguments.calibrate, _is_artefact)
+    copy = named("--calibrate", arguments.calibrate, metadata.is_artefact)
     if overwrite and not (report or page or copy):
         raise UsageError("--overwrite needs a file; name it with --report or --html")
     if copy and not arguments.truth:
@@ -106,13 +106,6 @@ def main() -> int:
     read.pop(None, None)
     check_inputs([file for file in (report, page, copy) if file], read, arguments.sources)
     return _evaluate(arguments, report, page, copy)
-
-
-def _is_artefact(path: Path) -> bool:
-    try:
-        return bool(metadata.read_contract(path))
-    except ArtefactError:
-        return False
 
 
 def _evaluate(

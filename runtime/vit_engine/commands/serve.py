@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import ipaddress
-import logging
 import os
 import shlex
 import sys
@@ -206,7 +205,8 @@ def main() -> int:
     arguments = parsed(parser, os.environ)
     try:
         from vit_engine.server.core.service import models_from_arguments
-        from vit_engine.server.fronts import Served, serve_with_fronts
+        from vit_engine.server.fronts.front import Served, log_to_stderr
+        from vit_engine.server.fronts.parent import serve_with_fronts
         from vit_engine.server.http import listener
         from vit_engine.server.http.app import application
 
@@ -216,9 +216,7 @@ def main() -> int:
         is_rpc = str(e.name).partition(".")[0] in ("google", "grpc", "tritonclient")
         extra = pip_install("grpc" if is_rpc else "serve")
         raise MachineError(f"vit-serve needs {e.name}, which is not installed: {extra}") from e
-    logging.basicConfig(format="vit-serve: %(message)s", stream=sys.stderr)
-    for name in ("uvicorn", "python_multipart"):  # which tell of every malformed request
-        logging.getLogger(name).setLevel(logging.ERROR)
+    log_to_stderr()
     settings, options = settings_from(arguments), engine_settings(arguments)
     beside, before = None, ""
     if arguments.grpc_port is not None:

@@ -59,7 +59,7 @@ class Scheduler:
             metrics=metrics,
             on_done=self._complete,
             on_free=decoders.release,
-            waiting=lambda: decoders.waiting(self._slots),
+            has_waiting=lambda: decoders.has_waiting(self._slots),
         )
         self.admission = Admission(settings)
         self._images = metrics.images

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,17 @@ def models_from_arguments(arguments: Sequence[str | Path]) -> dict[str, str | Pa
 
 
 _NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+async def reload_each(names: Iterable[str], reload: Callable[[str], Awaitable[None]]) -> None:
+    """Open models anew, one after another, and log what comes of it."""
+    for name in names:
+        try:
+            await reload(name)
+        except VitError as e:
+            log.error("%s stays as it was: %s", name, one_line(e))
+        else:
+            log.warning("%s was opened anew", name)
 
 
 class Service:
@@ -188,19 +199,13 @@ class Service:
 
     async def reload_all(self) -> None:
         """Open every model's file anew, and log what came of it."""
-        for name in self._models:
-            try:
-                await self.reload(name)
-            except VitError as e:
-                log.error("%s stays as it was: %s", name, one_line(e))
-            else:
-                log.warning("%s was opened anew", name)
+        await reload_each(self._models, self.reload)
 
     async def replace(self, name: str, engine: OpenEngine) -> None:
         """Send requests to another engine from now on."""
         scheduler, old = self._scheduler(name, engine), self.schedulers[name]
         scheduler.start()
-        while not scheduler.ready:
+        while not scheduler.engine.warm:  # one that ends is started again
             await asyncio.sleep(_LOOK)
         self.schedulers[name] = scheduler
         task = asyncio.ensure_future(old.retire(self.settings.deadline))

@@ -154,6 +154,10 @@ class Decoders:
         """Return how many images of a model no decoder has begun."""
         return sum(i.slots is slots for queue in (self._waiting, self._large) for i in queue)
 
+    def has_waiting(self, slots: ImageSlots) -> bool:
+        """Return whether there is such an image."""
+        return any(i.slots is slots for queue in (self._waiting, self._large) for i in queue)
+
     def add(self, image: PendingImage) -> None:
         """Decode an image as soon as a decoder and a slot are free."""
         self._queue(image)

@@ -64,11 +64,11 @@ class EngineClient:
         metrics: Metrics,
         on_done: Callable[[PendingImage, Outcome], None],
         on_free: Callable[[Iterable[PendingImage]], None],
-        waiting: Callable[[], int],
+        has_waiting: Callable[[], bool],
     ) -> None:
         self._name, self._address, self._slots, self._fd = name, engine.address, slots, fd
         info = engine.info
-        self._on_done, self._on_free, self._waiting = on_done, on_free, waiting
+        self._on_done, self._on_free, self._has_waiting = on_done, on_free, has_waiting
         self.contract, self.provider, self.max_batch = info.contract, info.provider, info.max_batch
         self.output = output_from_contract(info.contract.output)
         self._window = window_of(info)
@@ -185,7 +185,9 @@ class EngineClient:
         else:
             outcomes = list(self._views.results[slots])  # copies: the slots are free from here on
         self._free(images)
-        self.rate.add(time.monotonic(), len(images), waiting=bool(self.ready or self._waiting()))
+        self.rate.add(
+            time.monotonic(), len(images), waiting=bool(self.ready) or self._has_waiting()
+        )
         if batch_images:
             runs = self.stats.batches.setdefault(batch_images, [0, 0.0])
             runs[0] += 1

@@ -12,29 +12,25 @@ import os
 import pickle
 import signal
 import socket
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from vit_engine.errors import MachineError, VitError, one_line
+from vit_engine.errors import MachineError
 from vit_engine.machine.processor import usable_cores
-from vit_engine.machine.worker import CHILD, Channel, Frames, Worker
-from vit_engine.options import GPU_PROVIDERS, EngineOptions
+from vit_engine.machine.worker import CHILD, Worker
+from vit_engine.options import GPU_PROVIDERS
 from vit_engine.server.core.metrics import FOLDER
-from vit_engine.server.core.service import Service
-from vit_engine.server.core.settings import Settings
+from vit_engine.server.core.service import Service, reload_each
 from vit_engine.server.decoding.loop_worker import LoopWorker
 from vit_engine.server.engines.engine_processes import EngineProcesses
 from vit_engine.server.engines.messages import OpenEngine
-from vit_engine.server.http.app import Application, Beside
-from vit_engine.server.http.listener import bound, serve, url_of
+from vit_engine.server.fronts.front import FrontOptions, Served, serve_front
+from vit_engine.server.http.listener import bound, url_of
 from vit_engine.server.http.tracing import tracing
 
 log = logging.getLogger(__name__)
@@ -42,28 +38,6 @@ log = logging.getLogger(__name__)
 _RETRY = 1.0  # seconds before a front that has ended is replaced again
 _CORES_OF_A_FRONT = 8  # beside a GPU: what decodes as much as one interpreter can take [predicted]
 _CORES_OF_A_CPU_FRONT = 64  # the engine takes most of them
-_CHUNK = 2**16
-
-
-@dataclass(frozen=True)
-class Served:
-    """What is served, as the command line says it."""
-
-    models: Mapping[str, str | Path]
-    settings: Settings
-    options: EngineOptions
-    text: str | Path | None
-    beside: Beside | None = None
-
-
-@dataclass(frozen=True)
-class _Front:
-    """What a front needs to begin."""
-
-    served: Served
-    engines: Mapping[str, OpenEngine]
-    decoders: int
-    listening: int  # a descriptor
 
 
 def serve_with_fronts(
@@ -83,6 +57,10 @@ def serve_with_fronts(
         )
         stack.callback(engines.close)
         opened = engines.open()
+        service = Service(
+            served.models, served.settings, served.options, served.text, engines=opened
+        )
+        service.open()  # raises here, once, what is wrong with the texts
         number = workers or _workers_for({e.info.provider for e in opened.values()})
         folder = stack.enter_context(_folder())
         taken.close()
@@ -119,7 +97,7 @@ class _Parent:
     ) -> None:
         self._engines, self._opened, self._folder = engines, opened, folder
         settings = served.settings
-        self._front = _Front(
+        self._front = FrontOptions(
             replace(
                 served,
                 settings=replace(
@@ -198,6 +176,8 @@ class _Parent:
     async def _ended(self, place: int) -> None:
         """Start a front in the place of one that has ended, unless all are to."""
         worker = self._fronts.pop(place).worker
+        if place not in self._listening:  # it may never do so
+            await asyncio.sleep(_RETRY)
         self._listening.discard(place)
         ended = await asyncio.to_thread(worker.wait, 1)
         await asyncio.to_thread(worker.close)
@@ -259,16 +239,7 @@ class _Parent:
         self._fronts[place].ask([pickle.dumps(("replace", name, engine))])
 
     def _reload_all(self) -> None:
-        async def reload() -> None:
-            for name in self._opened:
-                try:
-                    await self._reload(name)
-                except VitError as e:
-                    log.error("%s stays as it was: %s", name, one_line(e))
-                else:
-                    log.warning("%s was opened anew", name)
-
-        self._begin(reload())
+        self._begin(reload_each(self._opened, self._reload))
 
     def _end(self, number: int) -> None:
         if self._signal:
@@ -280,73 +251,3 @@ class _Parent:
         for front in self._fronts.values():
             front.worker.signal(number)
         self._begin(self._notify())
-
-
-# In a front
-
-
-def serve_front(channel: Channel) -> None:
-    """Serve one of several sockets; the life of a front."""
-    front: _Front = pickle.loads(next(channel.requests()))
-    logging.basicConfig(format="vit-serve: %(message)s", stream=sys.stderr)
-    for name in ("uvicorn", "python_multipart"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    served, parent = front.served, _ParentLink(channel)
-    service = Service(
-        served.models,
-        served.settings,
-        served.options,
-        served.text,
-        engines=front.engines,
-        reload=parent.load,
-        decoders=front.decoders,
-    )
-    parent.service = service
-    listening = socket.socket(fileno=front.listening)
-    code = serve(Application(service, beside=served.beside), listening, lambda _: parent.listen())
-    os._exit(code)
-
-
-class _ParentLink:
-    """A front's end of the pipes to its parent."""
-
-    service: Service
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel, self._frames = channel, Frames()
-        self._loads: dict[int, asyncio.Future[None]] = {}
-        self._numbers = count()
-        self._tasks: set[asyncio.Future[None]] = set()
-
-    def listen(self) -> None:
-        """Tell that requests are taken, and read what the parent says from now on."""
-        self._requests, _ = self._channel.descriptors
-        asyncio.get_running_loop().add_reader(self._requests, self._read)
-        self._channel.answer(pickle.dumps("listening"))
-
-    async def load(self, name: str) -> None:
-        """Have the parent open a model anew; raises what comes of it."""
-        number = next(self._numbers)
-        future = self._loads[number] = asyncio.get_running_loop().create_future()
-        self._channel.answer(pickle.dumps(("load", number, name)))
-        await future
-
-    def _read(self) -> None:
-        part = os.read(self._requests, _CHUNK)
-        if not part:  # the parent is gone, and with it the engines
-            asyncio.get_running_loop().remove_reader(self._requests)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        for message in self._frames.feed(part):
-            match pickle.loads(message):
-                case "loaded", number, error:
-                    future = self._loads.pop(number)
-                    future.set_exception(error) if error else future.set_result(None)
-                case "replace", name, engine:
-                    task = asyncio.ensure_future(self._replace(name, engine))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-
-    async def _replace(self, name: str, engine: OpenEngine) -> None:
-        await self.service.replace(name, engine)
-        self._channel.answer(pickle.dumps(("replaced", name)))
