@@ -73,7 +73,12 @@ PREFIXES = [
 
 
 @pytest.mark.parametrize(
-    ("command", "prefix"), [(INFER, p) for p in PREFIXES] + [(DOCTOR, p) for p in PREFIXES[:2]]
+    ("command", "prefix"),
+    [(INFER, PREFIXES[0]), (DOCTOR, PREFIXES[1]), (INFER, PREFIXES[2])]
+    + [
+        pytest.param(*line, marks=pytest.mark.slow)
+        for line in [(DOCTOR, PREFIXES[0]), (INFER, PREFIXES[1]), (INFER, PREFIXES[3])]
+    ],
 )
 def test_homes_locales_and_interpreters(command: str, prefix: str, tmp_path: Path) -> None:
     done = shell(f"{prefix} {command}", tmp_path)
@@ -82,6 +87,7 @@ def test_homes_locales_and_interpreters(command: str, prefix: str, tmp_path: Pat
     assert b"star" in done.stdout or b"works" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_exporter_under_the_same(tmp_path: Path) -> None:
     done = shell(f"env -u HOME PYTHONWARNINGS=error LC_ALL=C {EXPORT}", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -105,8 +111,12 @@ DESCRIBE = f"{BIN}/vit-infer --describe -m demo"
 
 @pytest.mark.parametrize(
     ("command", "streams"),
-    [(INFER.removesuffix(" -q"), streams) for streams in STREAMS]
-    + [(DESCRIBE, "2>/dev/full"), (DESCRIBE, ">&-"), (DOCTOR, ">/dev/full")],
+    [
+        pytest.param(INFER.removesuffix(" -q"), streams, marks=[pytest.mark.slow] * (code == 0))
+        for streams, code in STREAMS.items()
+    ]
+    + [(DESCRIBE, "2>/dev/full"), (DESCRIBE, ">&-")]
+    + [pytest.param(DOCTOR, ">/dev/full", marks=pytest.mark.slow)],
 )
 def test_standard_streams_closed_or_full(command: str, streams: str, tmp_path: Path) -> None:
     code = STREAMS[streams]
@@ -119,7 +129,9 @@ def test_standard_streams_closed_or_full(command: str, streams: str, tmp_path: P
         assert any(word in done.stdout for word in (b"star", b"works", b"precision"))
 
 
-@pytest.mark.parametrize("streams", ["2>/dev/full", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "streams", ["<&- >&- 2>&-", pytest.param("2>/dev/full", marks=pytest.mark.slow)]
+)
 def test_rows_go_to_a_file_whatever_the_streams(streams: str, tmp_path: Path) -> None:
     done = shell(f"{INFER} -o rows.jsonl {streams}", tmp_path)
     assert done.returncode == 0, done.stderr

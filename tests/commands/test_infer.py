@@ -18,14 +18,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support import ROOT, Run
+from support import EXAMPLES, ROOT, Run
 from support.terminal import on_a_terminal
 from vit_engine.artefact.metadata import path_from_name
 from vit_engine.cli.progress import Progress
 from vit_engine.commands.infer_options import command_line
 from vit_engine.errors import UsageError
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 PROGRAM = str(Path(sys.executable).with_name("vit-infer"))
 
 
@@ -88,6 +87,7 @@ def test_bad_images_are_rows_and_change_no_other(infer, mixed):
             assert row["score"] == pytest.approx(clean[row["path"]]["score"], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_cores")
 def test_every_odd_image_is_one_row(infer, test_data, tmp_path):
     folder = test_data / "odd-images"
@@ -374,6 +374,7 @@ def test_a_terminal_gets_a_table_progress_and_colour(mixed):
     assert len(plain.splitlines()) == 60
 
 
+@pytest.mark.slow
 def test_progress_counts_no_other_images_for_a_list_on_stdin(mixed, tmp_path, monkeypatch):
     monkeypatch.chdir(mixed)
     names = [p for p in sorted(mixed.iterdir()) if p.stat().st_size > 100]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, Run
+from support import EXAMPLES, Run
 from vit_engine.artefact.metadata import path_from_name
 from vit_engine.cli import exit_codes
 from vit_engine.errors import WriteError
@@ -18,7 +18,6 @@ from vit_engine.machine.output_file import output_file
 from vit_engine.rows.contact_sheet import is_sheet
 from vit_engine.rows.formats import are_rows
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 STAR = next(path for path in EXAMPLES if path.name == "star-01.png")
 IMAGE = EXAMPLES[0].name
 NOBODY = 54321
@@ -154,29 +153,31 @@ def test_a_name_that_means_another_is_told_in_its_row(infer: Infer, tmp_path: Pa
     ]
 
 
+def paths_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode in (0, 3), done.stderr
+    return [json.loads(row)["path"] for row in done.stdout.splitlines()]
+
+
+def test_images_are_shared_out(infer: Infer) -> None:
+    line = ("photos", "bad.jpg", "--format", "jsonl")
+    whole = paths_of(infer(*line))
+    shares = [paths_of(infer(*line, "--shard", f"{i}/3")) for i in (1, 2, 3)]
+    assert len(whole) == 4 and shares == [whole[i::3] for i in range(3)]
+    assert paths_of(infer(*line, "--shard", "9/9")) == []
+    assert "'0/3' is no shard; expected 1/N" in infer("photos", "--shard", "0/3").stderr
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_images_are_shared_out_and_new_ones_labelled_alone(
+def test_new_images_are_labelled_alone(
     form: str, infer: Infer, refuse: Refuse, tmp_path: Path
 ) -> None:
-    odd = os.fsdecode(b"photos/caf\xe9.png")
+    odd, first = os.fsdecode(b"photos/caf\xe9.png"), f"photos/{EXAMPLES[0].name}"
     shutil.copy(STAR, tmp_path / odd)
-
-    def paths(*line: str) -> list[str]:
-        done = infer("photos", "bad.jpg", *line, "--format", "jsonl")
-        assert done.returncode in (0, 3), done.stderr
-        return [json.loads(row)["path"] for row in done.stdout.splitlines()]
-
-    whole = paths()
-    assert odd in whole and len(whole) == 5
-    shares = [paths("--shard", f"{i}/3") for i in (1, 2, 3)]
-    assert shares == [whole[i::3] for i in range(3)]
-    assert paths("--shard", "9/9") == []
     name = f"done.{form}"
-    assert infer(whole[0], odd, "bad.jpg", "-o", name).returncode == 3
+    assert infer(first, odd, "bad.jpg", "-o", name).returncode == 3
     done = infer("photos", "bad.jpg", "--skip-done", name, "--format", "jsonl")
     assert "2 passed over: 2 labelled before" in done.stderr
-    left = [path for path in whole if path not in (whole[0], odd)]
-    assert [json.loads(row)["path"] for row in done.stdout.splitlines()] == left
+    assert paths_of(done) == [*(f"photos/{path.name}" for path in EXAMPLES[1:3]), "bad.jpg"]
     refuse("would write over done rows", "photos", "--skip-done", name, "-o", name)
     refuse(
         "has no rows of vit-infer (there is no such file; did",
@@ -184,7 +185,6 @@ def test_images_are_shared_out_and_new_ones_labelled_alone(
         "--skip-done",
         f"dome.{form}",
     )
-    assert "'0/3' is no shard; expected 1/N" in infer("photos", "--shard", "0/3").stderr
 
 
 def test_what_else_is_a_source_needs_no_file(infer: Infer, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_an_empty_file_is_nobodys(infer: Infer, tmp_path: Path) -> None:
     assert b"star" in (tmp_path / "rows.csv").read_bytes()
 
 
-@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize("form", ["jsonl", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_finished_run_is_resumed_only_by_itself(
     form: str, infer: Infer, refuse: Refuse, tmp_path: Path
 ) -> None:
@@ -389,14 +389,12 @@ def test_places_where_no_file_can_be_are_told_before_anything_happens(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(("with_option", "name"), [("-o", "far.csv"), ("--html", "new/deep/x.csv")])
-def test_missing_folders_are_made(
-    infer: Infer, tmp_path: Path, name: str, with_option: str
-) -> None:
+def test_missing_folders_are_made(infer: Infer, tmp_path: Path) -> None:
     (tmp_path / "far.csv").symlink_to("new/x.csv")
-    done = infer(STAR, with_option, name)
+    done = infer(STAR, "-o", "far.csv", "--html", "newer/deep/x.csv")
     assert done.returncode == 0, done.stderr
-    assert b"star" in (tmp_path / name).read_bytes()
+    for name in ("far.csv", "newer/deep/x.csv"):
+        assert b"star" in (tmp_path / name).read_bytes()
 
 
 def test_what_needs_a_file_gets_none_elsewhere(refuse: Refuse) -> None:
@@ -405,7 +403,14 @@ def test_what_needs_a_file_gets_none_elsewhere(refuse: Refuse) -> None:
     refuse("--overwrite needs a file; name it with -o", "photos", "--overwrite")
 
 
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/dev/stdout",
+        pytest.param("/dev/fd/1", marks=pytest.mark.slow),
+        pytest.param("/proc/self/fd/1", marks=pytest.mark.slow),
+    ],
+)
 def test_a_descriptor_is_a_stream_whatever_it_leads_to(
     infer: Infer, tmp_path: Path, name: str
 ) -> None:

@@ -82,11 +82,16 @@ def hosted(script: str, *options: str, timeout: float = 110) -> str:
 @pytest.mark.parametrize(
     ("host", "labelled"),
     [
-        ("sys.frozen = True", False),
-        ("sys.executable = None; sys.exec_prefix = '/none'", False),
         ("sys.executable = app; sys.exec_prefix = '/none'", False),
         ("sys.executable = app", True),
-        ("sys.executable = named; os.environ['VIT_ENGINE_CHILD'] = '1'", False),
+        *(
+            pytest.param(host, False, marks=pytest.mark.slow)
+            for host in (
+                "sys.frozen = True",
+                "sys.executable = None; sys.exec_prefix = '/none'",
+                "sys.executable = named; os.environ['VIT_ENGINE_CHILD'] = '1'",
+            )
+        ),
     ],
 )
 def test_a_program_that_embeds_python_is_not_started_again(
@@ -235,6 +240,7 @@ assert len([p for labelled in streamed for p in labelled.predictions]) == len(EX
     assert all("fork" in line for line in found.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_cores")
 def test_forks_while_other_threads_are_in_the_engine() -> None:
     """In the middle of runs, with locks held, and while models are opened and closed."""
@@ -358,7 +364,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)]
+)
 def test_multiprocessing(tmp_path: Path, method: str) -> None:
     script = tmp_path / "host.py"
     script.write_text(PROCESSES)
@@ -491,10 +499,19 @@ def lose_in_a_circle(vit: Classifier, iteration: Iterator[Any]) -> None:
 @in_process
 @pytest.mark.parametrize(
     ("call", "end"),
-    [("classify", close_classifier), ("classify", drop_iteration), ("classify", drop_all),
-     ("classify", raise_in_consumer), ("classify", lose_in_a_circle),
-     ("stream", close_classifier), ("stream", drop_all)],
-)  # fmt: skip
+    [
+        ("classify", close_classifier),
+        ("classify", raise_in_consumer),
+        ("stream", drop_all),
+        *(
+            pytest.param(*other, marks=pytest.mark.slow)
+            for other in [
+                *(("classify", end) for end in (drop_iteration, drop_all, lose_in_a_circle)),
+                ("stream", close_classifier),
+            ]
+        ),
+    ],
+)
 def test_what_ends_in_the_middle_leaves_nothing(
     call: str, end: Callable[[Classifier, Iterator[Any]], None]
 ) -> None:
@@ -518,7 +535,7 @@ def test_what_ends_in_the_middle_leaves_nothing(
 
 
 @in_process
-@pytest.mark.parametrize("count", [0, 3, 40])
+@pytest.mark.parametrize("count", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 40))])
 def test_a_generator_that_raises_does_so_after_its_images(count: int) -> None:
     def images() -> Iterator[Path]:
         yield from (EXAMPLES * 2)[:count]
@@ -685,10 +702,8 @@ assert grown < MIB, f"{grown:.1f} MiB more"
 """
 
 
-def test_classifiers_opened_and_closed_15_times() -> None:
-    hosted(f"WARM, TIMES, MIB = 5, 15, 15\n{OPENED}")
-
-
-@pytest.mark.slow
-def test_classifiers_opened_and_closed_300_times() -> None:
-    hosted(f"WARM, TIMES, MIB = 50, 300, 15\n{OPENED}", timeout=900)
+@pytest.mark.parametrize(
+    ("warm", "times"), [(5, 15), pytest.param(50, 300, marks=pytest.mark.slow)]
+)
+def test_classifiers_opened_and_closed_often(warm: int, times: int) -> None:
+    hosted(f"WARM, TIMES, MIB = {warm}, {times}, 15\n{OPENED}", timeout=900)

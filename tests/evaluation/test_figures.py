@@ -160,8 +160,17 @@ def test_a_model_and_its_opposite_never_agree(part: int) -> None:
     assert constant.r2 is not None and constant.r2 < 0
 
 
-@pytest.mark.parametrize("function", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("temperature", [0.4, 1, 3])
+@pytest.mark.parametrize(
+    ("function", "temperature"),
+    [
+        ("softmax", 0.4),
+        ("sigmoid", 3),
+        *(
+            pytest.param(*other, marks=pytest.mark.slow)
+            for other in [("softmax", 1), ("softmax", 3), ("sigmoid", 0.4), ("sigmoid", 1)]
+        ),
+    ],
+)
 def test_the_temperature_is_that_of_the_truth(function: ScoreKind, temperature: float) -> None:
     """Truths that are drawn by the scores of a temperature lead back to it, and to no other."""
     rng = np.random.default_rng(0)

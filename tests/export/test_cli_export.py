@@ -22,7 +22,7 @@ def test_a_checkpoint_becomes_one_verified_file(
     tiny_folder: Path, tmp_path: Path, run_command: Run
 ) -> None:
     out = tmp_path / "new" / "vit.onnx"
-    ended = run_command("vit-export", tiny_folder, "--fp16", "-o", out, timeout=120)
+    ended = run_command("vit-export", tiny_folder, "--fp16", "-o", out)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == ""
     assert [p.name for p in out.parent.iterdir()] == ["vit.onnx"]
@@ -150,6 +150,7 @@ def test_a_device_is_not_written_over(tiny_folder: Path, tmp_path: Path, run_com
     assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.slow
 def test_a_terminal_is_told_how_far_it_is(tiny_folder: Path, tmp_path: Path) -> None:
     """Each step over the last, and nothing of them left before the lines that stay."""
     ours, terminal = pty.openpty()

@@ -77,6 +77,7 @@ def test_examples_are_written_again_as_they_are(tmp_path: Path) -> None:
             assert np.abs(difference).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_training_writes_a_checkpoint_that_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

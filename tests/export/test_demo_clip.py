@@ -34,6 +34,7 @@ def test_examples_get_the_label_in_their_name_zero_shot() -> None:
     assert zero_shot(images) == [path.stem.rpartition("-")[0] for path in EXAMPLES]
 
 
+@pytest.mark.slow
 def test_held_out_drawings_get_their_label_zero_shot() -> None:
     images, indices = zip(*draw.samples(96), strict=True)
     found = zero_shot(list(images))

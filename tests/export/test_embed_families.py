@@ -95,9 +95,19 @@ CASES = (
     Case("SiglipForImageClassification", ("mean", "map"), VISION),
 )
 
+FAST = {
+    *("ViTModel", "DINOv3ViTModel-num_register_tokens-use_gated_mlp", "SiglipModel", "CLIPModel"),
+    *("Dinov2WithRegistersForImageClassification", "BeitModel-use_relative_position_bias"),
+}
+"""The cases whose graphs have least in common; those beside them are slow."""
+
 CALIBRATING, JUDGED = slice(8), slice(8, 16)
 MIN_COSINE: dict[Precision, float] = {"fp32": 1 - 1e-9, "fp16": 1 - 1e-4}
 OTHER_SIZE = 48
+
+
+def as_case(case: Case) -> Any:
+    return pytest.param(case, marks=[pytest.mark.slow] * (str(case) not in FAST))
 
 
 def images() -> list[Image.Image]:
@@ -147,6 +157,7 @@ def test_no_class_is_left_out() -> None:
     assert known == {case.architecture for case in CASES}
 
 
+@pytest.mark.parametrize("case", [as_case(case) for case in CASES], ids=str, indirect=True)
 def test_vectors_are_those_of_transformers(checkpoints: dict[Pooling, Checkpoint]) -> None:
     """The directions, of length 1; of the last block no more is computed than is read."""
     for pooling, checkpoint in checkpoints.items():
@@ -188,9 +199,9 @@ def test_names_in_memory_mean_the_same_as_names_on_disk(
 
 
 INT8 = [
-    Case("ViTModel", ("pooler",)),
+    pytest.param(Case("ViTModel", ("pooler",)), marks=pytest.mark.slow),
     Case("DINOv3ViTModel", ("cls+mean",), {"num_register_tokens": 3, "use_gated_mlp": True}),
-    Case("SiglipVisionModel", ("map",)),
+    pytest.param(Case("SiglipVisionModel", ("map",)), marks=pytest.mark.slow),
 ]
 
 

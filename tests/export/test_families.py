@@ -1,6 +1,7 @@
 """Every family: its files come out as transformers' own model computes them."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -80,7 +81,22 @@ FP32 = 2e-5
 FP16 = 2e-2
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.architecture)
+def architecture(family: Family) -> str:
+    return family.architecture
+
+
+DISTINCT = [f for f in FAMILIES if re.match("(ViT|Dinov2|Beit|Siglip)For", f.architecture)]
+"""Whose graphs have no like among the others."""
+
+distinct_first = pytest.mark.parametrize(
+    "checkpoint",
+    [pytest.param(f, marks=[pytest.mark.slow] * (f not in DISTINCT)) for f in FAMILIES],
+    indirect=True,
+    ids=architecture,
+)
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=architecture)
 def checkpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Checkpoint:
@@ -142,6 +158,7 @@ def test_logits_are_those_of_transformers(
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
+@distinct_first
 @pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
 def test_openvino_computes_the_same(
     checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path
@@ -285,6 +302,7 @@ def wrong_forms(checkpoint: Checkpoint) -> Iterator[tuple[ModelConfig, dict[str,
         yield model_config, {**tensors, "head.weight": swapped}
 
 
+@pytest.mark.slow
 def test_the_bound_sees_a_wrong_form(checkpoint: Checkpoint) -> None:
     """So that the test before this one can fail."""
     pixels = noise(checkpoint)
@@ -309,20 +327,15 @@ def test_a_rotated_basis_changes_nothing(checkpoint: Checkpoint) -> None:
         assert np.allclose(before, after) == kept
 
 
-DISTINCT = {
-    "ViTForImageClassification",
-    "Dinov2ForImageClassification",
-    "BeitForImageClassification",
-    "SiglipForImageClassification",
-}
-"""Whose graphs have no like among the others."""
-
-
+@pytest.mark.parametrize(
+    "checkpoint",
+    [pytest.param(f, marks=[pytest.mark.slow] * (f is not DISTINCT[-1])) for f in DISTINCT],
+    indirect=True,
+    ids=architecture,
+)
 def test_int8_stays_close(
     checkpoint: Checkpoint, expected: Floats, pixels: Pixels, tmp_path: Path
 ) -> None:
-    if checkpoint.family.architecture not in DISTINCT:
-        pytest.skip("another family has the same kinds of products")
     quantized = quantize(checkpoint, pixels[CALIBRATING])
     assert quantized.matmuls
     export(checkpoint, tmp_path / "vit.onnx", precision="int8", images=None, quantized=quantized)
@@ -347,14 +360,15 @@ def test_names_in_memory_mean_the_same_as_names_on_disk(
         np.testing.assert_array_equal(tensor, checkpoint.tensors[name])
 
 
+@distinct_first
 def test_products_are_what_the_graph_says(checkpoint: Checkpoint) -> None:
     assert_products_are_as_said(checkpoint)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", DISTINCT, indirect=True, ids=architecture)
 def test_what_a_product_is_not_is_found(checkpoint: Checkpoint) -> None:
     """So that the test before this one can fail: a wrong word about any product."""
-    if checkpoint.family.architecture not in DISTINCT:
-        pytest.skip("another family has the same kinds of products")
     matmuls, inputs = read_by_products(checkpoint)
     width = {name: len(checkpoint.tensors[f"{name}.weight"]) for name in layers(checkpoint)}
     for i, matmul in enumerate(matmuls):

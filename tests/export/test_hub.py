@@ -19,6 +19,11 @@ HUBS = {"modelscope": MODEL, "hugging_face": "hf:" + MODEL}
 WANTED = ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 each_hub = pytest.mark.parametrize("name", HUBS.values(), ids=HUBS.keys())
+one_hub_first = pytest.mark.parametrize(
+    "name",
+    [HUBS["modelscope"], pytest.param(HUBS["hugging_face"], marks=pytest.mark.slow)],
+    ids=HUBS.keys(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +112,18 @@ def test_download_then_cache_then_offline(hub, fetch, name):
     assert fetch(name, "--offline", url=silent).returncode == 0
 
 
-@each_hub
+@one_hub_first
 def test_offline_without_a_copy(hub, fetch, name):
     refused(fetch(name, "--offline"), name, "not in the local cache", "--offline")
     assert hub.fetched == []
 
 
-@each_hub
+@one_hub_first
 def test_an_unknown_revision(fetch, name):
     refused(fetch(name, "--revision", "v9"), name, "no such model or revision (404)")
 
 
+@pytest.mark.slow
 def test_an_unknown_model(fetch):
     refused(fetch("hf:someone/else"), "hf:someone/else", "no such model or revision (404)")
 
@@ -158,6 +164,7 @@ def test_an_offline_variable_acts_as_the_option(tmp_path, monkeypatch, name, var
         download(name, revision=None, offline=False)
 
 
+@pytest.mark.slow
 def test_an_offline_variable_may_say_no(fetch):
     assert fetch(HUBS["hugging_face"], HF_HUB_OFFLINE="0").returncode == 0
 
@@ -174,6 +181,7 @@ def test_a_cache_that_cannot_be_used(hub, fetch, tmp_path, name, variable):
     assert hub.fetched == []
 
 
+@pytest.mark.slow
 @each_cache
 def test_a_cache_that_is_read_only(fetch, tmp_path, name, variable):
     home = tmp_path / "home"
@@ -190,7 +198,7 @@ def test_a_cache_that_is_read_only(fetch, tmp_path, name, variable):
             assert fetch(name, "--under", "no root").returncode == 0
 
 
-@each_hub
+@one_hub_first
 def test_a_full_disk(hub, fetch, name):
     result = fetch(name, "--under", "small files")
     locally_refused(result, name, "a file would be larger than allowed")
@@ -207,8 +215,11 @@ PROXIES = {
 
 @pytest.mark.parametrize(
     ("name", "proxy"),
-    [(HUBS["hugging_face"], proxy) for proxy in PROXIES.values()]
-    + [(HUBS["modelscope"], PROXIES["no answer"])],
+    [(HUBS["modelscope"], PROXIES["no answer"]), (HUBS["hugging_face"], PROXIES["socks"])]
+    + [
+        pytest.param(HUBS["hugging_face"], proxy, marks=pytest.mark.slow)
+        for proxy in list(PROXIES.values())[1:]
+    ],
 )
 def test_a_proxy_that_is_of_no_use_is_named(hub, fetch, name, proxy):
     result = fetch(name, NO_PROXY="", http_proxy=proxy.replace("***", "user:secret"))
@@ -218,7 +229,11 @@ def test_a_proxy_that_is_of_no_use_is_named(hub, fetch, name, proxy):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("HF_ENDPOINT", "127.0.0.1:9"), ("SSL_CERT_FILE", "/no/such.pem")]
+    ("variable", "value"),
+    [
+        ("HF_ENDPOINT", "127.0.0.1:9"),
+        pytest.param("SSL_CERT_FILE", "/no/such.pem", marks=pytest.mark.slow),
+    ],
 )
 def test_other_variables_are_named(fetch, variable, value):
     refused(fetch("hf:" + MODEL, **{variable: value}), f"{variable}={value}")
@@ -226,8 +241,12 @@ def test_other_variables_are_named(fetch, variable, value):
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [(HUBS["modelscope"], 401), (HUBS["modelscope"], 503)]
-    + [(HUBS["hugging_face"], status) for status in (403, 429)],
+    [
+        (HUBS["modelscope"], 503),
+        (HUBS["hugging_face"], 403),
+        pytest.param(HUBS["modelscope"], 401, marks=pytest.mark.slow),
+        pytest.param(HUBS["hugging_face"], 429, marks=pytest.mark.slow),
+    ],
 )
 def test_a_hub_that_answers_with_a_refusal(hub, fetch, name, status):
     hub.status = status
@@ -252,14 +271,14 @@ def test_a_wrong_hash_is_not_used_then_or_later(hub, fetch, name):
     assert fetch(name).returncode == 0
 
 
-@each_hub
+@one_hub_first
 def test_a_cut_body_is_not_used(hub, fetch, name):
     hub.cut.add("model.safetensors")
     refused(fetch(name), name, "bytes", "expected")  # so many and so many
     refused(fetch(name, "--offline"), name, "no model.safetensors")
 
 
-@each_hub
+@one_hub_first
 def test_a_path_that_leaves_the_folder(hub, fetch, name):
     hub.listed_besides.append("../evil.safetensors")
     refused(fetch(name), name, "'../evil.safetensors'", "leaves the model's folder")
@@ -282,6 +301,7 @@ def test_a_repository_without_what_is_needed(hub, fetch):
     assert fetch(name).returncode == 0  # its family's, which is told
 
 
+@pytest.mark.slow
 def test_a_nested_processor_config_is_fetched(hub, fetch):
     old = json.loads(hub.files.pop("preprocessor_config.json"))
     hub.files["processor_config.json"] = json.dumps({"image_processor": old}).encode()
@@ -289,6 +309,7 @@ def test_a_nested_processor_config_is_fetched(hub, fetch):
     assert "processor_config.json" in hub.fetched
 
 
+@pytest.mark.slow
 def test_a_timm_model_has_no_preprocessor_file(hub, fetch, tmp_path):
     write_timm_folder(tmp_path / "timm")
     hub.files.clear()

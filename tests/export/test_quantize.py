@@ -84,6 +84,7 @@ def test_deit_tiny_on_photographs_it_was_not_calibrated_on(
     np.testing.assert_allclose(alone, found[:8], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_images_give_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     checkpoint = load(str(tiny_folder))
     for name in ("a", "b"):
@@ -244,6 +245,7 @@ def test_of_a_regression_the_least_share_stays_in_float(
     assert (found.divergence, found.share) == (None, pytest.approx(SHARES[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hidden_act", "qkv_bias"), [("gelu_new", False), ("quick_gelu", True)])
 def test_any_vit_stays_close(tmp_path: Path, hidden_act: str, qkv_bias: bool) -> None:
     folder = write_checkpoint(tmp_path / "model", hidden_act=hidden_act, qkv_bias=qkv_bias)

@@ -52,7 +52,7 @@ def photographs(request: pytest.FixtureRequest, test_data: Path) -> Photographs:
     ("photographs", "precision", "optimize_graph"),
     [
         (20, "fp16", True),
-        (20, "fp16", False),
+        pytest.param(20, "fp16", False, marks=pytest.mark.slow),
         pytest.param(200, "fp16", False, marks=pytest.mark.slow),
         pytest.param(200, "fp32", True, marks=pytest.mark.slow),
     ],

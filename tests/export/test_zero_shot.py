@@ -55,7 +55,9 @@ def pipeline_scores(folder: Path, labels: tuple[str, ...], template: str) -> np.
     return np.array([[{r["label"]: r["score"] for r in row}[n] for n in labels] for row in rows])
 
 
-@pytest.mark.parametrize("options", [[], ["--template", "a drawing of {}!"]])
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["--template", "a drawing of {}!"], marks=pytest.mark.slow)]
+)
 def test_scores_are_those_of_the_pipeline(
     folder: Path, options: list[str], run_command: Run, tmp_path: Path
 ) -> None:
@@ -73,6 +75,9 @@ def test_scores_are_those_of_the_pipeline(
     np.testing.assert_allclose(found, pipeline_scores(folder, labels, template), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "folder", ["demo", *(pytest.param(c, marks=pytest.mark.slow) for c in CASES)], indirect=True
+)
 def test_several_templates_are_averaged(folder: Path, run_command: Run, tmp_path: Path) -> None:
     """Each text's vector at length 1, then their mean."""
     (tmp_path / "templates.txt").write_text("\ufeff" + "\r\n".join(TEMPLATES[1:]) + "\r\n")
@@ -106,6 +111,7 @@ def test_one_label_of_siglip(run_command: Run, tmp_path: Path) -> None:
         np.testing.assert_allclose(classifier.probabilities(IMAGES), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_thousand_labels_in_half_precision(run_command: Run, tmp_path: Path) -> None:
     labels = tuple(f"label {i}" for i in range(1000))
     line = ["--labels", labels_file(tmp_path, *labels), "-o", tmp_path / "m.onnx"]

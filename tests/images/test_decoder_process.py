@@ -239,6 +239,7 @@ def test_heic_is_decoded_in_a_process_where_its_plugin_is(
         signatures.has_plugin.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_limit_of_pixels_can_be_raised() -> None:
     wide = Sample("wide.png", data=square(9500))
     assert decoded([wide])[0][0].error.code == "too_large"

@@ -186,7 +186,7 @@ def test_the_drawn_images_are_always_among_the_users(tmp_path: Path) -> None:
     assert len({image.size for image in shapes}) == len(shapes)
 
 
-@pytest.mark.parametrize("kind", ["several labels", "values"])
+@pytest.mark.parametrize("kind", ["several labels", pytest.param("values", marks=pytest.mark.slow)])
 def test_int8_feels_rounding_whatever_the_scores_are(
     exported: Exported, tmp_path: Path, kind: str
 ) -> None:

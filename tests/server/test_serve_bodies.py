@@ -5,7 +5,7 @@ import gzip
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -21,12 +21,6 @@ LENGTH = "inference-header-content-length"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 LATEST = 0.25
 """Seconds: a bound on hangs, for machines that do much else."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running("demo") as started:
-        yield started
 
 
 # Fields beside files
@@ -179,7 +173,9 @@ def test_no_body_holds_others_up(server: Server, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "pause"), [("127.0.0.1", 1.5), ("127.0.0.2", 0.0)], ids=["stalled", "greedy"]
+    ("source", "pause"),
+    [pytest.param("127.0.0.1", 1.5, marks=pytest.mark.slow), ("127.0.0.2", 0.0)],
+    ids=["stalled", "greedy"],
 )
 def test_slow_uploads_do_not_hold_others_up(source: str, pause: float) -> None:
     """All but a byte of 16 bodies fills the memory; it is theirs until someone else needs it."""

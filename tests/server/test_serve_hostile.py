@@ -263,7 +263,7 @@ def test_health_answers_under_load(server: Server) -> None:
         for _ in range(16):
             threads.submit(load)
         try:
-            assert all(server.is_ready() for _ in range(100))
+            assert all(server.is_ready() for _ in range(20))
         finally:
             done.set()
 
@@ -345,10 +345,10 @@ def test_sigterm_under_load_answers_all_that_it_took() -> None:
 
 def test_requests_in_the_server_when_it_stops_are_finished() -> None:
     with running("demo", "--decode-timeout", "20") as server, ThreadPoolExecutor(4) as threads:
-        slow = [threads.submit(server.ask, "/", POISON) for _ in range(3)]
-        wait_until(lambda: server.metric("vit_queue_images") == 3)
+        slow = [threads.submit(server.ask, "/", POISON) for _ in range(2)]
+        wait_until(lambda: server.metric("vit_queue_images") == 2)
         server.process.send_signal(signal.SIGTERM)
-        assert [answer.result().status for answer in slow] == [200] * 3
+        assert [answer.result().status for answer in slow] == [200] * 2
         assert server.process.wait(60) == 0
 
 
@@ -372,6 +372,7 @@ sys.exit(start_serve())
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing() -> None:
     """By three years, forth and back, at every look at it."""
     line = [sys.executable, "-c", CLOCK, "demo", "--port", "0", "--drain", "0.2", "--access-log"]

@@ -242,6 +242,7 @@ def test_words_of_other_kinds_of_output(tmp_path: Path) -> None:
         drive(server.url, tmp_path / "profile", work)
 
 
+@pytest.mark.slow
 def test_100_images_and_a_server_that_is_busy(tmp_path: Path) -> None:
     paths = []
     for number in range(100):

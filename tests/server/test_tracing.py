@@ -62,7 +62,7 @@ def test_every_worker_sends_its_spans(collector: tuple[str, list[bytes]]) -> Non
     assert {(s.trace_id.hex(), s.parent_span_id.hex()) for s in spans} == {(TRACE, PARENT)}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_exporter_that_is_none(workers: int) -> None:
     line = [sys.executable, "-m", "vit_engine.commands.serve", "demo", f"--workers={workers}"]
     ended = subprocess.run(

@@ -143,6 +143,7 @@ def test_a_file_that_is_refused_leaves_the_old_one(server: Server, model: Path) 
     assert server.ask("/v2/repository/models/x/load", b"").status == 404
 
 
+@pytest.mark.slow
 def test_who_is_in_is_answered_at_the_end(model: Path) -> None:
     with running(model, "--workers=2", "--drain", "1") as server:
         wait_until(lambda: is_well(server))
@@ -172,6 +173,7 @@ def test_who_is_in_is_answered_at_the_end(model: Path) -> None:
         assert not below_all(server.process.pid)
 
 
+@pytest.mark.slow
 def test_nobody_outlives_the_parent(model: Path) -> None:
     with running(model, "--workers=2") as server:
         children = below_all(server.process.pid)
