@@ -470,6 +470,7 @@ def check_page(seen: dict[str, Any], result: dict[str, Any], tables: int) -> Non
     assert seen["resources"] == 0
 
 
+@pytest.mark.slow
 def test_long_names_have_their_room(result: dict[str, Any], tmp_path: Path) -> None:
     rows = result["speed"]["rows"]
     for i, name in enumerate(

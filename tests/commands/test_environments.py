@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, Run
+from support import ROOT, Run, slow_case
 
 BIN = Path(sys.executable).parent
 IMAGES = f"{ROOT}/examples/star-01.png {ROOT}/examples/circle-01.jpg"
@@ -76,7 +76,7 @@ PREFIXES = [
     ("command", "prefix"),
     [(INFER, PREFIXES[0]), (DOCTOR, PREFIXES[1]), (INFER, PREFIXES[2])]
     + [
-        pytest.param(*line, marks=pytest.mark.slow)
+        slow_case(*line)
         for line in [(DOCTOR, PREFIXES[0]), (INFER, PREFIXES[1]), (INFER, PREFIXES[3])]
     ],
 )
@@ -116,7 +116,7 @@ DESCRIBE = f"{BIN}/vit-infer --describe -m demo"
         for streams, code in STREAMS.items()
     ]
     + [(DESCRIBE, "2>/dev/full"), (DESCRIBE, ">&-")]
-    + [pytest.param(DOCTOR, ">/dev/full", marks=pytest.mark.slow)],
+    + [slow_case(DOCTOR, ">/dev/full")],
 )
 def test_standard_streams_closed_or_full(command: str, streams: str, tmp_path: Path) -> None:
     code = STREAMS[streams]
@@ -129,9 +129,7 @@ def test_standard_streams_closed_or_full(command: str, streams: str, tmp_path: P
         assert any(word in done.stdout for word in (b"star", b"works", b"precision"))
 
 
-@pytest.mark.parametrize(
-    "streams", ["<&- >&- 2>&-", pytest.param("2>/dev/full", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", slow_case("2>/dev/full")])
 def test_rows_go_to_a_file_whatever_the_streams(streams: str, tmp_path: Path) -> None:
     done = shell(f"{INFER} -o rows.jsonl {streams}", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import EXAMPLES, Run
+from support import EXAMPLES, Run, slow_case
 from vit_engine.artefact.metadata import path_from_name
 from vit_engine.cli import exit_codes
 from vit_engine.errors import WriteError
@@ -264,7 +264,7 @@ def test_an_empty_file_is_nobodys(infer: Infer, tmp_path: Path) -> None:
     assert b"star" in (tmp_path / "rows.csv").read_bytes()
 
 
-@pytest.mark.parametrize("form", ["jsonl", pytest.param("parquet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["jsonl", slow_case("parquet")])
 def test_a_finished_run_is_resumed_only_by_itself(
     form: str, infer: Infer, refuse: Refuse, tmp_path: Path
 ) -> None:
@@ -407,8 +407,8 @@ def test_what_needs_a_file_gets_none_elsewhere(refuse: Refuse) -> None:
     "name",
     [
         "/dev/stdout",
-        pytest.param("/dev/fd/1", marks=pytest.mark.slow),
-        pytest.param("/proc/self/fd/1", marks=pytest.mark.slow),
+        slow_case("/dev/fd/1"),
+        slow_case("/proc/self/fd/1"),
     ],
 )
 def test_a_descriptor_is_a_stream_whatever_it_leads_to(

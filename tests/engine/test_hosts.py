@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from support import EXAMPLES, ROOT, wait_until
+from support import EXAMPLES, ROOT, slow_case, wait_until
 from vit_engine.classifier import Classifier
 from vit_engine.errors import UsageError
 from vit_engine.images.decode_pool import DecodePool
@@ -85,7 +85,7 @@ def hosted(script: str, *options: str, timeout: float = 110) -> str:
         ("sys.executable = app; sys.exec_prefix = '/none'", False),
         ("sys.executable = app", True),
         *(
-            pytest.param(host, False, marks=pytest.mark.slow)
+            slow_case(host, False)
             for host in (
                 "sys.frozen = True",
                 "sys.executable = None; sys.exec_prefix = '/none'",
@@ -364,9 +364,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    "method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("method", ["fork", "spawn", slow_case("forkserver")])
 def test_multiprocessing(tmp_path: Path, method: str) -> None:
     script = tmp_path / "host.py"
     script.write_text(PROCESSES)
@@ -504,7 +502,7 @@ def lose_in_a_circle(vit: Classifier, iteration: Iterator[Any]) -> None:
         ("classify", raise_in_consumer),
         ("stream", drop_all),
         *(
-            pytest.param(*other, marks=pytest.mark.slow)
+            slow_case(*other)
             for other in [
                 *(("classify", end) for end in (drop_iteration, drop_all, lose_in_a_circle)),
                 ("stream", close_classifier),
@@ -535,7 +533,7 @@ def test_what_ends_in_the_middle_leaves_nothing(
 
 
 @in_process
-@pytest.mark.parametrize("count", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 40))])
+@pytest.mark.parametrize("count", [3, *(slow_case(n) for n in (0, 40))])
 def test_a_generator_that_raises_does_so_after_its_images(count: int) -> None:
     def images() -> Iterator[Path]:
         yield from (EXAMPLES * 2)[:count]
@@ -702,8 +700,6 @@ assert grown < MIB, f"{grown:.1f} MiB more"
 """
 
 
-@pytest.mark.parametrize(
-    ("warm", "times"), [(5, 15), pytest.param(50, 300, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("warm", "times"), [(5, 15), slow_case(50, 300)])
 def test_classifiers_opened_and_closed_often(warm: int, times: int) -> None:
     hosted(f"WARM, TIMES, MIB = {warm}, {times}, 15\n{OPENED}", timeout=900)

@@ -144,6 +144,7 @@ def test_a_csv_beside_the_images_or_with_paths_as_given(evaluate: Eval, photos: 
     assert "images of the truth that are not in this run: 13" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_path_that_is_both_is_ambiguous(evaluate: Eval, run_command: Run, tmp_path: Path) -> None:
     def row() -> dict[str, Any]:
         line = ("vit-infer", "-m", "demo", "--provider", "cpu", "data/t.csv")

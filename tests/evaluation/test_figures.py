@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from support import slow_case
 from vit_engine.artefact.contract import ScoreKind
 from vit_engine.errors import UsageError
 from vit_engine.evaluation import free_labels
@@ -166,7 +167,7 @@ def test_a_model_and_its_opposite_never_agree(part: int) -> None:
         ("softmax", 0.4),
         ("sigmoid", 3),
         *(
-            pytest.param(*other, marks=pytest.mark.slow)
+            slow_case(*other)
             for other in [("softmax", 1), ("softmax", 3), ("sigmoid", 0.4), ("sigmoid", 1)]
         ),
     ],

@@ -69,6 +69,7 @@ def test_checkpoint_stays_small() -> None:
     assert sum(path.stat().st_size for path in CLIP.iterdir()) < 2_000_000
 
 
+@pytest.mark.slow
 def test_training_writes_a_checkpoint_that_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from onnxscript import nn
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from support import TINY, write_checkpoint
+from support import TINY, slow_case, write_checkpoint
 from support.graphs import Floats, drawn_images, faults, read_by_products
 from vit_engine.artefact.contract import EmbeddingParity, Pooling, Precision
 from vit_engine.errors import CheckpointError, ParityError
@@ -199,9 +199,9 @@ def test_names_in_memory_mean_the_same_as_names_on_disk(
 
 
 INT8 = [
-    pytest.param(Case("ViTModel", ("pooler",)), marks=pytest.mark.slow),
+    slow_case(Case("ViTModel", ("pooler",))),
     Case("DINOv3ViTModel", ("cls+mean",), {"num_register_tokens": 3, "use_gated_mlp": True}),
-    pytest.param(Case("SiglipVisionModel", ("map",)), marks=pytest.mark.slow),
+    slow_case(Case("SiglipVisionModel", ("map",))),
 ]
 
 

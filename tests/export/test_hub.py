@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
+from support import slow_case
 from support.commands import Forks
 from support.loopback_hub import COMMIT, MODEL, serving
 from support.timm_folder import write_timm_folder
@@ -21,7 +22,7 @@ WANTED = ["config.json", "model.safetensors", "preprocessor_config.json"]
 each_hub = pytest.mark.parametrize("name", HUBS.values(), ids=HUBS.keys())
 one_hub_first = pytest.mark.parametrize(
     "name",
-    [HUBS["modelscope"], pytest.param(HUBS["hugging_face"], marks=pytest.mark.slow)],
+    [HUBS["modelscope"], slow_case(HUBS["hugging_face"])],
     ids=HUBS.keys(),
 )
 
@@ -216,10 +217,7 @@ PROXIES = {
 @pytest.mark.parametrize(
     ("name", "proxy"),
     [(HUBS["modelscope"], PROXIES["no answer"]), (HUBS["hugging_face"], PROXIES["socks"])]
-    + [
-        pytest.param(HUBS["hugging_face"], proxy, marks=pytest.mark.slow)
-        for proxy in list(PROXIES.values())[1:]
-    ],
+    + [slow_case(HUBS["hugging_face"], proxy) for proxy in list(PROXIES.values())[1:]],
 )
 def test_a_proxy_that_is_of_no_use_is_named(hub, fetch, name, proxy):
     result = fetch(name, NO_PROXY="", http_proxy=proxy.replace("***", "user:secret"))
@@ -232,7 +230,7 @@ def test_a_proxy_that_is_of_no_use_is_named(hub, fetch, name, proxy):
     ("variable", "value"),
     [
         ("HF_ENDPOINT", "127.0.0.1:9"),
-        pytest.param("SSL_CERT_FILE", "/no/such.pem", marks=pytest.mark.slow),
+        slow_case("SSL_CERT_FILE", "/no/such.pem"),
     ],
 )
 def test_other_variables_are_named(fetch, variable, value):
@@ -244,8 +242,8 @@ def test_other_variables_are_named(fetch, variable, value):
     [
         (HUBS["modelscope"], 503),
         (HUBS["hugging_face"], 403),
-        pytest.param(HUBS["modelscope"], 401, marks=pytest.mark.slow),
-        pytest.param(HUBS["hugging_face"], 429, marks=pytest.mark.slow),
+        slow_case(HUBS["modelscope"], 401),
+        slow_case(HUBS["hugging_face"], 429),
     ],
 )
 def test_a_hub_that_answers_with_a_refusal(hub, fetch, name, status):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from support import Run, write_checkpoint
+from support import Run, slow_case, write_checkpoint
 from vit_engine.engine import Engine
 from vit_engine.errors import CheckpointError
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
@@ -52,9 +52,9 @@ def photographs(request: pytest.FixtureRequest, test_data: Path) -> Photographs:
     ("photographs", "precision", "optimize_graph"),
     [
         (20, "fp16", True),
-        pytest.param(20, "fp16", False, marks=pytest.mark.slow),
-        pytest.param(200, "fp16", False, marks=pytest.mark.slow),
-        pytest.param(200, "fp32", True, marks=pytest.mark.slow),
+        slow_case(20, "fp16", False),
+        slow_case(200, "fp16", False),
+        slow_case(200, "fp32", True),
     ],
     indirect=["photographs"],
 )

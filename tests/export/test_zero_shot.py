@@ -10,7 +10,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from support import ROOT, Run
+from support import ROOT, Run, slow_case
 from support.two_towers import (
     CASES,
     DEMO_CLIP,
@@ -55,9 +55,7 @@ def pipeline_scores(folder: Path, labels: tuple[str, ...], template: str) -> np.
     return np.array([[{r["label"]: r["score"] for r in row}[n] for n in labels] for row in rows])
 
 
-@pytest.mark.parametrize(
-    "options", [[], pytest.param(["--template", "a drawing of {}!"], marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("options", [[], slow_case(["--template", "a drawing of {}!"])])
 def test_scores_are_those_of_the_pipeline(
     folder: Path, options: list[str], run_command: Run, tmp_path: Path
 ) -> None:
@@ -75,9 +73,7 @@ def test_scores_are_those_of_the_pipeline(
     np.testing.assert_allclose(found, pipeline_scores(folder, labels, template), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "folder", ["demo", *(pytest.param(c, marks=pytest.mark.slow) for c in CASES)], indirect=True
-)
+@pytest.mark.parametrize("folder", ["demo", *(slow_case(c) for c in CASES)], indirect=True)
 def test_several_templates_are_averaged(folder: Path, run_command: Run, tmp_path: Path) -> None:
     """Each text's vector at length 1, then their mean."""
     (tmp_path / "templates.txt").write_text("\ufeff" + "\r\n".join(TEMPLATES[1:]) + "\r\n")

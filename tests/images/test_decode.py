@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, features
 
+from support import slow_case
 from vit_engine.classifier import Classifier
 from vit_engine.errors import ImageError
 from vit_engine.images.decode import image_from_bytes, image_from_path
@@ -311,7 +312,7 @@ def in_a_sandbox(code: str, paths: list[str]) -> tuple[list[str], str]:
     return done.stdout.splitlines(), done.stderr
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [4, slow_case(1)])
 def test_the_odd_images_agree_with_pillow_alone(every, test_data):
     """Same verdict and same pixels for every one of 1,700 files, and not a word on stderr."""
     paths = sorted(str(p) for p in (test_data / "odd-images").rglob("*") if p.is_file())

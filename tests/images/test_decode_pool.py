@@ -166,7 +166,7 @@ class Reader:
 
 
 # Races do not shrink.
-@settings(max_examples=150, deadline=None, phases=[Phase.reuse, Phase.generate])
+@settings(max_examples=60, deadline=None, phases=[Phase.reuse, Phase.generate])
 @given(
     batch=st.integers(1, 17),
     workers=st.integers(1, 9),

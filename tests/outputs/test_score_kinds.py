@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import ROOT, Run, write_checkpoint
+from support import ROOT, Run, slow_case, write_checkpoint
 from vit_engine.artefact.contract import Contract, Parity
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.classifier import Classifier
@@ -186,7 +186,7 @@ def test_the_drawn_images_are_always_among_the_users(tmp_path: Path) -> None:
     assert len({image.size for image in shapes}) == len(shapes)
 
 
-@pytest.mark.parametrize("kind", ["several labels", pytest.param("values", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["several labels", slow_case("values")])
 def test_int8_feels_rounding_whatever_the_scores_are(
     exported: Exported, tmp_path: Path, kind: str
 ) -> None:

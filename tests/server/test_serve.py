@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import ROOT, Run, wait_until
+from support import ROOT, Run, slow_case, wait_until
+from support.raw_http import connected, everything
 from support.running_server import CIRCLE, STAR, Server, running
 from vit_engine import Classifier
 
@@ -181,7 +182,7 @@ def test_parameters_of_the_query(server: Server) -> None:
     assert server.ask("/?model=nobody", STAR).status == 404
 
 
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [6, slow_case(1)])
 def test_odd_images_have_the_labels_and_codes_of_vit_infer(
     server: Server, test_data: Path, every: int
 ) -> None:
@@ -464,12 +465,17 @@ def test_what_is_missing_is_named() -> None:
 
 
 def test_sigterm_drains_and_exits_0() -> None:
-    with running("demo", "--drain", "1.5") as server:
+    live = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with running("demo", "--drain", "2") as server, connected(server, live) as kept:
+        assert b"connection: close" not in kept.recv(2**16).lower()
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: server.ask("/health").status == 503)
         assert server.ask("/health").code == "draining"
         assert server.ask("/v2/health/live").status == 200
         assert server.ask("/", STAR).json[0]["label"] == "star"  # it goes on accepting
+        kept.sendall(live)
+        raw = everything(kept)
+        assert raw.startswith(b"HTTP/1.1 200") and b"connection: close" in raw.lower()
         assert server.process.wait(20) == 0
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, wait_until
+from support import ROOT
 from support.raw_http import connected, everything, head, refusal
 from support.running_server import STAR, Server, running
 
@@ -207,7 +206,7 @@ def test_who_has_sent_all_may_say_so(server: Server) -> None:
     assert final.startswith(b"HTTP/1.1 200") and b"star" in final
 
 
-# The log, and the end
+# The log
 
 
 @pytest.mark.slow
@@ -222,14 +221,3 @@ def test_a_log_that_nobody_reads_holds_nobody_up() -> None:
         assert server.ask("/", STAR).status == 200
         assert server.metric("vit_dropped_log_lines_total") > 500
         assert server.stop() == 0
-
-
-def test_answers_of_a_server_that_ends_say_so() -> None:
-    with running("demo", "--drain", "2") as server, connected(server, GET + b"\r\n") as connection:
-        assert b"connection: close" not in answered(connection)
-        server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: not server.is_ready())
-        connection.sendall(GET + b"\r\n")
-        raw = everything(connection)
-        assert raw.startswith(b"HTTP/1.1 200") and b"connection: close" in raw
-        assert server.process.wait(60) == 0

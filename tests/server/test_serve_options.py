@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import wait_until
+from support import slow_case, wait_until
 from support.commands import RUNTIME, Forks
 from support.running_server import STAR, Server, running
 from vit_engine.commands.serve import command_line, parsed, settings_from
@@ -118,7 +118,7 @@ sys.exit(start_serve())
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, slow_case(2)])
 def test_a_disk_that_is_read_only(workers: int) -> None:
     line = [sys.executable, "-c", READ_ONLY, "demo", "--port=0", f"--workers={workers}"]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:

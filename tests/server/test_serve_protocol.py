@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import wait_until
+from support import slow_case, wait_until
 from support.running_server import STAR, Server, running
 from vit_engine.engine import Engine
 
@@ -334,7 +334,7 @@ def test_names_and_versions(server: Server) -> None:
     ("phases", "examples"),
     [
         ("examples,fuzzing", 1),
-        pytest.param("examples,coverage,fuzzing", 15, marks=pytest.mark.slow),
+        slow_case("examples,coverage,fuzzing", 15),
     ],
 )
 def test_schemathesis_finds_nothing(

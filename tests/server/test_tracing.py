@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support import wait_until
+from support import slow_case, wait_until
 from support.running_server import STAR, running
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -62,7 +62,7 @@ def test_every_worker_sends_its_spans(collector: tuple[str, list[bytes]]) -> Non
     assert {(s.trace_id.hex(), s.parent_span_id.hex()) for s in spans} == {(TRACE, PARENT)}
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [2, slow_case(1)])
 def test_an_exporter_that_is_none(workers: int) -> None:
     line = [sys.executable, "-m", "vit_engine.commands.serve", "demo", f"--workers={workers}"]
     ended = subprocess.run(

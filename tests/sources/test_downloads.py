@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from support import slow_case
 from vit_engine.errors import ImageError
 from vit_engine.sources import downloads, urls
 from vit_engine.sources.downloads import bytes_from_url
@@ -600,7 +601,7 @@ def mutated(data: bytes, draw: random.Random, bits: tuple[bytes, ...]) -> bytes:
     return data[: draw.randint(0, len(data))] if draw.random() < 0.1 else data
 
 
-@pytest.mark.parametrize("inputs", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [300, slow_case(10_000)])
 def test_fuzzed_answers(inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.getaddrinfo
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support import slow_case
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.sources.find import samples_from_sources
 from vit_engine.sources.folders import globbed, in_words, is_pattern, walked
@@ -116,6 +117,7 @@ def test_names_may_be_anything(tmp_path, monkeypatch):
     assert all(bytes_from_item(i) == b"data" for i in samples_from_sources(["*"]))
 
 
+@pytest.mark.slow
 def test_very_deep_folders_are_searched(deep):
     folder, expected = deep
     for source in (str(folder), f"{folder}/**/*.png", f"{folder}/**/x.png"):
@@ -346,7 +348,7 @@ def matches(parts: list[str], names: list[str]) -> bool:
     return matches(rest, further) if rest and further else not rest and not further
 
 
-@pytest.mark.parametrize("inputs", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [300, slow_case(10_000)])
 def test_fuzzed_patterns(inputs, tmp_path, monkeypatch):
     draw = random.Random(inputs)
     names = ["a", "b", "ab", ".c", "a.jpg", "b.jpg", "[x]", "x", "\n", "]", "!"]

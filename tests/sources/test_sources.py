@@ -16,6 +16,7 @@ from typing import BinaryIO
 import pytest
 from PIL import Image
 
+from support import slow_case
 from vit_engine.errors import ImageError, UsageError
 from vit_engine.images.decode import image_from_item
 from vit_engine.sources.find import samples_from_sources
@@ -212,7 +213,7 @@ def test_stdin_that_does_not_block_is_waited_for():
         timer.join()
 
 
-@pytest.mark.parametrize("inputs", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [300, slow_case(10_000)])
 def test_fuzzed_lists(inputs):
     """Each line is a row in its place, whatever the others hold."""
     draw = random.Random(inputs)

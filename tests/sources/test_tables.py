@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support import slow_case
 from vit_engine.errors import UsageError, printable
 from vit_engine.machine.installation import pip_install
 from vit_engine.outputs.scores import Scores
@@ -433,7 +434,7 @@ def csv_of(rows: list[list[str]], dialect: dict[str, Any]) -> list[bytes]:
     return written
 
 
-@pytest.mark.parametrize("inputs", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [300, slow_case(10_000)])
 def test_a_damaged_line_of_csv_changes_no_other_row(inputs: int, table: Path) -> None:
     draw = random.Random(inputs)
     damage = [b'"', b'""', b"\0", b"\xff", b"\n", b"\r", b",", b'",', b',"', b"x" * 70_000, b""]
@@ -460,7 +461,7 @@ def test_a_damaged_line_of_csv_changes_no_other_row(inputs: int, table: Path) ->
     assert lost < inputs / 20  # a line may become blank, which is no row
 
 
-@pytest.mark.parametrize("inputs", [500, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [500, slow_case(20_000)])
 def test_fuzzed_csv(inputs: int, table: Path) -> None:
     """Bytes of any kind are refused in words, or give rows, in no more time than they take."""
     draw = random.Random(inputs)
@@ -535,7 +536,7 @@ print(json.dumps({"ends": ends, "slowest": slowest, "MiB": peak}))
 """
 
 
-@pytest.mark.parametrize("inputs", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [300, slow_case(20_000)])
 def test_fuzzed_parquet(inputs: int, pa: Any, tmp_path: Path) -> None:
     """In a process of its own, with half a GiB to grow by: what crashes or grows is seen.
 

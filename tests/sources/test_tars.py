@@ -461,6 +461,7 @@ def peak_memory(statement: str, *arguments: str) -> list[int]:
 LIST = "list(items_from_tar(sys.argv[1], all_files=False, skipped={}))"
 
 
+@pytest.mark.slow
 def test_claims_take_no_memory(written):
     claims = (
         *(header("x", 2**33, b"x"), header("", 2**33, b"L"), header("", 2**33, b"K")),

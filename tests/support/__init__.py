@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 
@@ -70,6 +72,11 @@ def write_checkpoint(
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return folder
+
+
+def slow_case(*values: Any) -> Any:
+    """Parameters that guard a corner: the others of the test stay in the fast set."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def wait_until(so: Callable[[], bool]) -> None:
