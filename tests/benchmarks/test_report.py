@@ -4,9 +4,7 @@ import copy
 import html
 import json
 import re
-import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +23,7 @@ from comparison.report.page import headline, page
 from comparison.report.rows import Spread, disturbances, paired_speedup, rows_from_result
 from comparison.report.sections import sections
 from comparison.report.table import DASH, MARK, MARK_WORDS
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+from support.browser import document
 
 
 def row(scale: float, compute: str = "fp32", **more: Any) -> dict[str, Any]:
@@ -422,27 +419,10 @@ document.body.innerHTML = "<pre id=seen>" + JSON.stringify(seen) + "</pre>";
 
 def in_browser(text: str, folder: Path) -> dict[str, Any]:
     """Return what a browser makes of the page: sizes of what it drew, texts that went astray."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on PATH")
     (folder / "page.html").write_text(text.replace("</body>", PROBE))
-    off = ("gpu", "quic", "sync", "background-networking", "component-update")
-    flags = ["--headless", "--no-sandbox", "--no-first-run", "--window-size=1280,1000"]
-    flags += [f"--disable-{part}" for part in off]
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *flags,
-            f"--user-data-dir={folder / 'profile'}",
-            "--dump-dom",
-            (folder / "page.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    found = re.search(r'<pre id="seen">(.*)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stdout[:500]
+    shown = document(folder / "page.html", folder / "profile", "--window-size=1280,1000")
+    found = re.search(r'<pre id="seen">(.*)</pre>', shown, re.DOTALL)
+    assert found, shown[:500]
     seen: dict[str, Any] = json.loads(html.unescape(found[1]))
     return seen
 

@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import ROOT
+from support import EXAMPLES, ROOT
 from vit_engine.errors import ImageError
 from vit_engine.images.decode import image_from_bytes
 from vit_engine.images.preprocess import rgb_from_image
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 PROGRAM = str(Path(sys.executable).with_name("vit-infer"))
 COMMAND = [PROGRAM, "-m", "demo", "--provider", "cpu", "-q"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import ROOT, Run, write_checkpoint, write_csv
+from support import EXAMPLES, ROOT, Run, write_checkpoint, write_csv
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.classifier import Classifier
 from vit_engine.commands.diagnosis import try_provider
@@ -20,7 +20,6 @@ from vit_engine.evaluation.against import opened
 from vit_engine.options import EngineOptions
 from vit_engine.outputs.scores import Scores
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 KINDS: dict[str, dict[str, Any]] = {
     "one logit": {"num_labels": 1},
     "several labels": {"num_labels": 5, "problem_type": "multi_label_classification"},

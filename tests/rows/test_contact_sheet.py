@@ -2,21 +2,17 @@
 
 import json
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from support import ROOT
+from support import EXAMPLES, ROOT
+from support.browser import document
 from support.embedding_model import write_embedding_model
 from vit_engine.artefact import metadata
 from vit_engine.image_model import LabelledBatch
 from vit_engine.outputs.prediction import Prediction, Score
 from vit_engine.rows.contact_sheet import MAX_IMAGES, MAX_OTHERS, ContactSheet
-
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -79,27 +75,10 @@ def test_the_page_asks_the_network_for_nothing(contract, tmp_path):
     assert "default-src 'none'" in page
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+@pytest.fixture
+def browser(tmp_path):
     """Load a page in headless Chromium and return the document that its script made."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no chromium to look at the page with (apt-get install chromium)")
-
-    def load(page: Path, *options: str) -> str:
-        profile = tmp_path_factory.mktemp("profile")
-        flags = (
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-            "--disable-background-networking --disable-component-update --disable-sync "
-            f"--disable-dev-shm-usage --user-data-dir={profile} --virtual-time-budget=3000"
-        )
-        done = subprocess.run(
-            [program, *flags.split(), *options, page.as_uri()],
-            capture_output=True, text=True, timeout=90, check=True,
-        )  # fmt: skip
-        return done.stdout
-
-    return load
+    return lambda page: document(page, tmp_path / "profile", "--virtual-time-budget=3000")
 
 
 def test_vectors_are_shown_with_their_nearest_others(browser, run_command, tmp_path):
@@ -124,9 +103,7 @@ def test_vectors_are_shown_with_their_nearest_others(browser, run_command, tmp_p
     </script></body>"""
     driven = tmp_path / "driven.html"
     driven.write_text((tmp_path / "sheet.html").read_text().replace("</body>", script))
-    (text,) = re.findall(
-        r'<pre class="">(.*?)</pre>|<pre>(.*?)</pre>', browser(driven, "--dump-dom")
-    )
+    (text,) = re.findall(r'<pre class="">(.*?)</pre>|<pre>(.*?)</pre>', browser(driven))
     nearest, followed, count, others, hidden = json.loads("".join(text))
     assert nearest == images[cosines.max(1).argmax()]["path"] and hidden
     assert followed == next(i for i in images if i["path"] == nearest)["topk"][0][0]
@@ -140,9 +117,9 @@ def test_hostile_names_and_labels_stay_text(browser, contract, tmp_path):
     errors = [Prediction(evil, error=evil, error_code="format")]
     sheet.add(LabelledBatch([*batch.predictions, *errors], [*batch.pixels, None]))
     sheet.write(tmp_path / "sheet.html")
-    document = browser(tmp_path / "sheet.html", "--dump-dom")
-    shown = document[document.index("<main") : document.index("</main>")]
-    assert "<title>vit-infer contact sheet</title>" in document
+    shown_page = browser(tmp_path / "sheet.html")
+    shown = shown_page[shown_page.index("<main") : shown_page.index("</main>")]
+    assert "<title>vit-infer contact sheet</title>" in shown_page
     assert shown.count("<article") == 3 and shown.count("<img") == 3
     assert "<script" not in shown and "<b onclick" not in shown
     assert "caf\\xe9.png" in shown
@@ -177,8 +154,8 @@ def test_the_page_filters_and_sorts(browser, run_command, tmp_path):
     </script></body>"""
     driven = tmp_path / "driven.html"
     driven.write_text(page.replace("</body>", script))
-    document = browser(driven, "--dump-dom")
-    (text,) = re.findall(r'<pre id="result">(.*?)</pre>', document, re.S)
+    shown_page = browser(driven)
+    (text,) = re.findall(r'<pre id="result">(.*?)</pre>', shown_page, re.S)
     result = json.loads(text.replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
     names = [path.stem.partition("-")[0] for path in EXAMPLES]
     given, up, down, by_label, star, spiral, minimum = result["seen"]

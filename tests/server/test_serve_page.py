@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from support import ROOT
+from support import EXAMPLES, ROOT
+from support.browser import chromium
 from support.embedding_model import SIZE, write_embedding_model
 from support.running_server import STAR, Server, running
 from vit_engine.artefact import contract as contracts
 from vit_engine.artefact.metadata import path_from_name, read_contract
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
 EVIL = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
 HTML = {"accept": "text/html"}
 
@@ -87,16 +86,7 @@ class Page:
 @contextlib.asynccontextmanager
 async def opened(url: str, profile: Path, seen: str) -> AsyncIterator[Page]:
     aiohttp = pytest.importorskip("aiohttp")
-    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"]
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("no chromium to look at the page with (apt-get install chromium)")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-        "--disable-background-networking --disable-component-update --disable-sync "
-        "--disable-dev-shm-usage --remote-debugging-port=0 --remote-allow-origins=*"
-    )
-    line = [program, *flags.split(), f"--user-data-dir={profile}", "about:blank"]
+    line = chromium(profile, "--remote-debugging-port=0", "--remote-allow-origins=*", "about:blank")
     with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
         try:
             port_file = profile / "DevToolsActivePort"
