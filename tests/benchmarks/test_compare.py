@@ -70,6 +70,7 @@ def test_a_comparison_measures_every_part(compared, setting: Setting, told: list
     assert "accuracy on 20 images" in told
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_is_finished_to_be_resumed(
     compared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -400,6 +400,7 @@ def app(environ, start):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not there")
 def test_gunicorn_with_preload(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)

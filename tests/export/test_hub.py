@@ -170,7 +170,9 @@ def test_an_offline_variable_may_say_no(fetch):
     assert fetch(HUBS["hugging_face"], HF_HUB_OFFLINE="0").returncode == 0
 
 
-@each_cache
+@pytest.mark.parametrize(
+    ("name", "variable"), [("hf:" + MODEL, "HF_HOME"), slow_case(MODEL, "MODELSCOPE_CACHE")]
+)
 def test_a_cache_that_cannot_be_used(hub, fetch, tmp_path, name, variable):
     file = tmp_path / "file"
     file.touch()
@@ -259,7 +261,7 @@ def test_an_adapter_in_the_listing(hub, fetch):
     assert hub.fetched == []
 
 
-@each_hub
+@one_hub_first
 def test_a_wrong_hash_is_not_used_then_or_later(hub, fetch, name):
     hub.wrong.add("model.safetensors")
     digest = hub.sha256("model.safetensors")[:16]

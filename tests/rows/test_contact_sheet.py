@@ -81,6 +81,7 @@ def browser(tmp_path):
     return lambda page: document(page, tmp_path / "profile", "--virtual-time-budget=3000")
 
 
+@pytest.mark.slow
 def test_vectors_are_shown_with_their_nearest_others(browser, run_command, tmp_path):
     """A real run's page: each image's others are those of an exact search, and can be followed."""
     write_embedding_model(tmp_path / "clip.onnx")

@@ -170,6 +170,7 @@ def test_a_decoder_that_dies_or_hangs_costs_its_image_alone() -> None:
     run(work)
 
 
+@pytest.mark.slow
 def test_large_images_do_not_hold_small_ones() -> None:
     async def work() -> None:
         async with working(Settings(decode_time=30)) as (_, scheduler):

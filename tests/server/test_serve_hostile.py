@@ -309,6 +309,7 @@ def test_a_decoder_that_is_killed_costs_the_image_that_it_was_at() -> None:
 # The end of the process
 
 
+@pytest.mark.slow
 def test_sigterm_under_load_answers_all_that_it_took() -> None:
     answers: list[Answer] = []
     lost: list[Exception] = []

@@ -190,6 +190,7 @@ def test_choose_drop_paste_error_and_identity(server: Server, tmp_path: Path) ->
     drive(server.url, tmp_path / "profile", work)
 
 
+@pytest.mark.slow
 def test_words_of_other_kinds_of_output(tmp_path: Path) -> None:
     """Sigmoid scores each by itself, the values of a regression as they are, vectors by cosines."""
     import onnx

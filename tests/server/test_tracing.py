@@ -35,7 +35,8 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
         server.shutdown()
 
 
-def test_every_worker_sends_its_spans(collector: tuple[str, list[bytes]]) -> None:
+@pytest.mark.parametrize("workers", [1, slow_case(2)])
+def test_every_worker_sends_its_spans(collector: tuple[str, list[bytes]], workers: int) -> None:
     trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
     pytest.importorskip("opentelemetry.instrumentation.asgi")
     url, sent = collector
@@ -47,7 +48,7 @@ def test_every_worker_sends_its_spans(collector: tuple[str, list[bytes]]) -> Non
         "OTEL_PYTHON_ASGI_EXCLUDED_URLS": "health",
     }
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-    with running("demo", "--workers=2", env=environment) as server:
+    with running("demo", f"--workers={workers}", env=environment) as server:
         wait_until(lambda: all(server.is_ready() for _ in range(8)))
         for _ in range(12):
             assert server.ask("/", STAR, headers=headers).status == 200

@@ -221,6 +221,7 @@ def test_a_row_of_any_length_takes_little_memory(table: Path) -> None:
     assert most < 10_000_000
 
 
+@pytest.mark.slow
 def test_quotes_that_are_not_closed_do_not_hang(table: Path) -> None:
     """What is read again behind them is bounded; then the rest is given up, and a row says so."""
     for line, rows in (('a",x,"\n', None), ('a,"\n', 15_000), ('a,"b""\n', 30_000)):
@@ -371,6 +372,7 @@ def test_pages_are_checked_where_they_have_a_sum(pa: Any, tmp_path: Path) -> Non
     assert read(path) == [("1", "decode")]
 
 
+@pytest.mark.slow
 def test_a_few_bytes_may_stand_for_many_long_cells(pa: Any, tmp_path: Path) -> None:
     """A dictionary's one cell of half a megabyte, in a million rows, is no half terabyte."""
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), ["x" * 2**19])
