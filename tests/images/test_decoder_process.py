@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import ROOT, wait_until
+from support import ROOT, is_gone, wait_until
 from vit_engine.artefact.contract import Preprocessing
 from vit_engine.errors import ImageError, MachineError
 from vit_engine.images import decoder_process
@@ -150,15 +150,7 @@ def test_children_end_with_a_parent_that_is_killed():
         assert parent.stdout
         child = int(parent.stdout.readline())
         parent.kill()
-    for _ in range(100):
-        try:
-            os.kill(child, 0)
-            if "(zombie)" in Path(f"/proc/{child}/status").read_text():
-                return  # dead; whoever adopted it has yet to look
-        except (ProcessLookupError, FileNotFoundError):
-            return
-        time.sleep(0.1)
-    pytest.fail("the decoder outlived its parent")
+    wait_until(lambda: is_gone(child))
 
 
 def test_a_decoder_killed_while_it_starts_is_started_again(monkeypatch: pytest.MonkeyPatch):

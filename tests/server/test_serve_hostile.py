@@ -14,12 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from support import ROOT, wait_until
+from support import ROOT, is_gone, wait_until
 from support.raw_http import connected, everything, head, refusal
 from support.running_server import CIRCLE, STAR, Answer, Server, running
 
@@ -32,14 +31,6 @@ def poison() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (7000, 7000), "olive").save(file, "PNG")
     return file.getvalue()
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    try:
-        return "(zombie)" in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return True
 
 
 POISON = poison()
@@ -351,16 +342,6 @@ def test_requests_in_the_server_when_it_stops_are_finished() -> None:
         server.process.send_signal(signal.SIGTERM)
         assert [answer.result().status for answer in slow] == [200] * 2
         assert server.process.wait(60) == 0
-
-
-@pytest.mark.usefixtures("all_cores")
-def test_decoders_end_with_a_server_that_is_killed() -> None:
-    with running("demo") as server:
-        children = server.children()
-        assert len(children) >= 2
-        server.process.kill()
-        server.process.wait(10)
-        wait_until(lambda: all(map(is_gone, children)))
 
 
 CLOCK = """

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support import wait_until
+from support import is_gone, wait_until
 from support.running_server import CIRCLE, STAR, Server, below, running
 
 KEY = {"authorization": "Bearer secret"}
@@ -173,24 +173,16 @@ def test_who_is_in_is_answered_at_the_end(model: Path) -> None:
         assert not below_all(server.process.pid)
 
 
-@pytest.mark.slow
 def test_nobody_outlives_the_parent(model: Path) -> None:
     with running(model, "--workers=2") as server:
         children = below_all(server.process.pid)
         assert len(children) >= 5  # two fronts, an engine, two decoders or more
         server.process.kill()
-        wait_until(lambda: not any(is_alive(pid) for pid in children))
+        wait_until(lambda: all(map(is_gone, children)))
 
 
 def below_all(pid: int) -> list[int]:
     return [found for child in below(pid) for found in (child, *below_all(child))]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(

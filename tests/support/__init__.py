@@ -87,6 +87,14 @@ def wait_until(so: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return "(zombie)" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def write_csv(path: Path, *rows: tuple[object, ...]) -> Path:
     """Write rows, and the folders that the file lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
