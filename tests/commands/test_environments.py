@@ -38,7 +38,7 @@ def works(done: subprocess.CompletedProcess[bytes], *, rows: int = 2) -> None:
     "limit",
     [
         f"ulimit -v {2**20}; ulimit -n 32; ulimit -c 0; ulimit -s 1024; ulimit -t 60",
-        "taskset -pc 0 $$ >/dev/null",
+        slow_case("taskset -pc 0 $$ >/dev/null"),
     ],
 )
 def test_limits_that_leave_enough(limit: str, tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_limits_that_leave_enough(limit: str, tmp_path: Path) -> None:
     ("limit", "words"),
     [
         ("ulimit -v 150000", "not enough memory"),  # for Pillow
-        ("ulimit -v 195000", "not enough memory"),  # for ONNX Runtime
-        ("ulimit -n 11", "ulimit -n"),
+        slow_case("ulimit -v 195000", "not enough memory"),  # for ONNX Runtime
+        slow_case("ulimit -n 11", "ulimit -n"),
         ("ulimit -n 6", "ulimit -n"),
         ("ulimit -f 1", "ulimit -f"),
     ],

@@ -121,6 +121,7 @@ def test_isolated_images_are_those_of_this_process(vit: Classifier, tmp_path: Pa
     assert [(p.error_code, p.error) for p in here] == [(p.error_code, p.error) for p in there]
 
 
+@pytest.mark.slow
 def test_a_crash_and_a_hang_cost_their_own_image(
     vit: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,6 +211,7 @@ def test_several_labels_at_a_threshold(
     assert "(other)" in (tmp_path / "x.html").read_text()
 
 
+@pytest.mark.slow
 def test_one_logit(
     models: Callable[[str], tuple[Path, Path]], evaluate: Eval, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def test_samples_take_the_classes_in_turn_at_many_sizes() -> None:
     assert len({image.size for image, _ in drawn}) > len(draw.LABELS)
 
 
+@pytest.mark.slow
 def test_checkpoint_knows_held_out_images() -> None:
     images, indices = zip(*draw.samples(96), strict=True)
     found = labels_of(images)

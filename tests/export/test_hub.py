@@ -96,7 +96,7 @@ def refused(result, *words):
         assert word in message, message
 
 
-@each_hub
+@one_hub_first
 def test_download_then_cache_then_offline(hub, fetch, name):
     silent = "http://127.0.0.1:9"
     refused(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from support import Run, slow_case, write_checkpoint
+from support import Run, write_checkpoint
 from vit_engine.engine import Engine
 from vit_engine.errors import CheckpointError
 from vit_engine.images.preprocess import pixels_from_image, rgb_from_image
@@ -33,12 +33,11 @@ class Photographs:
 
 
 @pytest.fixture(scope="module")
-def photographs(request: pytest.FixtureRequest, test_data: Path) -> Photographs:
+def photographs(test_data: Path) -> Photographs:
     checkpoint = load(str(test_data / "deit-tiny-imagenet1k"))
     with (test_data / "imagenet-sample/labels.csv").open() as file:
         rows = [row for row in csv.reader(file) if row[0].endswith(".JPEG")]
     assert len(rows) == 200
-    rows = rows[:: 200 // request.param]
     images = [rgb_from_image(Image.open(test_data / "imagenet-sample" / row[0])) for row in rows]
     return Photographs(
         checkpoint,
@@ -48,15 +47,9 @@ def photographs(request: pytest.FixtureRequest, test_data: Path) -> Photographs:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("photographs", "precision", "optimize_graph"),
-    [
-        (20, "fp16", True),
-        slow_case(20, "fp16", False),
-        slow_case(200, "fp16", False),
-        slow_case(200, "fp32", True),
-    ],
-    indirect=["photographs"],
+    ("precision", "optimize_graph"), [("fp16", True), ("fp16", False), ("fp32", True)]
 )
 def test_deit_tiny_on_photographs(
     photographs: Photographs,

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from support import slow_case, wait_until
+from support import wait_until
 from support.raw_http import connected, head
 from support.running_server import CIRCLE, STAR, Answer, Server, running
 
@@ -172,10 +172,9 @@ def test_no_body_holds_others_up(server: Server, kind: str) -> None:
     assert min(longest) < LATEST, longest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("source", "pause"),
-    [slow_case("127.0.0.1", 1.5), ("127.0.0.2", 0.0)],
-    ids=["stalled", "greedy"],
+    ("source", "pause"), [("127.0.0.1", 1.5), ("127.0.0.2", 0.0)], ids=["stalled", "greedy"]
 )
 def test_slow_uploads_do_not_hold_others_up(source: str, pause: float) -> None:
     """All but a byte of 16 bodies fills the memory; it is theirs until someone else needs it."""
