@@ -36,6 +36,7 @@ def test_drawing_is_a_function_of_class_and_seed() -> None:
     assert first.tobytes() != draw.image(3, 8).tobytes()
 
 
+@pytest.mark.slow
 def test_samples_take_the_classes_in_turn_at_many_sizes() -> None:
     drawn = list(draw.samples(2 * len(draw.LABELS)))
     assert [index for _, index in drawn] == list(range(len(draw.LABELS))) * 2
@@ -67,6 +68,7 @@ def test_examples_and_checkpoint_stay_small() -> None:
     assert sum(path.stat().st_size for path in DEMO.glob("*.*")) < 3_000_000
 
 
+@pytest.mark.slow
 def test_examples_are_written_again_as_they_are(tmp_path: Path) -> None:
     written = sorted(runpy.run_path(str(SCRIPTS / "draw_examples.py"))["write_examples"](tmp_path))
     assert [path.name for path in written] == [path.name for path in EXAMPLES]

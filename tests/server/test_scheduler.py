@@ -127,6 +127,7 @@ def test_an_engine_that_dies_is_told_at_once_and_started_again() -> None:
     run(work)
 
 
+@pytest.mark.slow
 def test_decoders_that_do_not_start_are_death_and_no_images_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -384,6 +384,7 @@ def test_another_provider_and_its_arithmetic() -> None:
         assert server.ask("/", STAR).json[0]["label"] == "star"
 
 
+@pytest.mark.slow
 def test_several_models_under_their_names(tiny_artefact: Path) -> None:
     with running("demo", f"tiny={tiny_artefact}") as server:
         assert [model["name"] for model in server.ask("/info").json["models"]] == ["demo", "tiny"]

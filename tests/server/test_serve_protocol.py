@@ -168,6 +168,7 @@ def test_tensors_and_images_share_batches_and_keep_their_own(
     assert server.metric("vit_batch_images_sum") > server.metric("vit_batch_images_count")
 
 
+@pytest.mark.slow
 def test_an_artefact_of_normalised_floats(
     tmp_path_factory: pytest.TempPathFactory, logits: np.ndarray[Any, Any], pixels: Any
 ) -> None:
