@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
-from support.raw_http import connected, everything, head, refusal
+from support.raw_http import answered, connected, everything, head, refusal
 from support.running_server import STAR, Server, running
 
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
@@ -50,16 +50,6 @@ def answers(server: Server, *parts: bytes) -> bytes:
             connection.sendall(part)
             time.sleep(0.05)
         return everything(connection)
-
-
-def answered(connection: socket.socket) -> bytes:
-    """One answer in JSON."""
-    found = b""
-    while not found.endswith(b"}"):
-        part = connection.recv(2**16)
-        assert part, found
-        found += part
-    return found
 
 
 def reset(server: Server, request: bytes) -> None:

@@ -23,6 +23,16 @@ def connected(server: Server, *data: bytes, source: str = "127.0.0.1") -> Iterat
         yield connection
 
 
+def answered(connection: socket.socket) -> bytes:
+    """One answer in JSON."""
+    found = b""
+    while not found.endswith(b"}"):
+        part = connection.recv(2**16)
+        assert part, found
+        found += part
+    return found
+
+
 def everything(connection: socket.socket) -> bytes:
     """Read until the server closes."""
     parts = []
