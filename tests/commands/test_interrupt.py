@@ -8,11 +8,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 
-from support import ROOT, wait_until
+from support import EXAMPLES, ROOT, wait_until
 from vit_engine.cli import exit_codes, signals
 from vit_engine.cli.signals import interrupts
+from vit_engine.commands import infer
+from vit_engine.rows.resumable_output import ResumableOutput
 
 pytestmark = pytest.mark.alone  # what comes within milliseconds
 
@@ -108,3 +111,23 @@ def test_the_flag_is_the_first_signal(monkeypatch: pytest.MonkeyPatch) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.exit_code == 143
+
+
+@BOTH
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_signal_while_the_file_gets_its_name_finds_a_run_that_is_done(
+    number: int, resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows are there: it says nothing of an interruption, after which one would resume."""
+    out = tmp_path / "r.parquet"
+    whole = ResumableOutput.finish
+
+    def finish(output: ResumableOutput) -> str:
+        os.kill(os.getpid(), number)
+        return whole(output)
+
+    monkeypatch.setattr(ResumableOutput, "finish", finish)
+    line = ["vit-infer", "-m", "demo", "--provider", "cpu", str(ROOT / "examples"), "-o", str(out)]
+    monkeypatch.setattr(sys, "argv", line + ["--resume"] * resumed)
+    assert infer.main() == 0
+    assert pq.read_table(out).num_rows == len(EXAMPLES)

@@ -276,7 +276,7 @@ def refused(folder, *words):
         ({"return_dict": False}, ["return_dict false"]),
         ({"num_labels": 4}, ["id2label names 5 labels, num_labels is 4"]),
         ({"num_channels": 1}, ["num_channels is 1"]),
-        ({"hidden_act": "mish"}, ["'mish'", "quick_gelu"]),
+        ({"hidden_act": "gelu_10"}, ["'gelu_10'", "quick_gelu"]),
         ({"hidden_act": ["gelu"]}, ["hidden_act"]),
         ({"layer_norm_eps": -1}, ["layer_norm_eps"]),
         ({"qkv_bias": "yes"}, ["qkv_bias"]),

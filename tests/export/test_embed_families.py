@@ -259,6 +259,18 @@ def test_a_config_that_says_otherwise_is_followed_or_refused(
     assert cosines(found, expected).min() > MIN_COSINE["fp32"]
 
 
+@pytest.mark.parametrize("architecture", ["ViTModel", "CLIPVisionModel", "SiglipVisionModel"])
+def test_where_no_class_is_named_it_is_that_of_the_type(tmp_path: Path, architecture: str) -> None:
+    write_checkpoint(tmp_path, architecture=architecture, spread=1.5)
+    config = json.loads((tmp_path / "config.json").read_text())
+    unnamed = {k: v for k, v in config.items() if k != "architectures"}
+    (tmp_path / "config.json").write_text(json.dumps(unnamed))
+    assert type(transformers.AutoModel.from_pretrained(tmp_path)).__name__ == architecture
+    checkpoint = load(str(tmp_path), vectors=VectorOptions())
+    expected = eager_outputs(checkpoint, images())
+    assert cosines(vectors_of(checkpoint), expected).min() > MIN_COSINE["fp32"]
+
+
 @pytest.mark.parametrize(
     ("architecture", "tensor"),
     [

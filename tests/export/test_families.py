@@ -29,6 +29,7 @@ from vit_engine.artefact.contract import Precision
 from vit_engine.artefact.rewrites.attention import decompose_attention
 from vit_engine.artefact.rewrites.cuda_graph import graph_for_cuda
 from vit_engine.engine import Engine
+from vit_engine.errors import CheckpointError
 from vit_engine.options import DEFAULTS
 from vit_engine.providers.cuda import CUDA
 from vit_engine.providers.provider import SessionSpec
@@ -265,6 +266,20 @@ def test_position_tables_fit_the_preprocessor_where_the_model_fits_them(
     found = load(str(tmp_path))
     assert found.model_config.image_size == OTHER_SIZE
     assert_as_eager(found)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["BeitForImageClassification", "Data2VecVisionForImageClassification"]
+)
+def test_a_norm_of_the_mean_that_the_config_denies_is_refused(
+    tmp_path: Path, architecture: str
+) -> None:
+    """The library would leave it out, and make up one of each token."""
+    write_checkpoint(tmp_path, architecture=architecture)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"use_mean_pooling": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"use_mean_pooling is false, .* pooler\.layernorm"):
+        load(str(tmp_path))
 
 
 def assert_as_eager(checkpoint: Checkpoint) -> None:

@@ -15,6 +15,7 @@ from vit_engine.providers.tensors import normalized
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
 from vit_export.eager import eager_model
+from vit_export.families.transformers.config import ACTIVATIONS
 from vit_export.graph.layers import Linear
 from vit_export.graph.matmul import MatMul
 from vit_export.graph.model import model_from_checkpoint
@@ -33,7 +34,7 @@ def architectures(draw: st.DrawFn) -> dict[str, object]:
         "image_size": patch * draw(st.integers(1, 4)),
         "num_labels": draw(st.integers(1, 7)),
         "qkv_bias": draw(st.booleans()),
-        "hidden_act": draw(st.sampled_from(["gelu", "gelu_new", "quick_gelu"])),
+        "hidden_act": draw(st.sampled_from(sorted(ACTIVATIONS))),
         "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-6, 1e-3])),
         "seed": draw(st.integers(0, 2**16)),
     }

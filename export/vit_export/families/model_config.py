@@ -24,9 +24,23 @@ from numpy.typing import NDArray
 
 from vit_engine.errors import CheckpointError
 
-HiddenAct = Literal["gelu", "gelu_new", "quick_gelu", "silu", "relu"]
+HiddenAct = Literal[
+    "gelu",
+    "gelu_new",
+    "quick_gelu",
+    "silu",
+    "relu",
+    "mish",
+    "leaky_relu",
+    "linear",
+    "sigmoid",
+    "tanh",
+]
 """The MLP's non-linearity, in transformers' words: GELU exact, by tanh and by sigmoid; x *
-sigmoid(x); the larger of x and 0."""
+sigmoid(x); the larger of x and 0; x * tanh(log(1 + exp(x))); those that ONNX calls so; none."""
+
+BOUNDED_BELOW = ("gelu", "gelu_new", "quick_gelu", "relu")
+"""Of them those whose output is nowhere far below zero."""
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 

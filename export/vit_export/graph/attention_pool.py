@@ -3,7 +3,7 @@
 import numpy as np
 from onnxscript import OpBuilder, ir, nn
 
-from vit_export.families.model_config import ModelConfig
+from vit_export.families.model_config import BOUNDED_BELOW, ModelConfig
 from vit_export.graph.layers import Activation, LayerNorm
 from vit_export.graph.matmul import MatMul
 from vit_export.graph.weights import Weights
@@ -40,7 +40,7 @@ class AttentionPool(nn.Module):
                 ("map.fc2",),
                 tokens=1,
                 input_layer=None,
-                after_gelu=model_config.hidden_act != "silu",
+                after_gelu=model_config.hidden_act in BOUNDED_BELOW,
             )
         )
 

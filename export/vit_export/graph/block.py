@@ -3,7 +3,7 @@
 import numpy as np
 from onnxscript import OpBuilder, ir, nn
 
-from vit_export.families.model_config import ModelConfig
+from vit_export.families.model_config import BOUNDED_BELOW, ModelConfig
 from vit_export.graph.layers import Activation, LayerNorm
 from vit_export.graph.matmul import MatMul
 from vit_export.graph.positions import Rotation, distance_bias
@@ -125,7 +125,7 @@ class MLP(nn.Module):
         after_gelu = (
             not model_config.mlp_norm
             and not model_config.gated
-            and model_config.hidden_act != "silu"
+            and model_config.hidden_act in BOUNDED_BELOW
         )
         self.fc2 = weights.linear(
             MatMul(

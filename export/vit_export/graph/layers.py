@@ -1,5 +1,7 @@
 """The layers that the blocks are made of, in float."""
 
+from typing import cast
+
 import numpy as np
 from onnxscript import OpBuilder, ir, nn
 
@@ -9,6 +11,17 @@ from vit_export.graph.weights import Weights, bias_of, matrix_of
 
 QUICK_GELU_SLOPE = 1.702
 """x * sigmoid(1.702 x) is near GELU (Hendrycks and Gimpel, arXiv:1606.08415)."""
+
+
+OPERATORS = {
+    "relu": "Relu",
+    "mish": "Mish",
+    "leaky_relu": "LeakyRelu",
+    "linear": "Identity",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+}
+"""The non-linearities that are one operator of ONNX, as it is by default."""
 
 
 class Linear(nn.Module):
@@ -64,6 +77,6 @@ class Activation(nn.Module):
             return op.Mul(x, op.Sigmoid(op.Mul(x, self.slope)))
         if self.kind == "silu":
             return op.Mul(x, op.Sigmoid(x))
-        if self.kind == "relu":
-            return op.Relu(x)
+        if operator := OPERATORS.get(self.kind):
+            return cast("ir.Value", getattr(op, operator)(x))
         return op.Gelu(x, approximate="tanh" if self.kind == "gelu_new" else "none")

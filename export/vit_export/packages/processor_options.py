@@ -24,21 +24,26 @@ _COMMON: dict[str, Any] = {
     "pad_size": None,
 }
 _CROPPED: dict[str, Any] = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
-_CLIP: dict[str, Any] = _CROPPED | {
-    "size": {"shortest_edge": 224},
-    "default_to_square": False,
+_OPENAI: dict[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
+_IMAGENET: dict[str, Any] = {
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
+_EDGE: dict[str, Any] = _CROPPED | {"size": {"shortest_edge": 224}, "default_to_square": False}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "ViT": _COMMON | {"resample": 2},
     "DeiT": _COMMON | _CROPPED | {"size": {"height": 256, "width": 256}},
     "Beit": _COMMON | _CROPPED | {"do_center_crop": False},
-    "Bit": _COMMON | _CLIP,
-    "CLIP": _COMMON | _CLIP,
+    "Bit": _COMMON | _EDGE | _OPENAI,
+    "CLIP": _COMMON | _EDGE | _OPENAI,
+    "ChineseCLIP": _COMMON | _EDGE | _OPENAI,
+    "Blip": _COMMON | _OPENAI | {"size": {"height": 384, "width": 384}},
+    "Pvt": _COMMON | _IMAGENET,
     "Siglip": _COMMON | {"default_to_square": False},
-    "DINOv3ViT": _COMMON
-    | {"resample": 2, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+    "DINOv3ViT": _COMMON | _IMAGENET | {"resample": 2},
     "ConvNext": _COMMON
     | {"size": {"shortest_edge": 384}, "default_to_square": False, "crop_pct": 224 / 256},
 }

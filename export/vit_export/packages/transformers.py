@@ -8,7 +8,7 @@ from vit_engine.artefact.contract import Pooling, Preprocessing
 from vit_export.families.family import Family
 from vit_export.families.known import family_from_config
 from vit_export.families.model_config import ModelConfig
-from vit_export.families.transformers.config import VISION_ALONE
+from vit_export.families.transformers.config import VISION_ALONE, class_name
 from vit_export.files.json_file import read_json
 from vit_export.packages.labels import labels_from_config
 from vit_export.packages.package import CONFIG, Model, Package, Processor
@@ -60,12 +60,12 @@ def _model(folder: Path, family: Family, image_size: int | None) -> Model:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    (architecture,) = read_json(folder / CONFIG).get("architectures") or [family.architecture]
-    model = getattr(transformers, architecture).from_pretrained(
+    name = class_name(read_json(folder / CONFIG), family.architecture)
+    model = getattr(transformers, name).from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
     )
     model.eval()
-    own = _side(getattr(model.config, "vision_config", model.config).image_size)
+    own = _side(getattr(model, "vision_model", model).config.image_size)
     another = image_size not in (None, own)
     told = {"interpolate_pos_encoding": True} if another and not family.takes_any_size else {}
     if family.pooling is None:

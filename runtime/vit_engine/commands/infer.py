@@ -119,8 +119,8 @@ def _label(
                 if limit:
                     limit.check(output)
             provider = vit.engine.provider
-        stays = []
-        if not interrupt():
+        stays, stopped = [], interrupt()
+        if not stopped:  # a signal from here on finds a run that is done
             stays.append(output.finish())
             if limit:
                 limit.check(output, at_end=True)
@@ -134,7 +134,7 @@ def _label(
         )
     for reason in filter(None, stays):
         sys.stderr.write(f"vit-infer: {reason}\n")
-    if interrupt():
+    if stopped:
         done = number_of_images(output.done)
         sys.stderr.write(f"vit-infer: interrupted after {done}{output.resume_hint}\n")
         return interrupt.exit_code

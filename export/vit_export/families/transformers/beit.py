@@ -34,7 +34,7 @@ def _variants(names: Names, shared: Names) -> tuple[Names, ...]:
     return tuple({**names, **norm, **table} for norm in (POOLED, {}) for table in ({}, shared))
 
 
-def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
+def form_from_config(config: Config, shapes: StoredShapes) -> ModelConfig:
     """Read config.json; absent keys have the values of BeitConfig and Data2VecVisionConfig."""
     own = flag(config, "use_relative_position_bias", False)
     shared = flag(config, "use_shared_relative_position_bias", False)
@@ -44,6 +44,8 @@ def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
             "supported is one of them"
         )
     mean = flag(config, "use_mean_pooling", True)
+    if not mean and _norm_of_mean(shapes):
+        raise CheckpointError("use_mean_pooling is false, but the weights hold pooler.layernorm")
     numbers = vit_numbers(config, epsilon_default=1e-12)
     return ModelConfig(
         **numbers | {"no_bias": ("k",)},
@@ -82,13 +84,9 @@ DATA2VEC_VISION = Family(
 )
 
 
-def _poolings(config: Config, shapes: StoredShapes) -> tuple[Pooling, ...]:
+def _poolings(config: Config, _: StoredShapes) -> tuple[Pooling, ...]:
     """Return what the last norm is of: where that is the mean, CLS has none."""
-    if flag(config, "use_mean_pooling", True):
-        return ("mean",)
-    if _norm_of_mean(shapes):
-        raise CheckpointError("use_mean_pooling is false, but the weights hold pooler.layernorm")
-    return TOKENS
+    return ("mean",) if flag(config, "use_mean_pooling", True) else TOKENS
 
 
 def _norm_of_mean(shapes: StoredShapes) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from vit_engine.artefact.contract import Pooling
 from vit_export.families.family import Config, Family, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
-from vit_export.families.transformers.config import vision_config, vit_numbers
+from vit_export.families.transformers.config import class_name, vision_config, vit_numbers
 from vit_export.families.transformers.headless import headless, of_mean
 from vit_export.families.transformers.names import VISION_TOWER
 from vit_export.families.values import count
@@ -26,8 +26,7 @@ def form_from_config(config: Config, _: StoredShapes) -> ModelConfig:
 def vector_form(config: Config, shapes: StoredShapes) -> ModelConfig:
     """Read config.json of a model whose vectors are CLS after the last norm, mostly projected."""
     form = form_from_config(config, shapes)
-    (name,) = config.get("architectures") or [CLIP_VECTORS.architecture]
-    alone = name.endswith("VisionModel")
+    alone = class_name(config, CLIP_VECTORS.architecture).endswith("VisionModel")
     known = {**vision_config(config), **config}
     return replace(
         form,

@@ -1,5 +1,6 @@
 """What the configs of transformers' ViTs have in common."""
 
+import re
 from typing import Any
 
 from vit_engine.errors import CheckpointError
@@ -20,6 +21,11 @@ ACTIVATIONS: dict[str, HiddenAct] = {
     "silu": "silu",
     "swish": "silu",
     "relu": "relu",
+    "mish": "mish",
+    "leaky_relu": "leaky_relu",
+    "linear": "linear",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
 }
 """What we compute for each name of transformers' `ACT2FN` that we know."""
 
@@ -42,6 +48,14 @@ def vit_numbers(config: Config, *, epsilon_default: float, patch: int = 16) -> d
         "layer_norm_eps": positive(config, "layer_norm_eps", epsilon_default),
         "no_bias": () if flag(config, "qkv_bias", True) else ("q", "k", "v"),
     }
+
+
+def class_name(config: Config, default: str) -> str:
+    """Return the class that a config.json names, else the `default`, or its image tower alone."""
+    if names := config.get("architectures"):
+        return str(names[0])
+    alone = str(config.get("model_type")).endswith(VISION_ALONE)
+    return re.sub("Model$", "VisionModel", default) if alone else default
 
 
 def vision_config(config: Config) -> Config:

@@ -7,6 +7,7 @@ from vit_engine.artefact.contract import Pooling
 from vit_engine.errors import CheckpointError
 from vit_export.families.family import Config, Family, Names, StoredShapes, renamed
 from vit_export.families.model_config import ModelConfig
+from vit_export.families.transformers.config import class_name
 from vit_export.families.values import choice, count
 
 Form = Callable[[Config, StoredShapes], ModelConfig]
@@ -50,8 +51,7 @@ def headless(form: Form) -> Form:
 
 def is_classifier(config: Config) -> bool:
     """Tell whether a config.json is of a class that gives logits."""
-    (name,) = config.get("architectures") or [""]
-    return "ForImageClassification" in name
+    return "ForImageClassification" in class_name(config, "")
 
 
 def of_tokens(config: Config, shapes: StoredShapes) -> tuple[Pooling, ...]:
