@@ -35,12 +35,9 @@ def command_line() -> Parser:
         "allows, 130/143 interrupted",
     )
     add = parser.add_argument
-    add(
-        "model",
-        nargs="?",
+    parser.add_model(
         default=DEFAULT_MODEL,
-        metavar="MODEL",
-        help="ModelScope id, hf:owner/name, folder, or 'demo' (default %(default)s)",
+        message=f"ModelScope id, hf:owner/name, folder, or 'demo' (default {DEFAULT_MODEL})",
     )
     precision = parser.add_mutually_exclusive_group()
     for name, message in PRECISIONS.items():

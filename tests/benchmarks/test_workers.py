@@ -18,8 +18,8 @@ from comparison.contenders import gemm
 from comparison.contenders.entries import CONTENDERS, Entry
 from comparison.harness import suite as suite_module
 from comparison.harness.core_time import core_seconds, seconds_of_others
-from comparison.harness.plan import FULL, GPU, Setting
-from comparison.harness.suite import OutOfTimeError, Suite
+from comparison.harness.plan import FULL, GPU, OutOfTimeError, Setting
+from comparison.harness.suite import Suite
 from comparison.harness.worker_process import FailedError, Process
 from comparison.job import AbsentError, Job, whole
 

@@ -38,6 +38,9 @@ def command_line() -> Parser:
         metavar="MODEL",
         help=f"artefact, NAME=FILE, or 'demo'; the first is the default (default {DEFAULT_MODEL})",
     )
+    parser.add_argument(
+        "-m", "--model", action="append", default=[], metavar="MODEL", help="the same"
+    )
     add = parser.add_argument_group("address").add_argument
     add("--host", default="127.0.0.1", help="address to listen at (default %(default)s)")
     add(
@@ -120,7 +123,7 @@ def parsed(parser: Parser, environment: Mapping[str, str]) -> argparse.Namespace
     known = {
         action.dest.upper(): action
         for action in parser._actions
-        if action.dest not in ("help", argparse.SUPPRESS)
+        if action.dest not in ("help", "model", argparse.SUPPRESS)
     }
     given = {n.removeprefix(PREFIX): v for n, v in environment.items() if n.startswith(PREFIX)}
     for name in sorted(given.keys() - known):
@@ -141,6 +144,7 @@ def parsed(parser: Parser, environment: Mapping[str, str]) -> argparse.Namespace
             parts = shlex.split(value) if isinstance(action.default, list) else [value]
             options += [f"{option}={part}" for part in parts]
     arguments = parser.parse(options)
+    arguments.models += arguments.model
     if not arguments.models:
         arguments.models = shlex.split(given.get("MODELS", "")) or [DEFAULT_MODEL]
     return arguments
