@@ -74,7 +74,8 @@ class Suite:
             self.rows.setdefault(entry.name, {}).update(status="ok", reason=None)
             left = self.setting.left() if entry.name == BASELINE else until - time.monotonic()
             with self.watch(entry.name):
-                self._open(entry, left * (SLOW if entry.slow_start else 1))
+                slow = entry.slow_start and entry.name not in first
+                self._open(entry, left * (SLOW if slow else 1))
 
     def _open(self, entry: Entry, left: float) -> None:
         python, job = _python(entry, self.setting), self._job(entry)
@@ -130,10 +131,12 @@ class Suite:
         return {name: (why.status, str(why)) for name, why in self.failures.items()}
 
     def need_baseline(self) -> None:
-        """Raise a VitError if the baseline is out."""
+        """Raise a VitError if the baseline is out, or all others are for want of time."""
         if why := self.failures.get(BASELINE):
             error = OutOfTimeError if why.status == "skipped" else VitError
             raise error(f"the baseline cannot run: {why}")
+        if len(self.alive) == 1 and (late := [why for why in self.failures.values() if why.late]):
+            raise OutOfTimeError(f"there is nothing beside the baseline: {late[0]}")
 
     def ask(
         self, name: str, verb: str, limit: float = TURN_S, *, share: float = 1, **arguments: Any
