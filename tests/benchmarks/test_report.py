@@ -257,6 +257,8 @@ def test_a_busy_machine_has_marks_for_a_headline(result: dict[str, Any], fault: 
         rows["pytorch"]["rounds"]["8"] = [[0.8], [2.4], [0.8]]
     told = headline(rows_from_result(result))
     assert told == "vit-engine beside its peers, on a machine too busy to compare speeds"
+    title = report.markdown(result).splitlines()[0]
+    assert title.endswith(", on a machine too busy to compare speeds")
     text = page(result)
     assert told in text
     assert "class='card'" not in text, "a ratio without a mark"
