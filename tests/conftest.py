@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,19 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 
 # A shell's job in the background ignores ^C, and with it would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in a line how many tests were skipped, what each lacked, and how to have them run."""
+    reports = terminalreporter.stats.get("skipped", ())
+    lacking = Counter(str(report.longrepr[-1]).removeprefix("Skipped: ") for report in reports)
+    if lacking:
+        told = "; ".join(f"{reason} ({count})" for reason, count in lacking.most_common())
+        terminalreporter.write_line(
+            f"{lacking.total()} did not run here: {told}. To have them run: timm and open_clip by "
+            "`make test-timm`, ONNX Runtime's GPU build by `make test-gpu-build`, weights and "
+            "photographs by VIT_TEST_DATA, other packages by pip or apt-get"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def card(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": next(iter(_said("git", "-C", str(Path(__file__).parent), *DESCRIBE)), None),
     }
+
+
+def start_of_process() -> float:
+    """Return when this process began, imports and all, on time.monotonic's clock."""
+    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - age
 
 
 def cpu_family() -> str:

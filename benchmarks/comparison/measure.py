@@ -9,8 +9,8 @@ from typing import Any
 
 from comparison.contenders.entries import Entry
 from comparison.harness import parts
-from comparison.harness.plan import Setting
-from comparison.harness.suite import OutOfTimeError, Suite
+from comparison.harness.plan import OutOfTimeError, Setting
+from comparison.harness.suite import Suite
 from comparison.inputs import images, models
 from comparison.inputs.images import Photos
 from comparison.inputs.models import DEMO, DEMO_OF_VECTORS, Model
@@ -123,13 +123,13 @@ class Comparison:
 
     def _other_model(self) -> dict[str, Any]:
         model, setting = self._judged, self.setting
+        setting.need(sum(r.get("load_s", 0) for r in self.result["speed"]["rows"].values()))
         setting.tell(f"accuracy: {model.name}")
         photos = self._photos(model)
         given = images.arrays_from_photos(photos, model, setting.scratch)
         # where compiling again would cost minutes, without who compiles
         spared = bool(setting.plan.few_batches)
         with Suite(setting, model, given, given) as suite:
-            suite.need(sum(r.get("load_s", 0) for r in self.result["speed"]["rows"].values()))
             able = (entry for entry in self._able() if not entry.files_only)
             suite.open(entry for entry in able if not (spared and entry.compiles))
             suite.need_baseline()

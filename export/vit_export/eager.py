@@ -69,7 +69,7 @@ def eager_text_model(checkpoint: Checkpoint) -> TextModel:
     if make is None:
         raise CheckpointError(
             f"{checkpoint.model}: it has no text tower: it is {checkpoint.package.name}'s, a model "
-            "of images alone"
+            "of images only"
         )
     with told(checkpoint, "load", cure=TEXT_CURE), in_utf8(checkpoint.folder) as folder:
         return make(folder, checkpoint.model_config.image_size)

@@ -17,7 +17,7 @@ OF_IMAGES = ("embed", "labels", "triton", "verify_images")
 """Options that make no sense for texts."""
 PRECISIONS: dict[Precision, str] = {
     "fp16": "half precision: half the size, fast on GPUs, PyTorch's labels (default)",
-    "fp32": "full precision: PyTorch's numbers but for rounding",
+    "fp32": "full precision: PyTorch's numbers, except for rounding",
     "int8": "8-bit integers, for CPUs only: a quarter of the size, up to 2.4 times as fast on x86 "
     "with VNNI; about one label in a hundred differs",
 }
@@ -35,12 +35,9 @@ def command_line() -> Parser:
         "allows, 130/143 interrupted",
     )
     add = parser.add_argument
-    add(
-        "model",
-        nargs="?",
+    parser.add_model(
         default=DEFAULT_MODEL,
-        metavar="MODEL",
-        help="ModelScope id, hf:owner/name, folder, or 'demo' (default %(default)s)",
+        message=f"ModelScope id, hf:owner/name, folder, or 'demo' (default {DEFAULT_MODEL})",
     )
     precision = parser.add_mutually_exclusive_group()
     for name, message in PRECISIONS.items():

@@ -19,8 +19,7 @@ import compare
 from comparison import host, measure, stored_result
 from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
 from comparison.harness import parts
-from comparison.harness.plan import Setting
-from comparison.harness.suite import OutOfTimeError
+from comparison.harness.plan import OutOfTimeError, Setting
 from comparison.inputs import images, models
 from comparison.inputs.images import Photos
 from comparison.inputs.models import Model

@@ -254,6 +254,8 @@ def test_a_busy_machine_has_marks_for_a_headline(result: dict[str, Any], fault: 
         rows["pytorch"]["rounds"]["8"] = [[0.8], [2.4], [0.8]]
     told = headline(rows_from_result(result))
     assert told == "vit-engine beside its peers, on a machine too busy to compare speeds"
+    title = report.markdown(result).splitlines()[0]
+    assert title.endswith(", on a machine too busy to compare speeds")
     text = page(result)
     assert told in text
     assert "class='card'" not in text, "a ratio without a mark"
@@ -275,13 +277,13 @@ def test_what_was_left_out_by_choice_could_run_here(result: dict[str, Any]) -> N
     result["accuracy"]["excluded"]["optimum"] = ["skipped", "no time"]
     table = tables.excluded(result, rows_from_result(result))
     told = {cells[0]: cells[1] for cells in table.body}
-    assert told["vit-engine int8"] == "left out by choice"
+    assert told["vit-engine int8"] == "left out"
     assert told["vit-engine fp16, CUDA"] == "cannot run here"
-    assert told["Optimum ONNX Runtime fp32"] == "left out by choice, in accuracy"
-    assert "| vit-engine int8 | left out by choice | left out of --quick |" in (
+    assert told["Optimum ONNX Runtime fp32"] == "left out, in accuracy"
+    assert "| vit-engine int8 | left out | left out of --quick |" in (
         report.markdown(result)
     )
-    assert "<td>left out by choice</td><td>left out of --quick</td>" in page(result)
+    assert "<td>left out</td><td>left out of --quick</td>" in page(result)
 
 
 def test_rows_of_a_later_sitting_keep_their_own_baseline(result: dict[str, Any]) -> None:

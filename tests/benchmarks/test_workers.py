@@ -15,11 +15,11 @@ import pytest
 
 from comparison import measure
 from comparison.contenders import gemm
-from comparison.contenders.entries import CONTENDERS, Entry
+from comparison.contenders.entries import BASELINE, CONTENDERS, Entry
 from comparison.harness import suite as suite_module
 from comparison.harness.core_time import core_seconds, seconds_of_others
-from comparison.harness.plan import FULL, GPU, Setting
-from comparison.harness.suite import OutOfTimeError, Suite
+from comparison.harness.plan import FULL, GPU, OutOfTimeError, Setting
+from comparison.harness.suite import Suite
 from comparison.harness.worker_process import FailedError, Process
 from comparison.job import AbsentError, Job, whole
 
@@ -95,6 +95,16 @@ def test_who_needs_longer_than_the_budget_has_not_failed(job: Job, setting: Sett
     assert (why.status, str(why)) == (
         "skipped", "not done with 'time' in the 0 s that the budget left",
     )  # fmt: skip
+
+
+def test_a_baseline_without_anyone_beside_it_is_no_comparison(suite: Suite) -> None:
+    suite.entries = {BASELINE: Entry(BASELINE, "", "", {})}
+    suite.processes = {BASELINE: Recorder(BASELINE, [])}
+    suite.failures["absent"] = FailedError("absent", "not here")
+    suite.need_baseline()
+    suite.failures["late"] = FailedError("skipped", "not done with 'load'", late=True)
+    with pytest.raises(OutOfTimeError, match="nothing beside the baseline: not done with 'load'"):
+        suite.need_baseline()
 
 
 def test_workers_end_with_their_controller(job: Job) -> None:

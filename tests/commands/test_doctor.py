@@ -34,6 +34,18 @@ def test_the_json_of_this_machine(run_command: Run, tiny_artefact: Path) -> None
     assert done.returncode == (4 if report["problems"] else 0)
 
 
+@pytest.mark.parametrize("command", ["vit-doctor", "vit-export"])
+def test_a_model_is_named_once_either_way(command: str, run_command: Run) -> None:
+    for line, words in (
+        (("nowhere",), "nowhere"),
+        (("-m", "nowhere"), "nowhere"),
+        (("demo", "-m", "nowhere"), "two models are given, demo and nowhere; name one"),
+    ):
+        done = run_command(command, *line)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert words in done.stderr
+
+
 def test_an_artefact_that_was_altered_is_a_problem(
     run_command: Run, tiny_artefact: Path, tmp_path: Path
 ) -> None:

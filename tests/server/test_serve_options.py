@@ -51,10 +51,13 @@ def test_a_key_file_that_would_not_work_is_refused(tmp_path: Path, text: bytes, 
         keys_of(tmp_path, text)
 
 
-def test_models_may_stand_on_both_sides_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["vit-serve", "a.onnx", "--port", "1", "b.onnx"])
-    arguments = parsed(command_line(), {"VIT_SERVE_DRAIN": "3"})
-    assert (arguments.models, arguments.port) == (["a.onnx", "b.onnx"], 1)
+def test_models_may_stand_on_both_sides_of_options_and_behind_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = ["vit-serve", "a.onnx", "--port", "1", "b.onnx", "-m", "c.onnx"]
+    monkeypatch.setattr("sys.argv", line)
+    arguments = parsed(command_line(), {"VIT_SERVE_DRAIN": "3", "VIT_SERVE_MODELS": "d.onnx"})
+    assert (arguments.models, arguments.port) == (["a.onnx", "b.onnx", "c.onnx"], 1)
     assert arguments.drain == 3
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from comparison import host
 from comparison.contenders.entries import BASELINE, CEILINGS, PROFILED, Entry
-from comparison.harness.suite import SLOW, OutOfTimeError, Row, Suite
+from comparison.harness.plan import OutOfTimeError
+from comparison.harness.suite import SLOW, Row, Suite
 from comparison.harness.worker_process import Answer, FailedError
 from comparison.inputs.images import Arrays, Photos
 from vit_engine.outputs.embeddings import cosines, recall
@@ -67,7 +68,7 @@ def time_batch(suite: Suite, batch: int) -> dict[str, Any]:
         compiling = sum(suite.rows[entry.name]["load_s"] for entry in timed if entry.compiles)
         times = [suite.seconds(entry, batch) for entry in timed]
         turns = sum(plan.runs_of(batch, seconds) * seconds for seconds in times)
-        suite.need(compiling + (1 + plan.rounds[0]) * turns)
+        suite.setting.need(compiling + (1 + plan.rounds[0]) * turns)
         warm(suite, batch)
     expected = {entry.name: suite.seconds(entry, batch) for entry in _timed(suite, batch)}
     requests = {n: {"batch": batch, "runs": plan.runs_of(batch, s)} for n, s in expected.items()}
@@ -101,7 +102,9 @@ def label_files(suite: Suite, photos: Photos) -> dict[str, Any]:
         requests = {entry.name: {"batch": batch, **options} for entry in able}
         return suite.take_turns(verb, requests, rounds)
 
-    suite.need(2 * rounds * plan.files_s * sum(suite.seconds(e, 1) for e in able) / baseline)
+    suite.setting.need(
+        2 * rounds * plan.files_s * sum(suite.seconds(e, 1) for e in able) / baseline
+    )
     suite.setting.tell(f"{count} files to labels, then decoding alone, then the model alone")
     labelled, decoded = turns("label", paths=files), turns("decode", paths=files)
     computed = turns("time", runs=3)
@@ -130,7 +133,7 @@ def accuracy(suite: Suite, photos: Photos, arrays: Arrays) -> dict[str, Any]:
     """
     logits, plan = {}, suite.setting.plan
     batch = max((b for b in plan.batches if b <= PREDICT_BATCH), default=1)
-    suite.need(len(photos.files) * sum(suite.seconds(entry, 1) for entry in suite.alive))
+    suite.setting.need(len(photos.files) * sum(suite.seconds(entry, 1) for entry in suite.alive))
     suite.setting.tell(f"accuracy on {len(photos.files)} images")
     for entry in suite.alive:
         out = suite.setting.scratch / f"{entry.name}-logits.npy"
@@ -192,7 +195,7 @@ def kernels(suite: Suite, batches: Iterable[int]) -> dict[str, Any]:
 
     The last that it is asked: a profiler that cannot work here does not cost it its row.
     """
-    suite.need(KERNELS_S)
+    suite.setting.need(KERNELS_S)
     suite.setting.tell(f"kernels of {PROFILED}")
     found: dict[str, Any] = {}
     kept = {name: dict(row) for name, row in suite.rows.items() if name == PROFILED}
@@ -205,7 +208,7 @@ def kernels(suite: Suite, batches: Iterable[int]) -> dict[str, Any]:
 
 def ceilings(suite: Suite) -> dict[str, Row]:
     """Measure how many operations a second the machine has at most, by precision."""
-    suite.need(CEILINGS_S)
+    suite.setting.need(CEILINGS_S)
     suite.setting.tell("the machine's ceilings")
     suite.open(CEILINGS)
     requests = {entry.name: {"batch": 1, "runs": 1} for entry in suite.alive}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.contenders.entries import Entry
+from vit_engine.errors import VitError
 
 MOST_RUNS = 50
 """Of a turn: the others wait."""
@@ -31,7 +32,8 @@ class Plan:
     files_batch: int = 8
     ceiling_rounds: int = 5  # of which the fastest product counts
     held_out: int = 320  # drawn images for accuracy
-    slow_starts: bool = True
+    slow_starts: bool = True  # also of who is not in `first`
+    first: tuple[str, ...] = ()  # who is loaded before all others
 
     def rounds_of(self, batch: int, expected: dict[str, float]) -> int:
         """Return the turns at one batch size, from each contender's seconds for one run of it."""
@@ -62,6 +64,10 @@ def _plan(name: str) -> Plan:
 FULL, QUICK, GPU = Plan(), _plan("quick"), _plan("gpu")
 
 
+class OutOfTimeError(VitError):
+    """What is left of the budget is not enough."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What one run of the comparison is about."""
@@ -78,3 +84,8 @@ class Setting:
     def left(self) -> float:
         """Return the seconds until the budget ends."""
         return max(0.0, self.end - time.monotonic())
+
+    def need(self, seconds: float) -> None:
+        """Raise `OutOfTimeError` unless that is left of the budget."""
+        if (left := self.left()) < seconds:
+            raise OutOfTimeError(f"{seconds:.0f} s in the {left:.0f} s that are left")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.contenders.entries import BASELINE, Entry
-from comparison.harness.plan import Setting
+from comparison.harness.plan import OutOfTimeError, Setting
 from comparison.harness.worker_process import ROOT, Answer, FailedError, Process
 from comparison.inputs.images import Arrays
 from comparison.inputs.models import Model
@@ -26,13 +26,9 @@ STARTING, SLOW = 0.6, 0.4
 """Shares of what is left of a budget: for starting everyone; for one that starts slowly."""
 
 FEWEST_ROUNDS = 3
-"""For which a budget's end does not cut a part short, but leaves it out."""
+"""For which a budget's end does not cut a part short, but leaves it out; a plan may have fewer."""
 
 Row = dict[str, Any]
-
-
-class OutOfTimeError(VitError):
-    """What is left of the budget is not enough."""
 
 
 @dataclass
@@ -68,16 +64,18 @@ class Suite:
     def open(self, entries: Iterable[Entry]) -> None:
         """Convert, load and answer one image, one by one; who starts slowly comes last.
 
-        The baseline has all the time that there is, the others a share of it.
+        The plan says who comes before all others. The baseline has all the time that there is, the
+        others a share of it.
         """
-        wanted = list(entries)
+        wanted, first = list(entries), self.setting.plan.first
         self.entries |= {entry.name: entry for entry in wanted}
         until = time.monotonic() + STARTING * self.setting.left()
-        for entry in sorted(wanted, key=lambda entry: entry.slow_start):
+        for entry in sorted(wanted, key=lambda e: (e.name not in first, e.slow_start)):
             self.rows.setdefault(entry.name, {}).update(status="ok", reason=None)
             left = self.setting.left() if entry.name == BASELINE else until - time.monotonic()
             with self.watch(entry.name):
-                self._open(entry, left * (SLOW if entry.slow_start else 1))
+                slow = entry.slow_start and entry.name not in first
+                self._open(entry, left * (SLOW if slow else 1))
 
     def _open(self, entry: Entry, left: float) -> None:
         python, job = _python(entry, self.setting), self._job(entry)
@@ -132,16 +130,13 @@ class Suite:
         """Return status and reason of who has left."""
         return {name: (why.status, str(why)) for name, why in self.failures.items()}
 
-    def need(self, seconds: float) -> None:
-        """Raise `OutOfTimeError` unless that is left of the budget."""
-        if (left := self.setting.left()) < seconds:
-            raise OutOfTimeError(f"{seconds:.0f} s in the {left:.0f} s that are left")
-
     def need_baseline(self) -> None:
-        """Raise a VitError if the baseline is out."""
+        """Raise a VitError if the baseline is out, or all others are for want of time."""
         if why := self.failures.get(BASELINE):
             error = OutOfTimeError if why.status == "skipped" else VitError
             raise error(f"the baseline cannot run: {why}")
+        if len(self.alive) == 1 and (late := [why for why in self.failures.values() if why.late]):
+            raise OutOfTimeError(f"there is nothing beside the baseline: {late[0]}")
 
     def ask(
         self, name: str, verb: str, limit: float = TURN_S, *, share: float = 1, **arguments: Any
@@ -162,10 +157,10 @@ class Suite:
         has no times at all.
         """
         answers: dict[str, list[Answer]] = {name: [] for name in requests}
-        done = 0
+        done, fewest = 0, min(FEWEST_ROUNDS, self.setting.plan.rounds[0])
         while done < rounds:
-            if done < FEWEST_ROUNDS:
-                self.need(round_s)
+            if done < fewest:
+                self.setting.need(round_s)
             elif self.setting.left() < round_s:
                 break
             started = time.monotonic()
@@ -194,7 +189,7 @@ def _python(entry: Entry, setting: Setting) -> str:
     if setting.device not in entry.devices:
         here = {"cpu": "CPU", "cuda": "GPU"}[setting.device]
         raise FailedError("absent", f"not for a {here}")
-    if entry.slow_start and not setting.plan.slow_starts:
+    if entry.slow_start and not (setting.plan.slow_starts or entry.name in setting.plan.first):
         raise FailedError("skipped", "compiles, optimises or quantises: left out of --quick")
     if not entry.environment:
         return sys.executable

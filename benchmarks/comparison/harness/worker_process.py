@@ -30,9 +30,9 @@ class FailedError(Exception):
     A result is read on other machines: of an absolute path in the reason its name alone is left.
     """
 
-    def __init__(self, status: str, reason: str) -> None:
+    def __init__(self, status: str, reason: str, *, late: bool = False) -> None:
         super().__init__(_FOLDERS.sub("", reason))
-        self.status = status
+        self.status, self.late = status, late  # late: the budget was over
 
 
 class Process:
@@ -66,7 +66,7 @@ class Process:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 if left < limit:
                     words = f"in the {max(0.0, left):.0f} s that the budget left"
-                    raise FailedError("skipped", f"not done with {verb!r} {words}")
+                    raise FailedError("skipped", f"not done with {verb!r} {words}", late=True)
                 raise FailedError("failed", f"no answer to {verb!r} within {limit:.0f} s")
             answer: Answer = self._pipe.recv()
         except (EOFError, ConnectionResetError) as e:

@@ -18,6 +18,8 @@ TEMPLATES = Environment(
     trim_blocks=True,
 )
 
+BUSY = "on a machine too busy to compare speeds"
+
 
 def markdown(result: Result) -> str:
     """Return the report in Markdown."""
@@ -78,7 +80,7 @@ def words_around(result: Result) -> dict[str, list[str]]:
             most.append(f"{words.format(max(found))} (batch {found[max(found)]})")
     template = TEMPLATES.get_template("words.txt")
     known = {"most": most, "doubtful": [b for b, d in by_batch.items() if not d.trusted]}
-    known |= {"quiet": numbers.QUIET, "steady": numbers.STEADY, "mark": MARK}
+    known |= {"busy": BUSY, "quiet": numbers.QUIET, "steady": numbers.STEADY, "mark": MARK}
     context = template.new_context(result | known | {"rows": rows_from_result(result)})
     blocks = {name: "".join(block(context)) for name, block in template.blocks.items()}
     return {name: list(filter(None, text.splitlines())) for name, text in blocks.items()}
@@ -93,10 +95,10 @@ def _ceilings(result: Result) -> str:
 def headline(rows: Sequence[Row]) -> str:
     """Say in one sentence what ours is worth at its best, and who is ahead of it."""
     ours = [(s.median, b, row) for row in _ours(rows) for b, s in row.speedup.items()]
+    if not _quiet(rows):
+        return f"vit-engine beside its peers, {BUSY}"
     if not ours:
         return "vit-engine beside its peers"
-    if not _quiet(rows):
-        return "vit-engine beside its peers, on a machine too busy to compare speeds"
     times, batch, best = max(ours, key=lambda found: found[0])
     text = f"{best.title} is {times:.1f} times as fast as eager PyTorch at batch {batch}"
     others = [row for row in rows if row.family != "ours"]

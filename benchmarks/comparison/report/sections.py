@@ -15,7 +15,7 @@ from comparison.report.table import DASH, Table, table_from_rows
 
 KERNELS = 15  # of a profile
 
-STATUS = {"absent": "cannot run here", "skipped": "left out by choice"}
+STATUS = {"absent": "cannot run here", "skipped": "left out"}
 """In words, of a row without numbers; "failed" is one already."""
 
 Columns = dict[str, Callable[[Any], str]]

@@ -151,14 +151,14 @@ def _pickled(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, T
         weights = next((name for name in INNER + AVERAGES if name in inner), inner[0])
         keys = one_line(", ".join(map(repr, state)), 100)
         raise CheckpointError(
-            f"{path.name} is a training checkpoint, with {keys}; keep its weights alone: "
+            f"{path.name} is a training checkpoint, with {keys}; save only its weights: "
             f"torch.save(torch.load('{path.name}')[{weights!r}], '{path.name}')"
         )
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise CheckpointError(
-                f"{path.name} holds {name!r}, which is not a tensor with a name; save the weights "
-                f"alone: {STATE_DICT}"
+                f"{path.name} holds {name!r}, which is not a tensor with a name; save only the "
+                f"weights: {STATE_DICT}"
             )
         counts = tensor.layout == torch.strided and not tensor.dtype.is_floating_point
         if not wanted(name) or (counts and not is_weight(name)):
@@ -179,7 +179,7 @@ def _unread(error: Exception) -> str:
     if found := re.search(r"GLOBAL (\S+)", text):
         return (
             f"holds more than weights: a whole model, or other objects ({found[1]}), which cannot "
-            f"be read without running their code; save the weights alone: {STATE_DICT}"
+            f"be read without running their code; save only the weights: {STATE_DICT}"
         )
     if "TorchScript" in text:
         return f"holds a TorchScript program; save the model's weights: {STATE_DICT}"

@@ -129,7 +129,7 @@ def unsupported(key: str, value: Any) -> CheckpointError:
     """Return the error of a size that is none of those that are read."""
     return CheckpointError(
         f"{key} is {value!r}; supported are a number, [height, width], height with width, "
-        "shortest_edge alone or with longest_edge, max_height with max_width"
+        "shortest_edge by itself or with longest_edge, max_height with max_width"
     )
 
 

@@ -52,7 +52,7 @@ def sensitivity_of(
     true = logits_of(checkpoint, {}, probes)
     found = {}
     for done, (matmul, weights) in enumerate(int8_weights.items()):
-        progress(f"running {matmul} in int8 alone ({done} of {len(int8_weights)} products)")
+        progress(f"running only {matmul} in int8 ({done} of {len(int8_weights)} products)")
         alone = logits_of(checkpoint, {matmul: weights}, probes)
         found[matmul] = float(divergence(true, alone, checkpoint.output).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -46,8 +46,8 @@ _POOLING: dict[Pooling, str] = {
 }
 
 SATURATION = (
-    "opened by ONNX Runtime alone, on an x86 CPU without VNNI, set session.x64quantprecision=1 "
-    "(vit-infer does): its 16-bit sums saturate else"
+    "to open it without vit-engine in ONNX Runtime on an x86 CPU without VNNI, set "
+    "session.x64quantprecision=1: otherwise 16-bit sums saturate"
 )
 """What a user of an int8 file without this runtime must know."""
 

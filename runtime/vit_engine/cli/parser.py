@@ -23,6 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, *, description: str, epilog: str) -> None:
         super().__init__(prog=prog, description=description, epilog=epilog)
+        self._default_model = ""
         self.add_argument(
             "--version",
             action=_ShowVersion,
@@ -32,6 +33,12 @@ class Parser(argparse.ArgumentParser):
             help="print the version and stop",
         )
 
+    def add_model(self, *, default: str, message: str) -> None:
+        """Add a model that is named either by itself or with -m."""
+        self.add_argument("named", nargs="?", metavar="MODEL", help=message)
+        self.add_argument("-m", "--model", metavar="MODEL", help="the same")
+        self._default_model = default
+
     def parse(self, before: Iterable[str] = ()) -> argparse.Namespace:
         """Return the arguments that this process was started with, after some `before` them."""
         # Of options like -0 argparse concludes that the -3 in "--threads -3" must be one, too.
@@ -39,7 +46,14 @@ class Parser(argparse.ArgumentParser):
         line = [*before, *sys.argv[1:]]
         arguments, rest = self.parse_known_args(line)
         # What is left may be a positional behind options; --help works in the first way alone.
-        return self.parse_intermixed_args(line) if rest else arguments
+        arguments = self.parse_intermixed_args(line) if rest else arguments
+        if named := getattr(arguments, "named", None):
+            if arguments.model:
+                raise UsageError(f"two models are given, {named} and {arguments.model}; name one")
+            arguments.model = named
+        elif self._default_model:
+            arguments.model = arguments.model or self._default_model
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         """End the process with the message on stderr."""

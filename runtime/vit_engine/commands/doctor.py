@@ -9,7 +9,7 @@ from vit_engine.artefact import metadata
 from vit_engine.cli import exit_codes
 from vit_engine.cli.parser import Parser, whole_number
 from vit_engine.commands.diagnosis import Report, examine
-from vit_engine.errors import MachineError, UsageError
+from vit_engine.errors import MachineError
 from vit_engine.machine import processor
 from vit_engine.machine.nvidia import Driver
 
@@ -23,10 +23,7 @@ def main() -> int:
         "a part of the machine or the artefact does not work; 130/143 interrupted",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument(
-        "named", nargs="?", metavar="MODEL", help="artefact to try (default: the bundled demo)"
-    )
-    parser.add_argument("-m", "--model", help="the same")
+    parser.add_model(default=metadata.DEMO, message="artefact to try (default: the bundled demo)")
     parser.add_argument(
         "--device",
         type=whole_number("the number of a GPU", minimum=0),
@@ -35,11 +32,8 @@ def main() -> int:
         help="GPU to try (default %(default)s)",
     )
     arguments = parser.parse()
-    if arguments.model and arguments.named:
-        raise UsageError(f"two models are given, {arguments.named} and {arguments.model}; name one")
-    model = arguments.model or arguments.named or metadata.DEMO
-    metadata.read_contract(metadata.path_from_name(model))  # or nothing can be tried
-    report = examine(model, arguments.device)
+    metadata.read_contract(metadata.path_from_name(arguments.model))  # or nothing can be tried
+    report = examine(arguments.model, arguments.device)
     if arguments.json:
         sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
     else:

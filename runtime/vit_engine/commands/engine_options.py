@@ -26,7 +26,7 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
         "--provider",
         choices=CHOICES,
         default=DEFAULT_PROVIDER,
-        help="where to run the model (default %(default)s: on CUDA where it opens, else the CPU)",
+        help="where to run the model (default %(default)s: CUDA if it works, else the CPU)",
     )
     add(
         "--device",
@@ -38,8 +38,8 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
     add(
         "--compute",
         choices=get_args(Compute),
-        help="arithmetic of --provider openvino: f32 (default), or bf16, about 1.5 to 2 times as "
-        "fast on a CPU that has it, for a label in some hundred that differs",
+        help="arithmetic of --provider openvino: f32 (default), or bf16, which is about 1.5 to 2 "
+        "times as fast on a CPU that has it; about one label in some hundred differs",
     )
     add("--no-cuda-graphs", action="store_true", help="launch CUDA's kernels one by one")
     add(
@@ -47,7 +47,7 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
         "--batch",
         type=whole_number("a whole number of images", minimum=1),
         metavar="N",
-        help="images at once (default: what keeps the provider busy)",
+        help="images in a batch (default: enough to keep the provider busy)",
     )
     add(
         "--threads",

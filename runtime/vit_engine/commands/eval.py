@@ -49,7 +49,7 @@ def command_line() -> Parser:
     add(
         "--truth",
         metavar="FILE|folders",
-        help="hold the results against the truth: a CSV with the columns path, and label, index or "
+        help="compare the results with the truth: a CSV with the columns path, and label, index or "
         "value; or 'folders', where each image's folder is its label",
     )
     add(

@@ -72,7 +72,7 @@ def command_line() -> Parser:
         "--shard",
         type=_shard,
         metavar="I/N",
-        help="every Nth image alone, from the Ith on: one of N jobs, 1/N to N/N",
+        help="label only every Nth image, from the Ith on; N jobs with 1/N to N/N label all",
     )
     group.add_argument(
         "--skip-done",
@@ -80,7 +80,7 @@ def command_line() -> Parser:
         action="append",
         default=[],
         metavar="FILE",
-        help="leave out images that have a result in these rows of vit-infer; may be repeated",
+        help="leave out images that have a result in these rows of an earlier run; may be repeated",
     )
     group = parser.add_argument_group("model")
     add = group.add_argument
@@ -88,15 +88,15 @@ def command_line() -> Parser:
     add(
         "--build-only",
         action="store_true",
-        help="open the model, building what the provider needs, such as TensorRT's engine; stop",
+        help="build what the provider needs for the model, such as TensorRT's engine, and stop",
     )
     add(
         "--describe",
         nargs="?",
         const="text",
         metavar="text|json",
-        help="print what the artefact says of itself, as text or json, and stop; one that is "
-        "damaged or was altered is refused",
+        help="print what the artefact is, as text or json, and stop; an artefact that is damaged "
+        "or was altered is refused",
     )
     add = parser.add_argument_group("rows").add_argument
     add(
@@ -104,25 +104,24 @@ def command_line() -> Parser:
         "--top-k",
         type=whole_number("a whole number of labels", minimum=1),
         metavar="K",
-        help=f"labels of each image at most, best first (default {DEFAULT_TOP_K}; with --threshold "
-        "all)",
+        help=f"the K best labels of each image (default {DEFAULT_TOP_K}; all with --threshold)",
     )
     add(
         "--threshold",
         type=number("a finite number", accepts=math.isfinite),
         metavar="S",
-        help="only labels with this score or more; an image may then have none",
+        help="only labels with a score of S or more; an image may then have none",
     )
     add(
         "--format",
         choices=FORMATS,
-        help="format of the rows (default: by the extension of -o FILE; without one jsonl, and "
-        "table on a terminal); npy, for vectors, puts their rows beside it, in FILE.npy.parquet",
+        help="format of the rows (default: by the extension of -o FILE; without -o, table on a "
+        "terminal, else jsonl); npy is for vectors, and their rows are in FILE.npy.parquet",
     )
     add(
         "--vectors",
         choices=get_args(VectorType),
-        help="numbers of vectors in Parquet and npy (default float32)",
+        help="type of the numbers of vectors in Parquet and npy (default float32)",
     )
     add(
         "-o",
@@ -135,8 +134,8 @@ def command_line() -> Parser:
     add(
         "--overwrite",
         action="store_true",
-        help="replace what FILE of -o or --html holds, and the rows of an interrupted run "
-        "(default: only what vit-infer wrote, and only if an image gets a label)",
+        help="replace FILE of -o or --html, whatever it is, and the rows of an interrupted run "
+        "(default: replace only what vit-infer wrote, and only if an image gets a label)",
     )
     add(
         "--max-errors",
@@ -149,8 +148,8 @@ def command_line() -> Parser:
         "--html",
         type=local_path,
         metavar="FILE",
-        help="write a contact sheet to look at as well, of vectors each image with its nearest "
-        "others",
+        help="also write a page of thumbnails with their labels; of vectors, each image with the "
+        "images nearest to it",
     )
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
     for option in ("--truth", "--against", "--report"):
@@ -165,14 +164,14 @@ def command_line() -> Parser:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="run on the Ray cluster there (default $RAY_ADDRESS, else a Ray that is started on "
-        "this machine for the run)",
+        help="run on the Ray cluster at ADDRESS (default $RAY_ADDRESS, else start Ray on this "
+        "machine for the run)",
     )
     add(
         "--ray-actors",
         type=whole_number("a whole number of models", minimum=1),
         metavar="N",
-        help="models at most (default: one for each GPU; without GPUs one for each node)",
+        help="most models (default: one for each GPU; without GPUs, one for each node)",
     )
     add(
         "--ray-gpus",

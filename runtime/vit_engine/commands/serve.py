@@ -38,6 +38,9 @@ def command_line() -> Parser:
         metavar="MODEL",
         help=f"artefact, NAME=FILE, or 'demo'; the first is the default (default {DEFAULT_MODEL})",
     )
+    parser.add_argument(
+        "-m", "--model", action="append", default=[], metavar="MODEL", help="the same"
+    )
     add = parser.add_argument_group("address").add_argument
     add("--host", default="127.0.0.1", help="address to listen at (default %(default)s)")
     add(
@@ -65,17 +68,23 @@ def command_line() -> Parser:
         action="append",
         default=[],
         metavar="NAME",
-        help="name that a proxy passes on as Host; a server at a loopback address that asks for no "
-        "keys answers to local names and these",
+        help="name that a proxy passes on in the header Host; without keys, a server at a loopback "
+        "address answers only to local names and these",
     )
-    add("--cors", action="append", default=[], metavar="ORIGIN", help="of pages that may call")
-    add("--api-key-file", type=Path, metavar="FILE", help="keys, one a line; probes need none")
+    add(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin of web pages that may call",
+    )
+    add("--api-key-file", type=Path, metavar="FILE", help="file of keys, one a line")
     add("--access-log", action="store_true", help="a line of JSON on stdout for each request")
     model = parser.add_argument_group("model")
     model.add_argument(
         "--text",
         metavar="FILE",
-        help="of vit-export --text: /v1/embeddings then takes texts beside a model's images",
+        help="text model of vit-export --text: /v1/embeddings then also takes texts",
     )
     add_engine_options(model)
     limits = parser.add_argument_group("limits")
@@ -101,13 +110,13 @@ def command_line() -> Parser:
     size("--max-body", SETTINGS.max_body // _MIB, "MiB", "MiB of one body")
     size("--max-held", SETTINGS.max_held // _MIB, "MiB", "MiB of all bodies at once")
     size("--max-pixels", SETTINGS.max_pixels, "pixels", "pixels of an image")
-    size("--max-images", SETTINGS.max_images, "images", "images that wait, of each model")
+    size("--max-images", SETTINGS.max_images, "images", "images that may wait, for each model")
     time("--decode-timeout", SETTINGS.decode_time, "to decode an image")
     time("--header-timeout", SETTINGS.header_time, "to send the head of a request")
     time("--body-timeout", SETTINGS.body_time, "to send its body")
     time("--keep-alive", SETTINGS.keep_alive, "that a connection may idle")
     time("--deadline", SETTINGS.deadline, "until a request is answered, or refused")
-    time("--drain", SETTINGS.drain, "to go on after SIGTERM, not ready")
+    time("--drain", SETTINGS.drain, "to keep answering after SIGTERM, while not ready")
     return parser
 
 
@@ -120,7 +129,7 @@ def parsed(parser: Parser, environment: Mapping[str, str]) -> argparse.Namespace
     known = {
         action.dest.upper(): action
         for action in parser._actions
-        if action.dest not in ("help", argparse.SUPPRESS)
+        if action.dest not in ("help", "model", argparse.SUPPRESS)
     }
     given = {n.removeprefix(PREFIX): v for n, v in environment.items() if n.startswith(PREFIX)}
     for name in sorted(given.keys() - known):
@@ -141,6 +150,7 @@ def parsed(parser: Parser, environment: Mapping[str, str]) -> argparse.Namespace
             parts = shlex.split(value) if isinstance(action.default, list) else [value]
             options += [f"{option}={part}" for part in parts]
     arguments = parser.parse(options)
+    arguments.models += arguments.model
     if not arguments.models:
         arguments.models = shlex.split(given.get("MODELS", "")) or [DEFAULT_MODEL]
     return arguments

@@ -39,11 +39,11 @@ def add_source_options(group: argparse._ArgumentGroup) -> None:
         help="the column of a .csv or .parquet that has the paths (default %(default)s)",
     )
     add("--all-files", action="store_true", help="find images by content, not by extension")
-    add("--follow-links", action="store_true", help="search linked folders too, each once")
+    add("--follow-links", action="store_true", help="also search linked folders, each of them once")
     add(
         "--allow-private-redirects",
         action="store_true",
-        help="follow redirects of URLs to addresses that are not public, such as 10.0.0.1",
+        help="follow redirects to addresses that are not public, such as 10.0.0.1",
     )
     add(
         "--fast-decode",
@@ -54,14 +54,14 @@ def add_source_options(group: argparse._ArgumentGroup) -> None:
         "--max-pixels",
         type=whole_number("a whole number of pixels", minimum=1),
         metavar="N",
-        help=f"pixels of the largest image, and of memory for it (default {MAX_PIXELS:,})",
+        help=f"the most pixels that an image may have (default {MAX_PIXELS:,})",
     )
     add(
         "--timeout",
         type=seconds(LONGEST),
         default=TIME_LIMIT,
         metavar="S",
-        help="seconds to decode one image (default %(default)g)",
+        help="the most seconds to decode one image (default %(default)g)",
     )
 
 

@@ -254,7 +254,7 @@ class ResumableOutput:
 def _open_own(path: Path, flags: int, owner: int) -> int:
     """Open a file that goes with the output; UsageError for one that is not the user's alone."""
     refusal = UsageError(
-        f"{printable(str(path))}: is a link, or no regular file of this user's alone, and "
+        f"{printable(str(path))}: is a link, or not a regular file of this user only, and "
         "vit-infer needs the name; move it away"
     )
     try:

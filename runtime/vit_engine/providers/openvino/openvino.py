@@ -124,7 +124,7 @@ def _check_int8(path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
         if model.find(FORMER_PRODUCT) >= 0:
             raise UsageError(
-                f"{path} has int8 products of an earlier vit-export, which ONNX Runtime alone "
+                f"{path} has int8 products of an earlier vit-export, which only ONNX Runtime "
                 "runs; export the model again, or use --provider cpu"
             )
 
