@@ -43,11 +43,6 @@ class Cpu:
         return not INT8_FEATURES.isdisjoint(self.features)
 
 
-def is_x86() -> bool:
-    """Return whether this is an x86 processor."""
-    return platform.machine() in {"x86_64", "AMD64"}
-
-
 def usable_cores() -> int:
     """Return how many cores this process may keep busy: affinity, less under a CPU quota."""
     affinity, quota = _affinity(), _cpu_quota()
