@@ -15,9 +15,11 @@ CPU_FEATURES = {
     "avx512_bf16": "AVX-512 BF16",
     "amx_int8": "AMX INT8",
     "amx_bf16": "AMX BF16",
+    "asimdhp": "FP16",
     "asimddp": "dot product",
     "i8mm": "I8MM",
     "bf16": "BF16",
+    "sve": "SVE",
 }
 """Features that decide which precision is fast, by the kernel's names (x86, then arm64)."""
 
