@@ -84,7 +84,8 @@ $(ARM64)/.installed: constraints.txt
 	rm -rf $(ARM64)
 	mmdebstrap --variant=extract --arch=arm64 --include=python3,libstdc++6 bookworm $(ARM64)
 	mkdir -p $(ARM64)/proc
-	printf 'processor\t: 0\nFeatures\t: fp asimd atomics fphp asimdhp asimddp\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\nCPU revision\t: 1\n\n' \
+	for core in 0 1; do printf 'processor\t: %s\nBogoMIPS\t: 50.00\nFeatures\t: %s\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\nCPU revision\t: 1\n\n' \
+		$$core 'fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp'; done \
 		> $(ARM64)/proc/cpuinfo
 	$(PYTHON) -m pip install --quiet --target $(ARM64)/site --only-binary=:all: --python-version 3.11 \
 		--implementation cp --abi cp311 $(foreach tag,2_28 2_27 2_17,--platform manylinux_$(tag)_aarch64) \
