@@ -17,7 +17,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SHARED := -n $(JOBS) --dist worksteal
 ALONE := $(shell grep -rl mark.alone tests --include='test_*.py')
 
-.PHONY: demo wheel test test-slow test-gpu-build test-timm check setup dev clean peers benchmark readme-table
+.PHONY: demo wheel test test-slow test-gpu-build test-timm test-arm64 check setup dev clean peers benchmark readme-table
 
 demo: $(STAMP)
 	$(BIN)/vit-export demo --fp16 -o demo.onnx
@@ -65,6 +65,31 @@ test-timm: dev .venv-timm/.installed
 		% (sysconfig.get_path("purelib"), "$(CURDIR)/tests/support/standin")); print("import torchvision_operators")' \
 		> "$$(.venv-timm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
 	.venv-timm/bin/python -c 'import open_clip, timm, vit_export'
+	touch $@
+
+# Parity and scores on arm64's wheels under emulation: minutes
+ARM64 := $(CURDIR)/.arm64
+# qemu shows the host's /proc/cpuinfo, on which ONNX Runtime's search for features fails: this one is read
+# in its place, and says what QEMU_CPU has.
+test-arm64: $(ARM64)/.installed
+	QEMU_LD_PREFIX=$(ARM64) QEMU_CPU=neoverse-n1 PYTHONPATH=runtime:$(ARM64)/site PYTHONDONTWRITEBYTECODE=1 \
+		$(ARM64)/usr/bin/python3.11 -m pytest -p no:cacheprovider -o addopts= --import-mode=importlib \
+		tests/outputs/test_parity.py tests/outputs/test_scores.py
+
+$(ARM64)/.installed: constraints.txt
+	@command -v mmdebstrap >/dev/null && command -v qemu-aarch64-static >/dev/null \
+		|| { echo 'needs root and apt-get install mmdebstrap qemu-user-static binfmt-support' >&2; exit 1; }
+	@grep -q enabled /proc/sys/fs/binfmt_misc/qemu-aarch64 \
+		|| { echo 'needs root and: mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; update-binfmts --enable qemu-aarch64' >&2; exit 1; }
+	rm -rf $(ARM64)
+	mmdebstrap --variant=extract --arch=arm64 --include=python3,libstdc++6 bookworm $(ARM64)
+	mkdir -p $(ARM64)/proc
+	for core in 0 1; do printf 'processor\t: %s\nBogoMIPS\t: 50.00\nFeatures\t: %s\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\nCPU revision\t: 1\n\n' \
+		$$core 'fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp'; done \
+		> $(ARM64)/proc/cpuinfo
+	$(PYTHON) -m pip install --quiet --target $(ARM64)/site --only-binary=:all: --python-version 3.11 \
+		--implementation cp --abi cp311 $(foreach tag,2_28 2_27 2_17,--platform manylinux_$(tag)_aarch64) \
+		--platform manylinux2014_aarch64 --constraint constraints.txt onnxruntime numpy pillow pytest hypothesis
 	touch $@
 
 check: dev

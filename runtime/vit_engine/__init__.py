@@ -13,6 +13,7 @@ from vit_engine.errors import (
     UsageError,
     VitError,
     WriteError,
+    check_system,
 )
 
 TYPE_CHECKING = False  # what type checkers take for true; typing would cost half of the import
@@ -65,6 +66,7 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         from importlib import import_module
 
+        check_system()
         found: object = getattr(import_module(_HOMES[name]), name)
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

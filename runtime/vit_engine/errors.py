@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import sys
 import unicodedata
 from itertools import islice
 
@@ -81,6 +82,14 @@ class FailedImagesError(VitError):
     """More images have failed than the run may have."""
 
     exit_code = 3
+
+
+def check_system() -> None:
+    """Raise MachineError on Windows, which lacks what processes, locks and pipes are made of."""
+    if sys.platform == "win32":
+        raise MachineError(
+            "vit-engine does not run on Windows itself; run it in WSL: wsl --install"
+        )
 
 
 def printable(path: str) -> str:

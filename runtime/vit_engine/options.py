@@ -33,7 +33,7 @@ class EngineOptions:
     that has it, and a label in some hundred differs. Without `cuda_graphs` kernels are launched
     one by one.
 
-    An x86 CPU computes an FP16 artefact in FP32, and CUDA fuses operators; without `optimize_graph`
+    A CPU computes an FP16 artefact in FP32, and CUDA fuses operators; without `optimize_graph`
     the graph is run as it is written, and rounds to FP16 between operators. Without
     `cache_compiled` OpenVINO's compiled model is not stored for the next opening.
     """

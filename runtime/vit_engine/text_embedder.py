@@ -13,7 +13,6 @@ from vit_engine.artefact.metadata import read_text_contract
 from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
 from vit_engine.artefact.text_contract import INPUT, TextContract
 from vit_engine.errors import ArtefactError, MachineError, UsageError, one_line, printable
-from vit_engine.machine import processor
 from vit_engine.machine.installation import pip_install
 from vit_engine.providers.availability import import_onnxruntime
 
@@ -39,7 +38,7 @@ class TextEmbedder:
             "session.model_external_initializers_file_folder_path",
             os.fsencode(path.resolve().parent),
         )
-        source = graph_for_cpu(path) if optimize_graph and processor.is_x86() else str(path)
+        source = graph_for_cpu(path) if optimize_graph else str(path)
         try:
             self._session: onnxruntime.InferenceSession | None = ort.InferenceSession(
                 source, settings, providers=["CPUExecutionProvider"]

@@ -170,6 +170,23 @@ print("all")
     assert found == "all\n"
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from vit_engine.commands import start_infer as start; sys.exit(start())",
+        "import vit_engine\ntry: vit_engine.Classifier\n"
+        "except vit_engine.MachineError as e: sys.stderr.write(f'{e}\\n'); sys.exit(e.exit_code)",
+    ],
+)
+def test_windows_is_told_in_one_line(start: str) -> None:
+    lacking = "sys.platform = 'win32'; sys.modules.update(fcntl=None, resource=None)"
+    line = [sys.executable, "-c", f"import sys; {lacking}\n{start}"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert "does not run on Windows itself; run it in WSL" in done.stderr
+
+
 # Forks
 
 

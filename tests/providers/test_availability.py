@@ -163,6 +163,15 @@ def test_limits_of_the_machine() -> None:
     assert set(cpu.features) <= set(processor.CPU_FEATURES)
 
 
+def test_the_features_of_an_arm64_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = "processor\t: {}\nFeatures\t: fp asimd asimdhp asimddp i8mm bf16 sve\nCPU part\t: 0xd40"
+    info = "\n\n".join(core.format(number) for number in range(2))
+    monkeypatch.setattr(processor, "_text", lambda path: info if path.name == "cpuinfo" else "")
+    cpu = processor.cpu()
+    assert cpu.features == ("asimdhp", "asimddp", "i8mm", "bf16", "sve")
+    assert cpu.int8
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_smallest_limit_of_the_groups_above_counts(
     version: int, monkeypatch: pytest.MonkeyPatch

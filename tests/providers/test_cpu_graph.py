@@ -1,4 +1,4 @@
-"""The graph as an x86 CPU runs it, beside the one that is in the file."""
+"""The graph as a CPU runs it, beside the one that is in the file."""
 
 import os
 import shutil
@@ -14,12 +14,9 @@ from support import write_checkpoint
 from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
 from vit_engine.engine import Engine
 from vit_engine.errors import ArtefactError
-from vit_engine.machine import processor
 from vit_engine.providers import cpu
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
-
-on_x86 = pytest.mark.skipif(not processor.is_x86(), reason="other processors run the file's graph")
 
 
 @pytest.fixture(scope="module", params=["uint8", "hf"])
@@ -55,7 +52,6 @@ def test_weights_stay_half_and_all_else_is_single(half: Path) -> None:
     assert TensorProto.FLOAT16 not in kinds
 
 
-@on_x86
 def test_only_the_rounding_of_the_weights_is_left(half: Path, whole: Path) -> None:
     logits = []
     for path, optimize_graph in ((whole, True), (half, True), (half, False)):
@@ -66,7 +62,6 @@ def test_only_the_rounding_of_the_weights_is_left(half: Path, whole: Path) -> No
     assert np.abs(widely - exact).mean() < np.abs(narrowly - exact).mean()
 
 
-@on_x86
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_products_of_their_own_change_no_logit(tmp_path: Path, qkv_bias: bool) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", qkv_bias=qkv_bias)
@@ -79,14 +74,12 @@ def test_products_of_their_own_change_no_logit(tmp_path: Path, qkv_bias: bool) -
     assert "Split" not in operators(path, tmp_path)
 
 
-@on_x86
 def test_no_activation_is_cast(half: Path, tmp_path: Path) -> None:
     found = operators(half, tmp_path)
     assert found.count("Cast") <= 2, "the pixels, and the logits to what they are"
     assert not {"Erf", "Sum"} & set(found), "GELU is one node"
 
 
-@on_x86
 def test_the_file_is_let_go_of_once_it_is_open(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"not utf-8 \xe9")
     path, link = folder / os.fsdecode(b"\xe9.onnx"), tmp_path / "links" / "model"
@@ -101,7 +94,6 @@ def test_the_file_is_let_go_of_once_it_is_open(whole: Path, tmp_path: Path) -> N
         assert np.array_equal(engine.run(noise()), before)
 
 
-@on_x86
 def test_a_file_that_changes_while_it_is_opened_is_refused(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from vit_engine.cli import signals
-from vit_engine.errors import MachineError, VitError, format_limit
+from vit_engine.errors import MachineError, VitError, check_system, format_limit
 
 
 def start(name: str, module: str) -> int:
@@ -24,6 +24,7 @@ def start(name: str, module: str) -> int:
         # There is nothing to clean up yet, and a traceback out of an import tells nobody anything.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        check_system()
         main = import_module(module).main
         signals.raise_on_signals()
         code: int = main()

@@ -15,9 +15,11 @@ CPU_FEATURES = {
     "avx512_bf16": "AVX-512 BF16",
     "amx_int8": "AMX INT8",
     "amx_bf16": "AMX BF16",
+    "asimdhp": "FP16",
     "asimddp": "dot product",
     "i8mm": "I8MM",
     "bf16": "BF16",
+    "sve": "SVE",
 }
 """Features that decide which precision is fast, by the kernel's names (x86, then arm64)."""
 
@@ -41,11 +43,6 @@ class Cpu:
     def int8(self) -> bool:
         """Whether int8 products are much faster than float ones."""
         return not INT8_FEATURES.isdisjoint(self.features)
-
-
-def is_x86() -> bool:
-    """Return whether this is an x86 processor."""
-    return platform.machine() in {"x86_64", "AMD64"}
 
 
 def usable_cores() -> int:

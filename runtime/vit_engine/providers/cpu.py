@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract
 from vit_engine.artefact.rewrites.cpu_graph import graph_for_cpu
-from vit_engine.machine import processor
 from vit_engine.providers.provider import Provider, SessionClosedError, SessionSpec
 from vit_engine.providers.sessions import open_rewritten, open_session
 
@@ -47,7 +46,7 @@ class PlainSession:
 def open_on_cpu(spec: SessionSpec, largest: int) -> PlainSession:
     """Open the artefact on the CPU provider for batches of up to `largest`."""
     is_float = spec.contract.identity.precision != "int8"
-    if spec.options.optimize_graph and is_float and processor.is_x86():
+    if spec.options.optimize_graph and is_float:
         session = open_rewritten(spec, {"cpu": {}}, graph_for_cpu)
     else:
         session = open_session(spec, {"cpu": {}})

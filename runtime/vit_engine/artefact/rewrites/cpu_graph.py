@@ -1,4 +1,4 @@
-"""The graph of a float artefact as an x86 CPU runs it fastest; the file stays as it is.
+"""The graph of a float artefact as a CPU runs it; the file stays as it is.
 
 - FP16 weights get a cast to FP32, which ONNX Runtime folds as it loads. Left to itself it casts
   around every node without an FP16 kernel, and takes GELU apart.
