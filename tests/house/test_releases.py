@@ -20,7 +20,9 @@ IMAGES = sorted((ROOT / "deploy").glob("Containerfile.*"))
 def test_both_builds_of_onnx_runtime_have_one_range_and_its_pins_are_in_it() -> None:
     cpu, gpu = (Requirement(EXTRAS[extra][0]).specifier for extra in ("cpu", "gpu"))
     assert cpu == gpu
-    pins = dict(re.findall(r"^(onnxruntime\S*)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
+    pins = dict(
+        re.findall(r"^(onnxruntime\S*)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M)
+    )
     assert pins.keys() == {"onnxruntime", "onnxruntime-gpu"}
     assert all(cpu.contains(pin) for pin in pins.values())
 
@@ -28,7 +30,9 @@ def test_both_builds_of_onnx_runtime_have_one_range_and_its_pins_are_in_it() -> 
 def test_what_users_install_has_upper_bounds() -> None:
     """But for the tools of this repository, and what Ray itself bounds."""
     named = [*PROJECT["dependencies"]]
-    named += [line for extra, lines in EXTRAS.items() if extra not in ("bench", "dev") for line in lines]
+    named += [
+        line for extra, lines in EXTRAS.items() if extra not in ("bench", "dev") for line in lines
+    ]
     found = {Requirement(line).name: str(Requirement(line).specifier) for line in named}
     unbounded = {name for name, range_ in found.items() if not re.search("<|==", range_)}
     assert unbounded == {"vit-engine", "fsspec", "s3fs"}
@@ -42,7 +46,7 @@ def test_a_workflow_pins_its_actions_and_starts_without_rights(path: Path) -> No
     used = re.findall(r"uses: (.+)", path.read_text())
     assert used
     for action in used:
-        assert action.startswith("./.github/") or PINNED_ACTION.fullmatch(action), action
+        assert action.startswith("./.github/workflows/") or PINNED_ACTION.fullmatch(action), action
 
 
 def test_the_pythons_tested_are_those_promised() -> None:
@@ -62,3 +66,12 @@ def test_an_image_is_made_of_wheels_on_a_pinned_base(path: Path) -> None:
     assert all(re.search(r"@sha256:[0-9a-f]{64}$", stage) for stage in stages)
     assert "--only-binary :all:" in text
     assert "org.opencontainers.image.licenses" in text
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert (
+        f"## {citation['version']}, {citation['date-released']}"
+        in (ROOT / "CHANGELOG.md").read_text()
+    )
