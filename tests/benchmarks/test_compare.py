@@ -296,4 +296,7 @@ def test_accuracy_of_known_logits() -> None:
     assert (row["top1"], row["top5"], row["agreement"]) == (0.5, 0.75, 0.75)
     assert row["max_diff"] == 6
     assert row["mean_diff"] == pytest.approx(11 / 28)
+    scores = np.exp(expected[1]) / np.exp(expected[1]).sum()
+    theirs = np.exp(found[1]) / np.exp(found[1]).sum()
+    assert row["divergence"] == pytest.approx((scores * np.log(scores / theirs)).sum() / 4)
     assert row["differs"] == [{"file": "b", "true": "B", "baseline": "B", "here": "C"}]

@@ -20,6 +20,7 @@ from comparison import stored_result
 from comparison.report import page as report
 from comparison.report import plots
 from comparison.report import sections as tables
+from comparison.report.front import front
 from comparison.report.page import headline, page
 from comparison.report.rows import Spread, disturbances, paired_speedup, rows_from_result
 from comparison.report.sections import sections
@@ -195,6 +196,25 @@ def test_the_differing_images_are_listed(result: dict[str, Any]) -> None:
     assert cells[:3] == ("a.png", "star", "star")
     assert cells[3].startswith("vit-engine int8: heart; ")
     assert cells[3].endswith("OpenVINO bf16: heart")
+
+
+def test_who_is_dominated_is_named(result: dict[str, Any]) -> None:
+    found = {
+        title: (one, eight) for title, one, eight in front(result, rows_from_result(result)).body
+    }
+    assert found == {
+        "PyTorch eager fp32": ("vit-engine fp16",) * 2,
+        "vit-engine fp16": ("front",) * 2,
+        "vit-engine int8": ("OpenVINO bf16",) * 2,
+        "OpenVINO bf16": ("front",) * 2,
+    }
+    slow = result["speed"]["rows"]["openvino-bf16"]["rounds"]
+    slow["1"] = [[1.0]]  # and at this batch size alone
+    found = {
+        title: (one, eight) for title, one, eight in front(result, rows_from_result(result)).body
+    }
+    assert found["vit-engine int8"] == ("front", "OpenVINO bf16")
+    assert found["OpenVINO bf16"] == ("vit-engine fp16", "front")
 
 
 def test_the_headline_names_who_is_ahead(result: dict[str, Any]) -> None:
@@ -433,7 +453,8 @@ def check_page(seen: dict[str, Any], result: dict[str, Any], tables: int) -> Non
     shown = {
         "throughput": [row.title for row in rows],
         "latency": [row.title for row in rows if row.samples],
-        "trade": [row.title for row in rows if row.name in judged],
+        "kept": [row.title for row in rows if row.name in judged],
+        "nearness": [r.title for r in rows if judged.get(r.name, {}).get("mean_diff")],
         "ceiling": [row.title for row in rows if row.share],
     }
     assert list(seen["figures"]) == [name for name, titles in shown.items() if titles]

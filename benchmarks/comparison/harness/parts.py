@@ -13,6 +13,8 @@ from comparison.harness.suite import SLOW, OutOfTimeError, Row, Suite
 from comparison.harness.worker_process import Answer, FailedError
 from comparison.inputs.images import Arrays, Photos
 from vit_engine.outputs.embeddings import cosines, recall
+from vit_engine.outputs.scores import Scores
+from vit_export.quantization.sensitivity import divergence
 
 PREDICT_BATCH, PREDICT_S = 8, 1800.0
 """Images at once at most, and seconds for one contender's answers to all of them."""
@@ -173,6 +175,7 @@ def accuracy_row(
         "agreement": float((order[:, 0] == theirs).mean()),
         "max_diff": float(difference.max()),
         "mean_diff": float(difference.mean()),
+        "divergence": float(divergence(expected, found, Scores(labels, "softmax")).mean()),
         "differs": differs,
     }
 

@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from comparison.report import plots
 from comparison.report import rows as numbers
+from comparison.report.front import judged as judged_rows
 from comparison.report.rows import Result, Row, rows_from_result
 from comparison.report.sections import model_line, sections
 from comparison.report.table import MARK, megabytes
@@ -36,11 +37,18 @@ def page(result: Result) -> str:
     rows = rows_from_result(result)
     timed = [row for row in rows if row.throughput]
     judged = result.get("accuracy", {"rows": {}})
-    top1 = {n: row["top1"] for n, row in judged["rows"].items() if "top1" in row}
+    labelled = judged_rows(result, rows)
+    kept, mean = (
+        {row.name: judged["rows"][row.name][what] for row in labelled}
+        for what in ("agreement", "mean_diff")
+    )
     drawn = {
         "throughput": plots.throughput(timed),
         "latency": plots.latency([row for row in timed if row.samples]),
-        "trade": plots.accuracy_against_speed([row for row in timed if row.name in top1], top1),
+        "kept": plots.against_speed(labelled, kept, "labels kept"),
+        "nearness": plots.against_speed(
+            [row for row in labelled if mean[row.name]], mean, "mean difference of a logit"
+        ),
         "ceiling": plots.share_of_the_ceiling([row for row in timed if row.share]),
     }
     return TEMPLATES.get_template("page.html").render(

@@ -93,23 +93,30 @@ def latency(rows: Sequence[Row]) -> str:
     return _picture("latency", draw, rows, in_rows=True)
 
 
-def accuracy_against_speed(rows: Sequence[Row], top1: dict[str, float]) -> str:
-    """Points, each with a line to its name."""
+def against_speed(rows: Sequence[Row], values: dict[str, float], what: str) -> str:
+    """Points of a value over the speed, each with a line to its name.
+
+    Shares are drawn as percent; differences on a logarithmic scale, the smallest on top.
+    """
     rows = sorted(rows, key=lambda row: row.best)
 
     def draw(axes: "Axes") -> None:
-        points = [(row.best, top1[row.name] * 100) for row in rows]
-        axes.set(xlabel="images a second", ylabel="top-1")
+        points = [(row.best, values[row.name]) for row in rows]
+        axes.set(xlabel="images a second", ylabel=what)
         axes.xaxis.set_major_formatter("{x:,g}")
-        axes.yaxis.set_major_formatter("{x:g}%")
-        axes.locator_params(axis="y", nbins=5)
+        if what.startswith("mean"):
+            axes.set_yscale("log")
+            axes.invert_yaxis()
+        else:
+            axes.yaxis.set_major_formatter("{x:.1%}")
+            axes.locator_params(axis="y", nbins=5)
         axes.margins(y=0.25)
         for row, (x, y) in zip(rows, points, strict=True):
             axes.plot(x, y, "o", markersize=11, color=colour_of(row))
         axes.set_xlim(left=0)
         _names_on_the_right(axes, rows, points)
 
-    return _picture("trade", draw, rows, in_rows=False)
+    return _picture(what, draw, rows, in_rows=False)
 
 
 def share_of_the_ceiling(rows: Sequence[Row]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from comparison.contenders.entries import BASELINE
 from comparison.report import rows as numbers
 from comparison.report import table
+from comparison.report.front import front
 from comparison.report.rows import TITLES, Result, Row, flat, rows_from_result
 from comparison.report.table import DASH, Table, table_from_rows
 
@@ -28,8 +29,10 @@ def sections(result: Result) -> list[Table]:
     if "files" in result:
         found.append(files(result))
     if "accuracy" in result:
-        of_vectors = _of_vectors(result["accuracy"])
-        found += [cosines(result)] if of_vectors else [accuracy(result), differences(result)]
+        if _of_vectors(result["accuracy"]):
+            found.append(cosines(result))
+        else:
+            found += [accuracy(result), front(result, rows), differences(result)]
     found += [kernels(result, b) for b in result.get("kernels", {}).get("batches", {})]
     return [shown for shown in (*found, excluded(result, rows)) if shown.body]
 
@@ -175,6 +178,9 @@ def accuracy(result: Result) -> Table:
         "max |Δ|": lambda name: f"{found[name]['max_diff']:.2g}",
         "mean |Δ|": lambda name: f"{found[name]['mean_diff']:.2g}",
     }
+    if any("divergence" in row for row in found.values()):
+        note += " KL is the mean divergence of the scores from its own, in nats."
+        columns["KL"] = lambda name: f"{found[name]['divergence']:.2g}"
     return table_from_rows("Accuracy", note, _known(found), columns)
 
 
