@@ -17,7 +17,8 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SHARED := -n $(JOBS) --dist worksteal
 ALONE := $(shell grep -rl mark.alone tests --include='test_*.py')
 
-.PHONY: demo wheel test test-slow test-gpu-build test-timm test-arm64 check setup dev clean peers benchmark readme-table
+.PHONY: demo wheel release docs test test-slow test-gpu-build test-timm test-arm64 check check-workflows setup dev \
+	clean peers benchmark readme-table
 
 demo: $(STAMP)
 	$(BIN)/vit-export demo --fp16 -o demo.onnx
@@ -28,6 +29,24 @@ wheel:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	rm -f dist/vit_engine-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# What a release has: the wheel and the source in dist/, and in sbom.cdx.json what the wheel brings
+# along for CPUs and the server
+release: .venv-release/.installed
+	rm -rf dist .venv-sbom
+	.venv-release/bin/python -m build --quiet --outdir dist .
+	.venv-release/bin/twine check --strict dist/*
+	$(PYTHON) -m venv --without-pip .venv-sbom
+	.venv-release/bin/python -m pip --python .venv-sbom install --quiet --constraint constraints.txt \
+		"$$(echo dist/*.whl)[cpu,openvino,serve]"
+	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.cdx.json .venv-sbom
+
+# The README, docs/ and the pages beside them as site/index.html; a warning or a dead link is an error
+docs: .venv-docs/.installed
+	rm -rf site
+	.venv-docs/bin/sphinx-build -c docs --fail-on-warning --keep-going --quiet . site
+	cp site/README.html site/index.html
 
 test: dev
 	$(BIN)/pytest $(SHARED) -m 'not hub and not slow and not alone'
@@ -97,6 +116,12 @@ check: dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Workflows, and the files that images are made of
+check-workflows: .venv-workflows/.installed
+	.venv-workflows/bin/zizmor --offline --quiet .github
+	.venv-workflows/bin/actionlint
+	.venv-workflows/bin/hadolint deploy/Containerfile.*
+
 # Speed and accuracy beside eager PyTorch, torch.compile, Optimum and OpenVINO; QUICK=--quick
 benchmark: dev peers
 	$(BIN)/python benchmarks/compare.py $(QUICK)
@@ -109,7 +134,13 @@ readme-table: dev
 peers: .venv-peers/.installed
 	$(MAKE) .venv-zentorch/.installed || echo 'zentorch could not be installed: its row is empty' >&2
 
-.venv-peers/.installed .venv-zentorch/.installed: .venv-%/.installed: benchmarks/%.txt
+# Environments for one purpose each, made of a file of requirements
+.venv-peers/.installed: benchmarks/peers.txt
+.venv-zentorch/.installed: benchmarks/zentorch.txt
+.venv-docs/.installed: .github/requirements/docs.txt
+.venv-release/.installed: .github/requirements/release.txt
+.venv-workflows/.installed: .github/requirements/workflows.txt
+$(patsubst %,.venv-%/.installed,peers zentorch docs release workflows): .venv-%/.installed:
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	rm -f $@
 	.venv-$*/bin/python -m pip install --quiet --requirement $<
@@ -133,4 +164,4 @@ endif
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-gpu .venv-timm demo.onnx .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-gpu .venv-timm .venv-docs .venv-release .venv-sbom .venv-workflows site demo.onnx .mypy_cache .ruff_cache .pytest_cache .hypothesis

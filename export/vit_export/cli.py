@@ -102,6 +102,8 @@ def _export(arguments: argparse.Namespace) -> int:
         preprocessor=preprocessor,
     )
     check_apart(outputs, _files_of_checkpoint(checkpoint.folder))
+    if checkpoint.package.library and not arguments.no_verify:
+        checkpoint.package.library()  # what it is compared with, before the work that comes first
     if arguments.text:
         return _export_text(checkpoint, path, arguments)
     if labels:

@@ -99,6 +99,7 @@ def test_the_text_of_a_gpu_machine() -> None:
         system="Linux",
         onnxruntime="1.31.1",
         packages=("onnxruntime-gpu 1.31.1",),
+        tested=("numpy 2.4.6 (tested: 2.0 or newer, below 3)", "onnxruntime-gpu 1.31.1 (...)"),
         built_with=("tensorrt", "cuda", "cpu"),
         cpu=cpu,
         threads=8,
@@ -114,6 +115,8 @@ def test_the_text_of_a_gpu_machine() -> None:
 vit-engine 0.1.0, Python 3.12.1, Linux
 
 ONNX Runtime  onnxruntime-gpu 1.31.1, built with tensorrt, cuda, cpu
+Versions      numpy 2.4.6 (tested: 2.0 or newer, below 3)
+              onnxruntime-gpu 1.31.1 (...)
 CPU           Xeon: AVX-512, AMX INT8
               16 of 64 cores, a quota of 8, 128.0 GiB memory, limited to 32.0 GiB; 8 compute threads
 NVIDIA        driver 580.95, CUDA up to 13.0

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import ImageClassificationPipeline, ViTConfig, ViTForImageClassification
 
-from vit_engine.errors import CheckpointError, UsageError
+from vit_engine.errors import CheckpointError, MachineError, UsageError
 from vit_engine.outputs.scores import ScoreOptions, Scores
 from vit_export.checkpoints.checkpoint import load
 from vit_export.families.model_config import ModelConfig
@@ -543,6 +543,6 @@ def test_texts_that_are_not_utf8(folder):
 def test_a_broken_optional_library_is_told_with_its_cure(error, words):
     match = f"it is timm's, and that cannot .*{words}"
     needed = importing(needed="it is timm's", install="pip install it")
-    with pytest.raises(CheckpointError, match=match) as caught, needed:
+    with pytest.raises(MachineError, match=match) as caught, needed:
         raise error
     assert "\n" not in str(caught.value)

@@ -9,11 +9,12 @@ import pytest
 
 from support.timm_folder import CONFIG, SHAPES, write_timm_folder
 from vit_engine.artefact.contract import Pooling
-from vit_engine.errors import CheckpointError
+from vit_engine.errors import CheckpointError, MachineError
 from vit_engine.outputs.scores import Scores
 from vit_export.checkpoints.checkpoint import VectorOptions, load
-from vit_export.eager import eager_outputs
+from vit_export.cli import main
 from vit_export.families.timm.vision_transformer import family_from_timm
+from vit_export.packages import optional
 from vit_export.packages.timm import labels_from_timm
 
 
@@ -140,15 +141,28 @@ def test_labels_that_are_refused(change: dict[str, Any], words: str) -> None:
         labels_from_timm({"num_classes": 3, "pretrained_cfg": {}} | change)
 
 
-def test_without_timm_there_is_a_line_to_paste(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("torch", "line"),
+    [
+        (
+            "2.13.0+cpu",
+            r"--extra-index-url https://\S+/cpu torch==2.13.0\+cpu torchvision .*\[timm\]'",
+        ),
+        ("2.13.0", r"install torch==2.13.0 torchvision .*\[timm\]'"),
+    ],
+)
+def test_without_timm_the_line_to_paste_keeps_torch(
+    torch: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = load(write_timm_folder(tmp_path))
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(CheckpointError, match=r"pip install .*\[timm\]'.*--no-verify"):
-        eager_outputs(checkpoint, [])
-    monkeypatch.setitem(sys.modules, "timm.data", None)
-    with pytest.raises(CheckpointError, match=r"pip install .*\[timm\]'"):
+    folder = write_timm_folder(tmp_path / "timm")
+    for absent in ("timm", "timm.data", "vit_export.artefact"):  # the last begins the long work
+        monkeypatch.setitem(sys.modules, absent, None)
+    monkeypatch.setattr(optional, "version", lambda _: torch)
+    monkeypatch.setattr(sys, "argv", ["vit-export", folder, "-o", str(tmp_path / "vit.onnx")])
+    with pytest.raises(MachineError, match=rf"{line}, or export with --no-verify") as refusal:
+        main()
+    assert refusal.value.exit_code == 4
+    with pytest.raises(MachineError, match=line):
         labels_from_timm({"num_classes": 11821, "pretrained_cfg": {}})
 
 

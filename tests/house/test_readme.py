@@ -36,9 +36,11 @@ OTHERS = {
         "--data-binary",
         "--index-url",
         "--stub",
+        "--no-deps",
+        "--repo",
     )
 }
-"""Options of Docker, Triton, Ray, curl, pip and benchmarks/serving.py."""
+"""Options of Docker, Triton, Ray, curl, pip, gh and benchmarks/serving.py."""
 COMMANDS = ("infer", "eval", "search", "serve", "doctor")
 Sandbox = tuple[Path, dict[str, str]]
 """A folder and the environment of what runs there."""

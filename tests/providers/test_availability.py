@@ -8,6 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -102,6 +103,23 @@ def test_the_installed_distribution_is_found() -> None:
     (owner,) = availability.distributions()
     name, _, version = owner.partition(" ")
     assert metadata.version(name) == version
+
+
+@pytest.mark.parametrize(
+    ("below", "told"),
+    [("99", "(tested: 0.1 or newer, below 99)"), ("0.2", "(NOT tested: 0.1 or newer, below 0.2)")],
+)
+def test_the_versions_tested_stand_beside_those_installed(
+    below: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requirements = [
+        f"numpy<{below},>=0.1",
+        f"onnxruntime-gpu[cuda,cudnn]<{below},>=0.1; extra == 'gpu'",  # one that is not installed
+        f"pytest<{below},>=0.1; extra == 'dev'",  # no model runs on it
+        "onnxruntime; extra == 'cpu'",
+    ]
+    monkeypatch.setattr(availability.metadata, "requires", lambda _: requirements)
+    assert availability.tested_versions() == [f"numpy {np.__version__} {told}"]
 
 
 def test_placements_name_every_node(tiny_artefact: Path) -> None:

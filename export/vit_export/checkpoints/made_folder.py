@@ -13,7 +13,7 @@ from vit_engine.errors import CheckpointError, UsageError, one_line, printable
 from vit_engine.machine.installation import pip_install
 from vit_export.files.other_kinds import SAFETENSORS
 from vit_export.files.weight_files import state_dict
-from vit_export.packages.optional import importing
+from vit_export.packages.optional import beside_torch, importing
 from vit_export.packages.package import CONFIG
 
 PATCHES = "patch_embed.proj.weight"
@@ -47,7 +47,8 @@ def folder_from_state_dict(
     """Return a folder as timm writes it, of a state dict as training saves it.
 
     `report` is told what is taken off and left out. CheckpointError for what is no state dict of
-    one of timm's ViTs, UsageError where `labels` are not as many as its outputs.
+    one of timm's ViTs, UsageError where `labels` are not as many as its outputs, MachineError
+    without timm.
     """
     state = _unwrapped(state_dict(weights, report), weights.name, report)
     labels_found = len(state["head.weight"]) if "head.weight" in state else 0
@@ -55,7 +56,9 @@ def folder_from_state_dict(
         raise UsageError(
             f"--labels has {len(labels)} labels, {printable(weights.name)} gives {labels_found}"
         )
-    with importing(needed="--arch names a model of timm's", install=pip_install("timm")):
+    with importing(
+        needed="--arch names a model of timm's", install=pip_install("timm", *beside_torch())
+    ):
         import timm
         from safetensors.torch import save_file
     known = timm.get_pretrained_cfg(architecture)

@@ -102,4 +102,5 @@ OPEN_CLIP = Package(
     config=CONFIG,
     weights=WEIGHTS,
     text_model=OpenClipTextModel,
+    library=open_clip,
 )

@@ -1,20 +1,22 @@
 """open_clip's own model out of a folder."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from vit_engine.machine.installation import pip
 from vit_export.files.json_file import read_json
-from vit_export.packages.optional import importing
+from vit_export.packages.optional import beside_torch, importing
 
 CONFIG = "open_clip_config.json"
 
 
 def open_clip() -> Any:
-    """Return the library; CheckpointError where it cannot be imported."""
+    """Return the library; MachineError where it cannot be imported."""
     with importing(
-        needed="it is open_clip's, whose own model it is compared with",
-        install=f"{pip()} install open_clip_torch, or export with --no-verify",
+        needed="the export is compared with open_clip's own model",
+        install=f"{pip()} install {shlex.join(beside_torch())} open_clip_torch, or export with "
+        "--no-verify",
     ):
         import open_clip
     return open_clip

@@ -49,3 +49,5 @@ class Package:
     """The files that may hold the weights, the first that is there."""
     text_model: Callable[[Path, int], TextModel] | None = None
     """A folder's own tokenizer and model of texts and of images of that size; None: has none."""
+    library: Callable[[], object] | None = None
+    """Imports it, where not every exporter has it; MachineError where that goes wrong."""

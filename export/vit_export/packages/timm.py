@@ -19,7 +19,7 @@ from vit_export.families.values import is_number, per_channel, section
 from vit_export.files.json_file import read_json
 from vit_export.files.weight_files import weight_files
 from vit_export.packages.labels import unnamed
-from vit_export.packages.optional import importing
+from vit_export.packages.optional import beside_torch, importing
 from vit_export.packages.package import CONFIG, Model, Package, Processor
 
 IMAGENET = {
@@ -97,7 +97,7 @@ def _imagenet(subset: str) -> tuple[str, ...]:
         return tuple(text.splitlines())
     with importing(
         needed=f"config.json names no labels, and those of {subset} come with timm",
-        install=pip_install("timm"),
+        install=pip_install("timm", *beside_torch()),
     ):
         from timm.data import ImageNetInfo
     return tuple(ImageNetInfo(subset).label_descriptions())
@@ -151,10 +151,10 @@ def _resized_configs(folder: Path, _: Family, size: int, _scale: float) -> dict[
 
 
 def _timm() -> Any:
-    """Return the library; CheckpointError where it is not installed."""
+    """Return the library; MachineError where it cannot be imported."""
     with importing(
-        needed="it is timm's, whose own model it is compared with",
-        install=f"{pip_install('timm')}, or export with --no-verify",
+        needed="the export is compared with timm's own model",
+        install=f"{pip_install('timm', *beside_torch())}, or export with --no-verify",
     ):
         import timm
     return timm
@@ -222,4 +222,5 @@ TIMM = Package(
     resized_configs=_resized_configs,
     model=_model,
     processor=_processor,
+    library=_timm,
 )

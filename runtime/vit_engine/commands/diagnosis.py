@@ -63,6 +63,7 @@ class Report:
     system: str
     onnxruntime: str | None
     packages: tuple[str, ...]  # that own the onnxruntime module
+    tested: tuple[str, ...]  # packages that models run with, with the versions that were tested
     built_with: tuple[str, ...]  # providers
     cpu: Cpu
     threads: int
@@ -100,6 +101,7 @@ def examine(model: str, device: int) -> Report:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         onnxruntime=version,
         packages=tuple(owners),
+        tested=tuple(availability.tested_versions()),
         built_with=built_with,
         cpu=cpu,
         threads=processor.usable_cores(),

@@ -48,6 +48,8 @@ def text(report: Report) -> Iterator[str]:
     packages = ", ".join(report.packages) or "not installed"
     built = f", built with {', '.join(report.built_with)}" if report.built_with else ""
     yield _row("ONNX Runtime", packages + built)
+    for n, package in enumerate(report.tested):
+        yield _row("" if n else "Versions", package)
     cpu = report.cpu
     features = ", ".join(processor.CPU_FEATURES[f] for f in cpu.features) or "no vector extensions"
     yield _row("CPU", f"{cpu.name}: {features}")

@@ -1,6 +1,8 @@
 """What keeps a GPU provider from running here, in words: the build, the driver, the libraries."""
 
+import contextlib
 import os
+import re
 from importlib import metadata
 from types import ModuleType
 
@@ -15,6 +17,11 @@ DRIVERS = {12: "r525", 13: "r580"}
 CUDNN = "libcudnn.so.9"
 """What the CUDA provider opens by name once it needs it: ONNX Runtime's own attention does. With it
 goes NVRTC, which cuDNN compiles kernels with."""
+
+_TESTED = re.compile(
+    r"([\w-]+)(?:\[.*\])?<([\d.]+),>=([\d.]+)(?:; extra == .(?:cpu|gpu|openvino|tensorrt).)?$"
+)
+"""A requirement of this package, or of an extra that brings what models run on: name and range."""
 
 NO_GPU = "use --provider cpu; on a machine with a GPU, "
 """How the cure begins where there is no GPU; the line that brings an extra follows."""
@@ -49,6 +56,27 @@ def distributions() -> list[str]:
     """
     owners = set(metadata.packages_distributions().get("onnxruntime", ()))
     return sorted(f"{name} {metadata.version(name)}" for name in owners)
+
+
+def tested_versions() -> list[str]:
+    """Return the installed packages that models run with, each with the versions that were tested.
+
+    "onnxruntime 1.32.0 (tested: 1.31 or newer, below 1.33)": the range of an extra of vit-engine.
+    """
+    found = set()
+    for requirement in metadata.requires("vit-engine") or ():
+        if parts := _TESTED.match(requirement):
+            name, below, least = parts.groups()
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                version = metadata.version(name)
+                within = _numbers(least) <= _numbers(version) < _numbers(below)
+                tested = f"{'tested' if within else 'NOT tested'}: {least} or newer, below {below}"
+                found.add(f"{name} {version} ({tested})")
+    return sorted(found)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def cuda_version() -> int:
