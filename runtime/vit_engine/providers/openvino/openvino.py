@@ -18,9 +18,10 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.machine import processor
+from vit_engine.machine.atomic import write_whole
 from vit_engine.machine.installation import pip_install
 from vit_engine.options import EngineOptions
-from vit_engine.providers.openvino.compiled_cache import cache_key, kept_model
+from vit_engine.providers.engine_cache import file_sha256, kept
 from vit_engine.providers.openvino.stream_session import StreamSession
 from vit_engine.providers.provider import Provider, SessionSpec, Unavailable
 from vit_engine.providers.tensors import Tensor, check_tensors
@@ -33,6 +34,7 @@ MOST_STREAMS = 32
 
 MODULE, TELEMETRY = "openvino", "openvino_telemetry"
 CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+BLOB = "model.blob"  # a compiled model, in its cache
 FORMER_PRODUCT = b"MatMulIntegerToFloat"
 
 
@@ -79,6 +81,18 @@ def properties(spec: SessionSpec, streams: int) -> dict[str, Any]:
     }
 
 
+def cache_key(spec: SessionSpec, settings: Mapping[str, Any], version: str) -> dict[str, str]:
+    """Return all that a compiled model depends on."""
+    cpu = processor.cpu()
+    return {
+        # The engine has held the file against the one in its contract.
+        "artefact": spec.contract.content_sha256 or file_sha256(spec.path),
+        "openvino": version,
+        "cpu": f"{cpu.name}: {' '.join(cpu.features)}",
+        **{name: str(value) for name, value in settings.items()},
+    }
+
+
 def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
     """Compile the artefact for batches of up to `largest`, or load it as it was compiled before."""
     openvino = import_openvino()
@@ -99,16 +113,25 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
             message = one_line(e, 1000)
             raise ArtefactError(f"{spec.path}: OpenVINO cannot open it: {message}") from e
 
-    def loaded(settings: Mapping[str, Any], blob: Path) -> Any:
-        return core.import_model(openvino.tensor_from_file(str(blob)), "CPU", settings)
+    def loaded(settings: Mapping[str, Any], folder: Path) -> Any:
+        try:
+            blob = openvino.tensor_from_file(str(folder / BLOB))
+            return core.import_model(blob, "CPU", settings)
+        except RuntimeError as e:
+            raise ProviderError(one_line(e)) from e
 
     def opened(streams: int) -> Any:
         check_state(spec.path, before)
         settings = properties(spec, streams)
         if not spec.options.cache_compiled:
             return compiled(settings)
-        key = cache_key(spec, settings, openvino.__version__)
-        return kept_model(lambda: compiled(settings), lambda blob: loaded(settings, blob), key)
+        return kept(
+            cache_key(spec, settings, openvino.__version__),
+            "OpenVINO",
+            loaded=lambda folder: loaded(settings, folder),
+            built=lambda _folder: compiled(settings),
+            stored=lambda m, folder: write_whole(folder / BLOB, m.export_model().getvalue()),
+        )
 
     streams = streams_for(spec.options.compute_threads, largest)
     return StreamSession(opened, spec.contract, largest, streams)
