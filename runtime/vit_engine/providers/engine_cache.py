@@ -84,7 +84,7 @@ def kept(
             reason = e if isinstance(e, NoCacheError) else f"{where} ({e}); set XDG_CACHE_HOME"
             log.warning("%s; until then each start builds the engine anew", reason)
             cache = None
-        engine = built(cache and cache.folder)
+        engine = built(cache.folder if cache else None)
         if cache:
             try:
                 stored(engine, cache.folder)
