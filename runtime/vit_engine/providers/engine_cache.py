@@ -59,11 +59,10 @@ def kept(
     *,
     loaded: Callable[[Path], T],
     built: Callable[[Path | None], T],
-    stored: Callable[[T, Path], None],
 ) -> T:
     """Return the engine that `loaded` finds in its cache's folder, or else what `built` builds.
 
-    `stored` puts what was built into the folder. Whatever is wrong with the cache is one warning:
+    `built` leaves in the folder what is to be kept. Whatever is wrong with the cache is a warning:
     then `built` is called without a folder, or what it built is not kept. `loaded` raises
     ProviderError for an engine that does not load, which is built again.
     """
@@ -83,15 +82,14 @@ def kept(
             where = f"{root(maker)}: cannot be used as the cache of {maker} engines"
             reason = e if isinstance(e, NoCacheError) else f"{where} ({e}); set XDG_CACHE_HOME"
             log.warning("%s; until then each start builds the engine anew", reason)
-            cache = None
-        engine = built(cache.folder if cache else None)
-        if cache:
-            try:
-                stored(engine, cache.folder)
-                cache.commit()
-            except (NoCacheError, WriteError, OSError) as e:
-                log.warning("the %s engine is not kept: %s", maker, e)
-        return engine
+            return built(None)
+        engine = None
+        try:
+            engine = built(cache.folder)
+            cache.commit()
+        except (NoCacheError, WriteError, OSError) as e:
+            log.warning("the %s engine is not kept: %s", maker, e)
+        return built(None) if engine is None else engine
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,6 @@ def open_on_tensorrt(spec: SessionSpec, largest: int) -> BucketSession:
         "TensorRT",
         loaded=lambda folder: _bucket_session(opened(folder), spec, largest),
         built=built,
-        stored=lambda _session, _folder: None,  # TensorRT has done it
     )
 
 

@@ -2,7 +2,7 @@
 
 import mmap
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +18,10 @@ from vit_engine.errors import (
     one_line,
 )
 from vit_engine.machine import processor
-from vit_engine.machine.atomic import write_whole
 from vit_engine.machine.installation import pip_install
 from vit_engine.options import EngineOptions
 from vit_engine.providers.engine_cache import file_sha256, kept
+from vit_engine.providers.openvino.blob import importer, write_blob
 from vit_engine.providers.openvino.stream_session import StreamSession
 from vit_engine.providers.provider import Provider, SessionSpec, Unavailable
 from vit_engine.providers.tensors import Tensor, check_tensors
@@ -81,15 +81,15 @@ def properties(spec: SessionSpec, streams: int) -> dict[str, Any]:
     }
 
 
-def cache_key(spec: SessionSpec, settings: Mapping[str, Any], version: str) -> dict[str, str]:
-    """Return all that a compiled model depends on."""
+def cache_key(spec: SessionSpec, version: str) -> dict[str, str]:
+    """Return all that a compiled model depends on: not its threads and streams."""
     cpu = processor.cpu()
     return {
         # The engine has held the file against the one in its contract.
         "artefact": spec.contract.content_sha256 or file_sha256(spec.path),
         "openvino": version,
         "cpu": f"{cpu.name}: {' '.join(cpu.features)}",
-        **{name: str(value) for name, value in settings.items()},
+        "compute": spec.options.compute or "f32",
     }
 
 
@@ -102,6 +102,7 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
         _check_int8(spec.path)
 
     def compiled(settings: Mapping[str, Any]) -> Any:
+        check_state(spec.path, before)
         try:
             model = core.read_model(_source(spec))
             check_tensors(_tensors(model), spec)
@@ -113,28 +114,22 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
             message = one_line(e, 1000)
             raise ArtefactError(f"{spec.path}: OpenVINO cannot open it: {message}") from e
 
-    def loaded(settings: Mapping[str, Any], folder: Path) -> Any:
-        try:
-            blob = openvino.tensor_from_file(str(folder / BLOB))
-            return core.import_model(blob, "CPU", settings)
-        except RuntimeError as e:
-            raise ProviderError(one_line(e)) from e
+    def session(opened: Callable[[Mapping[str, Any]], Any]) -> StreamSession:
+        streams = streams_for(spec.options.compute_threads, largest)
+        return StreamSession(lambda n: opened(properties(spec, n)), spec.contract, largest, streams)
 
-    def opened(streams: int) -> Any:
-        check_state(spec.path, before)
-        settings = properties(spec, streams)
-        if not spec.options.cache_compiled:
-            return compiled(settings)
-        return kept(
-            cache_key(spec, settings, openvino.__version__),
-            "OpenVINO",
-            loaded=lambda folder: loaded(settings, folder),
-            built=lambda _folder: compiled(settings),
-            stored=lambda m, folder: write_whole(folder / BLOB, m.export_model().getvalue()),
-        )
+    def loaded(folder: Path) -> StreamSession:
+        return session(importer(openvino, folder / BLOB))
 
-    streams = streams_for(spec.options.compute_threads, largest)
-    return StreamSession(opened, spec.contract, largest, streams)
+    def built(folder: Path | None) -> StreamSession:
+        if folder is None:
+            return session(compiled)
+        write_blob(compiled(properties(spec, 1)), folder / BLOB)
+        return loaded(folder)  # and not what was compiled, whose weights are in memory twice
+
+    if not spec.options.cache_compiled:
+        return built(None)
+    return kept(cache_key(spec, openvino.__version__), "OpenVINO", loaded=loaded, built=built)
 
 
 def _check_int8(path: Path) -> None:
