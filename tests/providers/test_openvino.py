@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from support import ROOT, Run, write_checkpoint
+from support import ROOT, Run, largest_file, write_checkpoint
 from vit_engine.artefact.metadata import read_contract
 from vit_engine.artefact.rewrites.openvino_heads import fuse_qkv_transpose
 from vit_engine.commands.diagnosis import Trial, fastest
@@ -25,7 +26,7 @@ from vit_engine.machine import processor
 from vit_engine.machine.processor import Cpu
 from vit_engine.providers import engine_cache
 from vit_engine.providers.engine_cache import SEAL
-from vit_engine.providers.openvino import compiled_cache, openvino
+from vit_engine.providers.openvino import openvino
 from vit_engine.providers.provider import SessionClosedError, SessionSpec
 from vit_export.artefact import export
 from vit_export.checkpoints.checkpoint import load
@@ -157,7 +158,8 @@ def test_few_images_have_all_threads_from_the_second_time_on(
 
     monkeypatch.setattr(openvino, "properties", counted)
     expected = logits_on("cpu", tiny_artefact, images(8))
-    with Engine.open(tiny_artefact, provider="openvino", threads=4, max_batch=4) as engine:
+    options = {"threads": 4, "max_batch": 4, "cache_compiled": False}
+    with Engine.open(tiny_artefact, provider="openvino", **options) as engine:
         for count, streams in ((8, [4]), (3, [4]), (2, [4]), (1, [4, 1]), (2, [4, 1]), (4, [4, 1])):
             found = engine.run(images(8)[:count])
             np.testing.assert_allclose(found, expected[:count], atol=1e-4 * np.ptp(expected))
@@ -165,29 +167,38 @@ def test_few_images_have_all_threads_from_the_second_time_on(
 
 
 def test_few_images_are_run_also_where_no_second_model_opens(
-    tiny_artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    tiny_artefact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    expected = logits_on("cpu", tiny_artefact, images(1))
+    with Engine.open(tiny_artefact, provider="openvino", threads=4, max_batch=4) as engine:
+
+        def no_memory(spec: SessionSpec, streams: int) -> dict[str, Any]:
+            raise MachineError("no memory")
+
+        monkeypatch.setattr(openvino, "properties", no_memory)
+        for _ in range(3):
+            found = engine.run(images(1))
+            np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+    assert caplog.text.count("no memory; batches of few images stay on a part") == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_second_model_is_of_the_file_that_was_opened(
+    tiny_artefact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: bool
+) -> None:
+    """Where the first is kept, the second has weights in common with it, and asks for no file."""
     path = tmp_path / "vit.onnx"
     path.write_bytes(tiny_artefact.read_bytes())
     expected = logits_on("cpu", path, images(1))
-    properties = openvino.properties
-
-    def no_memory(spec: SessionSpec, streams: int) -> dict[str, Any]:
-        if streams == 1:
-            raise MachineError("no memory")
-        return properties(spec, streams)
-
-    for change, words in (
-        (lambda: monkeypatch.setattr(openvino, "properties", no_memory), "no memory"),
-        (path.unlink, "is another file by now: open the model again"),
-    ):
-        with Engine.open(path, provider="openvino", threads=4, max_batch=4) as engine:
-            change()
-            for _ in range(3):
-                found = engine.run(images(1))
-                np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
-        monkeypatch.setattr(openvino, "properties", properties)
-        assert caplog.text.count(f"{words}; batches of few images stay on a part") == 1
+    options = {"threads": 4, "max_batch": 4, "cache_compiled": kept}
+    with Engine.open(path, provider="openvino", **options) as engine:
+        path.unlink()
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        for _ in range(3):
+            found = engine.run(images(1))
+            np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+    words = "is another file by now: open the model again; batches of few images stay on a part"
+    assert caplog.text.count(words) == (not kept)
 
 
 def test_callers_do_not_mix_their_batches(tiny_artefact: Path, bounded: None) -> None:
@@ -225,32 +236,26 @@ def test_the_compiled_model_is_kept_and_used(
     assert np.array_equal(logits_on("openvino", tiny_artefact, images(3)), first)
 
 
-def test_each_model_and_setting_is_kept_apart(
-    tiny_artefact: Path, tmp_path: Path, tiny_folder: Path
-) -> None:
+def test_each_model_is_kept_once_for_all_threads(tiny_artefact: Path, tmp_path: Path) -> None:
     other = tmp_path / tiny_artefact.name
     export(load(str(write_checkpoint(tmp_path, seed=1))), other, precision="fp32", images=None)
     found = [logits_on("openvino", path, images(2)) for path in (tiny_artefact, other)]
     assert not np.allclose(*found)
     logits_on("openvino", tiny_artefact, images(2), threads=16, max_batch=16)
-    assert len(folders()) == 3
+    assert len(folders()) == 2
 
 
-def test_a_damaged_model_is_compiled_anew(
-    tiny_artefact: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("room", [0, 10_000])
+def test_a_model_that_does_not_fit_on_the_disk_is_not_kept(
+    tiny_artefact: Path, caplog: pytest.LogCaptureFixture, room: int
 ) -> None:
-    first = logits_on("openvino", tiny_artefact, images(3))
-    (folder,) = folders()
-    blob = folder / compiled_cache.BLOB
-    data = bytearray(blob.read_bytes())
-    data[len(data) // 2] ^= 255
-    blob.write_bytes(data)
-    with caplog.at_level(logging.WARNING):
-        assert np.array_equal(logits_on("openvino", tiny_artefact, images(3)), first)
-    assert "the stored OpenVINO engine is damaged; building it again" in caplog.text
-    caplog.clear()
-    logits_on("openvino", tiny_artefact, images(1))
-    assert not caplog.text
+    with largest_file(room):
+        first = logits_on("openvino", tiny_artefact, images(3))
+    (record,) = caplog.records
+    assert "the OpenVINO engine is not kept" in record.message
+    assert not folders()
+    assert np.array_equal(logits_on("openvino", tiny_artefact, images(3)), first)
+    assert len(folders()) == 1
 
 
 def test_without_a_place_for_a_cache_it_runs(
@@ -264,7 +269,7 @@ def test_without_a_place_for_a_cache_it_runs(
     with caplog.at_level(logging.WARNING):
         assert logits_on("openvino", tiny_artefact, images(2)).shape == (2, 5)
     assert "cannot be used as the cache of OpenVINO engines" in caplog.text
-    assert "each start compiles the model anew" in caplog.text
+    assert "each start builds the engine anew" in caplog.text
 
 
 def test_a_name_that_is_not_utf8(tiny_artefact: Path, tmp_path: Path) -> None:

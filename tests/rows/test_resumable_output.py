@@ -1,20 +1,19 @@
 """A run that is broken off, by whatever means, goes on to the rows of one that is not."""
 
-import contextlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import largest_file
 from vit_engine.artefact.metadata import path_from_name, read_contract
 from vit_engine.errors import UsageError, WriteError
 from vit_engine.machine.output_file import OutputFile, output_file
@@ -319,17 +318,6 @@ def test_nonsense_for_a_state_is_refused_whatever_is_asked(tmp_path: Path, conte
 
 
 # Full disks
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 100, 300, 1000])

@@ -1,10 +1,12 @@
 """What tests of several folders share."""
 
+import contextlib
 import csv
 import json
+import resource
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,17 @@ def write_checkpoint(
 def slow_case(*values: Any) -> Any:
     """Parameters that guard a corner: the others of the test stay in the fast set."""
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def wait_until(so: Callable[[], bool]) -> None:

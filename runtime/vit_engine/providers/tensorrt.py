@@ -1,13 +1,14 @@
 """The TensorRT provider: its options, and engines that are built once and kept."""
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vit_engine.artefact.contract import Input
 from vit_engine.artefact.rewrites.attention import decompose_attention
-from vit_engine.errors import ParityError, ProviderError
+from vit_engine.errors import ParityError
 from vit_engine.machine import libraries, nvidia
 from vit_engine.options import EngineOptions, ProviderName
 from vit_engine.outputs.kinds import output_from_contract
@@ -16,7 +17,7 @@ from vit_engine.providers import cuda
 from vit_engine.providers.availability import import_onnxruntime, nvidia_obstacle
 from vit_engine.providers.buckets import IN_FLIGHT, BucketSession
 from vit_engine.providers.cpu import open_on_cpu
-from vit_engine.providers.engine_cache import EngineCache, file_sha256
+from vit_engine.providers.engine_cache import file_sha256, kept
 from vit_engine.providers.provider import Provider, Session, SessionSpec, Unavailable
 from vit_engine.providers.sessions import EXECUTION_PROVIDERS, open_session, placements
 from vit_engine.providers.tensors import feed_from_pixels
@@ -36,8 +37,8 @@ def profile(input_spec: Input, largest: int) -> dict[str, str]:
     }
 
 
-def options(spec: SessionSpec, largest: int, folder: str) -> dict[str, str]:
-    """Return the provider options for one device, engines kept in `folder`.
+def options(spec: SessionSpec, largest: int, folder: Path | None) -> dict[str, str]:
+    """Return the provider options for one device, engines kept in `folder` if there is one.
 
     No CUDA graphs: the provider keeps one for all shapes, and would answer a batch with another's.
     """
@@ -45,10 +46,10 @@ def options(spec: SessionSpec, largest: int, folder: str) -> dict[str, str]:
         "device_id": str(spec.options.device),
         # It builds weakly typed networks: without this an fp16 file runs in fp32.
         "trt_fp16_enable": str(int(spec.contract.identity.precision == "fp16")),
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": folder,
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": folder,
+        "trt_engine_cache_enable": str(int(folder is not None)),
+        "trt_engine_cache_path": str(folder or ""),
+        "trt_timing_cache_enable": str(int(folder is not None)),
+        "trt_timing_cache_path": str(folder or ""),
         **profile(spec.contract.input, largest),
     }
 
@@ -63,7 +64,7 @@ def cache_key(
         "tensorrt": version,
         "driver": driver,
         "gpu": f"{gpu.name}, {gpu.memory} bytes, sm_{gpu.capability[0]}{gpu.capability[1]}",
-        **options(spec, largest, ""),
+        **options(spec, largest, None),
     }
 
 
@@ -76,30 +77,24 @@ def open_on_tensorrt(spec: SessionSpec, largest: int) -> BucketSession:
     assert driver is not None  # the provider's obstacles have been looked for
     gpu = driver.gpus[spec.options.device]
     name = driver.version or ".".join(map(str, driver.cuda))
-    cache = EngineCache.of(cache_key(spec, largest, gpu, name, libraries.tensorrt_version()))
+    key = cache_key(spec, largest, gpu, name, libraries.tensorrt_version())
     model = decompose_attention(spec.path.read_bytes())
 
-    def opened() -> "onnxruntime.InferenceSession":
+    def opened(folder: Path | None) -> "onnxruntime.InferenceSession":
         chain: dict[ProviderName, dict[str, str]] = {
-            "tensorrt": options(spec, largest, str(cache.folder)),
+            "tensorrt": options(spec, largest, folder),
             "cuda": cuda.options(spec, graphs=False),
         }
         return open_session(spec, chain, model)
 
-    with cache.locked():
-        if cache.is_valid():
-            try:
-                return _bucket_session(opened(), spec, largest)
-            except ProviderError as e:
-                log.warning("the stored TensorRT engine does not load (%s); building it again", e)
-        cache.clear()
+    def built(folder: Path | None) -> BucketSession:
         log.warning(
-            "building a TensorRT engine for batches of 1 to %d on %s; this takes minutes and is "
-            "done once",
+            "building a TensorRT engine for batches of 1 to %d on %s; this takes minutes%s",
             largest,
             gpu.name,
+            " and is done once" if folder else "",
         )
-        session = opened()
+        session = opened(folder)
         cuda.warn_cpu_fallback_nodes(placements(session), "tensorrt")
         bucket_session = _bucket_session(session, spec, largest)
         try:
@@ -107,8 +102,14 @@ def open_on_tensorrt(spec: SessionSpec, largest: int) -> BucketSession:
         except ParityError:
             bucket_session.close()
             raise
-        cache.commit()
         return bucket_session
+
+    return kept(
+        key,
+        "TensorRT",
+        loaded=lambda folder: _bucket_session(opened(folder), spec, largest),
+        built=built,
+    )
 
 
 def check_engine(bucket_session: Session, spec: SessionSpec, largest: int) -> None:

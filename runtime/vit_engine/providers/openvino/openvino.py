@@ -2,7 +2,7 @@
 
 import mmap
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,8 @@ from vit_engine.errors import (
 from vit_engine.machine import processor
 from vit_engine.machine.installation import pip_install
 from vit_engine.options import EngineOptions
-from vit_engine.providers.openvino.compiled_cache import cache_key, kept_model
+from vit_engine.providers.engine_cache import file_sha256, kept
+from vit_engine.providers.openvino.blob import importer, write_blob
 from vit_engine.providers.openvino.stream_session import StreamSession
 from vit_engine.providers.provider import Provider, SessionSpec, Unavailable
 from vit_engine.providers.tensors import Tensor, check_tensors
@@ -33,6 +34,7 @@ MOST_STREAMS = 32
 
 MODULE, TELEMETRY = "openvino", "openvino_telemetry"
 CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+BLOB = "model.blob"  # a compiled model, in its cache
 FORMER_PRODUCT = b"MatMulIntegerToFloat"
 
 
@@ -79,6 +81,18 @@ def properties(spec: SessionSpec, streams: int) -> dict[str, Any]:
     }
 
 
+def cache_key(spec: SessionSpec, version: str) -> dict[str, str]:
+    """Return all that a compiled model depends on: not its threads and streams."""
+    cpu = processor.cpu()
+    return {
+        # The engine has held the file against the one in its contract.
+        "artefact": spec.contract.content_sha256 or file_sha256(spec.path),
+        "openvino": version,
+        "cpu": f"{cpu.name}: {' '.join(cpu.features)}",
+        "compute": spec.options.compute or "f32",
+    }
+
+
 def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
     """Compile the artefact for batches of up to `largest`, or load it as it was compiled before."""
     openvino = import_openvino()
@@ -88,6 +102,7 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
         _check_int8(spec.path)
 
     def compiled(settings: Mapping[str, Any]) -> Any:
+        check_state(spec.path, before)
         try:
             model = core.read_model(_source(spec))
             check_tensors(_tensors(model), spec)
@@ -99,19 +114,22 @@ def open_on_openvino(spec: SessionSpec, largest: int) -> StreamSession:
             message = one_line(e, 1000)
             raise ArtefactError(f"{spec.path}: OpenVINO cannot open it: {message}") from e
 
-    def loaded(settings: Mapping[str, Any], blob: Path) -> Any:
-        return core.import_model(openvino.tensor_from_file(str(blob)), "CPU", settings)
+    def session(opened: Callable[[Mapping[str, Any]], Any]) -> StreamSession:
+        streams = streams_for(spec.options.compute_threads, largest)
+        return StreamSession(lambda n: opened(properties(spec, n)), spec.contract, largest, streams)
 
-    def opened(streams: int) -> Any:
-        check_state(spec.path, before)
-        settings = properties(spec, streams)
-        if not spec.options.cache_compiled:
-            return compiled(settings)
-        key = cache_key(spec, settings, openvino.__version__)
-        return kept_model(lambda: compiled(settings), lambda blob: loaded(settings, blob), key)
+    def loaded(folder: Path) -> StreamSession:
+        return session(importer(openvino, folder / BLOB))
 
-    streams = streams_for(spec.options.compute_threads, largest)
-    return StreamSession(opened, spec.contract, largest, streams)
+    def built(folder: Path | None) -> StreamSession:
+        if folder is None:
+            return session(compiled)
+        write_blob(compiled(properties(spec, 1)), folder / BLOB)
+        return loaded(folder)  # and not what was compiled, whose weights are in memory twice
+
+    if not spec.options.cache_compiled:
+        return built(None)
+    return kept(cache_key(spec, openvino.__version__), "OpenVINO", loaded=loaded, built=built)
 
 
 def _check_int8(path: Path) -> None:

@@ -36,9 +36,9 @@ class StreamSession:
     """Batches of up to `largest` images, shared out among the streams of a compiled model.
 
     Where the images are so few that half of the streams would be idle, the second such batch and
-    those after it have a model of one stream, which is `compiled` then and holds weights of its
-    own: the first may be the rest of a folder, for which that would not pay. Thread-safe. OpenVINO
-    compiles for a batch size when it first meets it, and keeps that.
+    those after it have a model of one stream, which is `compiled` then and arranges the weights of
+    its products for itself: the first may be the rest of a folder, for which that would not pay.
+    Thread-safe. OpenVINO compiles for a batch size when it first meets it, and keeps that.
     """
 
     def __init__(
