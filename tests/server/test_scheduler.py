@@ -41,7 +41,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 
 
 def engine_pid(service: Service) -> int:
-    return service._processes._processes["demo"]._worker.pid
+    return service._processes._processes["demo"][0]._worker.pid
 
 
 async def until(holds: Callable[[], object]) -> None:
