@@ -12,7 +12,7 @@ MENUS = {
     "README": (
         *("docs/models", "docs/export", "docs/infer", "docs/evaluate", "docs/embeddings"),
         *("docs/python", "docs/serve", "docs/artefact", "docs/deployment", "deploy/README"),
-        *("docs/benchmarks", "benchmarks/results/README", "benchmarks/NOTES"),
+        *("docs/platforms", "docs/benchmarks", "benchmarks/results/README", "benchmarks/NOTES"),
         *("CONTRIBUTING", "docs/releasing", "SECURITY", "CHANGELOG"),
     ),
     "benchmarks/results/README": ("*",),

@@ -85,14 +85,14 @@ class Engine:
         def on(chosen: Provider) -> Engine:
             def open_session(largest: int) -> Session:
                 check_state(spec.path, before)
-                return chosen.open(spec, largest)
+                return chosen.open_on_devices(spec, largest)
 
             return cls(
                 contract,
                 chosen.name,
                 open_session,
                 max_batch=options.max_batch or chosen.default_batch(options),
-                in_flight=chosen.in_flight,
+                in_flight=chosen.in_flight * len(options.of_each_device),
                 survives_fork=not chosen.is_gpu,
             )
 

@@ -234,7 +234,7 @@ class ImageModel:
     ) -> Generator[LabelledBatch]:
         """Run the engine ahead of the caller, who turns its outputs into rows meanwhile."""
         input_spec, workers = self.contract.input, usable_cores()
-        slots = slots_for(batch_size, workers)
+        slots = slots_for(batch_size, workers, self.engine.in_flight)
 
         def running(pool: DecodePool[T]) -> Iterator[tuple[Batch[T], Future[NDArray[np.float32]]]]:
             for batch in pool.batches(images, batch_timeout=batch_timeout, stopped=stopped):

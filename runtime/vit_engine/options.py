@@ -1,7 +1,7 @@
 """How a model is opened: one object, from a command line or a caller down to the provider."""
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from vit_engine.errors import UsageError
@@ -27,8 +27,9 @@ Compute = Literal["f32", "bf16"]
 class EngineOptions:
     """Where a model runs, and how; TypeError and UsageError for numbers that make no sense.
 
-    `provider` is one of CHOICES, `device` the GPU's number, `threads` by default all that this
-    process may use, `max_batch` the most images in a run (by default what keeps the provider
+    `provider` is one of CHOICES, `device` the GPU's number; `devices` names several instead, each
+    of which gets batches of its own, and makes CUDA of "auto". `threads` are by default all that
+    this process may use, `max_batch` the most images in a run (by default what keeps the provider
     busy). `compute` "bf16" has OpenVINO compute in bf16 what it else does in f32: faster on a CPU
     that has it, and a label in some hundred differs. Without `cuda_graphs` kernels are launched
     one by one.
@@ -40,6 +41,7 @@ class EngineOptions:
 
     provider: str = DEFAULT_PROVIDER
     device: int = 0
+    devices: tuple[int, ...] = ()
     threads: int | None = None
     max_batch: int | None = None
     compute: Compute | None = None
@@ -52,6 +54,25 @@ class EngineOptions:
             value = getattr(self, name)
             if value is not None or name == "device":
                 object.__setattr__(self, name, checked_int(name, value, minimum=minimum))
+        if self.provider not in CHOICES:
+            raise UsageError(f"provider {self.provider!r} is not one of {', '.join(CHOICES)}")
+        devices = tuple(checked_int("a device", device, minimum=0) for device in self.devices)
+        object.__setattr__(self, "devices", devices)
+        named = ", ".join(map(str, devices or (self.device,)))
+        if len(set(devices)) < len(devices):
+            raise UsageError(f"devices {named}: each GPU can be named once")
+        if (self.device or devices) and not self.may_use_gpu:
+            raise UsageError(
+                f"device {named}: GPUs count from 0, and the {self.provider} provider has none"
+            )
+        if devices and self.provider == AUTO:
+            object.__setattr__(self, "provider", "cuda")
+
+    @property
+    def of_each_device(self) -> "list[EngineOptions]":
+        """The options of an engine on each of `devices`, or these where none are named."""
+        each = [replace(self, device=device, devices=()) for device in self.devices]
+        return each or [self]
 
     @property
     def may_use_gpu(self) -> bool:

@@ -135,7 +135,9 @@ def test_formats_agree(infer, tmp_path, mixed):
         (["-o", "s3://bucket/rows.jsonl"], "writing there needs --ray"),
         (["--ray-gpus", "1"], "--ray-gpus only makes sense together with --ray"),
         (["--ray", "-o", "rows", "--html", "x.html"], "--html does not work with --ray"),
-        (["--ray", "-o", "rows", "--device", "1"], "--device does not work with --ray"),
+        (["--ray", "-o", "rows", "--device", "0,1"], "--device does not work with --ray"),
+        (["--device", "0,0"], "devices 0, 0: each GPU can be named once"),
+        (["--device", "all", "--provider", "cpu"], "and the cpu provider has none"),
     ],
 )
 def test_senseless_options_are_refused_in_a_line(infer, arguments, words, tmp_path):
@@ -157,7 +159,7 @@ SECONDS, GPUS = "a number of seconds above 0", "a number of GPUs: 0, a share of 
         ("--batch", ["99999999999"], IMAGES),
         ("-k", ["0", "all"], "a whole number of labels, 1 or more"),
         ("--threads", ["0", "-3", "x"], "a whole number of threads, 1 or more"),
-        ("--device", ["-1", "cuda"], "the number of a GPU, 0 or more"),
+        ("--device", ["-1", "cuda", ""], "the number of a GPU, 0 or more"),
         ("--timeout", ["0", "-1", "-.5", "nan", "inf", "abc", "1e9"], SECONDS),
         ("--max-errors", ["5x", "-1", "101%", "nan%", "many", "1.5", "%"], PERCENTAGE),
         ("--ray-actors", ["0", "two"], "a whole number of models, 1 or more"),

@@ -285,3 +285,41 @@ def test_doctor_tells_of_a_gpu_that_computes_nothing(
     assert states == {"cpu": "works", "cuda": "fails", "tensorrt": "absent", "openvino": "absent"}
     (problem,) = report["problems"]
     assert problem.startswith("cuda: cuda differs too much from the CPU: max |logit difference|")
+
+
+def test_all_gpus_share_a_run(
+    gpu: GpuBuild, libraries: str, artefact: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    settings = {"LD_LIBRARY_PATH": libraries, "STANDIN_GPUS": "3", "STANDIN_LOG": str(log)}
+    line = ["-m", "vit_engine.commands.infer", EXAMPLES, "-m", artefact, "-b", "2"]
+    done = gpu.run(*line, "--device", "all", **settings)
+    assert done.returncode == 0, done.stderr
+    paths = [json.loads(row)["path"] for row in done.stdout.splitlines()]
+    assert paths == sorted(paths) and len(paths) == len([*EXAMPLES.glob("*.*")])
+    turns = Counter(log.read_text().splitlines())
+    assert min(turns[f"device {number}"] for number in range(3)) >= 5  # opened, and has run
+    done = gpu.run(*line, "--device", "1,3", **settings)
+    assert done.returncode == 4
+    assert "there is no GPU 3; choose --device from 0 to 2" in done.stderr
+
+
+PROCESSES = """
+import sys
+from vit_engine.options import EngineOptions
+from vit_engine.server.engines.engine_processes import EngineProcesses
+
+processes = EngineProcesses({"m": sys.argv[1]}, EngineOptions(devices=(0, 1)), hang_timeout=60)
+before = processes.open()["m"].addresses
+after = processes.open_anew("m").addresses
+processes.retire_old("m")
+processes.close()
+print(*before, *after, len({*before.values(), *after.values()}))
+"""
+
+
+def test_a_server_has_an_engine_on_each_gpu(gpu: GpuBuild, libraries: str, artefact: Path) -> None:
+    settings = {"LD_LIBRARY_PATH": libraries, "STANDIN_GPUS": "2"}
+    done = gpu.run("-c", PROCESSES, artefact, **settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["cuda:0", "cuda:1"] * 2 + ["4"]

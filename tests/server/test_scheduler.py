@@ -21,6 +21,8 @@ from vit_engine.server.core.scheduler import Scheduler
 from vit_engine.server.core.service import Service
 from vit_engine.server.core.settings import SETTINGS, Settings
 from vit_engine.server.decoding.fair_queue import FairQueue
+from vit_engine.server.engines.engine_process import EngineProcess
+from vit_engine.server.engines.messages import OpenEngine
 
 FEED = np.zeros((64, 64, 3), np.uint8)
 
@@ -41,7 +43,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 
 
 def engine_pid(service: Service) -> int:
-    return service._processes._processes["demo"]._worker.pid
+    return service._processes._processes["demo"][0]._worker.pid
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -123,6 +125,48 @@ def test_an_engine_that_dies_is_told_at_once_and_started_again() -> None:
             await request.done
             assert all(isinstance(outcome, np.ndarray) for outcome in request.outcomes)
             assert engine_pid(service) != before
+
+    run(work)
+
+
+def test_of_two_engines_each_has_its_share_and_dies_alone() -> None:
+    options = EngineOptions(provider="cpu", max_batch=4)
+
+    async def work() -> None:
+        engines = {d: EngineProcess("demo", "demo", options, hang_timeout=60) for d in "ab"}
+        opened = OpenEngine({d: e.address for d, e in engines.items()}, engines["a"].info)
+        service = Service({"demo": "demo"}, SETTINGS, options, engines={"demo": opened})
+        await service.start(wait=True)
+        try:
+            scheduler = service.find("demo")
+            await until(lambda: all(scheduler.engine.warm_devices.values()))
+            pids = {d: e._worker.pid for d, e in engines.items()}
+            for pid in pids.values():
+                os.kill(pid, signal.SIGSTOP)
+            requests = [scheduler.submit([FEED]) for _ in range(8 + 8 + 2)]
+            assert scheduler.depths()["engine"] == 16  # 8 of each, 2 wait
+            os.kill(pids["a"], signal.SIGKILL)
+            await until(lambda: not scheduler.engine.warm_devices["a"])
+            assert scheduler.ready
+            assert scheduler.depths() == {"undecoded": 0, "decoding": 0, "ready": 2, "engine": 8}
+            os.kill(pids["b"], signal.SIGCONT)
+            await asyncio.gather(*(request.done for request in requests))
+            refused = [r.outcomes[0] for r in requests if isinstance(r.outcomes[0], RefusalError)]
+            assert len(refused) == 8 and {r.status for r in refused} == {503}
+            await until(lambda: all(scheduler.engine.warm_devices.values()))
+            request = scheduler.submit([FEED] * 8)
+            await request.done
+            assert all(isinstance(outcome, np.ndarray) for outcome in request.outcomes)
+            service.show()
+            text = service.metrics.text().decode()
+            for device in "ab":
+                assert f'vit_engine_ready{{device="{device}",model="demo"}} 1.0' in text
+                runs = f'vit_engine_runs_total{{device="{device}",model="demo",outcome="ok"}} '
+                assert runs in text
+        finally:
+            await service.close()
+            for engine in engines.values():
+                engine.close()
 
     run(work)
 

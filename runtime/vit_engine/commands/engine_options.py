@@ -5,6 +5,7 @@ from typing import get_args
 
 from vit_engine.artefact.metadata import DEFAULT_MODEL
 from vit_engine.cli.parser import whole_number
+from vit_engine.machine import nvidia
 from vit_engine.options import CHOICES, DEFAULT_PROVIDER, Compute, EngineOptions
 
 
@@ -30,10 +31,10 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--device",
-        type=whole_number("the number of a GPU", minimum=0),
+        type=_devices,
         default=0,
         metavar="N",
-        help="which GPU (default %(default)s)",
+        help="which GPU (default %(default)s); several, as in 0,1,2 or 'all', share the images",
     )
     add(
         "--compute",
@@ -57,11 +58,24 @@ def add_engine_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _devices(text: str) -> int | tuple[int, ...]:
+    """Return the number of a GPU, or those of several; of "all" where there is none, of the first.
+
+    What keeps that one from being used is told as it is opened.
+    """
+    if text == "all":
+        driver = nvidia.driver()
+        return tuple(range(len(driver.gpus) if driver else 0)) or (0,)
+    number = whole_number("the number of a GPU", minimum=0)
+    return tuple(map(number, text.split(","))) if "," in text else number(text)
+
+
 def engine_settings(arguments: argparse.Namespace) -> EngineOptions:
-    """Return what the options say."""
+    """Return what the options say; UsageError for GPUs that make no sense with them."""
+    device = arguments.device
     return EngineOptions(
         provider=arguments.provider,
-        device=arguments.device,
+        **({"device": device} if isinstance(device, int) else {"devices": device}),
         threads=arguments.threads,
         max_batch=arguments.batch,
         compute=arguments.compute,

@@ -257,10 +257,10 @@ class DecodePool(Generic[GivenT]):
         self._failure = self._broken = None  # their tracebacks hold the pool, and its buffer
 
 
-def slots_for(batch: int, workers: int) -> int:
+def slots_for(batch: int, workers: int, in_flight: int = 1) -> int:
     """Return how many images are held: batches past, in and before the engine, work for all."""
     ahead = 2 * workers * _chunk_for(batch, workers)
-    return batch * (3 + max(1, -(-ahead // batch)))
+    return batch * (2 + in_flight + max(1, -(-ahead // batch)))
 
 
 def _chunk_for(batch: int, workers: int) -> int:

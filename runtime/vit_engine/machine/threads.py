@@ -4,12 +4,23 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 from vit_engine.errors import MachineError, UsageError, format_limit
 
 T = TypeVar("T")
+
+
+class Closable(Protocol):
+    """What is open until it is closed."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+OpenT = TypeVar("OpenT", bound=Closable)
 
 POLL = 0.1
 """Seconds between looks at whether to stop."""
@@ -42,6 +53,19 @@ def start(work: Callable[..., None], *arguments: object) -> threading.Thread:
     except RuntimeError as e:
         raise MachineError(f"cannot start a thread to decode images: {format_limit(e) or e}") from e
     return thread
+
+
+def open_together(openings: Sequence[Callable[[], OpenT]]) -> list[OpenT]:
+    """Return what they open, side by side; where one raises that is raised, and none stays open."""
+    with ThreadPoolExecutor(len(openings)) as pool:
+        opening = [pool.submit(each) for each in openings]
+    try:
+        return [each.result() for each in opening]
+    except BaseException:
+        for each in opening:
+            if each.exception() is None:
+                each.result().close()
+        raise
 
 
 def join(thread: threading.Thread, seconds: float | None = None) -> None:

@@ -1,14 +1,17 @@
 """What a provider is: a row of the table, what it is asked to open, and what it opens."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_engine.artefact.contract import Contract, Precision
+from vit_engine.machine.threads import open_together
 from vit_engine.options import DEFAULTS, GPU_PROVIDERS, Compute, EngineOptions, ProviderName
 
 
@@ -50,6 +53,30 @@ class Session(Protocol):
         """Free the session."""
 
 
+class DeviceSessions:
+    """Sessions of one model on several devices, as one: whichever is free takes the next batch."""
+
+    def __init__(self, sessions: Sequence[Session], in_flight: int) -> None:
+        self._sessions, self.largest = sessions, min(each.largest for each in sessions)
+        self._free: SimpleQueue[Session] = SimpleQueue()
+        for _ in range(in_flight):  # a batch for each device, before any gets a second
+            for session in sessions:
+                self._free.put(session)
+
+    def run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Return new logits (N, labels) of a feed (N, ...) as the contract's input has it."""
+        session = self._free.get()
+        try:
+            return session.run(inputs)
+        finally:
+            self._free.put(session)
+
+    def close(self) -> None:
+        """Free the sessions."""
+        for session in self._sessions:
+            session.close()
+
+
 @dataclass(frozen=True)
 class Provider:
     """Where a model can run: all that the rest of the house knows of it."""
@@ -66,7 +93,17 @@ class Provider:
     unavailable_reason: Callable[[EngineOptions], Unavailable | None]
     """What keeps it from running here; loads the libraries that it needs."""
     open: Callable[[SessionSpec, int], Session]
-    """Opens an artefact for batches of up to a size."""
+    """Opens an artefact on one device for batches of up to a size."""
+
+    def open_on_devices(self, spec: SessionSpec, largest: int) -> Session:
+        """Open an artefact for batches of up to a size, on each device that is named."""
+        first, *others = spec.options.of_each_device
+        if not others:
+            return self.open(replace(spec, options=first), largest)
+        # While a CUDA graph is captured no other thread of the process may allocate.
+        each = [replace(one, cuda_graphs=False) for one in (first, *others)]
+        opening = [partial(self.open, replace(spec, options=one), largest) for one in each]
+        return DeviceSessions(open_together(opening), self.in_flight)
 
     @property
     def is_gpu(self) -> bool:

@@ -4,7 +4,7 @@ import logging
 
 from vit_engine.errors import ProviderError, UsageError
 from vit_engine.machine import nvidia
-from vit_engine.options import AUTO, CHOICES, ProviderName
+from vit_engine.options import ProviderName
 from vit_engine.providers.availability import import_onnxruntime
 from vit_engine.providers.cpu import CPU
 from vit_engine.providers.cuda import CUDA
@@ -27,12 +27,6 @@ def candidates(spec: SessionSpec) -> tuple[Provider, ...]:
     options = spec.options
     choice = options.provider
     chosen = next((p for p in PROVIDERS.values() if p.name == choice), None)
-    if chosen is None and choice != AUTO:
-        raise UsageError(f"provider {choice!r} is not one of {', '.join(CHOICES)}")
-    if options.device and not options.may_use_gpu:
-        raise UsageError(
-            f"device {options.device}: GPUs count from 0, and the {choice} provider has none"
-        )
     if options.compute and (chosen is None or options.compute not in chosen.computes):
         able = [p.name for p in PROVIDERS.values() if options.compute in p.computes]
         message = " or ".join(f"--provider {name}" for name in able) or "no provider"
@@ -42,8 +36,9 @@ def candidates(spec: SessionSpec) -> tuple[Provider, ...]:
     if chosen is not None:
         if lacking := _lacks_operators(chosen, spec):
             raise UsageError(f"{lacking}; use --provider cpu, or export with --fp16")
-        if unavailable_reason := chosen.unavailable_reason(options):
-            raise ProviderError(f"provider {chosen.name} cannot run here: {unavailable_reason}")
+        for each in options.of_each_device:
+            if reason := chosen.unavailable_reason(each):
+                raise ProviderError(f"provider {chosen.name} cannot run here: {reason}")
         return (chosen,)
     if not _may_have_gpu():
         return (CPU,)

@@ -8,7 +8,8 @@
    STANDIN_MEMORY  bytes of device memory, beyond which cudaMalloc fails as a full GPU's does
    STANDIN_DRIVER  the CUDA version of the driver, 13000 by default
    STANDIN_GPUS    how many GPUs it counts, 1 by default
-   STANDIN_LOG     a file that gets a line for each graph captured or launched, and each copy in
+   STANDIN_LOG     a file that gets a line for each graph captured or launched, each copy in,
+                  and each time a thread turns to a device
 */
 #include <stdarg.h>
 #include <stdio.h>
@@ -78,7 +79,13 @@ int cudaMemsetAsync(void *to, int value, size_t size, void *stream) {
   return 0;
 }
 
-int cudaGetDevice(int *device) { *device = 0; return 0; }
+static _Thread_local int current;
+int cudaSetDevice(int device) {
+  logged("device %d\n", device);
+  current = device;
+  return 0;
+}
+int cudaGetDevice(int *device) { *device = current; return 0; }
 int cudaGetDeviceCount(int *count) { *count = setting("STANDIN_GPUS", 1); return 0; }
 int cudaRuntimeGetVersion(int *version) { *version = 13000; return 0; }
 int cudaDriverGetVersion(int *version) { *version = setting("STANDIN_DRIVER", 13000); return 0; }

@@ -51,7 +51,9 @@ class Metrics:
         name, words = "vit_batch_images", "Images of a batch"
         self.batch_images = Histogram(name, words, ["model"], registry=registry, buckets=_BATCHES)
         words = "Batches by how they ended"
-        self.engine_runs = counter("vit_engine_runs_total", words, ["model", "outcome"])
+        self.engine_runs = counter("vit_engine_runs_total", words, ["model", "device", "outcome"])
+        words = "1 while the engine on a device takes images"
+        self.engine_ready = least("vit_engine_ready", words, ["model", "device"])
         words = "Decoder processes started again"
         self.decoder_restarts = counter("vit_decoder_restarts_total", words)
         self.queue_images = gauge("vit_queue_images", "Images at each stage", ["model", "stage"])

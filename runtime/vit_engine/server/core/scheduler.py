@@ -23,7 +23,7 @@ from vit_engine.server.core.pending_request import (
 from vit_engine.server.core.refusal import RefusalError
 from vit_engine.server.core.settings import Settings
 from vit_engine.server.decoding.decoders import Decoders
-from vit_engine.server.engines.engine_client import EngineClient, window_of
+from vit_engine.server.engines.engine_client import EngineClient
 from vit_engine.server.engines.messages import OpenEngine
 
 _RETIRE = 0.05  # seconds between looks at whether a model that was replaced has no image left
@@ -46,8 +46,7 @@ class Scheduler:
         metrics: Metrics,
     ) -> None:
         self.name, self.decoders, self._metrics = name, decoders, metrics
-        info = engine.info
-        window = window_of(info)
+        info, window = engine.info, engine.window
         self._slots = decoders.slots(
             2 * window, window, info.slot_bytes, info.contract.preprocessing, self._decoded
         )

@@ -119,8 +119,8 @@ class Service:
 
     @property
     def providers(self) -> dict[str, str]:
-        """Where each model runs, once it is open."""
-        return {name: engine.info.provider for name, engine in (self._engines or {}).items()}
+        """Where each model runs, once it is open: "cpu", or each device as in "cuda:0"."""
+        return {name: ", ".join(engine.addresses) for name, engine in (self._engines or {}).items()}
 
     def texts_for(self, output: OutputKind) -> TextEmbedder | None:
         """Return the model of the texts that may be compared with an output, None without one."""
@@ -150,8 +150,8 @@ class Service:
             self._showing = asyncio.ensure_future(self._show_regularly())
         while wait and not self.ready:
             for scheduler in self.schedulers.values():
-                if scheduler.engine.fault is not None:
-                    raise MachineError(f"{scheduler.name} cannot run: {scheduler.engine.fault}")
+                if reason := scheduler.engine.unhealthy_reason:
+                    raise MachineError(f"{scheduler.name} cannot run: {reason}")
             await asyncio.sleep(_LOOK)
 
     def _scheduler(self, name: str, engine: OpenEngine) -> Scheduler:
@@ -284,6 +284,8 @@ class Service:
         for name, scheduler in self.schedulers.items():
             for stage, images in scheduler.depths().items():
                 metrics.queue_images.labels(name, stage).set(images)
+            for device, warm in scheduler.engine.warm_devices.items():
+                metrics.engine_ready.labels(name, device).set(warm)
         metrics.held_bytes.set(self.memory.held)
         metrics.ready.set(self.ready)
         metrics.alive.set(self.alive)

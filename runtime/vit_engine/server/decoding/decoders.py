@@ -252,9 +252,6 @@ class Decoders:
                     self._refuse_all(RefusalError(503, "dead", reason))
                 await asyncio.sleep(_RETRY)
                 continue
-            if self._closing:
-                await asyncio.to_thread(worker.close)
-                return
             decoder.failure, decoder.has_started = None, True
             decoder.worker = LoopWorker(
                 worker,
@@ -270,9 +267,15 @@ class Decoders:
         assert self._first is not None
         worker = start_decoder(self.memory.fd, self._memory_limit)
         target = self._first.region.offset, Sample("", data=_NO_IMAGE)
-        for message in messages_from_samples(self._first.small, [target]):
-            worker.ask(message)
-        worker.answer(START_LIMIT)
+        try:
+            for message in messages_from_samples(self._first.small, [target]):
+                worker.ask(message)
+            worker.answer(START_LIMIT)
+            if self._closing:  # who waited for it was cancelled
+                raise EndedError("the server is shutting down")
+        except BaseException:
+            worker.close()
+            raise
         return worker
 
     def _ended(self, decoder: _Decoder) -> None:

@@ -1,16 +1,11 @@
-"""A front's end of an engine's process: slots of images go in, rows of the output come back."""
+"""A model's engines as its scheduler sees them: images go in, rows of the output come back."""
 
-import asyncio
-import contextlib
 import logging
-import pickle
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-
-import numpy as np
+from functools import partial
 
 from vit_engine.outputs.kinds import output_from_contract
 from vit_engine.server.core.admission import Rate
@@ -22,21 +17,10 @@ from vit_engine.server.core.pending_request import (
     PendingRequest,
 )
 from vit_engine.server.core.refusal import RefusalError
-from vit_engine.server.engines.messages import (
-    DONE,
-    HELLO,
-    LENGTH,
-    SLOT,
-    EngineInfo,
-    OpenEngine,
-    SlotViews,
-)
+from vit_engine.server.engines.engine_link import Done, EngineLink
+from vit_engine.server.engines.messages import EngineInfo, OpenEngine, SlotViews
 
 log = logging.getLogger(__name__)
-
-_RETRY = 0.1  # seconds between attempts to connect
-_PATIENCE = 60.0  # seconds without an engine until a new server is asked for
-_CHUNK = 2**18
 
 
 @dataclass
@@ -48,10 +32,10 @@ class Stats:
 
 
 class EngineClient:
-    """An engine as the scheduler sees it; every method is for the event loop.
+    """A model's engines, one on each device; every method is for the event loop.
 
-    `on_done` is given each image with its row of the output, or why it has none. What the engine
-    has no place for waits here, where a client that leaves can be dropped.
+    `on_done` is given each image with its row of the output, or why it has none. What the engines
+    have no place for waits here, where a client that leaves can be dropped.
     """
 
     def __init__(
@@ -66,59 +50,61 @@ class EngineClient:
         on_free: Callable[[Iterable[PendingImage]], None],
         has_waiting: Callable[[], bool],
     ) -> None:
-        self._name, self._address, self._slots, self._fd = name, engine.address, slots, fd
-        info = engine.info
+        self._name, self._metrics = name, metrics
+        info, region = engine.info, slots.region
         self._on_done, self._on_free, self._has_waiting = on_done, on_free, has_waiting
         self.contract, self.provider, self.max_batch = info.contract, info.provider, info.max_batch
         self.output = output_from_contract(info.contract.output)
-        self._window = window_of(info)
-        region = slots.region
+        self._window = info.window
         self._tensor_slots = [*slots.spare]
         self._views = SlotViews(region.rows.data, region.slots, region.slot_bytes, info.contract)
-        self._runs = {o: metrics.engine_runs.labels(name, o) for o in ("ok", "failed")}
         self._load_seconds = metrics.load_seconds.labels(name)
         self._sizes = metrics.batch_images.labels(name)
-        self.ready: deque[PendingImage] = deque()  # not with the engine yet
-        self._running: dict[int, PendingImage] = {}  # by their slots
-        self._socket: socket.socket | None = None
-        self._received = bytearray()
-        self._lost: float | None = None  # when the engine ended, until there is another
-        self._fault: str | None = None
-        self._closed = False
+        self._links = {
+            device: EngineLink(
+                address,
+                region,
+                fd,
+                on_warm=self._warmed,
+                on_done=partial(self._done, device),
+                on_end=self._ended,
+            )
+            for device, address in engine.addresses.items()
+        }
+        self.ready: deque[PendingImage] = deque()  # not with an engine yet
         self.rate, self.stats = Rate(), Stats()
 
     def start(self) -> None:
-        """Connect, and again whenever the connection has ended."""
-        self._loop = asyncio.get_running_loop()
-        self._connecting = asyncio.ensure_future(self._connect())
+        """Connect, and again whenever a connection has ended."""
+        for link in self._links.values():
+            link.start()
 
     def close(self, reason: RefusalError) -> None:
-        """Leave the engine; what waits for it is refused."""
-        self._closed = True
-        self._connecting.cancel()
-        self._leave(reason)
+        """Leave the engines; what waits for them is refused."""
+        for link in self._links.values():
+            self._refuse(link.close(), reason)
+        self._refuse(self._taken_back(), reason)
 
     @property
     def warm(self) -> bool:
         """Whether there is an engine that has run every size of batch."""
-        return self._socket is not None and self._fault is None
+        return any(link.warm for link in self._links.values())
+
+    @property
+    def warm_devices(self) -> dict[str, bool]:
+        """Whether that is so, by device."""
+        return {device: link.warm for device, link in self._links.items()}
 
     @property
     def unhealthy_reason(self) -> str | None:
         """Why no batch will end, None where one may."""
-        if self._fault is None and self._lost and time.monotonic() - self._lost > _PATIENCE:
-            return "its engine has ended, and does not start again"
-        return self._fault
-
-    @property
-    def fault(self) -> str | None:
-        """Why the engine will never be warm."""
-        return self._fault
+        reasons = [link.unhealthy_reason for link in self._links.values()]
+        return reasons[0] if all(reasons) else None
 
     @property
     def running(self) -> int:
-        """How many images are with the engine."""
-        return len(self._running)
+        """How many images are with the engines."""
+        return sum(len(link.running) for link in self._links.values())
 
     def add(self, images: Iterable[PendingImage]) -> None:
         """Have images run with the next batch."""
@@ -126,90 +112,73 @@ class EngineClient:
         self._dispatch()
 
     def drop(self, request: PendingRequest) -> None:
-        """Forget the images of a request, unless they are with the engine."""
+        """Forget the images of a request, unless they are with an engine."""
         dropped = [image for image in self.ready if image.request is request]
         if dropped:
             self.ready = deque(image for image in self.ready if image.request is not request)
             self._free(dropped)
 
     def _dispatch(self) -> None:
-        if self._socket is None or self._fault is not None:
-            return
-        now, slots = time.monotonic(), []
-        while self.ready and len(self._running) < self._window:
+        """Give each image that is ready to the engine that has the fewest."""
+        warm, now = [link for link in self._links.values() if link.warm], time.monotonic()
+        while self.ready and warm:
+            link = min(warm, key=lambda link: len(link.running))
+            if len(link.running) >= self._window:
+                break
             image = self.ready.popleft()
             if image.tensor is not None:
                 image.slot = self._tensor_slots.pop()
                 self._views.tensors[image.slot] = image.tensor
-            assert image.slot is not None
             image.timings.queue += now - image.since
             image.since = now
-            self._running[image.slot] = image
-            slots.append(2 * image.slot + (image.tensor is not None))
-        if slots:
-            message = np.array(slots, SLOT).tobytes()
-            with contextlib.suppress(OSError):  # its end is read, and tells
-                self._socket.send(message)
+            link.put(image)
+        for link in warm:
+            link.send()
 
-    def _read(self) -> None:
-        assert self._socket is not None
-        try:
-            part = self._socket.recv(_CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            part = b""
-        if not part:
-            log.error("the engine of %s has ended; another is awaited", self._name)
-            reason = f"the engine of {self._name} has ended; another is being started"
-            self._leave(RefusalError(503, "dead", reason, retry_after=1))
-            self._connecting = asyncio.ensure_future(self._connect())
-            return
-        received = self._received
-        received += part
-        while len(received) >= DONE.size:
-            count, batch_images, seconds, words = DONE.unpack_from(received)
-            end = DONE.size + count * SLOT.itemsize + words
-            if len(received) < end:
-                return
-            slots = np.frombuffer(bytes(received[DONE.size : end - words]), SLOT).tolist()
-            failure = received[end - words : end].decode()
-            del received[:end]
-            self._done(slots, batch_images, seconds, failure)
+    def _warmed(self, info: EngineInfo) -> None:
+        engines = sum(self.warm_devices.values())
+        self.rate = Rate(engines * info.max_batch, info.seconds)
+        self._load_seconds.set(info.load_seconds)
+        self._dispatch()
 
-    def _done(self, slots: list[int], batch_images: int, seconds: float, failure: str) -> None:
-        images = [self._running.pop(slot) for slot in slots]
+    def _done(self, device: str, images: list[PendingImage], done: Done) -> None:
         outcomes: list[Outcome]
-        if failure:
-            outcomes = [RefusalError(500, "engine", f"the engine failed: {failure}")] * len(images)
+        if done.failure:
+            failure = RefusalError(500, "engine", f"the engine failed: {done.failure}")
+            outcomes = [failure] * len(images)
         else:
-            outcomes = list(self._views.results[slots])  # copies: the slots are free from here on
+            outcomes = list(self._views.results[done.slots])  # copies: slots are free from here on
         self._free(images)
         self.rate.add(
             time.monotonic(), len(images), waiting=bool(self.ready) or self._has_waiting()
         )
-        if batch_images:
-            runs = self.stats.batches.setdefault(batch_images, [0, 0.0])
+        if done.batch_images:
+            runs = self.stats.batches.setdefault(done.batch_images, [0, 0.0])
             runs[0] += 1
-            runs[1] += seconds
+            runs[1] += done.seconds
             self.stats.last = time.time()
-            self._sizes.observe(batch_images)
-            self._runs["failed" if failure else "ok"].inc()
+            self._sizes.observe(done.batch_images)
+            ended = "failed" if done.failure else "ok"
+            self._metrics.engine_runs.labels(self._name, device, ended).inc()
         self._dispatch()  # the engine first, then those who wait
         for image, outcome in zip(images, outcomes, strict=True):
-            image.timings.engine = seconds
+            image.timings.engine = done.seconds
             self._on_done(image, outcome)
 
-    def _leave(self, reason: RefusalError) -> None:
-        """Close the connection, and refuse what is on the way."""
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
-            self._socket, self._lost = None, time.monotonic()
-        self._received.clear()
-        images = [*self._running.values(), *self.ready]
-        self._running.clear()
+    def _ended(self, lost: list[PendingImage]) -> None:
+        """Refuse what an engine had; what is ready waits for the others, where there are any."""
+        log.error("the engine of %s has ended; another is awaited", self._name)
+        if not self.warm:
+            lost += self._taken_back()
+        reason = f"the engine of {self._name} has ended; another is being started"
+        self._refuse(lost, RefusalError(503, "dead", reason, retry_after=1))
+
+    def _taken_back(self) -> list[PendingImage]:
+        images = [*self.ready]
         self.ready.clear()
+        return images
+
+    def _refuse(self, images: list[PendingImage], reason: RefusalError) -> None:
         self._free(images)
         for image in images:
             self._on_done(image, reason)
@@ -220,42 +189,3 @@ class EngineClient:
                 self._tensor_slots.append(image.slot)
                 image.slot = None
         self._on_free(images)
-
-    async def _connect(self) -> None:
-        """Say where the slots are, and wait until the engine is warm."""
-        region = self._slots.region
-        hello = HELLO.pack(region.offset, region.slots, region.slot_bytes)
-        while True:
-            connection = socket.socket(socket.AF_UNIX)
-            connection.setblocking(False)
-            try:
-                await self._loop.sock_connect(connection, self._address)
-                socket.send_fds(connection, [hello], [self._fd])
-                (size,) = LENGTH.unpack(await self._exactly(connection, LENGTH.size))
-                info: EngineInfo = pickle.loads(await self._exactly(connection, size))
-                break
-            except OSError:
-                connection.close()
-                await asyncio.sleep(_RETRY)
-            except BaseException:
-                connection.close()
-                raise
-        self._socket, self._lost, self._fault = connection, None, info.fault
-        self.rate = Rate(info.max_batch, info.seconds)
-        self._load_seconds.set(info.load_seconds)
-        self._loop.add_reader(connection, self._read)
-        self._dispatch()
-
-    async def _exactly(self, connection: socket.socket, size: int) -> bytes:
-        found = b""
-        while len(found) < size:
-            part = await self._loop.sock_recv(connection, size - len(found))
-            if not part:
-                raise ConnectionResetError
-            found += part
-        return found
-
-
-def window_of(info: EngineInfo) -> int:
-    """Return how many images an engine is handed at once: a batch more than it runs."""
-    return info.max_batch * (1 + info.in_flight)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vit_engine.errors import MachineError, VitError, one_line
 from vit_engine.machine.worker import EndedError, Worker
-from vit_engine.options import EngineOptions
+from vit_engine.options import GPU_PROVIDERS, EngineOptions
 from vit_engine.server.engines.engine_server import Opening, serve
 from vit_engine.server.engines.messages import EngineInfo
 
@@ -52,6 +52,13 @@ class EngineProcess:
             raise
         self._thread = threading.Thread(target=self._watch, daemon=True, name=f"{name}-engine")
         self._thread.start()
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", or a GPU by its number, as in "cuda:0"."""
+        provider = self.info.provider
+        is_gpu = provider in GPU_PROVIDERS
+        return f"{provider}:{self._opening.options.device}" if is_gpu else provider
 
     def wait_until_warm(self) -> None:
         """Wait until every size of batch has run; MachineError where one cannot."""

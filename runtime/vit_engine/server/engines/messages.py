@@ -6,6 +6,7 @@ once the engine is warm. From then on it sends slots, and is sent those that are
 
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,11 @@ class EngineInfo:
     fault: str | None = None
 
     @property
+    def window(self) -> int:
+        """How many images it is handed at once: a batch more than it runs."""
+        return self.max_batch * (1 + self.in_flight)
+
+    @property
     def slot_bytes(self) -> int:
         """How much memory an image needs: for its pixels, a tensor, or its output."""
         input_spec = self.contract.input
@@ -55,10 +61,15 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class OpenEngine:
-    """Where an engine can be reached, and what it is."""
+    """Where a model's engines can be reached, by device ("cuda:0", "cpu"), and what each is."""
 
-    address: str
+    addresses: Mapping[str, str]
     info: EngineInfo
+
+    @property
+    def window(self) -> int:
+        """How many images they are handed at once: a batch more each than it runs."""
+        return len(self.addresses) * self.info.window
 
 
 class SlotViews:
