@@ -280,9 +280,7 @@ def test_what_was_left_out_by_choice_could_run_here(result: dict[str, Any]) -> N
     assert told["vit-engine int8"] == "left out"
     assert told["vit-engine fp16, CUDA"] == "cannot run here"
     assert told["Optimum ONNX Runtime fp32"] == "left out, in accuracy"
-    assert "| vit-engine int8 | left out | left out of --quick |" in (
-        report.markdown(result)
-    )
+    assert "| vit-engine int8 | left out | left out of --quick |" in (report.markdown(result))
     assert "<td>left out</td><td>left out of --quick</td>" in page(result)
 
 

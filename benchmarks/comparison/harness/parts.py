@@ -160,7 +160,8 @@ def accuracy_row(
     labels: tuple[str, ...],
 ) -> Row:
     """Return top-1, top-5, and the distance from the expected logits (images, labels)."""
-    classes = np.array(photos.classes)
+    classes, output = np.array(photos.classes), Scores(labels, "softmax")
+    away = divergence(expected.astype(np.float64), found.astype(np.float64), output)
     order = np.argsort(-found, axis=1, kind="stable")
     difference, theirs = np.abs(found - expected), expected.argmax(1)
     differs = [
@@ -178,7 +179,7 @@ def accuracy_row(
         "agreement": float((order[:, 0] == theirs).mean()),
         "max_diff": float(difference.max()),
         "mean_diff": float(difference.mean()),
-        "divergence": float(divergence(expected, found, Scores(labels, "softmax")).mean()),
+        "divergence": float(away.mean()),
         "differs": differs,
     }
 

@@ -37,8 +37,8 @@ def candidates(spec: SessionSpec) -> tuple[Provider, ...]:
         if lacking := _lacks_operators(chosen, spec):
             raise UsageError(f"{lacking}; use --provider cpu, or export with --fp16")
         for each in options.of_each_device:
-            if reason := chosen.unavailable_reason(each):
-                raise ProviderError(f"provider {chosen.name} cannot run here: {reason}")
+            if unavailable := chosen.unavailable_reason(each):
+                raise ProviderError(f"provider {chosen.name} cannot run here: {unavailable}")
         return (chosen,)
     if not _may_have_gpu():
         return (CPU,)
