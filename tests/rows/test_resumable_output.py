@@ -201,7 +201,9 @@ def test_what_is_planted_at_the_names_beside_is_left_alone(
         shutil.copy(victim, planted)
         os.chown(planted, NOBODY, NOBODY)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match="is a link, or no regular file of this user's") as refusal:
+    with pytest.raises(
+        UsageError, match="is a link, or not a regular file of this user only"
+    ) as refusal:
         labelled(place, resume=resume)
     assert str(refusal.value).startswith(f"{planted}: ")
     assert contents(tmp_path) == before
