@@ -168,7 +168,7 @@ def test_a_terminal_is_told_how_far_it_is(tiny_folder: Path, tmp_path: Path) -> 
     assert steps[1] == "running the calibration images"
     for pattern in (
         r"rounding .+ \((\d+) of (\d+) .+\)",
-        r"running .+ alone \((\d+) of (\d+) .+\)",
+        r"running only .+ in int8 \((\d+) of (\d+) .+\)",
     ):
         counts = [tuple(map(int, c.groups())) for s in steps if (c := re.fullmatch(pattern, s))]
         assert counts and counts == [(i, len(counts)) for i in range(len(counts))]
