@@ -332,6 +332,8 @@ def test_gzip_members_in_a_row_are_one_stream(tmp_path):
 
 def test_a_bomb_is_unpacked_no_further(tmp_path, monkeypatch):
     monkeypatch.setattr(gunzipped, "BOMB_SIZE", 2**22)
+    # Python 3.12 and newer read so much of a file at once, which is little beside a true bomb.
+    monkeypatch.setattr(gzip, "READ_BUFFER_SIZE", 2**13, raising=False)
     noise = gzip.compress(random.Random(0).randbytes(2**22))
     alike = gzip.compress(A * 20_000)
     bomb = gzip.compress(bytes(2**26))
